@@ -1,0 +1,28 @@
+"""Potstill: a big model and a data file in; a small, fast, measured model out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "DistillationPipeline": "potstill.pipeline:DistillationPipeline",
+    "DistillationTrainer": "potstill.training.trainer:DistillationTrainer",
+    "Recipe": "potstill.recipe:Recipe",
+    "plan": "potstill.student.plan:plan",
+}
+
+__all__ = [*_LAZY, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        from potstill.table import resolve
+
+        return resolve(_LAZY, name, kind="potstill attribute")
+    raise AttributeError(f"module 'potstill' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

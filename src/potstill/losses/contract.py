@@ -1,0 +1,124 @@
+"""The contract between losses and the trainer: views in, (sum, count, metrics) out.
+
+Shapes: B batch, C classes, T tokens, D width, H heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from potstill.teacher.signal import TeacherSignal
+
+IGNORED_LABEL = -100
+
+
+@dataclass(frozen=True)
+class StudentView:
+    """What the student gave for one batch.
+
+    Args:
+        logits: [B, C].
+        taps: Intermediate values by need name.
+        token_mask: [B, T], 1 on real tokens, for token models; None otherwise.
+        modules: The student's own modules by role, for losses that reuse one (``"head"``).
+    """
+
+    logits: Tensor
+    taps: Mapping[str, Tensor] = field(default_factory=dict)
+    token_mask: Tensor | None = None
+    modules: Mapping[str, nn.Module] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LossValue:
+    """A loss over one micro-batch, not yet normalised.
+
+    Args:
+        sum: Scalar tensor, the sum over units (rows, labelled rows, tokens …).
+        count: How many units the sum runs over; equals ``loss.count(batch)``.
+        metrics: Detached scalar tensors worth logging.
+    """
+
+    sum: Tensor
+    count: Tensor | float
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What the trainer learns about a model from one probe forward, before wrapping.
+
+    Args:
+        taps: Need name → shape of the value for the probe batch, batch dimension first.
+        logits: Shape of the logits.
+        modules: Modules by role (``"head"``: the final linear layer), where the model has them.
+    """
+
+    taps: Mapping[str, tuple[int, ...]]
+    logits: tuple[int, ...]
+    modules: Mapping[str, nn.Module] = field(default_factory=dict)
+
+
+class Loss(nn.Module):
+    """Base of every loss in the catalogue.
+
+    A subclass states what it needs, counts its units from the batch alone, and returns a sum.
+    Whatever it learns or remembers (bridges, memory banks, temperatures) is a submodule, parameter
+    or buffer of it, made at the latest in `prepare`, so that the trainer can register, wrap, clip,
+    checkpoint and move it.
+
+    Attributes:
+        kind: response, feature, attention, relation, contrast or gradient.
+        unit: What is counted: "rows" (all), "labelled" (label ≠ -100) or "tokens".
+    """
+
+    kind: ClassVar[str] = "response"
+    unit: ClassVar[str] = "rows"
+
+    def needs_student(self) -> tuple[str, ...]:
+        """Names of the student values read, for example ``("logits",)`` or ``("hidden:1",)``."""
+        return ("logits",)
+
+    def needs_teacher(self) -> tuple[str, ...]:
+        """Names of the teacher values read; empty where the loss reads labels alone."""
+        return ("logits",)
+
+    def needs_batch(self) -> tuple[str, ...]:
+        """Batch columns read (``"labels"``, ``"row_id"`` …)."""
+        return ()
+
+    def prepare(self, student: Shapes, teacher: Shapes | None, *, num_rows: int) -> None:
+        """Build bridges and buffers for these shapes; called once, before the model is wrapped.
+
+        Args:
+            student: Shapes of the student's taps.
+            teacher: Shapes of the teacher's taps; None where no teacher value is read.
+            num_rows: Rows of the training set, for losses with a memory per row.
+
+        Raises:
+            NeedsError: The shapes cannot be matched.
+        """
+
+    def count(self, batch: Mapping[str, Any]) -> Tensor | float:
+        """Units that this micro-batch contributes; equals the count that `forward` returns."""
+        if self.unit == "labelled":
+            return (batch["labels"] != IGNORED_LABEL).sum()
+        if self.unit == "tokens":
+            return batch["attention_mask"].sum()
+        return float(_num_rows(batch))
+
+    def forward(self, student: StudentView, teacher: TeacherSignal | None, batch: Mapping[str, Any]) -> LossValue:
+        """Sum over the micro-batch; see the subclass."""
+        raise TypeError(f"{type(self).__name__} does not define forward")
+
+
+def _num_rows(batch: Mapping[str, Any]) -> int:
+    for value in batch.values():
+        if isinstance(value, torch.Tensor) and value.dim() > 0:
+            return int(value.shape[0])
+    return 0

@@ -1,0 +1,38 @@
+"""Plug-in tables: a literal dict of name → "module:attribute", resolved when asked for."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from potstill.errors import RecipeError
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is closest in spelling to `name`, or None where none is close."""
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return matches[0] if matches else None
+
+
+def resolve(table: Mapping[str, str], name: str, *, kind: str) -> Any:
+    """Import and return the object that `table` names.
+
+    Args:
+        table: Name → ``"package.module:attribute"``.
+        name: The name asked for.
+        kind: What the table lists, for the error message ("loss", "task", …).
+
+    Raises:
+        RecipeError: No such name; the message suggests the nearest one.
+    """
+    if name not in table:
+        guess = nearest(name, table)
+        raise RecipeError(
+            f"{kind} {name!r} does not exist",
+            ", ".join(sorted(table)),
+            f"did you mean {guess!r}?" if guess else "",
+        )
+    module, _, attribute = table[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
