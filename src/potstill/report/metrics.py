@@ -1,0 +1,319 @@
+"""Everything that a run measured, as one strict document: `report/metrics.json`.
+
+The page, the model card, the table and TensorBoard are all drawn from this document alone.
+Units are in the names: `_ms`, `_seconds`, `_bytes`, `_nats`; shares are 0 to 1. A figure that is not finite is written as null.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from numbers import Real
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from potstill.errors import OutputError
+
+SCHEMA_VERSION = 1
+ATTENTION_WARNING = 0.15
+
+
+def _finite(value: Any) -> Any:
+    """NaN and infinities become None; numpy scalars become Python numbers."""
+    if isinstance(value, Real) and not isinstance(value, (bool, int, float)):
+        value = float(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _whole(value: Any) -> Any:
+    """Whole numbers of any kind (numpy, 3.0) become int; not finite becomes None."""
+    value = _finite(value)
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Figure = Annotated[float | None, BeforeValidator(_finite)]
+Count = Annotated[int | None, BeforeValidator(_whole)]
+Key = Annotated[str, BeforeValidator(str)]
+
+
+class Part(BaseModel):
+    """Base of every part: unknown keys are errors, values are checked on assignment too."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, protected_namespaces=())
+
+
+class Ratio(Part):
+    """Share of the teacher's parameters that was removed."""
+
+    asked: Figure = Field(default=None, description="Ratio asked for, 0 to 0.95; null where a student was named instead.")
+    achieved: Figure = Field(default=None, description="1 - student parameters / teacher parameters.")
+
+
+class Latency(Part):
+    """Time of one call in milliseconds, after warm-up."""
+
+    p50: Figure = Field(default=None, description="Median, milliseconds.")
+    p95: Figure = Field(default=None, description="95th percentile, milliseconds.")
+    p99: Figure = Field(default=None, description="99th percentile, milliseconds.")
+
+
+class ModelFigures(Part):
+    """What was measured of one model on the test split and on this machine."""
+
+    quality: dict[str, Figure] = Field(default_factory=dict, description="Metric name to value on the test split.")
+    parameters: Count = Field(default=None, description="Number of parameters.")
+    bytes: Count = Field(default=None, description="Bytes on disk of the file or files that are served.")
+    formats: dict[str, Count] = Field(default_factory=dict, description="Format (safetensors, onnx-fp32 …) to bytes on disk.")
+    flops: Count = Field(default=None, description="Floating point operations of one row at the data's median length.")
+    ece: Figure = Field(default=None, description="Expected calibration error, 15 equal-width bins.")
+    retention: Figure = Field(default=None, description="This model's metric / the teacher's metric.")
+    agreement: Figure = Field(
+        default=None, description="Share of test rows on which this model and the teacher choose the same class."
+    )
+    wdsr: Figure = Field(
+        default=None, description="Agreement with each row weighted by the teacher's probability of the true label."
+    )
+    mean_kl_nats: Figure = Field(default=None, description="Mean KL(teacher || this model) over test rows, in nats.")
+    latency_ms: dict[str, dict[Key, Latency]] = Field(
+        default_factory=dict, description="Runtime-precision (onnxruntime-int8 …) to batch size to percentiles, milliseconds."
+    )
+    throughput: dict[str, dict[Key, Figure]] = Field(
+        default_factory=dict, description="Runtime-precision to batch size to rows per second."
+    )
+
+
+class Machine(Part):
+    """The machine on which every speed in this document was measured."""
+
+    name: str | None = Field(default=None, description="Host name or a name given by the user.")
+    system: str | None = Field(default=None, description="Operating system and kernel.")
+    cpu: str | None = Field(default=None, description="Processor model.")
+    cores: Count = Field(default=None, description="Logical cores that this process may use.")
+    threads: Count = Field(default=None, description="Threads that the measurements used.")
+    memory_bytes: Count = Field(default=None, description="Main memory, bytes.")
+    accelerator: str | None = Field(default=None, description="GPU or other accelerator; null where there is none.")
+    notes: list[str] = Field(default_factory=list, description="Anything that may have disturbed the measurements.")
+
+
+class DataSummary(Part):
+    """What the models were trained and measured on."""
+
+    source: str | None = Field(default=None, description="Where the data came from, as the user gave it.")
+    rows: dict[str, Count] = Field(default_factory=dict, description="Split name to number of rows.")
+    label_names: list[str] = Field(default_factory=list, description="Class names in the order of the logits.")
+    tokens: dict[str, Figure] = Field(default_factory=dict, description="Row length in tokens: p50, p95, max; empty for images.")
+    notes: list[str] = Field(default_factory=list, description="What was found, carved out or skipped, in words.")
+
+
+class QuantizationTry(Part):
+    """One candidate of `quantize: auto`, built and measured on this machine."""
+
+    name: str = Field(description="Candidate, for example onnxruntime-int8-dynamic.")
+    runtime: str | None = Field(default=None, description="Runtime that runs it.")
+    precision: str | None = Field(default=None, description="Precision of its weights and arithmetic.")
+    path: str | None = Field(default=None, description="File or folder, relative to the output folder.")
+    bytes: Count = Field(default=None, description="Bytes on disk.")
+    metric: Figure = Field(default=None, description="The run's metric on the validation split.")
+    drop: Figure = Field(default=None, description="Unquantized metric - this metric.")
+    p50_ms: Figure = Field(default=None, description="Median latency at batch 1, milliseconds.")
+    accepted: bool = Field(default=False, description="Whether the drop is within max_drop.")
+    reason: str = Field(default="", description="Why it was kept or not, in words; the error where it could not be built.")
+
+
+class Quantization(Part):
+    """Which quantized model was kept, and why."""
+
+    chosen: str | None = Field(default=None, description="Name of the candidate kept; null where none was.")
+    reason: str = Field(default="", description="Why, in words.")
+    max_drop: Figure = Field(default=None, description="Largest drop of the metric that was allowed.")
+    candidates: list[QuantizationTry] = Field(default_factory=list, description="Everything that was tried.")
+
+
+class PlanSummary(Part):
+    """Architecture of teacher and student, and what was cut."""
+
+    teacher: dict[str, Any] = Field(default_factory=dict, description="Teacher's shape: model_type, layers, hidden_size, heads …")
+    student: dict[str, Any] = Field(default_factory=dict, description="Student's shape, same keys.")
+    layers_kept: list[int] = Field(default_factory=list, description="Teacher layers that the student starts from, 1-based.")
+    notes: list[str] = Field(default_factory=list, description="What the planner decided, in words.")
+
+
+class AttentionDifference(Part):
+    """Attention of one mapped pair of layers."""
+
+    teacher_layer: int = Field(description="Teacher layer, 1-based.")
+    student_layer: int = Field(description="Student layer, 1-based.")
+    jsd: Figure = Field(default=None, description="Mean Jensen-Shannon divergence, nats, 0 to ln 2.")
+    tokens: list[str] = Field(default_factory=list, description="Tokens of the example whose maps follow.")
+    teacher_map: list[list[Figure]] = Field(
+        default_factory=list, description="Teacher's attention [T, T] of one example, heads averaged."
+    )
+    student_map: list[list[Figure]] = Field(default_factory=list, description="Student's attention [T, T] of the same example.")
+
+
+class LayerSimilarity(Part):
+    """How alike the inner layers are."""
+
+    teacher_layers: list[str] = Field(default_factory=list, description="Names of the rows of `cka`.")
+    student_layers: list[str] = Field(default_factory=list, description="Names of the columns of `cka`.")
+    cka: list[list[Figure]] = Field(default_factory=list, description="Linear CKA [teacher layers, student layers], 0 to 1.")
+    attention: list[AttentionDifference] = Field(default_factory=list, description="One entry per mapped pair of layers.")
+    warnings: list[str] = Field(
+        default_factory=list, description=f"Pairs whose attention differs by more than {ATTENTION_WARNING}."
+    )
+
+
+class ClassResult(Part):
+    """Results of one class on the test split."""
+
+    label: str = Field(description="Class name.")
+    rows: Count = Field(default=None, description="Test rows of this class.")
+    recall: dict[str, Figure] = Field(default_factory=dict, description="Model name to the share of these rows it gets right.")
+    f1: dict[str, Figure] = Field(default_factory=dict, description="Model name to F1 of this class.")
+
+
+class WorstExample(Part):
+    """A test row on which the student does much worse than the teacher."""
+
+    row_id: Count = Field(default=None, description="The row's id in this run.")
+    text: str | None = Field(default=None, description="The row as a person reads it; null for images.")
+    image_png_base64: str | None = Field(default=None, description="Thumbnail, PNG, base64; null for text.")
+    label: str = Field(description="True label.")
+    teacher_label: str | None = Field(default=None, description="What the teacher says.")
+    student_label: str | None = Field(default=None, description="What the student says.")
+    teacher_probability: Figure = Field(default=None, description="Teacher's probability of the true label.")
+    student_probability: Figure = Field(default=None, description="Student's probability of the true label.")
+
+
+class HistoryPoint(Part):
+    """What the trainer logged at one step."""
+
+    step: int = Field(description="Optimizer steps done.")
+    epoch: Figure = Field(default=None, description="Epochs done.")
+    values: dict[str, Figure] = Field(default_factory=dict, description="Name (loss, eval_accuracy, learning_rate …) to value.")
+
+
+class ReliabilityBin(Part):
+    """One bin of the calibration curve."""
+
+    lower: Figure = Field(default=None, description="Lower edge of the confidence.")
+    upper: Figure = Field(default=None, description="Upper edge of the confidence.")
+    confidence: Figure = Field(default=None, description="Mean confidence of the rows in the bin; null where it is empty.")
+    accuracy: Figure = Field(default=None, description="Share of them that is right.")
+    rows: Count = Field(default=None, description="Rows in the bin.")
+
+
+class Energy(Part):
+    """Energy per row, or why it could not be read."""
+
+    joules_per_row: dict[str, Figure] = Field(default_factory=dict, description="Model name to joules per row at batch 1.")
+    reason: str | None = Field(default=None, description="Why there is no figure, in words.")
+
+
+class Interval(Part):
+    """A confidence interval."""
+
+    low: Figure = Field(default=None, description="Lower end.")
+    high: Figure = Field(default=None, description="Upper end.")
+    level: Figure = Field(default=0.95, description="Share of intervals that hold the true value.")
+
+
+class Metrics(Part):
+    """Every figure of one run; see `metrics_schema` for the JSON schema."""
+
+    schema_version: int = Field(default=SCHEMA_VERSION, description="Version of this layout.")
+    created: str | None = Field(default=None, description="When the report was made, ISO 8601.")
+    title: str | None = Field(default=None, description="Title of the report; the task and the teacher where null.")
+    task: str = Field(description="Task name: text-classification, image-classification.")
+    metric: str = Field(description="The metric that retention and gap_closed compare.")
+    teacher: str | None = Field(default=None, description="Teacher as the user named it.")
+    command: str | None = Field(default=None, description="Command or call that repeats this run.")
+    license: str | None = Field(default=None, description="Licence of the student; unknown where null.")
+    ratio: Ratio = Field(default_factory=Ratio, description="Ratio asked for and achieved.")
+    retention: Figure = Field(default=None, description="Student's metric / teacher's metric.")
+    gap_closed: Figure = Field(
+        default=None, description="(student - baseline) / (teacher - baseline); null without a baseline or gap."
+    )
+    agreement: Figure = Field(default=None, description="Share of test rows on which student and teacher choose the same class.")
+    wdsr: Figure = Field(
+        None, description="Weighted distillation success rate: agreement weighted by the teacher's p(true label)."
+    )
+    mean_kl_nats: Figure = Field(default=None, description="Mean KL(teacher || student), nats.")
+    models: dict[str, ModelFigures] = Field(default_factory=dict, description="teacher, baseline, student, student-int8 …")
+    served: str | None = Field(
+        default=None, description="Which of `models` is the one to serve; student-int8 or student where null."
+    )
+    confidence: dict[str, Interval] = Field(
+        default_factory=dict, description="Intervals: retention, or <model>.<metric>, to a bootstrap interval."
+    )
+    quantization: Quantization | None = Field(default=None, description="What `quantize` tried and kept.")
+    plan: PlanSummary | None = Field(default=None, description="What was cut.")
+    layers: LayerSimilarity | None = Field(default=None, description="CKA and attention difference.")
+    per_class: list[ClassResult] = Field(default_factory=list, description="Results per class.")
+    worst_examples: list[WorstExample] = Field(default_factory=list, description="Worst first.")
+    history: dict[str, list[HistoryPoint]] = Field(default_factory=dict, description="Stage to what the trainer logged.")
+    calibration: dict[str, list[ReliabilityBin]] = Field(default_factory=dict, description="Model to reliability bins.")
+    energy: Energy | None = Field(default=None, description="Energy per row, or why not.")
+    data: DataSummary = Field(default_factory=DataSummary, description="The data.")
+    machine: Machine = Field(default_factory=Machine, description="The machine.")
+    versions: dict[str, str] = Field(default_factory=dict, description="Package to version.")
+    seeds: dict[str, int] = Field(default_factory=dict, description="What was seeded, with what.")
+    stages: dict[str, Figure] = Field(default_factory=dict, description="Stage to wall seconds, in order.")
+    files: dict[str, str] = Field(
+        default_factory=dict, description="What (student, onnx, onnx-int8, openvino-int8) to its path in the output folder."
+    )
+    warnings: list[str] = Field(default_factory=list, description="What the reader must know before using a figure.")
+    notes: list[str] = Field(default_factory=list, description="Anything else worth saying.")
+
+    def write(self, path: str | Path) -> Path:
+        """Write as JSON without NaN, whole or not at all; returns the path."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(
+            json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8"
+        )
+        partial.replace(path)
+        return path
+
+    @classmethod
+    def read(cls, path: str | Path) -> Metrics:
+        """Read and check `metrics.json`.
+
+        Raises:
+            OutputError: The file is missing, is no JSON, or does not fit the schema.
+        """
+        try:
+            return cls.model_validate_json(Path(path).read_text("utf-8"))
+        except FileNotFoundError as err:
+            raise OutputError(
+                f"{path} does not exist", "the metrics.json of a finished run", "run potstill evaluate first"
+            ) from err
+        except ValidationError as err:
+            raise OutputError(f"{path} does not fit the schema: {_faults(err)}", todo="run potstill evaluate again") from err
+
+
+def metrics_schema() -> dict[str, Any]:
+    """JSON schema of metrics.json; every field has a description."""
+    return Metrics.model_json_schema()
+
+
+def history_points(log_history: Sequence[Mapping[str, Any]]) -> list[HistoryPoint]:
+    """Turn `Trainer.state.log_history` into history points; entries without a step and values that are not numbers are left out."""
+    points = []
+    for entry in log_history:
+        values = {key: value for key, value in entry.items() if key not in ("step", "epoch") and _is_number(value)}
+        if "step" in entry and values:
+            points.append(HistoryPoint(step=int(entry["step"]), epoch=entry.get("epoch"), values=values))
+    return points
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _faults(err: ValidationError) -> str:
+    return "; ".join(f"{'.'.join(str(at) for at in fault['loc']) or 'file'}: {fault['msg']}" for fault in err.errors()[:5])
