@@ -1,0 +1,307 @@
+"""The command line: reads arguments into a recipe, runs the pipeline, prints the result."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from potstill.pipeline import DistillationPipeline
+    from potstill.recipe import Recipe
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+app = typer.Typer(
+    name="potstill",
+    help="A big model and a data file in; a small, fast, measured model out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RecipeFile = Annotated[Path | None, typer.Argument(help="A YAML recipe; flags are laid over it.", show_default=False)]
+TeacherFlag = Annotated[str | None, typer.Option("--teacher", help="Folder or hub id of the teacher.")]
+DataFlag = Annotated[str | None, typer.Option("--data", help="File, folder or hub id of the labelled data.")]
+RatioFlag = Annotated[float | None, typer.Option("--ratio", help="Share of parameters to remove: 0, or 0.10 to 0.95.  [default: 0.9]")]
+TargetFlag = Annotated[str | None, typer.Option("--target", help="Hardware that will serve the student.  [default: cpu]")]
+TaskFlag = Annotated[str | None, typer.Option("--task", help="text-classification or image-classification.  [default: auto]")]
+StudentFlag = Annotated[str | None, typer.Option("--student", help="Ready student model or config instead of a plan.")]
+OutputFlag = Annotated[str | None, typer.Option("--output", "-o", help="Folder that receives everything.  [default: out]")]
+MethodFlag = Annotated[str | None, typer.Option("--method", help="Distillation method; see `potstill methods`.  [default: auto]")]
+EpochsFlag = Annotated[float | None, typer.Option("--epochs", help="Passes over the training rows.")]
+UnlabelledFlag = Annotated[str | None, typer.Option("--unlabelled", help="Rows without labels for the teacher to label.")]
+QuantizeFlag = Annotated[str | None, typer.Option("--quantize", help="auto, none, dynamic, static, int8, fp16 or openvino.  [default: auto]")]
+BaselineFlag = Annotated[bool | None, typer.Option("--baseline/--no-baseline", help="Also train the student without distillation.")]
+SeedFlag = Annotated[int | None, typer.Option("--seed", help="Seed of splits, initialisation and batch order.  [default: 0]")]
+SetFlag = Annotated[list[str] | None, typer.Option("--set", help="Any recipe key, for example --set distill.epochs=5; repeatable.")]
+OverwriteFlag = Annotated[bool, typer.Option("--overwrite", help="Replace an output folder that another recipe has filled.")]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+TracebackFlag = Annotated[bool, typer.Option("--traceback", help="Show the whole traceback of an error.")]
+
+
+@app.command()
+def distill(
+    recipe: RecipeFile = None,
+    teacher: TeacherFlag = None,
+    data: DataFlag = None,
+    ratio: RatioFlag = None,
+    target: TargetFlag = None,
+    output: OutputFlag = None,
+    task: TaskFlag = None,
+    student: StudentFlag = None,
+    method: MethodFlag = None,
+    epochs: EpochsFlag = None,
+    unlabelled: UnlabelledFlag = None,
+    quantize: QuantizeFlag = None,
+    baseline: BaselineFlag = None,
+    seed: SeedFlag = None,
+    settings: SetFlag = None,
+    overwrite: OverwriteFlag = False,
+    as_json: JsonFlag = False,
+    traceback: TracebackFlag = False,
+) -> None:
+    """Teacher and data in; distilled, quantized, exported and measured student out."""
+    flags = _flags(
+        teacher=teacher,
+        data=data,
+        ratio=ratio,
+        target=target,
+        output=output,
+        task=task,
+        student=student,
+        method=method,
+        epochs=epochs,
+        unlabelled=unlabelled,
+        quantize=quantize,
+        baseline=baseline,
+        seed=seed,
+    )
+    _run(_recipe(recipe, flags, settings), overwrite=overwrite, as_json=as_json)
+
+
+@app.command()
+def plan(
+    recipe: RecipeFile = None,
+    teacher: TeacherFlag = None,
+    data: DataFlag = None,
+    ratio: RatioFlag = None,
+    task: TaskFlag = None,
+    student: StudentFlag = None,
+    settings: SetFlag = None,
+    as_json: JsonFlag = False,
+    traceback: TracebackFlag = False,
+) -> None:
+    """Show what would be built: architecture, parameters, FLOPs, bytes, cache size, time. Trains nothing."""
+    from potstill.pipeline.preview import preview
+
+    result = preview(_recipe(recipe, _flags(teacher=teacher, data=data, ratio=ratio, task=task, student=student), settings))
+    if as_json:
+        _print_json(result.as_dict())
+        return
+    from rich.console import Console
+
+    Console().print(result.as_table())
+
+
+@app.command()
+def evaluate(
+    folder: Annotated[Path, typer.Argument(help="Output folder of `potstill distill`.")],
+    data: DataFlag = None,
+    as_json: JsonFlag = False,
+    traceback: TracebackFlag = False,
+) -> None:
+    """Measure a finished student again, on its own test split or on other data."""
+    from potstill.pipeline.reevaluate import reevaluate
+
+    figures = reevaluate(folder, data=data)
+    if as_json:
+        _print_json(figures)
+        return
+    from rich.console import Console
+
+    from potstill.pipeline.reevaluate import as_table
+
+    Console().print(as_table(figures))
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="Output folder of `potstill distill`.")],
+    traceback: TracebackFlag = False,
+) -> None:
+    """Write the report again from the figures in the output folder, and say where it lies."""
+    from potstill.pipeline.reevaluate import rewrite_report
+
+    typer.echo(rewrite_report(folder))
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder that receives everything.")] = Path("out/demo"),
+    seed: Annotated[int, typer.Option("--seed", help="Seed of everything drawn.")] = 0,
+    overwrite: OverwriteFlag = False,
+    as_json: JsonFlag = False,
+    traceback: TracebackFlag = False,
+) -> None:
+    """One whole distillation on scikit-learn's scanned digits: train a teacher, cut it to a tenth, distil, measure."""
+    from potstill.demo import prepare_demo
+    from potstill.recipe import make_recipe
+
+    settings = prepare_demo(output, seed=seed)
+    _run(make_recipe(settings), overwrite=overwrite, as_json=as_json)
+
+
+@app.command()
+def doctor(as_json: JsonFlag = False) -> None:
+    """Show versions, hardware, and what is missing."""
+    from potstill.doctor import examine
+
+    findings = examine()
+    if as_json:
+        _print_json(findings.as_dict())
+    else:
+        from rich.console import Console
+
+        Console().print(findings.as_table())
+    if findings.missing:
+        raise typer.Exit(1)
+
+
+@app.command()
+def schema(metrics: Annotated[bool, typer.Option("--metrics", help="The schema of metrics.json instead of a recipe's.")] = False) -> None:
+    """Print the JSON schema of a recipe, so that editors complete and check it."""
+    if metrics:
+        from potstill.report.metrics import metrics_schema
+
+        _print_json(metrics_schema())
+        return
+    from potstill.recipe import recipe_schema
+
+    _print_json(recipe_schema())
+
+
+@app.command()
+def losses(as_json: JsonFlag = False) -> None:
+    """List the losses: kind, what they need, defaults and source."""
+    from potstill.losses.catalogue import describe
+
+    _print_rows("losses", describe(), as_json)
+
+
+@app.command()
+def methods(as_json: JsonFlag = False) -> None:
+    """List the distillation methods: what they combine, what they need and their source."""
+    from potstill.methods.catalogue import describe
+
+    _print_rows("methods", describe(), as_json)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        from potstill import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point: errors become one line and exit code 2, an interruption says how to go on."""
+    if "OMP_WAIT_POLICY" not in os.environ and "torch" not in sys.modules:
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # spinning threads make torch several times slower on a busy machine
+    from potstill.errors import PotstillError
+
+    try:
+        app(standalone_mode=False)
+    except PotstillError as error:
+        if "--traceback" in sys.argv:
+            raise
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(EXIT_USER_ERROR)
+    except KeyboardInterrupt:
+        typer.echo("Interrupted. What was finished is kept; run the same command again to go on from there.", err=True)
+        sys.exit(EXIT_INTERRUPTED)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except Exception as error:
+        if type(error).__module__.startswith(("click", "typer")) and hasattr(error, "format_message"):
+            typer.echo(f"error: {error.format_message()}", err=True)
+            sys.exit(EXIT_USER_ERROR)
+        raise
+
+
+def _flags(**given: Any) -> dict[str, Any]:
+    home = {"student": "student_arch", "quantize": "quantize", "teacher": "teacher_model"}
+    flags = {home.get(name, name): value for name, value in given.items() if value is not None}
+    return flags
+
+
+def _recipe(file: Path | None, flags: dict[str, Any], settings: list[str] | None) -> Recipe:
+    from potstill.recipe import make_recipe, parse_settings, read_file
+
+    parts = [read_file(file)] if file is not None else []
+    return make_recipe(*parts, flags, parse_settings(settings or []))
+
+
+def _run(recipe: Recipe, *, overwrite: bool, as_json: bool) -> None:
+    from potstill.console import ConsoleObserver
+    from potstill.pipeline import DistillationPipeline
+
+    _quiet_libraries()
+    pipeline: DistillationPipeline = DistillationPipeline.from_recipe(recipe)
+    with ConsoleObserver(num_stages=len(pipeline.stages)) as observer:
+        metrics = pipeline.run(observer=observer, overwrite=overwrite)
+    if as_json:
+        typer.echo(metrics.model_dump_json(indent=2))
+        return
+    from rich.console import Console
+
+    from potstill.report.table import summary_table
+
+    console = Console()
+    console.print(summary_table(metrics))
+    console.print(f"Report:  {Path(recipe.output) / 'report' / 'index.html'}", highlight=False)
+    console.print(f"Student: {Path(recipe.output) / 'student'}", highlight=False)
+
+
+def _quiet_libraries() -> None:
+    """Progress belongs to the bars drawn here; the libraries' own are switched off for this process."""
+    import logging
+
+    import datasets
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _print_rows(title: str, rows: list[dict[str, str]], as_json: bool) -> None:
+    if as_json:
+        _print_json(rows)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title)
+    for key in rows[0]:
+        table.add_column(key, overflow="fold")
+    for row in rows:
+        table.add_row(*row.values())
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

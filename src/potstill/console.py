@@ -1,0 +1,80 @@
+"""The terminal's view of a run: a progress bar with time left for each stage, notes and warnings, on stderr."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class ConsoleObserver:
+    """Draws a run on a rich console; use it as a context manager.
+
+    Args:
+        console: Where to draw; stderr by default, so that results on stdout stay clean.
+        num_stages: How many stages the run has, for the counter.
+    """
+
+    def __init__(self, console: Console | None = None, num_stages: int = 0) -> None:
+        self.console = console or Console(stderr=True)
+        self.num_stages = num_stages
+        self._count = 0
+        self._task: TaskID | None = None
+        self._titles: dict[str, str] = {}
+        self._last_line = 0.0
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=28),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("[dim]{task.fields[figures]}"),
+            console=self.console,
+            transient=True,
+        )
+
+    def __enter__(self) -> ConsoleObserver:
+        self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._progress.stop()
+
+    def stage_started(self, name: str, title: str) -> None:
+        """Open a bar."""
+        self._titles[name] = title
+        self._task = self._progress.add_task(f"{name:<9}", total=None, figures=title)
+
+    def stage_advanced(self, done: int, total: int, figures: Mapping[str, float]) -> None:
+        """Move the bar; without a terminal, a line every twenty seconds instead."""
+        if self._task is None:
+            return
+        shown = "  ".join(f"{key} {value:.4g}" for key, value in figures.items())
+        self._progress.update(self._task, completed=done, total=total, **({"figures": shown} if shown else {}))
+        if not self.console.is_terminal and time.monotonic() - self._last_line > 20:
+            self._last_line = time.monotonic()
+            self.console.print(f"    {done} of {total}  {shown}", highlight=False)
+
+    def stage_finished(self, name: str, seconds: float, *, skipped: bool) -> None:
+        """Close the bar and leave one line."""
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+            self._task = None
+        self._count += 1
+        counter = f"{self._count}/{self.num_stages}" if self.num_stages else str(self._count)
+        state = "[dim]already done[/dim]" if skipped else f"{seconds:7.1f} s"
+        self.console.print(f"[green]✓[/green] {counter:>5}  {name:<9} {state}  [dim]{escape(self._titles.get(name, ''))}[/dim]", highlight=False)
+
+    def note(self, text: str) -> None:
+        """Print a dim line."""
+        self.console.print(f"         [dim]{escape(text)}[/dim]", highlight=False)
+
+    def warn(self, text: str) -> None:
+        """Print a yellow line."""
+        self.console.print(f"[yellow]![/yellow]        {escape(text)}", highlight=False)

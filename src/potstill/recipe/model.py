@@ -1,0 +1,165 @@
+"""The Recipe: every setting of a run, typed, strict, with one home per default."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Scalar = float | dict[str, Any]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0.0)]
+
+
+class Section(BaseModel):
+    """Base of every part of a recipe: unknown keys are errors, values keep their type."""
+
+    model_config = ConfigDict(extra="forbid", strict=False, validate_default=True, frozen=True)
+
+
+class TeacherRecipe(Section):
+    """The model that knows."""
+
+    model: str = Field(description="Folder or hub id of the teacher.")
+    finetune: Literal["auto", "never", "always"] = Field(
+        "auto",
+        description="auto: train the teacher on the data where its head is new; never: a new head is an error; always: train it.",
+    )
+    epochs: PositiveFloat = Field(4.0, description="Epochs of the `teach` stage.")
+    learning_rate: PositiveFloat | None = Field(
+        None,
+        description="Peak learning rate of the `teach` stage; none: 5e-5, or 1e-3 from random weights.",
+    )
+    batch_size: PositiveInt = Field(32, description="Rows per step of the `teach` stage.")
+    from_scratch: bool = Field(False, description="The folder holds a config only: start from random weights.")
+    trust_remote_code: bool = Field(False, description="Run code that comes with the model.")
+
+
+class DataRecipe(Section):
+    """The user's rows."""
+
+    source: str = Field(description="File, folder or hub id of the labelled data.")
+    columns: dict[str, str] = Field(
+        default_factory=dict, description="Role → column name where the names do not tell: text, text_pair, image, label."
+    )
+    validation: str | None = Field(None, description="Where the validation split is, if not in the source.")
+    test: str | None = Field(None, description="Where the test split is, if not in the source.")
+    unlabelled: str | None = Field(None, description="Rows without labels; the teacher labels them softly.")
+    augment: Literal["auto", "none"] | Annotated[int, Field(ge=0)] = Field(
+        "auto",
+        description="Rows made from training rows and labelled by the teacher: auto, none, or how many for each row.",
+    )
+    max_tokens: PositiveInt | None = Field(
+        None, description="Longest input in tokens; none: what the teacher can read, at most 512."
+    )
+    max_rows: PositiveInt | None = Field(None, description="Use only so many training rows, drawn by the seed.")
+    skip_corrupt: bool = Field(False, description="Leave out images that cannot be read instead of stopping.")
+
+
+class StudentRecipe(Section):
+    """How small, and of which shape."""
+
+    ratio: Annotated[float, Field(ge=0.0, le=0.95)] | None = Field(
+        None, description="Share of the teacher's parameters to remove: 0 (same architecture) or 0.10 to 0.95. Default 0.9."
+    )
+    params: PositiveInt | None = Field(None, description="Parameters of the student, instead of a ratio.")
+    bytes: PositiveInt | None = Field(None, description="Size of the student in fp32 bytes, instead of a ratio.")
+    latency_ms: PositiveFloat | None = Field(None, description="Predicted milliseconds per row at batch 1, instead of a ratio.")
+    model: str | None = Field(None, description="Hub id or folder of a ready student model or config, instead of a plan.")
+    vocabulary: Literal["auto", "keep"] | PositiveInt = Field(
+        "auto", description="auto: cut to what the data uses; keep: the teacher's; or a size."
+    )
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> StudentRecipe:
+        given = [name for name in ("ratio", "params", "bytes", "latency_ms", "model") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"only one of ratio, params, bytes, latency_ms and model can be given, found {' and '.join(given)}")
+        if self.ratio is not None and 0.0 < self.ratio < 0.10:
+            raise ValueError("ratio must be 0 (same architecture) or from 0.10 to 0.95")
+        return self
+
+    @property
+    def budget(self) -> dict[str, float]:
+        """The one budget that was asked for, as keyword arguments of `plan`."""
+        for name in ("ratio", "params", "bytes", "latency_ms"):
+            value = getattr(self, name)
+            if value is not None:
+                return {name: value}
+        return {"ratio": 0.9}
+
+
+class DistillRecipe(Section):
+    """How the student learns."""
+
+    method: str = Field(
+        "auto", description="Name of a method (`potstill methods`); auto: what the evidence favours for this task."
+    )
+    epochs: PositiveFloat | None = Field(
+        None,
+        description="Passes over the training rows, augmented ones included; none: the method's default.",
+    )
+    learning_rate: PositiveFloat | None = Field(None, description="Peak learning rate; none: the method's default.")
+    batch_size: PositiveInt = Field(32, description="Rows per step and rank.")
+    accumulation: PositiveInt = Field(1, description="Micro-batches per optimizer step.")
+    temperature: Scalar | None = Field(
+        None, description="τ of the response loss: a number or a schedule; none: the method's default."
+    )
+    alpha: Scalar | None = Field(
+        None, description="Weight of the teacher's soft targets; the labels get 1 − alpha. None: the method's default."
+    )
+    losses: list[Any] | dict[str, Any] | None = Field(
+        None,
+        description="Own terms instead of a method's: names, mappings {name, weight, …}, or a table {backbone, neck, head}.",
+    )
+    layers: str | list[tuple[int, int]] = Field(
+        "auto", description="Which blocks are matched: auto, uniform, last, first, skip, or pairs [student, teacher]."
+    )
+    cache: Literal["auto", "always", "never"] = Field(
+        "auto", description="Teacher outputs from disk (always), live (never), or what pays (auto)."
+    )
+    select: Literal["auto", "metric", "fidelity", "last"] = Field("auto", description="Which checkpoint is kept.")
+    patience: PositiveInt | None = Field(None, description="Stop after so many evaluations without gain; none: never early.")
+
+
+class QuantizeRecipe(Section):
+    """Smaller numbers, chosen by measurement."""
+
+    mode: Literal["auto", "none", "dynamic", "static", "int8", "fp16", "openvino"] = Field(
+        "auto", description="auto measures every candidate on this machine."
+    )
+    max_drop: Fraction = Field(0.01, description="Largest drop of the metric on validation that is accepted.")
+    calibration_rows: PositiveInt = Field(256, description="Training rows used to calibrate static quantization.")
+
+
+class EvaluateRecipe(Section):
+    """What is measured."""
+
+    batch_sizes: list[PositiveInt] = Field(default_factory=lambda: [1, 8, 32], description="Batch sizes of the latency table.")
+    repeats: PositiveInt = Field(50, description="Timed calls per runtime and batch size, interleaved between runtimes.")
+    worst_examples: Annotated[int, Field(ge=0)] = Field(12, description="Rows shown where the student errs most.")
+    similarity_rows: PositiveInt = Field(256, description="Rows on which layers and attention are compared.")
+
+
+class Recipe(Section):
+    """The whole run. `potstill schema` prints this as a JSON schema for editors."""
+
+    teacher: TeacherRecipe
+    data: DataRecipe
+    task: Literal["auto", "text-classification", "image-classification"] = Field(
+        "auto", description="What a row means; auto: told by teacher and columns."
+    )
+    student: StudentRecipe = Field(default_factory=StudentRecipe)
+    distill: DistillRecipe = Field(default_factory=DistillRecipe)
+    quantize: QuantizeRecipe = Field(default_factory=QuantizeRecipe)
+    evaluate: EvaluateRecipe = Field(default_factory=EvaluateRecipe)
+    target: Literal["cpu"] = Field("cpu", description="Hardware that will serve the student.")
+    baseline: bool = Field(
+        False, description="Also train the same student without distillation, on the same budget, for comparison."
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="Training precision; auto measures whether bf16 gains here."
+    )
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of splits, initialisation and batch order.")
+    output: str = Field("out", description="Folder that receives everything.")

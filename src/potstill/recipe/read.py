@@ -1,0 +1,226 @@
+"""From YAML files, command-line flags and Python mappings to one checked Recipe."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from potstill.errors import Faults, PotstillError, RecipeError
+from potstill.recipe.model import Recipe
+from potstill.table import nearest
+
+# Keys that the field's users know → where they live in a recipe.
+ALIASES: Mapping[str, str] = {
+    "teacher_model": "teacher.model",
+    "student_arch": "student.model",
+    "compression_ratio": "student.ratio",
+    "ratio": "student.ratio",
+    "task_type": "task",
+    "quantization": "quantize.mode",
+    "hardware_target": "target",
+    "temperature": "distill.temperature",
+    "alpha": "distill.alpha",
+    "method": "distill.method",
+    "epochs": "distill.epochs",
+    "learning_rate": "distill.learning_rate",
+    "losses": "distill.losses",
+    "unlabelled": "data.unlabelled",
+    "output_dir": "output",
+}
+# A plain value for a section stands for its first key.
+SHORTHANDS: Mapping[str, str] = {"teacher": "model", "data": "source", "quantize": "mode"}
+_QUANTIZATION_WORDS = {False: "none", None: "none", True: "auto", "int8": "int8"}
+
+
+def read_file(path: str | Path) -> dict[str, Any]:
+    """Read a YAML recipe into a mapping.
+
+    Raises:
+        RecipeError: The file is missing, is no valid YAML, or holds no mapping.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise RecipeError(f"recipe {str(path)!r} is not a file", "a YAML file", "check the path, or start from one in recipes/")
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"recipe {str(path)!r} is no valid YAML: {str(error).splitlines()[0]}", todo="mend the file") from error
+    if not isinstance(content, dict):
+        raise RecipeError(f"recipe {str(path)!r} holds {type(content).__name__}", "a mapping of keys to values")
+    return content
+
+
+def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """Turn ``key.path=value`` texts into a nested mapping; values are read as YAML.
+
+    Raises:
+        RecipeError: A text without `=`.
+
+    Example:
+        >>> parse_settings(["distill.epochs=5", "baseline=true"])
+        {'distill': {'epochs': 5}, 'baseline': True}
+    """
+    result: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or not key.strip():
+            raise RecipeError(f"--set {setting!r} has no key=value", "for example --set distill.epochs=5")
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise RecipeError(f"--set {setting!r}: the value is no valid YAML", "for example --set distill.epochs=5") from error
+        if isinstance(parsed, str):
+            parsed = _number_or_text(parsed)
+        result = merge(result, _nested(key.strip(), parsed))
+    return result
+
+
+def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `change` laid over it, section by section; neither is changed."""
+    merged = dict(copy.deepcopy(dict(base)))
+    for key, value in change.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = merge(merged[key], value)
+        else:
+            merged[key] = copy.deepcopy(value)
+    return merged
+
+
+def make_recipe(*parts: Mapping[str, Any]) -> Recipe:
+    """Check mappings, later ones laid over earlier ones, and return the Recipe.
+
+    Raises:
+        RecipeError: One fault.
+        Faults: Several faults, all of them.
+    """
+    faults: list[PotstillError] = []
+    merged: dict[str, Any] = {}
+    for part in parts:
+        merged = merge(merged, _canonical(part, faults))
+    try:
+        recipe = Recipe.model_validate(merged)
+    except ValidationError as error:
+        faults.extend(_joined([_fault(entry) for entry in error.errors()]))
+        recipe = None
+    if len(faults) == 1:
+        raise faults[0]
+    if faults:
+        raise Faults(faults)
+    assert recipe is not None
+    return recipe
+
+
+def recipe_schema() -> dict[str, Any]:
+    """The JSON schema of a recipe, for editors and for the reference page."""
+    schema = Recipe.model_json_schema()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "Potstill recipe"
+    return schema
+
+
+def _canonical(part: Mapping[str, Any], faults: list[PotstillError]) -> dict[str, Any]:
+    """Shorthands opened and aliases moved to their home."""
+    result: dict[str, Any] = {}
+    for key, value in part.items():
+        if key in SHORTHANDS and not isinstance(value, Mapping):
+            home = {key: {SHORTHANDS[key]: _quantization(value) if key == "quantize" else value}}
+        elif key in ALIASES:
+            home = _nested(ALIASES[key], _quantization(value) if key == "quantization" else value)
+        else:
+            home = {key: value}
+        clash = _clash(result, home)
+        if clash:
+            faults.append(
+                RecipeError(
+                    f"{key!r} sets {clash}, which another key sets to something else",
+                    "one value",
+                    f"leave out {key!r} or the other key",
+                )
+            )
+            continue
+        result = merge(result, home)
+    return result
+
+
+def _clash(base: Mapping[str, Any], change: Mapping[str, Any], path: str = "") -> str | None:
+    for key, value in change.items():
+        here = f"{path}{key}"
+        if key not in base:
+            continue
+        if isinstance(value, Mapping) and isinstance(base[key], Mapping):
+            found = _clash(base[key], value, f"{here}.")
+            if found:
+                return found
+        elif base[key] != value:
+            return here
+    return None
+
+
+def _quantization(value: Any) -> Any:
+    return _QUANTIZATION_WORDS.get(value, value) if isinstance(value, bool) or value is None else str(value).lower()
+
+
+def _nested(path: str, value: Any) -> dict[str, Any]:
+    for key in reversed(path.split(".")):
+        value = {key: value}
+    return value
+
+
+def _number_or_text(text: str) -> Any:
+    try:
+        return float(text)  # YAML 1.1 reads 1e-4 as text
+    except ValueError:
+        return text
+
+
+def _fault(entry: Any) -> RecipeError:
+    path = ".".join(str(piece) for piece in entry["loc"] if not _is_branch(piece))
+    if entry["type"] == "extra_forbidden":
+        known = _known_keys(entry["loc"][:-1])
+        guess = nearest(str(entry["loc"][-1]), known)
+        todo = f"did you mean {'.'.join([*map(str, entry['loc'][:-1]), guess])}?" if guess else "leave it out"
+        return RecipeError(f"unknown recipe key {path!r}", ", ".join(sorted(known)), todo)
+    if entry["type"] == "missing":
+        flags = {"teacher.model": "--teacher", "teacher": "--teacher", "data.source": "--data", "data": "--data"}
+        return RecipeError(f"recipe key {path!r} is missing", todo=f"give {path}{' or ' + flags[path] if path in flags else ''}")
+    message = str(entry["msg"]).removeprefix("Value error, ")
+    return RecipeError(f"recipe key {path!r} is {entry['input']!r}", _plain(message), f"change {path}")
+
+
+def _joined(faults: list[RecipeError]) -> list[RecipeError]:
+    """Faults of the branches of one union, told as one fault."""
+    by_given: dict[str, RecipeError] = {}
+    for fault in faults:
+        earlier = by_given.get(fault.given)
+        accepted = fault.accepted if earlier is None else f"{earlier.accepted}, or {fault.accepted}"
+        by_given[fault.given] = RecipeError(fault.given, accepted, fault.todo)
+    return list(by_given.values())
+
+
+def _plain(message: str) -> str:
+    return message.replace("Input should be ", "").replace("a valid ", "a ").replace(", unable to parse string as a number", "")
+
+
+def _is_branch(piece: Any) -> bool:
+    """Whether pydantic named a branch of a union here and not a key."""
+    return isinstance(piece, str) and (
+        piece.startswith(("constrained-", "literal[", "function-"))
+        or piece in {"int", "float", "str", "dict[str,any]", "list[any]"}
+    )
+
+
+def _known_keys(location: Sequence[Any]) -> list[str]:
+    model: Any = Recipe
+    for piece in location:
+        field = model.model_fields.get(str(piece)) if isinstance(model, type) and issubclass(model, BaseModel) else None
+        if field is None:
+            return []
+        candidates = [field.annotation, *get_args(field.annotation)]
+        model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+    keys = list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+    return keys + (list(ALIASES) if not location else [])
