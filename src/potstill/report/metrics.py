@@ -86,15 +86,19 @@ class ModelFigures(Part):
 
 
 class Machine(Part):
-    """The machine on which every speed in this document was measured."""
+    """The machine on which every speed in this document was measured; the fields of `potstill.hardware.Machine` and more."""
 
     name: str | None = Field(default=None, description="Host name or a name given by the user.")
-    system: str | None = Field(default=None, description="Operating system and kernel.")
     cpu: str | None = Field(default=None, description="Processor model.")
-    cores: Count = Field(default=None, description="Logical cores that this process may use.")
+    physical_cores: Count = Field(default=None, description="Cores without hyper-threads; 0 where unknown.")
+    logical_cores: Count = Field(default=None, description="Cores that the operating system sees.")
+    usable_cores: Count = Field(default=None, description="Cores that this process may use.")
     threads: Count = Field(default=None, description="Threads that the measurements used.")
-    memory_bytes: Count = Field(default=None, description="Main memory, bytes.")
-    accelerator: str | None = Field(default=None, description="GPU or other accelerator; null where there is none.")
+    ram_bytes: Count = Field(default=None, description="Main memory, bytes.")
+    flags: list[str] = Field(default_factory=list, description="Instruction sets that matter: avx2, avx512, vnni, amx, bf16.")
+    gpus: list[str] = Field(default_factory=list, description="GPUs; empty where there is none.")
+    system: str | None = Field(default=None, description="Operating system and architecture.")
+    python: str | None = Field(default=None, description="Version of Python.")
     notes: list[str] = Field(default_factory=list, description="Anything that may have disturbed the measurements.")
 
 
@@ -302,7 +306,7 @@ def metrics_schema() -> dict[str, Any]:
 
 
 def history_points(log_history: Sequence[Mapping[str, Any]]) -> list[HistoryPoint]:
-    """Turn `Trainer.state.log_history` into history points; entries without a step and values that are not numbers are left out."""
+    """Turn `Trainer.state.log_history` into history points; entries without a step and values that are no number drop."""
     points = []
     for entry in log_history:
         values = {key: value for key, value in entry.items() if key not in ("step", "epoch") and _is_number(value)}

@@ -1,0 +1,127 @@
+"""The few figures that are read first, and what must be known before they are used."""
+
+from __future__ import annotations
+
+import math
+
+from potstill.report.metrics import ATTENTION_WARNING, Metrics, ModelFigures
+from potstill.report.names import model_name
+from potstill.report.numbers import SHARES, percent, quality, significant
+from potstill.report.words import Said, say
+
+GOOD_RETENTION = 0.95
+RATIO_TOLERANCE = 0.0101
+FEW_ROWS = 1000
+REFERENCE_RUNTIME = "pytorch-fp32"
+
+
+def served_name(metrics: Metrics) -> str | None:
+    """Which model is to be served: the one named, else student-int8, else student."""
+    for name in (metrics.served, "student-int8", "student"):
+        if name in metrics.models:
+            return name
+    return None
+
+
+def fastest(model: ModelFigures, batch: str = "1") -> tuple[str, float] | None:
+    """The runtime-precision with the lowest median at this batch size, and that median in milliseconds."""
+    medians = {runtime: sizes[batch].p50 for runtime, sizes in model.latency_ms.items() if batch in sizes}
+    known = {runtime: value for runtime, value in medians.items() if value is not None}
+    return min(known.items(), key=lambda item: item[1]) if known else None
+
+
+def reference(model: ModelFigures, batch: str = "1") -> tuple[str, float] | None:
+    """What speed-ups are counted against: PyTorch fp32 where it was measured, else the model's fastest runtime."""
+    measured = model.latency_ms.get(REFERENCE_RUNTIME, {}).get(batch)
+    if measured is not None and measured.p50 is not None:
+        return REFERENCE_RUNTIME, measured.p50
+    return fastest(model, batch)
+
+
+def times_faster(metrics: Metrics, name: str, batch: str = "1") -> float | None:
+    """The teacher's reference median divided by this model's best median; None where either is unknown."""
+    teacher = reference(metrics.models["teacher"], batch) if "teacher" in metrics.models else None
+    model = fastest(metrics.models[name], batch)
+    return teacher[1] / model[1] if teacher and model and model[1] > 0 else None
+
+
+def times_smaller(metrics: Metrics, name: str) -> float | None:
+    """The teacher's bytes divided by this model's; None where either is unknown."""
+    teacher = metrics.models["teacher"].bytes if "teacher" in metrics.models else None
+    model = metrics.models[name].bytes
+    return teacher / model if teacher and model else None
+
+
+def retention_of(metrics: Metrics, name: str) -> float | None:
+    """This model's metric divided by the teacher's; None where either is unknown or the teacher's is 0."""
+    model = metrics.models[name]
+    if model.retention is not None or name == "teacher":
+        return model.retention
+    if name == "student" and metrics.retention is not None:
+        return metrics.retention
+    teacher = _metric(metrics, "teacher")
+    own = model.quality.get(metrics.metric)
+    return own / teacher if own is not None and teacher else None
+
+
+def doubts(metrics: Metrics) -> list[Said]:
+    """Warnings that follow from the figures themselves, in both languages."""
+    found = [*_quality_doubts(metrics), *_baseline_doubt(metrics), *_ratio_doubt(metrics), *_attention_doubts(metrics)]
+    return found + _row_doubt(metrics)
+
+
+def _quality_doubts(metrics: Metrics) -> list[Said]:
+    found: list[Said] = []
+    kept = retention_of(metrics, "student") if "student" in metrics.models else None
+    if kept is not None and kept < GOOD_RETENTION:
+        name = model_name("student")
+        text = {"value": percent(kept), "metric": metrics.metric}
+        found.append(Said(say("warn_retention", name=name.en, **text).en, say("warn_retention", name=name.zh, **text).zh))
+    whole, small = _metric(metrics, "student"), _metric(metrics, "student-int8")
+    if whole is not None and small is not None and whole - small > 0.01 and metrics.metric in SHARES:
+        found.append(say("warn_int8", drop=significant(100 * (whole - small)), metric=metrics.metric))
+    return found
+
+
+def _baseline_doubt(metrics: Metrics) -> list[Said]:
+    baseline, student = _metric(metrics, "baseline"), _metric(metrics, "student")
+    return [say("warn_baseline")] if baseline is not None and student is not None and baseline >= student else []
+
+
+def _ratio_doubt(metrics: Metrics) -> list[Said]:
+    asked, achieved = metrics.ratio.asked, metrics.ratio.achieved
+    if asked is None or achieved is None or abs(asked - achieved) <= RATIO_TOLERANCE:
+        return []
+    return [say("warn_ratio", asked=percent(asked), achieved=percent(achieved))]
+
+
+def _attention_doubts(metrics: Metrics) -> list[Said]:
+    pairs = metrics.layers.attention if metrics.layers else []
+    return [
+        say(
+            "warn_attention",
+            teacher=pair.teacher_layer,
+            student=pair.student_layer,
+            value=f"{pair.jsd:.2f}",
+            limit=ATTENTION_WARNING,
+        )
+        for pair in pairs
+        if pair.jsd is not None and pair.jsd > ATTENTION_WARNING
+    ]
+
+
+def _row_doubt(metrics: Metrics) -> list[Said]:
+    rows, teacher = metrics.data.rows.get("test"), _metric(metrics, "teacher")
+    if not rows or rows >= FEW_ROWS or teacher is None or metrics.metric not in SHARES:
+        return []
+    margin = 196 * math.sqrt(max(teacher * (1 - teacher), 1 / rows) / rows)
+    return [say("warn_rows", rows=rows, margin=f"{margin:.1f}")]
+
+
+def _metric(metrics: Metrics, name: str) -> float | None:
+    return metrics.models[name].quality.get(metrics.metric) if name in metrics.models else None
+
+
+def shown_quality(metrics: Metrics, name: str) -> str:
+    """A model's metric as a person reads it."""
+    return quality(metrics.metric, _metric(metrics, name))

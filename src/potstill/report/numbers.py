@@ -1,0 +1,72 @@
+"""Numbers as a person reads them: three significant digits, units said."""
+
+from __future__ import annotations
+
+import math
+
+SHARES = frozenset(
+    {"accuracy", "macro_f1", "micro_f1", "weighted_f1", "f1", "precision", "recall", "exact_match", "top5_accuracy"}
+)
+NONE = "–"
+
+
+def significant(value: float | None, digits: int = 3) -> str:
+    """`value` with that many significant digits and no exponent below a million."""
+    if value is None:
+        return NONE
+    if value == 0:
+        return "0"
+    places = digits - 1 - math.floor(math.log10(abs(value)))
+    return f"{round(value, places):,.{max(0, places)}f}"
+
+
+def percent(share: float | None, places: int = 1) -> str:
+    """A share of 0 to 1 as percent."""
+    return NONE if share is None else f"{100 * share:.{places}f} %"
+
+
+def quality(name: str, value: float | None) -> str:
+    """A task metric: percent where it is a share, else three decimals."""
+    if value is None or name in SHARES:
+        return percent(value)
+    return f"{value:.3f}"
+
+
+def count(value: float | None) -> str:
+    """A count with K, M, G or T."""
+    return _scaled(value, 1000, ("", " K", " M", " G", " T", " P"))
+
+
+def size(num_bytes: float | None) -> str:
+    """Bytes with decimal units."""
+    return _scaled(num_bytes, 1000, (" B", " kB", " MB", " GB", " TB"))
+
+
+def milliseconds(value: float | None) -> str:
+    """Milliseconds with their unit."""
+    return NONE if value is None else f"{significant(value)} ms"
+
+
+def seconds(value: float | None) -> str:
+    """Seconds, or minutes and hours from two minutes on."""
+    if value is None:
+        return NONE
+    if value < 120:
+        return f"{significant(value)} s" if value < 100 else f"{value:.0f} s"
+    if value < 7200:
+        return f"{value / 60:.1f} min"
+    return f"{value / 3600:.1f} h"
+
+
+def times(factor: float | None) -> str:
+    """A factor: 9.7×."""
+    return NONE if factor is None else f"{significant(factor)}×"
+
+
+def _scaled(value: float | None, step: int, units: tuple[str, ...]) -> str:
+    if value is None:
+        return NONE
+    scaled, at = float(value), 0
+    while abs(scaled) >= step and at < len(units) - 1:
+        scaled, at = scaled / step, at + 1
+    return f"{scaled:.0f}{units[at]}" if at == 0 else f"{significant(scaled)}{units[at]}"

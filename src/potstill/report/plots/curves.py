@@ -1,0 +1,92 @@
+"""Lines over a numeric axis: training curves and the calibration curve."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from markupsafe import Markup
+
+from potstill.report.plots.canvas import Axis, Canvas, draw_axes, padded, text_width
+from potstill.report.words import Said, say
+
+WIDTH, HEIGHT = 520, 290
+NUM_LINE_STYLES = 6
+
+Points = Sequence[tuple[float, float]]
+
+
+def training_curve(lines: Mapping[str, Points], title: Said, y_title: Said, *, scale: float = 1.0) -> Markup:
+    """Values over optimizer steps.
+
+    Args:
+        lines: Name to (step, value) points; at least one point in all.
+        title: Caption.
+        y_title: Name and unit of the values.
+        scale: Factor on the values (100 for shares shown in percent).
+    """
+    scaled = {name: [(step, value * scale) for step, value in points] for name, points in lines.items() if points}
+    steps = [step for points in scaled.values() for step, _ in points]
+    values = [value for points in scaled.values() for _, value in points]
+    canvas = Canvas(WIDTH, HEIGHT)
+    rows = _legend(canvas, list(scaled))
+    x = Axis(0, max([*steps, 1]), 62, WIDTH - 18)
+    y = Axis(*_range(values), HEIGHT - 48, 12 + 18 * rows)
+    draw_axes(canvas, x, y, say("axis_step"), y_title)
+    for at, points in enumerate(scaled.values()):
+        _draw(canvas, points, x, y, f"l{at % NUM_LINE_STYLES}")
+    return canvas.finish(title)
+
+
+def calibration_curve(lines: Mapping[str, Points], styles: Mapping[str, str], names: Mapping[str, Said], title: Said) -> Markup:
+    """Share that is right over confidence, in percent, with the diagonal of a perfect model.
+
+    Args:
+        lines: Model to (confidence, accuracy) of its bins that are not empty.
+        styles: Model to its style class.
+        names: Model to its name.
+        title: Caption.
+    """
+    canvas = Canvas(WIDTH, 330)
+    low = 100 * min([0.9, *(value for points in lines.values() for point in points for value in point)])
+    x = Axis(low, 100, 62, WIDTH - 18)
+    y = Axis(low, 100, 330 - 48, 12)
+    draw_axes(canvas, x, y, _in_percent("axis_confidence"), _in_percent("axis_accuracy"))
+    canvas.line(x.at(low), y.at(low), x.at(100), y.at(100), "limit")
+    for at, (name, points) in enumerate(lines.items()):
+        _draw(canvas, [(100 * confidence, 100 * right) for confidence, right in points], x, y, styles[name], dots=True)
+        canvas.bar(x.start + 12, 20 + 18 * at, 12, 10, styles[name])
+        canvas.text(x.start + 30, 29 + 18 * at, names[name], style="label")
+    canvas.text(x.start + 12, 29 + 18 * len(lines), Said("┄ " + say("perfect").en, "┄ " + say("perfect").zh), style="faint")
+    return canvas.finish(title)
+
+
+def _in_percent(key: str) -> Said:
+    words = say(key)
+    return Said(words.en + ", %", words.zh + "，%")
+
+
+def _range(values: Sequence[float]) -> tuple[float, float]:
+    """From zero where the values come near it, else with room around them."""
+    low, high = padded(values, 0.08, least=1e-3)
+    near_zero = min(values) >= 0 and min(values) < 0.5 * max(values)
+    return (0.0, high) if near_zero else (low, high)
+
+
+def _draw(canvas: Canvas, points: Points, x: Axis, y: Axis, style: str, *, dots: bool = False) -> None:
+    canvas.path([(x.at(at), y.at(value)) for at, value in points], style)
+    if dots or len(points) <= 12:
+        for at, value in points:
+            canvas.dot(x.at(at), y.at(value), style, radius=3, hint=f"{at:.4g}: {value:.4g}")
+
+
+def _legend(canvas: Canvas, names: Sequence[str]) -> int:
+    """Names of the lines above the plot; returns how many rows they take."""
+    x, row = 62.0, 0
+    for at, name in enumerate(names):
+        width = text_width(name, 12) + 36
+        if x > 62 and x + width > WIDTH:
+            x, row = 62.0, row + 1
+        canvas.bar(x, 6 + 18 * row, 14, 4, f"l{at % NUM_LINE_STYLES}")
+        canvas.text(x + 20, 13 + 18 * row, name, style="label")
+        x += width
+    return row + 1
