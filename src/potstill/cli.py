@@ -214,10 +214,10 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 
 def main() -> None:
     """Entry point: errors become one line and exit code 2, an interruption says how to go on."""
-    if "OMP_WAIT_POLICY" not in os.environ and "torch" not in sys.modules:
-        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # spinning threads make torch several times slower on a busy machine
     from potstill.errors import PotstillError
 
+    if "torch" not in sys.modules:
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads make torch slower on a busy machine
     try:
         app(standalone_mode=False)
     except PotstillError as error:

@@ -1,0 +1,172 @@
+"""DistillationPipeline: the stages in order, each done once, resumable after any interruption."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from potstill import __version__
+from potstill.disk import explained_os_errors, read_json
+from potstill.errors import OutputError, RecipeError
+from potstill.lock import FolderLock
+from potstill.pipeline.context import Run
+from potstill.pipeline.observer import LoggingObserver, Observer
+from potstill.pipeline.order import STAGES
+from potstill.pipeline.stage import Stage, perform
+from potstill.recipe import Recipe, make_recipe
+from potstill.report.metrics import Metrics
+
+if TYPE_CHECKING:
+    import datasets
+    from transformers import PreTrainedModel
+
+logger = logging.getLogger(__name__)
+
+IN_MEMORY = "<in memory>"
+
+
+class DistillationPipeline:
+    """Teacher and data in; distilled, quantized, exported and measured student out.
+
+    Args:
+        teacher_model: Folder, hub id, or a model in memory.
+        data: File, folder, hub id, or a `datasets.Dataset` or `DatasetDict` in memory.
+        config: Recipe keys, nested or by their well-known names (``compression_ratio``, ``temperature`` …).
+        output_dir: Folder that receives everything.
+        processor: Tokenizer or image processor of a teacher in memory.
+
+    Raises:
+        RecipeError: A key or value of the configuration cannot work.
+
+    Example:
+        >>> DistillationPipeline(teacher_model="./my-bert", data="reviews.csv", output_dir="out").recipe.student.budget
+        {'ratio': 0.9}
+    """
+
+    def __init__(
+        self,
+        teacher_model: str | Path | PreTrainedModel,
+        data: str | Path | datasets.Dataset | datasets.DatasetDict,
+        config: Mapping[str, Any] | None = None,
+        output_dir: str | Path = "out",
+        processor: Any = None,
+    ) -> None:
+        named: dict[str, Any] = {"output": str(output_dir)}
+        named["teacher_model"] = str(teacher_model) if isinstance(teacher_model, str | Path) else IN_MEMORY
+        named["data"] = {"source": str(data) if isinstance(data, str | Path) else IN_MEMORY}
+        self.recipe: Recipe = make_recipe(dict(config or {}), named)
+        self._teacher = None if isinstance(teacher_model, str | Path) else teacher_model
+        self._data = None if isinstance(data, str | Path) else data
+        self._processor = processor
+        if self._teacher is not None and processor is None:
+            raise RecipeError(
+                "a teacher in memory came without its tokenizer or image processor", todo="pass processor=… beside teacher_model=…"
+            )
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe) -> DistillationPipeline:
+        """A pipeline for a recipe that is complete in itself."""
+        pipeline = cls.__new__(cls)
+        pipeline.recipe, pipeline._teacher, pipeline._data, pipeline._processor = recipe, None, None, None
+        return pipeline
+
+    @property
+    def stages(self) -> Sequence[Stage]:
+        """The stages in the order in which they run; a run may need fewer."""
+        return STAGES
+
+    def run(self, observer: Observer | None = None, *, overwrite: bool = False) -> Metrics:
+        """Do what is not done yet, and return the figures of the report.
+
+        Args:
+            observer: Receives progress; the log by default.
+            overwrite: Allow results of another recipe in the output folder to be replaced. Only what depends on
+                the difference is done again.
+
+        Raises:
+            OutputError: The output folder belongs to another recipe, or cannot be written.
+            DataError: The data cannot be used.
+            ModelError: The teacher cannot be used.
+        """
+        folder = Path(self.recipe.output)
+        run = Run(
+            self.recipe,
+            folder,
+            observer or LoggingObserver(),
+            given_teacher=self._teacher,
+            given_processor=self._processor,
+            given_data=self._data,
+        )
+        with explained_os_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        lock = FolderLock(folder / "run")
+        lock.acquire()
+        try:
+            claim_folder(folder, self.recipe, overwrite=overwrite)
+            for stage in self.stages:
+                run.results[stage.name] = perform(stage, run, replace=True)
+        finally:
+            lock.release()
+        return Metrics.read(folder / "report" / "metrics.json")
+
+
+def claim_folder(folder: Path, recipe: Recipe, *, overwrite: bool) -> None:
+    """Write ``recipe.yaml``, unless the folder holds something else.
+
+    Raises:
+        OutputError: It holds foreign files or the run of another recipe, and `overwrite` is not given.
+    """
+    wanted = recipe.model_dump(mode="json")
+    file = folder / "recipe.yaml"
+    held = _held_recipe(file)
+    if held is None and any(not item.name.startswith((".", "run")) for item in folder.iterdir()) and not overwrite:
+        raise OutputError(
+            f"{folder} holds files that are no run of Potstill",
+            "a new or empty folder, or the folder of the same recipe",
+            "choose another folder with -o, or allow it with --overwrite",
+        )
+    differences = [] if held is None else _differences(held, {key: value for key, value in wanted.items() if key != "output"})
+    if differences and not overwrite:
+        raise OutputError(
+            f"{folder} holds the run of another recipe; different: {'; '.join(differences[:4])}",
+            "the same recipe, or a new folder",
+            "choose another folder with -o, or --overwrite to do again what depends on the difference",
+        )
+    with explained_os_errors(file):
+        text = yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True)
+        file.write_text(f"# Resolved recipe of a Potstill {__version__} run; repeat it with: potstill distill recipe.yaml\n{text}", "utf-8")
+
+
+def _held_recipe(file: Path) -> dict[str, Any] | None:
+    if not file.is_file():
+        return None
+    try:
+        held = yaml.safe_load(file.read_text("utf-8"))
+    except yaml.YAMLError:
+        return None
+    return {key: value for key, value in held.items() if key != "output"} if isinstance(held, dict) else None
+
+
+def _differences(held: Mapping[str, Any], wanted: Mapping[str, Any], path: str = "") -> list[str]:
+    found = []
+    for key in [*held, *(key for key in wanted if key not in held)]:
+        before, after = held.get(key), wanted.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            found += _differences(before, after, f"{path}{key}.")
+        elif before != after:
+            found.append(f"{path}{key} was {before!r}, is {after!r}")
+    return found
+
+
+def stage_seconds(folder: Path) -> dict[str, float]:
+    """Wall seconds of each finished stage of an output folder, in order."""
+    seconds = {}
+    for stage in STAGES:
+        record = read_json(folder / stage.folder / "stage.json")
+        if isinstance(record, dict) and record.get("finished"):
+            seconds[stage.name] = float(record["seconds"])
+    return seconds

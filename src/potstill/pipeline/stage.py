@@ -1,0 +1,99 @@
+"""A stage of a run: what it is made from, where it is kept, and how it is done once and not twice."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from potstill.disk import StageFolder, fingerprint
+
+if TYPE_CHECKING:
+    from potstill.pipeline.context import Run
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the flow.
+
+    Args:
+        name: Short name, shown in the terminal and in the report.
+        title: What it does, in a few words.
+        folder: Where its result lies, below the output folder.
+        reads: Recipe keys (dotted paths) that its result depends on.
+        depends_on: Stages whose results it reads.
+        work: Does it, writing into the folder it is given.
+        is_needed: Whether this run has it at all.
+        version: Raised when the stage's code changes what it writes.
+    """
+
+    name: str
+    title: str
+    folder: str
+    reads: Sequence[str]
+    depends_on: Sequence[str]
+    work: Callable[[Run, Path], Sequence[str]]
+    is_needed: Callable[[Run], bool] = lambda run: True
+    version: int = 1
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What became of a stage in this run."""
+
+    fingerprint: str
+    seconds: float
+    skipped: bool
+    notes: tuple[str, ...] = ()
+
+
+def perform(stage: Stage, run: Run, *, replace: bool) -> StageResult:
+    """Do a stage unless its result is there already, made from the same inputs.
+
+    Args:
+        stage: The stage.
+        run: The run; results of earlier stages are in ``run.results``.
+        replace: Whether a finished result of other inputs may be replaced.
+
+    Raises:
+        OutputError: The place holds something else, is locked, or cannot be written.
+    """
+    mark = stage_fingerprint(stage, run)
+    if not stage.is_needed(run):
+        return StageResult(fingerprint({"not needed": mark}), 0.0, skipped=True)
+    run.observer.stage_started(stage.name, stage.title)
+    started = time.perf_counter()
+    with StageFolder(run.folder / stage.folder, mark, replace=replace) as folder:
+        skipped = folder.is_finished()
+        if not skipped:
+            notes = stage.work(run, folder.path)
+            folder.finish(notes=list(notes))
+        record: Mapping[str, Any] = folder.record() or {}
+    run.forget(stage.folder)
+    result = StageResult(mark, float(record.get("seconds", 0.0)), skipped, tuple(record.get("notes", ())))
+    run.observer.stage_finished(stage.name, time.perf_counter() - started, skipped=skipped)
+    for note in result.notes:
+        run.observer.note(note)
+    return result
+
+
+def stage_fingerprint(stage: Stage, run: Run) -> str:
+    """Hash of everything that the stage's result depends on."""
+    inputs = {
+        "stage": stage.name,
+        "version": stage.version,
+        "recipe": {key: _lookup(run.recipe.model_dump(mode="json"), key) for key in stage.reads},
+        "upstream": {name: run.results[name].fingerprint for name in stage.depends_on},
+    }
+    if not stage.depends_on:
+        inputs["given"] = run.given_fingerprint()
+    return fingerprint(inputs)
+
+
+def _lookup(recipe: Mapping[str, Any], path: str) -> Any:
+    value: Any = recipe
+    for key in path.split("."):
+        value = value[key]
+    return value
