@@ -49,7 +49,7 @@ def run_python(program: str, **environment: str) -> str:
 
 
 def test_describing_imports_no_torch():
-    program = "import sys; from potstill import hardware; hardware.describe(); hardware.package_versions(); print('torch' in sys.modules)"
+    program = "import sys; from potstill import hardware as h; h.describe(); h.package_versions(); print('torch' in sys.modules)"
     assert run_python(program) == "False"
 
 

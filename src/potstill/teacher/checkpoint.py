@@ -1,0 +1,133 @@
+"""What a model folder holds, looked at before anything is loaded from it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from potstill.errors import ModelError
+
+_HEADLESS = ("Model", "ForMaskedLM", "ForPreTraining", "ForMaskedImageModeling", "Encoder", "Backbone")
+_HEADS = {
+    "text-classification": "ForSequenceClassification",
+    "image-classification": "ForImageClassification",
+}
+_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+class NamedTask(Protocol):
+    """The name and modality of a task."""
+
+    name: str
+    modality: str
+
+
+def check_folder(name: str) -> None:
+    """Refuse a path that is no model folder; hub names pass.
+
+    Raises:
+        ModelError: The path does not exist, is a file, holds an adapter, or has no config.json.
+    """
+    path = Path(name)
+    if not path.exists():
+        if _looks_local(name):
+            raise ModelError(f"the teacher {name} does not exist", "a model folder or a hub name", "check the path")
+        return
+    if path.is_file():
+        raise ModelError(
+            f"the teacher {name} is a file", "the folder that save_pretrained wrote", f"give its folder, {path.parent}"
+        )
+    if (path / "config.json").exists():
+        return
+    if (path / "adapter_config.json").exists():
+        raise ModelError(
+            f"{name} holds an adapter, not a model",
+            "a whole model",
+            "merge the adapter into its base with peft's merge_and_unload() and save the result with save_pretrained",
+        )
+    held = sorted(item.name for item in path.iterdir())[:8]
+    raise ModelError(
+        f"the teacher folder {name} has no config.json; it holds {', '.join(held) or 'nothing'}",
+        "a folder that save_pretrained wrote (config.json, model.safetensors and the tokenizer or image processor)",
+        "save the model there with model.save_pretrained(...), or give the right folder",
+    )
+
+
+def _looks_local(name: str) -> bool:
+    return name.startswith((".", "~", os.sep)) or os.path.isabs(name) or name.count("/") > 1 or name.endswith("/")
+
+
+def check_config(name: str, config: Any) -> None:
+    """Refuse configurations that no classifier can have.
+
+    Raises:
+        ModelError: A regression or multi-label model, or an encoder with a decoder.
+    """
+    problem = getattr(config, "problem_type", None)
+    if problem in ("regression", "multi_label_classification"):
+        raise ModelError(
+            f"{name} was trained for {problem.replace('_', ' ')}", "classifiers with one label per row", "choose another teacher"
+        )
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelError(
+            f"{name} is a {config.model_type}, an encoder with a decoder", "encoders and image models", "choose another teacher"
+        )
+
+
+def check_fits_task(
+    name: str,
+    config: Any,
+    task: NamedTask,
+    auto_classes: Mapping[str, str],
+    *,
+    architectures: Sequence[str] | None = None,
+) -> bool | None:
+    """Whether the checkpoint says that it has a head for the task; None where it says nothing.
+
+    Raises:
+        ModelError: It is of a kind that the task cannot use, or was trained for another task.
+    """
+    import transformers
+
+    if task.name not in auto_classes:
+        raise ModelError(f"no teacher can be loaded for task {task.name!r}", ", ".join(sorted(auto_classes)))
+    if type(config) not in getattr(transformers, auto_classes[task.name])._model_mapping and not hasattr(config, "auto_map"):
+        raise ModelError(
+            f"{name} is a {config.model_type} model, which transformers does not offer for {task.name}",
+            "for texts BERT, RoBERTa, DistilBERT, ELECTRA or XLM-R; for images ViT, DeiT or ResNet",
+            "choose such a teacher, or set the right task",
+        )
+    kinds = list(architectures or getattr(config, "architectures", None) or [])
+    if not kinds:
+        return None
+    if any(_HEADS[task.name] in kind for kind in kinds):
+        return True
+    if all(kind.endswith(_HEADLESS) and not kind.endswith("LMHeadModel") for kind in kinds):
+        return False
+    raise ModelError(
+        f"{name} is a {kinds[0]}, which was trained for another task than {task.name}",
+        f"a model {_HEADS[task.name]}, or a pretrained one without a head ({', '.join(_HEADLESS[:3])})",
+        "choose the checkpoint that was fine-tuned for this task, or the pretrained one that it came from",
+    )
+
+
+def check_weight_files(name: str) -> None:
+    """Refuse a folder without safetensors; hub names pass and are left to transformers.
+
+    Raises:
+        ModelError: No weights at all, or only pickled ones.
+    """
+    path = Path(name)
+    if not path.is_dir() or any(path.glob("*.safetensors")):
+        return
+    pickled = sorted(item.name for pattern in _PICKLED for item in path.glob(pattern))
+    if pickled:
+        raise ModelError(
+            f"{name} has its weights only as {pickled[0]}, a pickle, which may run code when it is opened",
+            "weights in safetensors",
+            'if you trust the file, convert it: python -c "from transformers import AutoModel as M; import sys; '
+            f"M.from_pretrained('{name}').save_pretrained('{name}')\" with the class that the model was trained as",
+        )
+    raise ModelError(f"{name} has a config.json but no weights", "model.safetensors", "copy or download the weights as well")

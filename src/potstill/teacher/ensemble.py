@@ -1,0 +1,137 @@
+"""Several teachers as one.
+
+Shapes: S sources, B batch, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from potstill.disk import fingerprint
+from potstill.errors import ModelError
+from potstill.teacher.signal import DenseLogits, TeacherSignal
+from potstill.teacher.source import TeacherSource, require
+
+_IGNORED_LABEL = -100
+
+
+class EnsembleTeacher:
+    """A weighted mean of several teachers.
+
+    ``mode="probability"`` is the mixture p = Σ_s w_s softmax(z_s); ``mode="logit"`` is the normalised product of experts,
+    log p = Σ_s w_s z_s − log Σ exp. Both give log p as logits, so that a loss may apply its temperature to them.
+    The teachers may differ in architecture and inputs; their classes must be in the same order.
+
+    With `confidence`, the weights are also set for every row: w_s · c_s(row), normalised. "entropy" takes
+    c = exp(−H(p_s)), high where a teacher is sure; "label" takes c = p_s(label), high where it is right, and leaves
+    rows without a label (−100) to the fixed weights.
+
+    *Source*: mixture, Hinton et al. 2015, arXiv:1503.02531, section 1; weights by label, Zhang et al. 2022,
+    arXiv:2201.00007 (CA-MKD), here with the probability of the label where the paper takes its cross-entropy.
+
+    Args:
+        sources: Teachers.
+        weights: One per source, not negative; equal where left out. They are normalised to sum to 1.
+        mode: Where the mean is taken.
+        confidence: Whether and how each row sets its own weights.
+
+    Raises:
+        ModelError: No source, or weights that do not fit.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[TeacherSource],
+        weights: Sequence[float] | None = None,
+        *,
+        mode: Literal["probability", "logit"] = "probability",
+        confidence: Literal["none", "entropy", "label"] = "none",
+    ) -> None:
+        self.sources = tuple(sources)
+        self.weights = _normalise(weights, len(self.sources))
+        self._mean = _choose("mode", mode, _MEANS)
+        self._confidence = _choose("confidence", confidence, _CONFIDENCES)
+        self.mode, self.confidence = mode, confidence
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all teachers, their weights and how they are joined."""
+        return fingerprint([[source.fingerprint for source in self.sources], self.weights, self.mode, self.confidence])
+
+    def can_provide(self, need: str) -> bool:
+        """Logits, where every source can provide them."""
+        return need == "logits" and all(source.can_provide(need) for source in self.sources)
+
+    def signal(self, batch: Mapping[str, Any], needs: Collection[str] = ("logits",)) -> TeacherSignal:
+        """The joint log-probabilities [B, C] of one batch, as dense logits.
+
+        Raises:
+            NeedsError: Something else than logits is needed.
+            ModelError: The teachers do not have the same number of classes.
+        """
+        require(needs, self.can_provide, source="an ensemble", remedy="choose losses on logits, or a single teacher")
+        signals = [source.signal(batch, ("logits",)) for source in self.sources]
+        widths = [signal.logits.shape[-1] for signal in signals]
+        if len(set(widths)) > 1:
+            raise ModelError(f"the teachers have {', '.join(map(str, widths))} classes", "the same classes in the same order")
+        logs = torch.stack([signal.logits.float().log_softmax(-1) for signal in signals])
+        row_weights = self._row_weights(logs, batch)
+        return TeacherSignal(response=DenseLogits(self._mean(logs, row_weights)), token_mask=signals[0].token_mask)
+
+    def _row_weights(self, logs: Tensor, batch: Mapping[str, Any]) -> Tensor:
+        """[S, B, 1], summing to 1 over S."""
+        fixed = logs.new_tensor(self.weights)[:, None]
+        weights = fixed * self._confidence(logs, batch)
+        total = weights.sum(0)
+        return torch.where(total > 0, weights / total.clamp_min(torch.finfo(weights.dtype).tiny), fixed)[..., None]
+
+
+def _mixture(logs: Tensor, weights: Tensor) -> Tensor:
+    return torch.logsumexp(logs + weights.log(), dim=0)
+
+
+def _product(logs: Tensor, weights: Tensor) -> Tensor:
+    # A class that a teacher of weight 0 rules out must not turn into 0 · −inf.
+    return torch.where(weights > 0, weights * logs, 0.0).sum(0).log_softmax(-1)
+
+
+def _no_confidence(logs: Tensor, batch: Mapping[str, Any]) -> Tensor:
+    return logs.new_ones(logs.shape[:2])
+
+
+def _low_entropy(logs: Tensor, batch: Mapping[str, Any]) -> Tensor:
+    return torch.exp(-torch.special.entr(logs.exp()).sum(-1))
+
+
+def _label_probability(logs: Tensor, batch: Mapping[str, Any]) -> Tensor:
+    labels = batch["labels"].to(logs.device)
+    has_label = labels != _IGNORED_LABEL
+    index = labels.clamp_min(0).expand(logs.shape[0], -1)[..., None]
+    return torch.where(has_label, logs.exp().gather(-1, index)[..., 0], 1.0)
+
+
+_MEANS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"probability": _mixture, "logit": _product}
+_CONFIDENCES: dict[str, Callable[[Tensor, Mapping[str, Any]], Tensor]] = {
+    "none": _no_confidence,
+    "entropy": _low_entropy,
+    "label": _label_probability,
+}
+
+
+def _choose(name: str, value: str, choices: Mapping[str, Any]) -> Any:
+    if value not in choices:
+        raise ModelError(f"{name} of an ensemble is {value!r}", ", ".join(choices), f"set {name} to one of these")
+    return choices[value]
+
+
+def _normalise(weights: Sequence[float] | None, num_sources: int) -> tuple[float, ...]:
+    if num_sources == 0:
+        raise ModelError("an ensemble was given no teacher", "one or more teachers")
+    given = tuple(float(weight) for weight in weights) if weights is not None else (1.0,) * num_sources
+    if len(given) != num_sources or any(not 0 <= weight < float("inf") for weight in given) or sum(given) == 0:
+        raise ModelError(f"the weights {list(given)} do not fit {num_sources} teachers", "one weight ≥ 0 per teacher, not all 0")
+    return tuple(weight / sum(given) for weight in given)

@@ -1,0 +1,146 @@
+"""The teacher as a live model, asked anew for every batch.
+
+Shapes: B batch, C classes, T tokens, D width.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from collections.abc import Collection, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from potstill.errors import ModelError
+from potstill.hardware import bf16_pays
+from potstill.teacher.rest import at_rest, ensure_eval, fingerprint_of
+from potstill.teacher.signal import DenseLogits, TeacherSignal
+from potstill.teacher.source import TapReader, require
+
+_HIDDEN = re.compile(r"hidden:(-?\d+)|embedding")
+TEACHER_PREFIX = "teacher_"
+
+
+class LiveTeacher:
+    """A model that answers every batch, at rest.
+
+    At every call it is in eval mode, without gradients, its buffers untouched. It reads its own inputs
+    (``teacher_input_ids`` …) where the batch has them, else the student's.
+
+    Args:
+        model: A classifier with a configuration, as transformers makes them; it is put at rest in place.
+        tap_reader: Reads intermediate values by need name; without one, only logits and hidden states are at hand.
+        dtype: What to compute in: "float32", "bfloat16", or "auto" (bfloat16 where a measurement says that it pays).
+            The weights stay as they are.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tap_reader: TapReader | None = None,
+        *,
+        dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+    ) -> None:
+        self.model = at_rest(model)
+        self.tap_reader = tap_reader
+        self.dtype = dtype
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Of the model's settings and weights."""
+        return fingerprint_of(self.model)
+
+    @functools.cached_property
+    def _accepted(self) -> frozenset[str]:
+        return frozenset(inspect.signature(self.model.forward).parameters) - {"labels"}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+    def computes_in_bf16(self) -> bool:
+        """Whether the forward pass runs in bfloat16."""
+        if self.dtype == "auto":
+            return bf16_pays(self.device.type)
+        return self.dtype == "bfloat16"
+
+    def can_provide(self, need: str) -> bool:
+        """Logits and hidden states; with a tap reader whatever that reads."""
+        if need == "logits":
+            return True
+        if self.tap_reader is not None:
+            can_read = getattr(self.tap_reader, "can_provide", None)
+            return can_read is None or bool(can_read(need))
+        return _HIDDEN.fullmatch(need) is not None
+
+    def inputs(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The model's inputs out of a batch, on its device.
+
+        Raises:
+            ModelError: The batch has none of them.
+        """
+        own = {key[len(TEACHER_PREFIX) :]: value for key, value in batch.items() if key.startswith(TEACHER_PREFIX)}
+        inputs = {key: value.to(self.device) for key, value in (own or batch).items() if key in self._accepted}
+        if not inputs:
+            raise ModelError(
+                f"the batch has none of the teacher's inputs; it has {', '.join(batch) or 'nothing'}",
+                ", ".join(sorted(self._accepted & {"input_ids", "attention_mask", "pixel_values"})),
+                "encode the data with the teacher's processor, under keys that begin with teacher_",
+            )
+        return inputs
+
+    def signal(self, batch: Mapping[str, Any], needs: Collection[str] = ("logits",)) -> TeacherSignal:
+        """Run the model on one batch.
+
+        Args:
+            batch: Tensors by name; see `inputs`.
+            needs: Need names.
+
+        Returns:
+            Logits [B, C] and taps in float32, on the model's device, free of any graph and fit to be used in one.
+
+        Raises:
+            NeedsError: A need cannot be met without a tap reader.
+        """
+        require(
+            needs,
+            self.can_provide,
+            source="a live teacher without a tap reader",
+            remedy="give the teacher to DistillationTrainer, which reads taps, or choose losses on logits or hidden states",
+        )
+        ensure_eval(self.model)
+        inputs = self.inputs(batch)
+        taps = [need for need in dict.fromkeys(needs) if need != "logits"]
+        # Tensors made in inference mode cannot be saved for a student's backward pass, so taps are made without it;
+        # logits alone are made in it, which is faster, and copied out.
+        with torch.no_grad() if taps else torch.inference_mode(), self._precision():
+            values = self._forward(inputs, taps, with_logits="logits" in needs or not taps)
+        logits = values.pop("logits", None)
+        if logits is not None:
+            logits = logits.float() if not logits.is_inference() else logits.float().clone()
+        return TeacherSignal(
+            response=None if logits is None or "logits" not in needs else DenseLogits(logits),
+            taps={name: value.float() if value.is_floating_point() else value for name, value in values.items()},
+            token_mask=inputs.get("attention_mask"),
+        )
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.computes_in_bf16())
+
+    def _forward(self, inputs: Mapping[str, Tensor], taps: list[str], *, with_logits: bool) -> dict[str, Tensor]:
+        if self.tap_reader is not None and taps:
+            return dict(self.tap_reader.read(self.model, inputs, [*taps, "logits"] if with_logits else taps))
+        output = self.model(**inputs, **({"output_hidden_states": True} if taps else {}))
+        return {"logits": output.logits} | {need: _hidden_state(output.hidden_states, need) for need in taps}
+
+
+def _hidden_state(states: tuple[Tensor, ...], need: str) -> Tensor:
+    """The state of block k: index 0 is the embedding, negative k counts from the last block."""
+    index = 0 if need == "embedding" else int(need.partition(":")[2])
+    if not -len(states) < index < len(states):
+        raise ModelError(f"{need} does not exist in the teacher", f"hidden:0 to hidden:{len(states) - 1}")
+    return states[index]
