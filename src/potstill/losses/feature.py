@@ -1,0 +1,245 @@
+"""Feature losses of one formula: hidden states and embeddings, compared value by value.
+
+Shapes: B batch, T tokens, D width, C channels, H height, W width of a map.
+Features are [B, D], [B, T, D] with a mask [B, T], or [B, C, H, W]; a row is the mean over its real tokens or positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from potstill.losses.bridges import match_maps
+from potstill.losses.layers import PairedLoss, mask_for
+from potstill.losses.options import LAST_LAYER, LayerPair, between, positive
+from potstill.losses.precision import full_precision
+from potstill.losses.reduction import Reduction, over_rows
+
+
+@full_precision
+def hidden_mse(
+    student_hidden: Tensor, teacher_hidden: Tensor, *, mask: Tensor | None = None, reduction: Reduction = "mean"
+) -> Tensor:
+    """Mean squared difference of features: mean over tokens (or positions) of 1/D ‖s − t‖².
+
+    Source: Jiao et al. 2020, TinyBERT (arXiv 1909.10351), eq. 8.
+
+    Args:
+        student_hidden: [B, D], [B, T, D] or [B, C, H, W], already in the teacher's width.
+        teacher_hidden: The same shape.
+        mask: [B] or [B, T], true on what counts.
+        reduction: Over rows.
+    """
+    squares = (student_hidden - teacher_hidden).square()
+    return over_rows(squares.mean(1 if squares.dim() == 4 else -1), mask, reduction)
+
+
+@full_precision
+def cosine(
+    student_hidden: Tensor, teacher_hidden: Tensor, *, mask: Tensor | None = None, reduction: Reduction = "mean"
+) -> Tensor:
+    """Cosine distance 1 − ⟨s, t⟩ / (‖s‖ ‖t‖), mean over tokens or positions, computed as half the squared chord.
+
+    Source: Sanh et al. 2019, DistilBERT (arXiv 1910.01108), section 3. Shapes as in `hidden_mse`.
+    """
+    axis = 1 if student_hidden.dim() == 4 else -1
+    chord = F.normalize(student_hidden, dim=axis) - F.normalize(teacher_hidden, dim=axis)
+    return over_rows(0.5 * chord.square().sum(axis), mask, reduction)
+
+
+@full_precision
+def embedding_mse(
+    student_embedding: Tensor, teacher_embedding: Tensor, *, mask: Tensor | None = None, reduction: Reduction = "mean"
+) -> Tensor:
+    """Mean squared difference of the embedding layer's outputs.
+
+    Source: Jiao et al. 2020, TinyBERT (arXiv 1909.10351), eq. 9. Shapes as in `hidden_mse`.
+    """
+    return hidden_mse(student_embedding, teacher_embedding, mask=mask, reduction=reduction)
+
+
+@full_precision
+def pkd(student_hidden: Tensor, teacher_hidden: Tensor, *, token: int = 0, reduction: Reduction = "mean") -> Tensor:
+    """Patient distillation ‖ s/‖s‖ − t/‖t‖ ‖² of one token's hidden state.
+
+    Source: Sun et al. 2019, BERT-PKD (arXiv 1908.09355), eq. 7.
+
+    Args:
+        student_hidden: [B, D] or [B, T, D].
+        teacher_hidden: The same shape.
+        token: Which token is read of [B, T, D]; 0 is [CLS].
+        reduction: Over rows.
+    """
+    if student_hidden.dim() == 3:
+        student_hidden, teacher_hidden = student_hidden[:, token], teacher_hidden[:, token]
+    difference = F.normalize(student_hidden, dim=-1) - F.normalize(teacher_hidden, dim=-1)
+    return over_rows(difference.square().sum(-1), None, reduction)
+
+
+@full_precision
+def cwd(
+    student_map: Tensor,
+    teacher_map: Tensor,
+    *,
+    temperature: float = 4.0,
+    mask: Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """Channel-wise distillation: KL over positions within each channel, τ²/C Σ_c Σ_i φ(t_c)_i log(φ(t_c)_i / φ(s_c)_i).
+
+    Source: Shu et al. 2021 (arXiv 2011.13256), eq. 5.
+
+    Args:
+        student_map: [B, C, H, W], or [B, T, D] where tokens are the positions and widths the channels.
+        teacher_map: The same shape.
+        temperature: τ of the softmax over positions.
+        mask: [B, T], true on real tokens.
+        reduction: Over rows.
+    """
+    log_p = _log_softmax_over_positions(teacher_map, temperature, mask)
+    log_q = _log_softmax_over_positions(student_map, temperature, mask)
+    values = (log_p.exp() * (log_p - log_q)).sum(-1)
+    rows = None if mask is None else mask.bool().any(1, keepdim=True)
+    return over_rows(temperature**2 * values, rows, reduction)
+
+
+@full_precision
+def ghnd(student_map: Tensor, teacher_map: Tensor, *, mask: Tensor | None = None, reduction: Reduction = "mean") -> Tensor:
+    """Generalised head network distillation: the sum of squared differences over a whole feature.
+
+    Source: Matsubara and Levorato 2020 (arXiv 2007.15818), eq. 3, with every layer weight 1. Shapes as in `hidden_mse`.
+    """
+    squares = (student_map - teacher_map).square().sum(1 if student_map.dim() == 4 else -1)
+    if mask is None:
+        return over_rows(squares.flatten(1).sum(1) if squares.dim() > 1 else squares, None, reduction)
+    rows = squares.masked_fill(~mask.bool(), 0.0).flatten(1).sum(1) if squares.dim() > 1 else squares
+    return over_rows(rows, mask.bool().flatten(1).any(1) if mask.dim() > 1 else mask, reduction)
+
+
+def _log_softmax_over_positions(values: Tensor, temperature: float, mask: Tensor | None) -> Tensor:
+    channels = values.flatten(2) if values.dim() == 4 else values.transpose(1, 2)
+    channels = channels / temperature
+    if mask is not None:
+        channels = channels.masked_fill(~mask.bool().unsqueeze(1), -1e4)
+    return F.log_softmax(channels, dim=-1)
+
+
+class FeatureLoss(PairedLoss):
+    """Base of feature losses with a bridge where the widths differ."""
+
+    nearest: ClassVar[str] = "gram"
+
+    def __init__(self, *, layers: Sequence[LayerPair] = LAST_LAYER, project: str = "auto") -> None:
+        super().__init__(layers=layers, project=project)
+
+    def aligned(self, index: int, student_value: Tensor, teacher_value: Tensor) -> tuple[Tensor, Tensor]:
+        """Both values in the teacher's width and, for maps, on the smaller grid."""
+        return match_maps(self.bridged(index, student_value), teacher_value)
+
+
+class HiddenMSE(FeatureLoss):
+    """Mean squared difference of hidden states; see `functional.hidden_mse`. Source: TinyBERT (arXiv 1909.10351)."""
+
+    def compare(self, index: int, student_value: Tensor, teacher_value: Tensor, token_mask: Tensor | None) -> Tensor:
+        student_value, teacher_value = self.aligned(index, student_value, teacher_value)
+        return hidden_mse(student_value, teacher_value, mask=mask_for(teacher_value, token_mask), reduction="sum")
+
+
+class Cosine(FeatureLoss):
+    """Cosine distance of hidden states; see `functional.cosine`. Source: DistilBERT (arXiv 1910.01108)."""
+
+    def compare(self, index: int, student_value: Tensor, teacher_value: Tensor, token_mask: Tensor | None) -> Tensor:
+        student_value, teacher_value = self.aligned(index, student_value, teacher_value)
+        return cosine(student_value, teacher_value, mask=mask_for(teacher_value, token_mask), reduction="sum")
+
+
+class EmbeddingMSE(HiddenMSE):
+    """Mean squared difference of embeddings; see `functional.embedding_mse`. Source: TinyBERT (arXiv 1909.10351)."""
+
+    def __init__(self, *, layers: Sequence[LayerPair] = (("embedding", "embedding"),), project: str = "auto") -> None:
+        super().__init__(layers=layers, project=project)
+
+
+class PKD(FeatureLoss):
+    """Patient distillation of the [CLS] states; see `functional.pkd`. Source: BERT-PKD (arXiv 1908.09355)."""
+
+    ranks: ClassVar[tuple[int, ...]] = (2, 3)
+
+    def __init__(self, *, layers: Sequence[LayerPair] = LAST_LAYER, project: str = "auto", token: int = 0) -> None:
+        super().__init__(layers=layers, project=project)
+        self.token = token
+
+    def compare(self, index: int, student_value: Tensor, teacher_value: Tensor, token_mask: Tensor | None) -> Tensor:
+        del token_mask
+        if student_value.dim() == 3:
+            student_value, teacher_value = student_value[:, self.token], teacher_value[:, self.token]
+        return pkd(self.bridged(index, student_value), teacher_value, reduction="sum")
+
+
+class CWD(FeatureLoss):
+    """Channel-wise distillation; see `functional.cwd`. Source: Shu et al. 2021 (arXiv 2011.13256)."""
+
+    ranks: ClassVar[tuple[int, ...]] = (3, 4)
+
+    def __init__(self, *, layers: Sequence[LayerPair] = LAST_LAYER, project: str = "auto", temperature: float = 4.0) -> None:
+        super().__init__(layers=layers, project=project)
+        self.temperature = positive("temperature", temperature)
+
+    def compare(self, index: int, student_value: Tensor, teacher_value: Tensor, token_mask: Tensor | None) -> Tensor:
+        student_value, teacher_value = self.aligned(index, student_value, teacher_value)
+        mask = mask_for(teacher_value, token_mask)
+        return cwd(student_value, teacher_value, temperature=self.temperature, mask=mask, reduction="sum")
+
+
+class GHND(FeatureLoss):
+    """Sum of squared differences at equal shapes; see `functional.ghnd`. Source: GHND (arXiv 2007.15818)."""
+
+    nearest: ClassVar[str] = "hidden_mse"
+
+    def __init__(self, *, layers: Sequence[LayerPair] = LAST_LAYER, project: str = "none") -> None:
+        super().__init__(layers=layers, project=project)
+
+    def compare(self, index: int, student_value: Tensor, teacher_value: Tensor, token_mask: Tensor | None) -> Tensor:
+        student_value, teacher_value = self.aligned(index, student_value, teacher_value)
+        return ghnd(student_value, teacher_value, mask=mask_for(teacher_value, token_mask), reduction="sum")
+
+
+class MGD(FeatureLoss):
+    """Masked generative distillation: from a randomly masked student feature, generate the teacher's whole feature.
+
+    Mean squared difference between G(mask · bridge(s)) and t, where G is two 3 × 3 convolutions (two linear layers for
+    tokens) with a ReLU between.
+    Source: Yang et al. 2022 (arXiv 2205.01529), eq. 5; mean for the sum over elements. Masks are drawn at each call.
+
+    Args:
+        layers: Pairs of (student, teacher) blocks.
+        project: "auto" bridges where the widths differ, "linear" always, "none" never.
+        masked_share: Share λ of positions that are masked.
+    """
+
+    ranks: ClassVar[tuple[int, ...]] = (3, 4)
+
+    def __init__(self, *, layers: Sequence[LayerPair] = LAST_LAYER, project: str = "auto", masked_share: float = 0.15) -> None:
+        super().__init__(layers=layers, project=project)
+        self.masked_share = between("masked_share", masked_share, 0, 1)
+
+    def bridge(self, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], names: str) -> nn.Module:
+        align = super().bridge(student_shape, teacher_shape, names)
+        is_map = len(teacher_shape) == 4
+        width = teacher_shape[1] if is_map else teacher_shape[-1]
+        layers = [nn.Conv2d(width, width, 3, padding=1) if is_map else nn.Linear(width, width) for _ in range(2)]
+        return nn.ModuleDict({"align": align, "generate": nn.Sequential(layers[0], nn.ReLU(), layers[1])})
+
+    def compare(self, index: int, student_value: Tensor, teacher_value: Tensor, token_mask: Tensor | None) -> Tensor:
+        modules = self.bridges[index]
+        assert isinstance(modules, nn.ModuleDict)
+        weight = modules["generate"][0].weight  # type: ignore[index]
+        student_value, teacher_value = match_maps(modules["align"](student_value.to(weight.dtype)), teacher_value)
+        is_map = student_value.dim() == 4
+        positions = (student_value.shape[0], 1, *student_value.shape[2:]) if is_map else (*student_value.shape[:2], 1)
+        kept = student_value.new_empty(positions).bernoulli_(1 - self.masked_share)
+        generated = modules["generate"](student_value * kept)
+        return hidden_mse(generated, teacher_value, mask=mask_for(teacher_value, token_mask), reduction="sum")

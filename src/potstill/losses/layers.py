@@ -1,0 +1,162 @@
+"""Losses over pairs of layers: which taps they read, what shapes they refuse, how they sum.
+
+Shapes: B batch, T tokens, D width, C channels, H height, W width of a map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from potstill.errors import NeedsError
+from potstill.losses.bridges import PROJECT_CHOICES, build_bridge
+from potstill.losses.contract import Loss, LossValue, Shapes, StudentView
+from potstill.losses.options import LAST_LAYER, LayerPair, layer_pairs, one_of, tap_name
+from potstill.teacher.signal import TeacherSignal
+
+
+class PairedLoss(Loss):
+    """A loss that compares pairs of (student, teacher) values and takes the mean over pairs.
+
+    The mean over pairs keeps the weight of the term the same for 1 and for 12 pairs.
+
+    Attributes:
+        role: What a block number means: "hidden:k", "attention:k" …
+        ranks: Accepted numbers of axes of a value.
+        nearest: What to take instead where the needs cannot be met.
+    """
+
+    kind: ClassVar[str] = "feature"
+    role: ClassVar[str] = "hidden"
+    ranks: ClassVar[tuple[int, ...]] = (2, 3, 4)
+    nearest: ClassVar[str] = "kl"
+
+    def __init__(self, *, layers: Sequence[LayerPair] = LAST_LAYER, project: str = "none") -> None:
+        super().__init__()
+        self.layers = layer_pairs(layers)
+        self.project = one_of("project", project, PROJECT_CHOICES)
+        self.bridges = nn.ModuleList()
+
+    def needs_student(self) -> tuple[str, ...]:
+        return unique(tap_name(self.role, pair[0]) for pair in self.layers)
+
+    def needs_teacher(self) -> tuple[str, ...]:
+        return unique(tap_name(self.role, pair[1]) for pair in self.layers)
+
+    def prepare(self, student: Shapes, teacher: Shapes | None, *, num_rows: int) -> None:
+        del num_rows
+        bridges = []
+        for student_layer, teacher_layer in self.layers:
+            student_name, teacher_name = tap_name(self.role, student_layer), tap_name(self.role, teacher_layer)
+            student_shape = shape_of(student, student_name, "student", self)
+            teacher_shape = shape_of(teacher, teacher_name, "teacher", self)
+            names = f"student {student_name} {list(student_shape)} and teacher {teacher_name} {list(teacher_shape)}"
+            self.check(student_shape, teacher_shape, names)
+            bridges.append(self.bridge(student_shape, teacher_shape, names))
+        self.bridges = nn.ModuleList(bridges)
+
+    def check(self, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], names: str) -> None:
+        """Refuse shapes that cannot be compared.
+
+        Raises:
+            NeedsError: Another number of axes than accepted, or another number of tokens.
+        """
+        refuse_ranks(self, student_shape, teacher_shape, names, self.ranks)
+        if len(student_shape) == 3 and student_shape[1] != teacher_shape[1]:
+            raise NeedsError(
+                f"{loss_name(self)}: {names} have different token counts",
+                "the same tokens on both sides",
+                f"use the teacher's tokenizer or patch size for the student, or the loss {self.nearest}",
+            )
+
+    def bridge(self, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], names: str) -> nn.Module:
+        """The trained module between the two values."""
+        return build_bridge(student_shape, teacher_shape, self.project, names=f"{loss_name(self)}: {names}")
+
+    def forward(self, student: StudentView, teacher: TeacherSignal | None, batch: Mapping[str, Any]) -> LossValue:
+        """Mean over pairs of the sum over rows."""
+        del batch
+        taps = teacher_taps(teacher)
+        terms = []
+        for index, (student_layer, teacher_layer) in enumerate(self.layers):
+            student_value = student.taps[tap_name(self.role, student_layer)]
+            teacher_value = taps[tap_name(self.role, teacher_layer)].detach()
+            terms.append(self.compare(index, student_value, teacher_value, student.token_mask))
+        num_rows = student.logits.shape[0]
+        return LossValue(sum=torch.stack(terms).sum() / len(terms), count=float(num_rows))
+
+    def bridged(self, index: int, student_value: Tensor) -> Tensor:
+        """The student's value of pair `index` in the teacher's width."""
+        return self.bridges[index](student_value) if index < len(self.bridges) else student_value
+
+    def compare(self, index: int, student_value: Tensor, teacher_value: Tensor, token_mask: Tensor | None) -> Tensor:
+        """Sum over rows for one pair."""
+        raise TypeError(f"{type(self).__name__} does not define compare")
+
+
+def loss_name(loss: Loss) -> str:
+    """The catalogue name of a loss, or its class name."""
+    from potstill.losses.catalogue import LOSSES
+
+    path = f"{type(loss).__module__}:{type(loss).__name__}"
+    return next((name for name, entry in LOSSES.items() if entry == path), type(loss).__name__)
+
+
+def unique(names: Any) -> tuple[str, ...]:
+    """The names, each once, in order."""
+    return tuple(dict.fromkeys(names))
+
+
+def mask_for(values: Tensor, token_mask: Tensor | None) -> Tensor | None:
+    """The token mask [B, T] where `values` is [B, T, D] over the same tokens, else None."""
+    if token_mask is None or values.dim() != 3 or values.shape[1] != token_mask.shape[1]:
+        return None
+    return token_mask
+
+
+def teacher_taps(teacher: TeacherSignal | None) -> Mapping[str, Tensor]:
+    """The teacher's intermediate values.
+
+    Raises:
+        NeedsError: There is no teacher signal.
+    """
+    if teacher is None:
+        raise NeedsError("a teacher signal is needed, there is none", todo="give the trainer a teacher")
+    return teacher.taps
+
+
+def shape_of(shapes: Shapes | None, name: str, side: str, loss: Loss) -> tuple[int, ...]:
+    """Shape of one tap.
+
+    Raises:
+        NeedsError: The model does not have it.
+    """
+    if shapes is None or name not in shapes.taps:
+        there = "nothing" if shapes is None else ", ".join(sorted(shapes.taps)) or "no intermediate values"
+        raise NeedsError(
+            f"{loss_name(loss)} needs {name} of the {side}, which provides {there}",
+            "a tap that the model has",
+            f"change layers, or take the loss {getattr(loss, 'nearest', 'kl')}",
+        )
+    return tuple(shapes.taps[name])
+
+
+def refuse_ranks(
+    loss: Loss, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], names: str, ranks: tuple[int, ...]
+) -> None:
+    """Refuse values whose number of axes differs between the sides or is not accepted.
+
+    Raises:
+        NeedsError: As said.
+    """
+    kinds = {2: "vectors [B, D]", 3: "token values [B, T, D]", 4: "maps or heads [B, C, H, W]"}
+    if len(student_shape) == len(teacher_shape) and len(student_shape) in ranks:
+        return
+    raise NeedsError(
+        f"{loss_name(loss)} cannot compare {names}",
+        f"both sides as {' or '.join(kinds[rank] for rank in ranks)}",
+        f"change layers, or take the loss {getattr(loss, 'nearest', 'kl')}",
+    )

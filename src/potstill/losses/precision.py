@@ -1,0 +1,48 @@
+"""Losses are computed in 32 bits (64 where given), whatever the models and autocast do."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+HALF_TYPES = (torch.float16, torch.bfloat16)
+# What stands for a logit of −inf: exp of it is zero at every useful temperature, and its products stay finite.
+FLOOR = -1e4
+
+
+def full_precision(function: Callable[P, R]) -> Callable[P, R]:
+    """Run `function` with autocast off and its 16-bit tensor arguments raised to float32."""
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        device = next((value.device.type for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), "cpu")
+        with torch.autocast(device_type=device, enabled=False):
+            raised = {name: raise_precision(value) for name, value in kwargs.items()}
+            return function(*(raise_precision(value) for value in args), **raised)  # type: ignore[arg-type]
+
+    return wrapper
+
+
+def raise_precision(value: Any) -> Any:
+    """A 16-bit tensor, or those in a list or tuple, as float32; everything else as it is."""
+    if isinstance(value, Tensor):
+        return value.float() if value.dtype in HALF_TYPES else value
+    if isinstance(value, (list, tuple)) and value and isinstance(value[0], Tensor):
+        return type(value)(raise_precision(item) for item in value)
+    return value
+
+
+def finite(logits: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Logits with −inf as `FLOOR` and, where `mask` [..] (without the class axis) is false, as zero.
+
+    NaN and +inf stay, so that the trainer sees them and stops.
+    """
+    logits = logits.masked_fill(logits == float("-inf"), FLOOR)
+    return logits if mask is None else logits.masked_fill(~mask.bool().unsqueeze(-1), 0.0)

@@ -1,0 +1,74 @@
+"""From values per unit to one number: the mean within a row, then none, sum or mean over rows.
+
+Shapes: B rows; a row may hold further units (tokens, heads, positions), of which a mask keeps some.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from potstill.errors import RecipeError
+
+Reduction = Literal["none", "sum", "mean"]
+
+
+def row_means(values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean over the kept units of each row.
+
+    Args:
+        values: [B] or [B, ...].
+        mask: Broadcastable to `values`, true on units that count; None keeps all.
+
+    Returns:
+        [B]; zero for a row without any kept unit.
+    """
+    if mask is None:
+        return values.flatten(1).mean(1) if values.dim() > 1 else values
+    kept = mask.bool().expand_as(values)
+    values = torch.where(kept, values, torch.zeros_like(values))
+    if values.dim() == 1:
+        return values
+    return values.flatten(1).sum(1) / kept.flatten(1).sum(1).clamp(min=1)
+
+
+def over_rows(values: Tensor, mask: Tensor | None, reduction: Reduction) -> Tensor:
+    """Reduce values per unit: mean within each row, then `reduction` over rows.
+
+    "mean" divides by the rows that have a kept unit.
+    """
+    rows = row_means(values, mask)
+    if reduction == "none":
+        return rows
+    if reduction == "sum":
+        return rows.sum()
+    _known(reduction)
+    if mask is None:
+        return rows.sum() / max(rows.shape[0], 1)
+    kept = mask.bool().expand_as(values).reshape(values.shape[0], -1).any(1).sum()
+    return rows.sum() / kept.clamp(min=1)
+
+
+def of_batch(value: Tensor, num_rows: int, reduction: Reduction) -> Tensor:
+    """Reduce a scalar that belongs to the batch as a whole: each row stands for the scalar."""
+    if reduction == "none":
+        return value.expand(num_rows)
+    if reduction == "sum":
+        return value * num_rows
+    _known(reduction)
+    return value
+
+
+def token_mean(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean of [B, T, D] over the kept tokens: [B, D]."""
+    if mask is None:
+        return values.mean(1)
+    kept = mask.bool().unsqueeze(-1)
+    return values.masked_fill(~kept, 0.0).sum(1) / kept.sum(1).clamp(min=1)
+
+
+def _known(reduction: str) -> None:
+    if reduction != "mean":
+        raise RecipeError(f"reduction is {reduction!r}", "none, sum, mean", "take one of them")
