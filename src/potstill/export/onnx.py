@@ -113,10 +113,10 @@ def export_onnx(
 
 
 def file_bytes(path: str | Path) -> int:
-    """Bytes of a model on disk, counting the weights that lie beside it (``.onnx.data``, ``.bin``)."""
+    """Bytes of a model on disk, counting the weights that lie beside it (``.onnx.data``, or ``.bin`` of an ``.xml``)."""
     path = Path(path)
-    beside = [path.with_name(f"{path.name}.data"), path.with_suffix(".bin")]
-    return sum(part.stat().st_size for part in (path, *beside) if part.exists())
+    beside = path.with_suffix(".bin") if path.suffix == ".xml" else path.with_name(f"{path.name}.data")
+    return sum(part.stat().st_size for part in (path, beside) if part.exists())
 
 
 def set_metadata(model: onnx.ModelProto, values: Mapping[str, str]) -> None:
@@ -197,7 +197,8 @@ def _finish(path: Path, model: nn.Module, *, precision: str) -> None:
 def _describe(model: nn.Module, precision: str) -> dict[str, str]:
     config = getattr(model, "config", None)
     labels = getattr(config, "id2label", None) or {}
-    return {
+    sizes = {name: getattr(config, name, None) for name in ("num_attention_heads", "hidden_size")}
+    return {f"potstill.{name}": str(size) for name, size in sizes.items() if isinstance(size, int)} | {
         "potstill.precision": precision,
         "potstill.model_type": str(getattr(config, "model_type", type(model).__name__)),
         "potstill.labels": json.dumps([str(labels[key]) for key in sorted(labels)], ensure_ascii=False),
