@@ -19,11 +19,11 @@ class Said(NamedTuple):
     en: str
     zh: str
 
-    def __html__(self) -> str:
+    def __html__(self) -> Markup:
         """Both languages as HTML; the style sheet hides one."""
         if self.en == self.zh:
-            return str(escape(self.en))
-        return str(Markup('<span class="en" lang="en">{}</span><span class="zh" lang="zh">{}</span>').format(self.en, self.zh))
+            return escape(self.en)
+        return Markup('<span class="en" lang="en">{}</span><span class="zh" lang="zh">{}</span>').format(self.en, self.zh)
 
 
 def say(key: str, **values: object) -> Said:

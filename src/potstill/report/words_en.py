@@ -28,12 +28,15 @@ ENGLISH: dict[str, str] = {
     "interval": "95 % interval {low} to {high}",
     # warnings
     "warnings": "Read this first",
-    "warn_retention": "{name} keeps {value} of the teacher's {metric}; below 95 %. A lower ratio, more epochs or unlabelled text raise it.",
-    "warn_attention": "Attention of teacher layer {teacher} and student layer {student} differs by {value} nats (warned above {limit}).",
+    "warn_retention": "{name} keeps {value} of the teacher's {metric}; below 95 %. "
+    "A lower ratio, more epochs or unlabelled text raise it.",
+    "warn_attention": "Attention of teacher layer {teacher} and student layer {student} "
+    "differs by {value} nats (warned above {limit}).",
     "warn_int8": "INT8 costs {drop} points of {metric}. Set quantization: none where that is too much.",
     "warn_rows": "The test split has only {rows} rows; differences below {margin} points are noise.",
     "warn_ratio": "{achieved} of the parameters were removed, {asked} were asked for.",
-    "warn_baseline": "The student trained without a teacher does as well as the distilled one: on this data, distilling gained nothing.",
+    "warn_baseline": "The student trained without a teacher does as well as the distilled one: "
+    "on this data, distilling gained nothing.",
     # sections
     "models": "Models",
     "tradeoff": "What it costs and what it keeps",
@@ -61,9 +64,9 @@ ENGLISH: dict[str, str] = {
     "kl": "mean KL, nats",
     "fastest": "p50, batch 1",
     "times_faster": "faster",
-    "models_note": "Measured on the test split ({rows} rows). Kept: share of the teacher's {metric}. Agreement: share of rows with the "
-    "teacher's answer. WDSR: the same, each row weighted by the teacher's probability of the true label. ECE: expected calibration "
-    "error. p50: median time of one row in the fastest runtime measured.",
+    "models_note": "Measured on the test split ({rows} rows). Kept: share of the teacher's {metric}. "
+    "Agreement: share of rows with the teacher's answer. WDSR: the same, each row weighted by the teacher's probability "
+    "of the true label. ECE: expected calibration error. p50: median time of one row in the fastest runtime measured.",
     "models_note_plain": "Kept: share of the teacher's {metric}. p50: median time of one row in the fastest runtime measured.",
     # charts
     "chart_size": "{metric} against size on disk",
@@ -119,7 +122,8 @@ ENGLISH: dict[str, str] = {
     "teacher_says": "teacher says",
     "student_says": "student says",
     "probability": "p(true) teacher → student",
-    "worst_note": "Test rows on which the student falls furthest behind the teacher. When many share a subject, more such rows help most.",
+    "worst_note": "Test rows on which the student falls furthest behind the teacher. "
+    "When many share a subject, more such rows help most.",
     # data, machine
     "split": "split",
     "rows": "rows",

@@ -122,12 +122,9 @@ class Canvas:
     ) -> None:
         """A filled rectangle; `hint` is shown under the pointer."""
         shade = "" if opacity == 1 else f' fill-opacity="{opacity:.3f}"'
-        self._parts.append(
-            f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(width, 0):.1f}" height="{height:.1f}" rx="{round_by}" class="{style}"{shade}>'
-            f"<title>{escape(hint)}</title></rect>"
-            if hint
-            else f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(width, 0):.1f}" height="{height:.1f}" rx="{round_by}" class="{style}"{shade}/>'
-        )
+        place = f'x="{x:.1f}" y="{y:.1f}" width="{max(width, 0):.1f}" height="{height:.1f}" rx="{round_by}"'
+        shape = f'<rect {place} class="{style}"{shade}'
+        self._parts.append(f"{shape}><title>{escape(hint)}</title></rect>" if hint else f"{shape}/>")
 
     def dot(self, x: float, y: float, style: str, *, radius: float = 5, hint: str = "") -> None:
         """A filled circle."""

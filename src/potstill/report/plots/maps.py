@@ -43,7 +43,8 @@ def attention_maps(pair: AttentionDifference) -> Markup:
     teacher, student = _cropped(pair.teacher_map), _cropped(pair.student_map)
     gaps = [[abs((a or 0) - (b or 0)) for a, b in zip(*rows)] for rows in zip(teacher, student)]
     highest = max([value or 0 for matrix in (teacher, student) for row in matrix for value in row] or [1]) or 1
-    for at, (key, matrix) in enumerate((("map_teacher", teacher), ("map_student", student), ("map_difference", gaps))):
+    maps: tuple[tuple[str, Matrix], ...] = (("map_teacher", teacher), ("map_student", student), ("map_difference", gaps))
+    for at, (key, matrix) in enumerate(maps):
         left = 3 + at * (side + gap)
         _map(canvas, matrix, pair.tokens, left, side, highest, "m-baseline" if key == "map_difference" else "heat")
         canvas.text(left + side / 2, side + 20, say(key), anchor="middle", style="axis-title")

@@ -1,0 +1,163 @@
+"""Which plots a run's figures allow: metrics in, ready figures out, nothing where there is nothing to show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from markupsafe import Markup
+
+from potstill.report.headline import fastest
+from potstill.report.metrics import ATTENTION_WARNING, HistoryPoint, Metrics
+from potstill.report.names import in_order, model_name
+from potstill.report.numbers import milliseconds, quality, seconds, significant, size
+from potstill.report.plots.bars import Bar, bars
+from potstill.report.plots.canvas import style_of
+from potstill.report.plots.classes import recall_per_class
+from potstill.report.plots.curves import calibration_curve, training_curve
+from potstill.report.plots.maps import attention_maps, similarity_map
+from potstill.report.plots.tradeoff import tradeoff
+from potstill.report.words import Said, same, say
+
+MOST_MAPS = 2
+Lines = dict[str, list[tuple[float, float]]]
+_TECHNICAL = ("runtime", "per_second", "learning_rate", "grad_norm", "flos", "weight", "temperature", "_seconds")
+
+
+def tradeoff_charts(metrics: Metrics) -> list[Markup]:
+    """Quality against size and against latency, each where two models or more have both."""
+    sizes: dict[str, tuple[float, float]] = {}
+    speeds: dict[str, tuple[float, float]] = {}
+    hints: dict[str, str] = {}
+    for name in in_order(metrics.models):
+        model, value = metrics.models[name], metrics.models[name].quality.get(metrics.metric)
+        best = fastest(model)
+        if value is None:
+            continue
+        hints[name] = f"{name}: {quality(metrics.metric, value)}, {size(model.bytes)}, {milliseconds(best[1] if best else None)}"
+        if model.bytes:
+            sizes[name] = (model.bytes / 1e6, value)
+        if best and best[1] > 0:
+            speeds[name] = (best[1], value)
+    charts = []
+    if len(sizes) > 1:
+        charts.append(tradeoff(sizes, metrics.metric, say("axis_size"), say("chart_size", metric=metrics.metric), hints))
+    if len(speeds) > 1:
+        charts.append(tradeoff(speeds, metrics.metric, say("axis_latency"), say("chart_latency", metric=metrics.metric), hints))
+    return charts
+
+
+def batches(metrics: Metrics) -> list[str]:
+    """Batch sizes at which anything was measured, smallest first."""
+    found = {batch for model in metrics.models.values() for sizes in model.latency_ms.values() for batch in sizes}
+    return sorted(found, key=lambda batch: (int(batch) if batch.isdigit() else 0, batch))
+
+
+def speed_charts(metrics: Metrics) -> list[Markup]:
+    """One chart of medians per batch size."""
+    charts = []
+    for batch in batches(metrics):
+        rows = _latency_rows(metrics, batch)
+        if rows:
+            charts.append(bars(rows, say("chart_batch", batch=batch)))
+    return charts
+
+
+def _latency_rows(metrics: Metrics, batch: str) -> list[Bar]:
+    rows = []
+    names = in_order(metrics.models)
+    for name in names:
+        for runtime, sizes in metrics.models[name].latency_ms.items():
+            measured = sizes.get(batch)
+            if measured is None or measured.p50 is None:
+                continue
+            words = model_name(name)
+            label = Said(f"{words.en} · {runtime}", f"{words.zh} · {runtime}")
+            percentiles = ", ".join(significant(value) for value in (measured.p50, measured.p95, measured.p99))
+            hint = f"{name} {runtime}: p50, p95, p99 {percentiles} ms"
+            rows.append(Bar(label, measured.p50, significant(measured.p50), style_of(name, names), measured.p95, hint))
+    return rows
+
+
+def training_charts(metrics: Metrics) -> list[Markup]:
+    """Losses and validation quality of every stage that logged any."""
+    charts = []
+    for stage, points in metrics.history.items():
+        losses = _lines(points, lambda name: "loss" in name or not name.startswith("eval_"))
+        checks = _lines(points, lambda name: name.startswith("eval_") and "loss" not in name)
+        if losses:
+            charts.append(training_curve(losses, say("chart_loss", stage=stage), say("axis_loss")))
+        if checks:
+            charts.append(
+                training_curve(
+                    checks, say("chart_quality", stage=stage), same("%" if _are_shares(checks) else ""), scale=_scale(checks)
+                )
+            )
+    return charts
+
+
+def _lines(points: list[HistoryPoint], wanted: Callable[[str], bool]) -> Lines:
+    lines: Lines = {}
+    for point in points:
+        for name, value in point.values.items():
+            if value is not None and wanted(name) and not any(word in name for word in _TECHNICAL):
+                lines.setdefault(name, []).append((point.step, value))
+    return lines
+
+
+def _are_shares(lines: Lines) -> bool:
+    return all(0 <= value <= 1 for points in lines.values() for _, value in points)
+
+
+def _scale(lines: Lines) -> float:
+    return 100.0 if _are_shares(lines) else 1.0
+
+
+def class_chart(metrics: Metrics) -> Markup | None:
+    """Recall per class."""
+    return recall_per_class(metrics.per_class) if any(result.recall for result in metrics.per_class) else None
+
+
+def calibration_chart(metrics: Metrics) -> Markup | None:
+    """Confidence against share that is right."""
+    lines = {}
+    for name in in_order(metrics.calibration):
+        known = [(part.confidence, part.accuracy) for part in metrics.calibration[name]]
+        points = [(confidence, right) for confidence, right in known if confidence is not None and right is not None]
+        if points:
+            lines[name] = points
+    styles = {name: style_of(name, list(lines)) for name in lines}
+    return (
+        calibration_curve(lines, styles, {name: model_name(name) for name in lines}, say("chart_calibration")) if lines else None
+    )
+
+
+def similarity_chart(metrics: Metrics) -> Markup | None:
+    """CKA between layers."""
+    return similarity_map(metrics.layers) if metrics.layers and metrics.layers.cka and metrics.layers.cka[0] else None
+
+
+def attention_charts(metrics: Metrics) -> list[Markup]:
+    """Difference per mapped pair, and the maps of the pairs that differ most."""
+    pairs = [pair for pair in metrics.layers.attention if pair.jsd is not None] if metrics.layers else []
+    if not pairs:
+        return []
+    rows = [
+        Bar(
+            say("pair", teacher=pair.teacher_layer, student=pair.student_layer),
+            pair.jsd or 0.0,
+            f"{pair.jsd:.3f}",
+            "m-baseline" if (pair.jsd or 0) > ATTENTION_WARNING else "m-student",
+        )
+        for pair in pairs
+    ]
+    words, unit = say("chart_attention"), say("axis_nats")
+    title = Said(f"{words.en} ({unit.en})", f"{words.zh}（{unit.zh}）")
+    charts = [bars(rows, title, limit=ATTENTION_WARNING, limit_name=say("limit", limit=ATTENTION_WARNING))]
+    drawn = sorted((pair for pair in pairs if pair.teacher_map and pair.student_map), key=lambda pair: -(pair.jsd or 0))
+    return charts + [attention_maps(pair) for pair in drawn[:MOST_MAPS]]
+
+
+def stage_chart(metrics: Metrics) -> Markup | None:
+    """Wall time of every stage."""
+    rows = [Bar(same(stage), value, seconds(value), "m-teacher") for stage, value in metrics.stages.items() if value is not None]
+    return bars(rows, say("chart_stages")) if rows else None

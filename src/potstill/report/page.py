@@ -1,0 +1,202 @@
+"""The report as one self-contained HTML page: no network, no other file, English and Chinese, light and dark."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+from potstill.report import charts, headline, numbers, snippets
+from potstill.report.metrics import Metrics
+from potstill.report.names import in_order, model_name
+from potstill.report.plots.canvas import style_of
+from potstill.report.words import Said, check_language, same, say
+
+
+def render(metrics: Metrics, folder: str | Path, *, lang: str = "en") -> Path:
+    """Write `index.html` and `metrics.json` into a folder.
+
+    Args:
+        metrics: The figures; the page shows nothing that is not in them.
+        folder: Folder that receives the two files; made where it does not exist.
+        lang: Language shown first, "en" or "zh"; the page holds both and has a switch.
+
+    Returns:
+        Path of index.html.
+
+    Raises:
+        RecipeError: No such language.
+    """
+    folder = Path(folder)
+    text = page(metrics, lang=lang)
+    metrics.write(folder / "metrics.json")
+    partial = folder / "index.html.partial"
+    partial.write_text(text, "utf-8")
+    return partial.replace(folder / "index.html")
+
+
+def page(metrics: Metrics, *, lang: str = "en") -> str:
+    """The page as text; see `render`."""
+    here = Path(__file__).parent
+    template = _template()
+    return template.render(
+        metrics=metrics,
+        lang=check_language(lang),
+        style=Markup((here / "page.css").read_text("utf-8")),
+        title=_title(metrics),
+        cards=_cards(metrics),
+        doubts=headline.doubts(metrics),
+        rows=_model_rows(metrics),
+        plan_rows=_plan_rows(metrics),
+        batches=charts.batches(metrics),
+        served=headline.served_name(metrics),
+        torch_code=snippets.load_with_transformers(metrics),
+        onnx_code=snippets.load_with_onnxruntime(metrics),
+    )
+
+
+@functools.cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.globals.update(
+        say=say, charts=charts, numbers=numbers, model_name=model_name, style_of=style_of, in_order=in_order
+    )
+    return environment.get_template("page.html.j2")
+
+
+def _title(metrics: Metrics) -> Said:
+    return same(metrics.title) if metrics.title else say("title")
+
+
+def _cards(metrics: Metrics) -> list[Mapping[str, Said]]:
+    """Headline figures of the model to be served; a figure that is unknown has no card."""
+    name = headline.served_name(metrics)
+    if name is None:
+        return []
+    found = [
+        _kept_card(metrics, name),
+        _smaller_card(metrics, name),
+        _faster_card(metrics, name),
+        _gap_card(metrics),
+        _removed_card(metrics),
+        _agreement_card(metrics, name),
+    ]
+    return [card for card in found if card]
+
+
+def _card(value: str, name: str, note: Said) -> dict[str, Said]:
+    return {"value": same(value), "name": say(name), "note": note}
+
+
+def _kept_card(metrics: Metrics, name: str) -> dict[str, Said] | None:
+    kept = headline.retention_of(metrics, name)
+    if kept is None:
+        return None
+    student, teacher = headline.shown_quality(metrics, name), headline.shown_quality(metrics, "teacher")
+    note = say("card_kept_note", metric=metrics.metric, student=student, teacher=teacher)
+    interval = metrics.confidence.get("retention")
+    if interval and interval.low is not None and interval.high is not None and name == "student":
+        extra = say("interval", low=numbers.percent(interval.low), high=numbers.percent(interval.high))
+        note = Said(f"{note.en}. {extra.en}", f"{note.zh}。{extra.zh}")
+    return _card(numbers.percent(kept), "card_kept", note)
+
+
+def _smaller_card(metrics: Metrics, name: str) -> dict[str, Said] | None:
+    factor = headline.times_smaller(metrics, name)
+    if factor is None:
+        return None
+    sizes = {"student": numbers.size(metrics.models[name].bytes), "teacher": numbers.size(metrics.models["teacher"].bytes)}
+    return _card(numbers.times(factor), "card_smaller", say("card_smaller_note", **sizes))
+
+
+def _faster_card(metrics: Metrics, name: str) -> dict[str, Said] | None:
+    factor = headline.times_faster(metrics, name)
+    best, teacher = headline.fastest(metrics.models[name]), None
+    if "teacher" in metrics.models:
+        teacher = headline.reference(metrics.models["teacher"])
+    if factor is None or best is None or teacher is None:
+        return None
+    note = say(
+        "card_faster_note",
+        student=numbers.milliseconds(best[1]),
+        teacher=numbers.milliseconds(teacher[1]),
+        runtime=best[0],
+        teacher_runtime=teacher[0],
+    )
+    return _card(numbers.times(factor), "card_faster", note)
+
+
+def _gap_card(metrics: Metrics) -> dict[str, Said] | None:
+    if metrics.gap_closed is None or "baseline" not in metrics.models:
+        return None
+    note = say("card_gap_note", baseline=headline.shown_quality(metrics, "baseline"))
+    return _card(numbers.percent(metrics.gap_closed, 0), "card_gap", note)
+
+
+def _removed_card(metrics: Metrics) -> dict[str, Said] | None:
+    student, teacher = metrics.models.get("student"), metrics.models.get("teacher")
+    if metrics.ratio.achieved is None or student is None or teacher is None:
+        return None
+    note = say(
+        "card_removed_note",
+        student=numbers.count(student.parameters),
+        teacher=numbers.count(teacher.parameters),
+        asked=numbers.percent(metrics.ratio.asked),
+    )
+    return _card(numbers.percent(metrics.ratio.achieved), "card_removed", note)
+
+
+def _agreement_card(metrics: Metrics, name: str) -> dict[str, Said] | None:
+    model = metrics.models[name]
+    agreement = model.agreement if model.agreement is not None else metrics.agreement
+    wdsr = model.wdsr if model.wdsr is not None else metrics.wdsr
+    if agreement is None:
+        return None
+    return _card(numbers.percent(agreement), "card_agreement", say("card_agreement_note", wdsr=numbers.percent(wdsr)))
+
+
+def _model_rows(metrics: Metrics) -> list[Mapping[str, object]]:
+    """One row of the table of models, in the order teacher, baseline, student, student-int8, others."""
+    rows: list[Mapping[str, object]] = []
+    names = in_order(metrics.models)
+    for name in names:
+        model, best = metrics.models[name], headline.fastest(metrics.models[name])
+        is_student = name == "student"
+        rows.append(
+            {
+                "name": model_name(name),
+                "style": style_of(name, names),
+                "quality": headline.shown_quality(metrics, name),
+                "interval": metrics.confidence.get(f"{name}.{metrics.metric}"),
+                "others": {key: value for key, value in model.quality.items() if key != metrics.metric},
+                "retention": "" if name == "teacher" else numbers.percent(headline.retention_of(metrics, name)),
+                "agreement": model.agreement if model.agreement is not None or not is_student else metrics.agreement,
+                "wdsr": model.wdsr if model.wdsr is not None or not is_student else metrics.wdsr,
+                "kl": model.mean_kl_nats if model.mean_kl_nats is not None or not is_student else metrics.mean_kl_nats,
+                "model": model,
+                "best": best,
+                "faster": numbers.times(headline.times_faster(metrics, name)) if name != "teacher" else "",
+            }
+        )
+    return rows
+
+
+def _plan_rows(metrics: Metrics) -> list[tuple[str, str, str]]:
+    """Part, teacher, student: every key that either shape has."""
+    if metrics.plan is None:
+        return []
+    keys = list({**metrics.plan.teacher, **metrics.plan.student})
+    return [(key, _shape(metrics.plan.teacher.get(key)), _shape(metrics.plan.student.get(key))) for key in keys]
+
+
+def _shape(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(str(part) for part in value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return numbers.NONE if value is None else str(value)

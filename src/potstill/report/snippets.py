@@ -1,0 +1,46 @@
+"""Code that loads the student without Potstill, for the page and the model card."""
+
+from __future__ import annotations
+
+from potstill.report.metrics import Metrics
+
+_TORCH = """from transformers import pipeline
+
+classify = pipeline("{task}", model="{student}")
+print(classify({example}))"""
+
+_ONNX_TEXT = """import onnxruntime
+from transformers import AutoTokenizer
+
+tokens = AutoTokenizer.from_pretrained("{student}")(["a text of yours"], return_tensors="np")
+session = onnxruntime.InferenceSession("{onnx}")
+names = {{value.name for value in session.get_inputs()}}
+print(session.run(["logits"], {{name: tokens[name] for name in names}})[0])"""
+
+_ONNX_IMAGE = """import onnxruntime
+from PIL import Image
+from transformers import AutoImageProcessor
+
+image = Image.open("an_image_of_yours.png").convert("RGB")
+pixels = AutoImageProcessor.from_pretrained("{student}")(image, return_tensors="np")["pixel_values"]
+session = onnxruntime.InferenceSession("{onnx}")
+print(session.run(["logits"], {{"pixel_values": pixels}})[0])"""
+
+
+def load_with_transformers(metrics: Metrics) -> str:
+    """Python that loads the student folder with plain transformers, run in the output folder."""
+    example = '"an_image_of_yours.png"' if _is_image(metrics) else '"a text of yours"'
+    return _TORCH.format(task=metrics.task, student=metrics.files.get("student", "student"), example=example)
+
+
+def load_with_onnxruntime(metrics: Metrics) -> str | None:
+    """Python that runs the exported file with plain onnxruntime; None where nothing was exported to ONNX."""
+    onnx = metrics.files.get("onnx-int8") or metrics.files.get("onnx")
+    if onnx is None:
+        return None
+    code = _ONNX_IMAGE if _is_image(metrics) else _ONNX_TEXT
+    return code.format(student=metrics.files.get("student", "student"), onnx=onnx)
+
+
+def _is_image(metrics: Metrics) -> bool:
+    return metrics.task.startswith("image")
