@@ -1,1 +1,41 @@
+"""Tasks: what a row means, which model head it needs, and how an answer is judged."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from potstill.tasks.contract import Task
+
+TASKS = {
+    "image-classification": "potstill.tasks.image_classification:ImageClassification",
+    "text-classification": "potstill.tasks.text_classification:TextClassification",
+}
+
+
+def build(name: str) -> Task:
+    """The task of that name.
+
+    Raises:
+        RecipeError: No such task; the message suggests the nearest one.
+    """
+    from potstill.table import resolve
+
+    return resolve(TASKS, name, kind="task")()
+
+
+def infer(model_config: Any, columns: Iterable[str] = ()) -> Task:
+    """The task that a model and the columns of the data call for.
+
+    Args:
+        model_config: A transformers configuration, or None.
+        columns: Names of the data's columns, used where the model does not tell.
+
+    Raises:
+        ModelError: The model was made for a task that Potstill does not know.
+        RecipeError: Neither the model nor the columns tell.
+    """
+    from potstill.tasks.inference import name_for
+
+    return build(name_for(model_config, columns))

@@ -1,0 +1,92 @@
+"""Encoded rows → one batch of tensors, padded to its longest row."""
+
+# B batch, T tokens of the longest row, C channels, H height, W width
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class TextCollator:
+    """Pads token ids to the longest row of the batch.
+
+    Gives ``input_ids`` [B, T], ``attention_mask`` [B, T], ``token_type_ids`` [B, T] where the rows have them, ``labels`` [B] and
+    ``row_id`` [B], all int64.
+
+    Attributes:
+        pad_token_id: Fills what a row lacks.
+        padding_side: ``"right"`` or ``"left"``.
+        pad_token_type_id: Fills token types.
+        multiple: T is rounded up to a multiple of this.
+    """
+
+    pad_token_id: int = 0
+    padding_side: str = "right"
+    pad_token_type_id: int = 0
+    multiple: int = 1
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        lengths = np.array([len(row["input_ids"]) for row in rows])
+        longest = -(-int(lengths.max(initial=1)) // self.multiple) * self.multiple
+        places = np.arange(longest)
+        mask = places < lengths[:, None] if self.padding_side == "right" else places >= longest - lengths[:, None]
+        batch = {"input_ids": self._padded(rows, "input_ids", mask, self.pad_token_id)}
+        batch["attention_mask"] = torch.from_numpy(mask.astype(np.int64))
+        if "token_type_ids" in rows[0]:
+            batch["token_type_ids"] = self._padded(rows, "token_type_ids", mask, self.pad_token_type_id)
+        return batch | _identity(rows)
+
+    @staticmethod
+    def _padded(rows: Sequence[dict[str, Any]], name: str, mask: np.ndarray, fill: int) -> torch.Tensor:
+        padded = np.full(mask.shape, fill, np.int64)
+        padded[mask] = np.concatenate([row[name] for row in rows])
+        return torch.from_numpy(padded)
+
+
+@dataclass(frozen=True)
+class ImageCollator:
+    """Stacks images and scales and normalises them as the image processor would: (pixel · factor − mean) / deviation.
+
+    Gives ``pixel_values`` [B, C, H, W] float32, ``labels`` [B] and ``row_id`` [B] int64.
+
+    Attributes:
+        factor: What a byte is multiplied by; 1 where the processor does not rescale.
+        mean: Taken off each channel; empty where the processor does not normalise.
+        deviation: Divides each channel.
+    """
+
+    factor: float = 1 / 255
+    mean: tuple[float, ...] = ()
+    deviation: tuple[float, ...] = ()
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        pixels = torch.from_numpy(np.stack([row["pixel_values"] for row in rows])).float().mul_(self.factor)
+        if self.mean:
+            channels = pixels.shape[1]
+            mean = torch.tensor(self.mean, dtype=torch.float32).expand(channels)
+            deviation = torch.tensor(self.deviation, dtype=torch.float32).expand(channels)
+            pixels.sub_(mean[:, None, None]).div_(deviation[:, None, None])
+        return {"pixel_values": pixels} | _identity(rows)
+
+    @classmethod
+    def of(cls, processor: Any) -> ImageCollator:
+        """The collator that continues what an image processor began."""
+        factor = float(processor.rescale_factor) if getattr(processor, "do_rescale", True) else 1.0
+        if not getattr(processor, "do_normalize", True):
+            return cls(factor)
+        return cls(factor, _numbers(processor.image_mean), _numbers(processor.image_std))
+
+
+def _numbers(value: Any) -> tuple[float, ...]:
+    return tuple(float(item) for item in value) if isinstance(value, list | tuple) else (float(value),)
+
+
+def _identity(rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    labels = torch.tensor([row["labels"] for row in rows], dtype=torch.int64)
+    return {"labels": labels, "row_id": torch.tensor([row["row_id"] for row in rows], dtype=torch.int64)}

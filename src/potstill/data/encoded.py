@@ -1,0 +1,380 @@
+"""Encoded rows: written once, memory-mapped after that, handed to DataLoader workers as a path."""
+
+# N rows, T tokens of a row, C channels, H height, W width
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset as TorchDataset
+
+from potstill.data.fingerprint import hash_of
+from potstill.errors import CacheError, DataError
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+_COPIED_ROWS = 2_048
+
+
+class EncodedRows(TorchDataset):
+    """Rows that a model can take, found by position and known by row id.
+
+    Attributes:
+        row_ids: Row id of each row [N] int64.
+        labels: Label of each row [N] int64, −100 where there is none.
+        lengths: Tokens of each row [N] int32; ones for images.
+        fingerprint: Hash of what the rows were made of.
+        notes: What there is to say about the encoding.
+    """
+
+    row_ids: np.ndarray
+    labels: np.ndarray
+    lengths: np.ndarray
+    fingerprint: str
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.row_ids)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """The rows at `indices`: ``row_id``, ``labels`` and the model's inputs as arrays without a batch axis."""
+        raise NotImplementedError
+
+    def writer(self, folder: Path) -> RowWriter:
+        """A writer for rows of this kind."""
+        raise NotImplementedError
+
+    def subset(self, indices: Iterable[int] | np.ndarray) -> EncodedRows:
+        """A view of some rows, in the order of `indices`."""
+        return _Selection(self, np.asarray(list(indices) if not isinstance(indices, np.ndarray) else indices, np.int64))
+
+    @staticmethod
+    def concatenate(parts: Sequence[EncodedRows]) -> EncodedRows:
+        """A view of all rows of several parts, one after the other."""
+        return concatenate(parts)
+
+    def save(self, folder: Path | str) -> EncodedRows:
+        """Write the rows into a folder and return them as opened from there."""
+        writer = self.writer(Path(folder))
+        for start in range(0, len(self), _COPIED_ROWS):
+            writer.add(self.__getitems__(range(start, min(start + _COPIED_ROWS, len(self)))))
+        writer.close(self.fingerprint, self.notes)
+        return open_rows(folder)
+
+    @staticmethod
+    def open(folder: Path | str) -> EncodedRows:
+        """Open rows that were written; see `open_rows`."""
+        return open_rows(folder)
+
+
+class _Stored(EncodedRows):
+    """Rows whose arrays are memory-mapped files of one folder; pickled as the path of that folder."""
+
+    kind: str
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        self._map(_read_manifest(self.folder, self.kind))
+
+    def _map(self, manifest: dict[str, Any]) -> None:
+        self.rows = int(manifest["rows"])
+        self.fingerprint, self.notes = manifest["fingerprint"], tuple(manifest["notes"])
+        self.row_ids = self._array("row_ids", np.int64, (self.rows,))
+        self.labels = self._array("labels", np.int64, (self.rows,))
+
+    def _array(self, name: str, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
+        path = self.folder / f"{name}.bin"
+        expected = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        found = path.stat().st_size if path.is_file() else -1
+        if found != expected:
+            raise CacheError(
+                f"{path} is {'missing' if found < 0 else f'{found} bytes long'}, and should be {expected} bytes long",
+                "encoded rows as they were written",
+                f"remove {self.folder}; the next run encodes the rows again",
+            )
+        if expected == 0:
+            return np.zeros(shape, dtype)
+        return np.asarray(np.memmap(path, dtype, mode="r", shape=shape))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["folder"])  # type: ignore[misc]
+
+
+class EncodedText(_Stored):
+    """Texts as token ids: all ids end to end in one file, and where each row begins in another."""
+
+    kind = "text"
+
+    def _map(self, manifest: dict[str, Any]) -> None:
+        super()._map(manifest)
+        self.has_types = bool(manifest["token_type_ids"])
+        self.offsets = self._array("offsets", np.int64, (self.rows + 1,))
+        self.lengths = np.diff(self.offsets).astype(np.int32)
+        total = int(self.offsets[-1])
+        self.tokens = self._array("tokens", np.int32, (total,))
+        self.types = self._array("token_types", np.uint8, (total,)) if self.has_types else None
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        rows = []
+        for i in indices:
+            i = self.rows + i if i < 0 else i
+            start, end = self.offsets[i], self.offsets[i + 1]
+            row = {"row_id": int(self.row_ids[i]), "labels": int(self.labels[i]), "input_ids": self.tokens[start:end]}
+            if self.types is not None:
+                row["token_type_ids"] = self.types[start:end]
+            rows.append(row)
+        return rows
+
+    def writer(self, folder: Path) -> TextWriter:
+        """A writer of rows with the same inputs."""
+        return TextWriter(folder, token_types=self.has_types)
+
+    def token_counts(self) -> dict[int, int]:
+        """How often each token id occurs, padding left out because it is never stored."""
+        ids, counts = np.unique(self.tokens, return_counts=True)
+        return dict(zip(ids.tolist(), counts.tolist()))
+
+    @classmethod
+    def encode(cls, dataset: Any, tokenizer: Any, folder: Path | str, *, max_tokens: int | None = None) -> EncodedText:
+        """Tokenise the rows of a data set into a folder; see `potstill.data.tokenising.encode_text`."""
+        from potstill.data.tokenising import encode_text
+
+        return encode_text(dataset, tokenizer, Path(folder), max_tokens=max_tokens)
+
+
+class EncodedImages(_Stored):
+    """Images as bytes [N, C, H, W] uint8, resized as the image processor says; scaling and normalising wait for the collator."""
+
+    kind = "images"
+
+    def _map(self, manifest: dict[str, Any]) -> None:
+        super()._map(manifest)
+        self.shape = tuple(manifest["shape"])
+        self.lengths = np.ones(self.rows, np.int32)
+        self.pixels = self._array("pixels", np.uint8, (self.rows, *self.shape))
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        return [{"row_id": int(self.row_ids[i]), "labels": int(self.labels[i]), "pixel_values": self.pixels[i]} for i in indices]
+
+    def writer(self, folder: Path) -> ImageWriter:
+        """A writer of images."""
+        return ImageWriter(folder)
+
+    @classmethod
+    def encode(cls, dataset: Any, processor: Any, folder: Path | str) -> EncodedImages:
+        """Decode and resize the images of a data set into a folder; see `potstill.data.imaging.encode_images`."""
+        from potstill.data.imaging import encode_images
+
+        return encode_images(dataset, processor, Path(folder))
+
+
+class _Selection(EncodedRows):
+    """Some rows of other rows."""
+
+    def __init__(self, base: EncodedRows, indices: np.ndarray) -> None:
+        self.base, self.indices = base, indices
+        if len(indices) and (indices.min() < -len(base) or indices.max() >= len(base)):
+            raise IndexError(f"rows {indices.min()} to {indices.max()} asked for, of {len(base)}")
+        self.row_ids, self.labels, self.lengths = base.row_ids[indices], base.labels[indices], base.lengths[indices]
+        self.fingerprint, self.notes = hash_of(base.fingerprint, indices.tobytes()), base.notes
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        return self.base.__getitems__(self.indices[np.asarray(indices, np.int64)].tolist())
+
+    def writer(self, folder: Path) -> RowWriter:
+        return self.base.writer(folder)
+
+
+class _Joined(EncodedRows):
+    """Several parts, one after the other."""
+
+    def __init__(self, parts: Sequence[EncodedRows]) -> None:
+        self.parts = list(parts)
+        self.starts = np.cumsum([0, *(len(part) for part in parts)])
+        self.row_ids = np.concatenate([part.row_ids for part in parts])
+        self.labels = np.concatenate([part.labels for part in parts])
+        self.lengths = np.concatenate([part.lengths for part in parts])
+        self.fingerprint = hash_of(*(part.fingerprint for part in parts))
+        self.notes = tuple(dict.fromkeys(note for part in parts for note in part.notes))
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        asked = np.asarray(indices, np.int64)
+        asked = np.where(asked < 0, asked + len(self), asked)
+        owner = np.searchsorted(self.starts, asked, side="right") - 1
+        rows: list[dict[str, Any]] = [{}] * len(asked)
+        for number in np.unique(owner):
+            places = np.flatnonzero(owner == number)
+            found = self.parts[number].__getitems__((asked[places] - self.starts[number]).tolist())
+            for place, row in zip(places, found):
+                rows[place] = row
+        return rows
+
+    def writer(self, folder: Path) -> RowWriter:
+        return self.parts[0].writer(folder)
+
+
+def concatenate(parts: Sequence[EncodedRows]) -> EncodedRows:
+    """A view of all rows of several parts, for example training rows and augmented ones.
+
+    Raises:
+        DataError: No part, or the same row id in two of them.
+    """
+    if not parts:
+        raise DataError("there are no rows to join", "at least one part")
+    if len(parts) == 1:
+        return parts[0]
+    joined = _Joined(parts)
+    if len(np.unique(joined.row_ids)) < len(joined):
+        raise DataError(
+            "some row ids occur more than once in the joined rows", "row ids that differ", "encode them from one `load`"
+        )
+    return joined
+
+
+def open_rows(folder: Path | str) -> EncodedRows:
+    """Open rows that were written to a folder, in no time: files are mapped, not read.
+
+    Raises:
+        CacheError: No encoded rows there, or files that are not as they were written.
+    """
+    kind = _read_manifest(Path(folder))["kind"]
+    return EncodedText(folder) if kind == "text" else EncodedImages(folder)
+
+
+def has_rows(folder: Path, fingerprint: str) -> bool:
+    """Whether a folder holds whole encoded rows with this fingerprint."""
+    if not (folder / MANIFEST).is_file():
+        return False
+    try:
+        return open_rows(folder).fingerprint == fingerprint
+    except CacheError:
+        return False
+
+
+def _read_manifest(folder: Path, kind: str | None = None) -> dict[str, Any]:
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise CacheError(f"{folder} holds no encoded rows", "a folder that encode or save has written", "encode the rows first")
+    try:
+        manifest = json.loads(path.read_text("utf-8"))
+        found = manifest["format"], manifest["kind"]
+    except (ValueError, KeyError, TypeError) as err:
+        raise CacheError(f"{path} is damaged", "a manifest as it was written", f"remove {folder} and encode again") from err
+    if found[0] != FORMAT or found[1] != (kind or found[1]):
+        raise CacheError(
+            f"{path} has format {found}", f"format {(FORMAT, kind or 'text or images')}", f"remove {folder} and encode again"
+        )
+    return manifest
+
+
+class RowWriter:
+    """Appends rows to the files of a folder; the manifest, written last, makes them valid.
+
+    Args:
+        folder: Where to write; what an earlier writer left there is replaced.
+    """
+
+    kind = ""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / MANIFEST).unlink(missing_ok=True)
+        self.rows = 0
+        self._files: dict[str, Any] = {}
+
+    def append(self, name: str, array: np.ndarray) -> None:
+        """Append an array to the file of that name."""
+        if name not in self._files:
+            self._files[name] = (self.folder / f"{name}.bin").open("wb")
+        self._files[name].write(np.ascontiguousarray(array).data)
+
+    def add(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Append rows as `EncodedRows` gives them."""
+        self.append("row_ids", np.array([row["row_id"] for row in rows], np.int64))
+        self.append("labels", np.array([row["labels"] for row in rows], np.int64))
+        self.rows += len(rows)
+
+    def facts(self) -> dict[str, Any]:
+        """What the manifest has to say beside the common part."""
+        return {}
+
+    def close(self, fingerprint: str, notes: Iterable[str] = ()) -> None:
+        """Finish the files and write the manifest."""
+        for file in self._files.values():
+            file.close()
+        manifest = {
+            "format": FORMAT,
+            "kind": self.kind,
+            "rows": self.rows,
+            "fingerprint": fingerprint,
+            "notes": list(notes),
+        } | self.facts()
+        part = self.folder / f"{MANIFEST}.part"
+        part.write_text(json.dumps(manifest, indent=1, ensure_ascii=False), "utf-8")
+        os.replace(part, self.folder / MANIFEST)
+
+
+class TextWriter(RowWriter):
+    """Writes token ids end to end."""
+
+    kind = "text"
+
+    def __init__(self, folder: Path, *, token_types: bool) -> None:
+        super().__init__(folder)
+        self.token_types, self.end = token_types, 0
+        self.append("offsets", np.zeros(1, np.int64))
+        for name in ("row_ids", "labels", "tokens", *(("token_types",) if token_types else ())):
+            self.append(name, np.zeros(0, np.uint8))
+
+    def add(self, rows: Sequence[dict[str, Any]]) -> None:
+        if not rows:
+            return
+        super().add(rows)
+        ends = self.end + np.cumsum([len(row["input_ids"]) for row in rows], dtype=np.int64)
+        self.end = int(ends[-1])
+        self.append("offsets", ends)
+        self.append("tokens", np.concatenate([np.asarray(row["input_ids"], np.int32) for row in rows]))
+        if self.token_types:
+            self.append("token_types", np.concatenate([np.asarray(row["token_type_ids"], np.uint8) for row in rows]))
+
+    def facts(self) -> dict[str, Any]:
+        return {"token_type_ids": self.token_types}
+
+
+class ImageWriter(RowWriter):
+    """Writes images of one shape [C, H, W]."""
+
+    kind = "images"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.shape: tuple[int, ...] = (0, 0, 0)
+
+    def add(self, rows: Sequence[dict[str, Any]]) -> None:
+        if not rows:
+            return
+        super().add(rows)
+        pixels = np.stack([row["pixel_values"] for row in rows])
+        self.shape = pixels.shape[1:]
+        self.append("pixels", pixels)
+
+    def facts(self) -> dict[str, Any]:
+        return {"shape": list(self.shape)}
+
+
+def batches_of(total: int, size: int) -> Iterator[range]:
+    """The rows 0 … total − 1 in ranges of at most `size`."""
+    for start in range(0, total, size):
+        yield range(start, min(start + size, total))

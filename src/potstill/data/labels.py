@@ -1,0 +1,218 @@
+"""Labels of any kind (names, integers, booleans, ClassLabel) → positions in one list of label names."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from datasets import ClassLabel, Dataset
+
+from potstill.errors import DataError
+
+NO_LABEL = -100
+_PLACEHOLDER = re.compile(r"label_\d+", re.IGNORECASE)
+_INTEGER = re.compile(r"[+-]?\d+(\.0+)?")
+_SHOWN_NAMES = 8
+
+
+def are_placeholders(names: Sequence[str]) -> bool:
+    """Whether names are ``LABEL_0``, ``LABEL_1`` …, which say nothing about what the labels mean."""
+    return all(_PLACEHOLDER.fullmatch(str(name)) for name in names)
+
+
+def raw_labels(dataset: Dataset, column: str, split: str) -> list[str | int | bool | None]:
+    """The labels of a split as written: strings, integers, or None where a row has none (also ``""``, NaN and negative
+    ClassLabel values, which is how hub data sets mark hidden labels).
+
+    Raises:
+        DataError: The column holds lists, infinite or fractional numbers.
+    """
+    feature = dataset.features[column]
+    values = (
+        dataset.data.column(column).to_pylist()
+        if dataset._indices is None
+        else dataset.with_format("arrow")[:][column].to_pylist()
+    )
+    if isinstance(feature, ClassLabel) and feature.names:
+        return [feature.int2str(int(value)) if value is not None and value >= 0 else None for value in values]
+    return [_plain(value, column, split, row) for row, value in enumerate(values, 1)]
+
+
+def _plain(value: Any, column: str, split: str, row: int) -> str | int | bool | None:
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, float):
+        if math.isnan(value):
+            return None
+        if math.isfinite(value) and value.is_integer():
+            return int(value)
+        kind = "infinite" if math.isinf(value) else "not a whole number"
+        raise DataError(
+            f"label {value} in row {row} of the {split} split (column {column!r}) is {kind}",
+            "class names or whole numbers, one a row",
+            "correct the row, or name another label column: data.columns: {label: …}",
+        )
+    if isinstance(value, str):
+        text = value.strip()
+        return None if text == "" or text.lower() == "nan" else text
+    raise DataError(
+        f"column {column!r} holds a {type(value).__name__} in row {row} of the {split} split",
+        "one class a row (a name, a whole number, true or false)",
+        "choose a column with one class a row: data.columns: {label: …}",
+    )
+
+
+def refuse_missing(labels: Sequence[object], column: str, split: str) -> None:
+    """Raise where some rows of a split have no label.
+
+    Raises:
+        DataError: Names the first such rows, counted from 1 without the header.
+    """
+    missing = [row for row, label in enumerate(labels, 1) if label is None]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(labels)} rows of the {split} split have no label in column {column!r} "
+            f"(empty or NaN: row {listed(missing, 5)})",
+            "a label in every row",
+            "fill them in, or move these rows to a file of their own and give it as data.unlabelled",
+        )
+
+
+def names_of(labels: Iterable[str | int | bool], feature: object = None) -> tuple[str, ...]:
+    """The label names in their order: that of a ClassLabel, else false before true, numbers by size, or names by alphabet."""
+    if isinstance(feature, ClassLabel) and feature.names:
+        return tuple(feature.names)
+    found = set(labels)
+    if all(isinstance(label, bool) for label in found):
+        return tuple(str(label).lower() for label in sorted(found))
+    if all(_is_number(label) for label in found):
+        numbers = sorted({_as_number(label) for label in found})
+        return tuple(str(number) for number in numbers)
+    return tuple(sorted({as_name(label) for label in found}))
+
+
+def as_name(label: object) -> str:
+    """A label as a name: booleans as ``true`` and ``false``."""
+    return str(label).lower() if isinstance(label, bool) else str(label)
+
+
+def _is_number(label: object) -> bool:
+    return isinstance(label, int) or (isinstance(label, str) and _INTEGER.fullmatch(label) is not None)
+
+
+def _as_number(label: object) -> int:
+    return int(float(label)) if isinstance(label, str) else int(label)  # type: ignore[call-overload]
+
+
+class LabelMap:
+    """Takes labels as written to positions in `names`.
+
+    Args:
+        names: The label names in the order wanted.
+        found: The labels of the training split, as `raw_labels` gives them.
+        given: Whether `names` were asked for (a teacher's ``id2label``) rather than found in the data.
+        subset: Whether the data may lack some of the given names, as a file for evaluation may.
+
+    Raises:
+        DataError: The given names and those in the data are not the same set; names both sides.
+    """
+
+    def __init__(
+        self, names: Sequence[str], found: Iterable[str | int | bool], *, given: bool = False, subset: bool = False
+    ) -> None:
+        self.names = tuple(names)
+        self.notes: list[str] = []
+        labels = set(found)
+        self.by_position = given and self._read_as_positions(labels)
+        self._positions = {name: i for i, name in enumerate(self.names)}
+        if given and not self.by_position:
+            self._align({as_name(label) for label in labels}, subset)
+
+    def _read_as_positions(self, labels: set[str | int | bool]) -> bool:
+        if not labels or not all(_is_number(label) for label in labels) or all(as_name(label) in self.names for label in labels):
+            return False
+        numbers = {_as_number(label) for label in labels}
+        if min(numbers) < 0 or max(numbers) >= len(self.names):
+            raise DataError(
+                f"the data have the labels {listed(sorted(numbers))}, "
+                f"the teacher has {len(self.names)} labels ({listed(self.names)})",
+                f"whole numbers from 0 to {len(self.names) - 1}, or the teacher's label names",
+                "renumber the labels, or write them as names",
+            )
+        if not are_placeholders(self.names):
+            self.notes.append(f"integer labels are read as positions in the teacher's labels: {listed(self.names)}")
+        return True
+
+    def _align(self, found: set[str], subset: bool) -> None:
+        if found - set(self.names):
+            folded = {name.strip().casefold(): i for i, name in enumerate(self.names)}
+            if len(folded) == len(self.names) and all(name.casefold() in folded for name in found):
+                self._positions |= {name: folded[name.casefold()] for name in found}
+                self.notes.append("label names of data and teacher differ in capital letters only and are taken as the same")
+                found = {self.names[self._positions[name]] for name in found}
+        if found == set(self.names) or (subset and found <= set(self.names)):
+            return
+        if are_placeholders(self.names):
+            raise DataError(
+                f"the teacher's labels have no names ({listed(self.names)}), "
+                f"and the data name them {listed(sorted(found))}: the order is unknown",
+                "a teacher whose id2label names its labels, or integer labels in the teacher's order",
+                'write the names into the teacher\'s config.json ("id2label"), or the labels as integers',
+            )
+        raise DataError(
+            _difference(set(found), self.names), "data and teacher with the same set of labels", _mend(set(found), self.names)
+        )
+
+    def position(self, label: str | int | bool) -> int | None:
+        """The position of a label, or None where no name fits."""
+        if self.by_position:
+            number = _as_number(label) if _is_number(label) else -1
+            return number if 0 <= number < len(self.names) else None
+        found = self._positions.get(as_name(label))
+        if found is None and _is_number(label):
+            found = self._positions.get(str(_as_number(label)))
+        return found
+
+    def positions(self, labels: Sequence[Any], split: str) -> np.ndarray:
+        """Positions [N] int64 of the labels of a split; `NO_LABEL` where a label is None.
+
+        Raises:
+            DataError: The split has labels that `names` lacks.
+        """
+        known = {label: self.position(label) for label in set(labels) if label is not None}
+        unknown = sorted({as_name(label) for label, position in known.items() if position is None})
+        if unknown:
+            count = sum(1 for label in labels if label is not None and known[label] is None)
+            raise DataError(
+                f"the {split} split has labels that training lacks: {listed(unknown)} ({count} of {len(labels)} rows)",
+                f"the labels {listed(self.names)}",
+                f"correct them, take these rows out of the {split} split, or add such rows to the training data",
+            )
+        return np.fromiter((NO_LABEL if label is None else known[label] for label in labels), np.int64, len(labels))
+
+
+def _difference(found: set[str], names: Sequence[str]) -> str:
+    sides = [f"data {listed(sorted(found))}", f"teacher {listed(names)}"]
+    for side, extra in (
+        ("only in the data", sorted(found - set(names))),
+        ("only in the teacher", [n for n in names if n not in found]),
+    ):
+        if extra:
+            sides.append(f"{side}: {listed(extra)}")
+    return "data and teacher have different labels: " + "; ".join(sides)
+
+
+def _mend(found: set[str], names: Sequence[str]) -> str:
+    if found < set(names):
+        return "add rows of the missing labels, or take a teacher for these labels"
+    return "rename or remove the rows with other labels, or take a teacher trained for these labels"
+
+
+def listed(items: Iterable[object], limit: int = _SHOWN_NAMES) -> str:
+    """The first items, quoted where they are names, and how many more there are."""
+    shown = [repr(item) if isinstance(item, str) else str(item) for item in items]
+    more = f" and {len(shown) - limit} more" if len(shown) > limit else ""
+    return ", ".join(shown[:limit]) + more

@@ -1,0 +1,242 @@
+"""Table files (JSONL, JSON, CSV, TSV, Parquet, plain text) → Arrow tables, with errors that name the line."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from potstill.data.text_encoding import decoded_lines, empty_file, shorten
+from potstill.errors import DataError
+
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+_CHUNK_ROWS = 16_384
+
+
+def data_suffix(path: Path) -> str:
+    """The lower-case suffix that says how a file is read, without ``.gz``; empty where it is not a data file."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] == ".gz":
+        suffixes.pop()
+    return suffixes[-1] if suffixes and suffixes[-1] in (*SUFFIXES, ".txt") else ""
+
+
+def read_table(path: Path) -> pa.Table:
+    """Read one file into an Arrow table.
+
+    Args:
+        path: A file whose suffix is one of `SUFFIXES` or ``.txt`` (one text a line), optionally with ``.gz``.
+
+    Raises:
+        DataError: Unknown suffix, empty file, broken line, wrong encoding or columns of mixed types.
+    """
+    suffix = data_suffix(path)
+    if path.stat().st_size == 0:
+        raise empty_file(path)
+    readers = {
+        ".jsonl": read_json_lines,
+        ".ndjson": read_json_lines,
+        ".json": read_json,
+        ".csv": read_csv,
+        ".tsv": read_csv,
+        ".parquet": read_parquet,
+        ".txt": read_text_lines,
+    }
+    if suffix not in readers:
+        raise DataError(
+            f"{path} has a suffix that is not known", f"{', '.join(SUFFIXES)} (also .gz)", "convert or rename the file"
+        )
+    table = readers[suffix](path)
+    if table.num_rows == 0:
+        raise DataError(f"{path} has no rows", "a file with at least one row", "check that it was written or downloaded whole")
+    return table
+
+
+def read_parquet(path: Path) -> pa.Table:
+    """Read a Parquet file; the Hugging Face schema inside it, where there is one, is kept."""
+    if path.suffix.lower() == ".gz":
+        raise DataError(f"{path} is packed twice", "Parquet files as they are", f"unpack it: gzip -d {path}")
+    try:
+        return pq.read_table(path, memory_map=True)
+    except (pa.ArrowInvalid, OSError) as err:
+        raise DataError(
+            f"{path} is not a Parquet file ({shorten(str(err), 120)})", "a whole Parquet file", "copy or write it again"
+        ) from err
+
+
+def read_text_lines(path: Path) -> pa.Table:
+    """Read a plain text file, one text a line; blank lines are left out."""
+    texts = [line.strip() for line in decoded_lines(path)]
+    return pa.table({"text": pa.array([text for text in texts if text], pa.string())})
+
+
+def read_json_lines(path: Path) -> pa.Table:
+    """Read a JSON Lines file: one object a line; blank lines are left out."""
+    return _table_of(path, _objects(path))
+
+
+def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(decoded_lines(path), 1):
+        if line.isspace():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as err:
+            raise _broken_json(path, number, line, err) from err
+        yield number, _checked_object(path, f"line {number}", row)
+
+
+def _broken_json(path: Path, number: int, line: str, err: ValueError) -> DataError:
+    reason = f"{err.msg}, column {err.colno}" if isinstance(err, json.JSONDecodeError) else str(err)
+    return DataError(
+        f"line {number} of {path} is not valid JSON ({reason}): {shorten(line.strip())!r}",
+        'one JSON object a line, for example {"text": "…", "label": "…"}',
+        f"mend or remove line {number}",
+    )
+
+
+def _checked_object(path: Path, where: str, row: Any) -> dict[str, Any]:
+    if isinstance(row, dict):
+        return row
+    raise DataError(
+        f"{where} of {path} is a {type(row).__name__}, not an object",
+        'JSON objects, for example {"text": "…", "label": "…"}',
+        "give each value a name",
+    )
+
+
+def read_json(path: Path) -> pa.Table:
+    """Read a JSON file: a list of objects, an object that holds one such list, an object of columns, or JSON Lines."""
+    text = "".join(decoded_lines(path))
+    if text.isspace():
+        raise empty_file(path)
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as err:
+        if err.msg == "Extra data" and text.lstrip().startswith("{"):
+            return read_json_lines(path)
+        line = text.splitlines()[err.lineno - 1] if text.splitlines() else ""
+        raise _broken_json(path, err.lineno, line, err) from err
+    return _table_of(path, ((n, _checked_object(path, f"row {n}", row)) for n, row in enumerate(_rows_of(path, value), 1)))
+
+
+def _rows_of(path: Path, value: Any) -> Iterable[Any]:
+    if isinstance(value, list):
+        return value
+    if isinstance(value, dict):
+        lists = {key: item for key, item in value.items() if isinstance(item, list)}
+        holders = [key for key, item in lists.items() if item and all(isinstance(row, dict) for row in item)]
+        if len(holders) == 1:
+            return lists[holders[0]]
+        if lists and len(lists) == len(value) and len({len(item) for item in lists.values()}) == 1:
+            return (dict(zip(lists, row)) for row in zip(*lists.values()))
+        if not lists:
+            return [value]
+    raise DataError(
+        f"{path} holds no list of rows", 'a list of objects: [{"text": "…", "label": "…"}, …]', "write it as JSON Lines"
+    )
+
+
+def _table_of(path: Path, rows: Iterable[tuple[int, dict[str, Any]]]) -> pa.Table:
+    tables: list[pa.Table] = []
+    rows = iter(rows)
+    while chunk := list(itertools.islice(rows, _CHUNK_ROWS)):
+        names = dict.fromkeys(name for _, row in chunk for name in row)
+        tables.append(pa.table({name: _column(path, name, chunk) for name in names}))
+    if not tables:
+        return pa.table({})
+    try:
+        return pa.concat_tables(tables, promote_options="permissive")
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as err:
+        raise DataError(
+            f"a column of {path} changes its type ({shorten(str(err), 120)})", "one type a column", "write all values alike"
+        ) from err
+
+
+def _column(path: Path, name: str, chunk: Sequence[tuple[int, dict[str, Any]]]) -> pa.Array:
+    values = [row.get(name) for _, row in chunk]
+    try:
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as err:
+        numbers = [number for number, _ in chunk]
+        first = next((value for value in values if value is not None), None)
+        odd = next((i for i, v in enumerate(values) if v is not None and type(v) is not type(first)), 0)
+        raise DataError(
+            f"column {name!r} of {path} mixes types: {shorten(repr(first))} "
+            f"and, at line {numbers[odd]}, {shorten(repr(values[odd]))}",
+            "one type a column",
+            "write all values alike, for example all as strings",
+        ) from err
+
+
+def read_csv(path: Path) -> pa.Table:
+    """Read a CSV or TSV file with a header line; the delimiter of a ``.csv`` is found from the header.
+
+    A TSV file is first read with quotes as in CSV and, where that fails, with quotes as plain characters.
+    """
+    tabs = data_suffix(path) == ".tsv"
+    header = next(decoded_lines(path))
+    delimiter = "\t" if tabs else max(",;\t|", key=lambda mark: (header.count(mark), mark == ","))
+    try:
+        return _read_delimited(path, delimiter, csv.QUOTE_MINIMAL)
+    except DataError:
+        if not tabs:
+            raise
+        return _read_delimited(path, delimiter, csv.QUOTE_NONE)
+
+
+def _read_delimited(path: Path, delimiter: str, quoting: int) -> pa.Table:
+    records = _records(path, delimiter, quoting)
+    header = [name.strip() for name in next(records, [])]
+    repeated = [name for name in dict.fromkeys(header) if header.count(name) > 1]
+    if repeated:
+        raise DataError(
+            f"{path} has more than one column {repeated[0]!r}", "column names that differ", "rename one in the first line"
+        )
+    chunks: list[list[pa.Array]] = []
+    while chunk := list(itertools.islice(records, _CHUNK_ROWS)):
+        chunks.append([pa.array(values, pa.string()) for values in zip(*chunk)])
+    columns = [pa.chunked_array([chunk[i] for chunk in chunks], pa.string()) for i in range(len(header))]
+    return pa.table({name or f"column_{i + 1}": _as_integers(column) for i, (name, column) in enumerate(zip(header, columns))})
+
+
+def _records(path: Path, delimiter: str, quoting: int) -> Iterator[list[str]]:
+    reader = csv.reader(decoded_lines(path), delimiter=delimiter, quoting=quoting, strict=True)  # type: ignore[arg-type]
+    width, start = 0, 1
+    while True:
+        try:
+            record = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as err:
+            raise _broken_record(
+                path, start, str(err), "close each quote, and write a quote inside a quoted field as two"
+            ) from err
+        if record and (not width or len(record) == width):
+            width = width or len(record)
+            yield record
+        elif record:
+            todo = f"put fields that hold {delimiter!r} or a line break in double quotes"
+            raise _broken_record(path, start, f"{len(record)} fields where the header has {width}", todo)
+        start = reader.line_num + 1
+
+
+def _broken_record(path: Path, line: int, reason: str, todo: str) -> DataError:
+    return DataError(f"line {line} of {path} is broken ({reason})", "as many fields on each line as in the header", todo)
+
+
+def _as_integers(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    if len(column) == 0:
+        return column
+    try:
+        integers = pc.cast(column, pa.int64())
+    except pa.ArrowInvalid:
+        return column
+    return integers if pc.all(pc.equal(pc.cast(integers, pa.string()), column)).as_py() else column

@@ -1,0 +1,111 @@
+"""Texts → token ids on disk, once, in batches."""
+
+from __future__ import annotations
+
+import json
+import logging
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from potstill.data.encoded import EncodedText, TextWriter, batches_of, has_rows
+from potstill.data.fingerprint import hash_of, rows_hash
+from potstill.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+LONGEST_DEFAULT_TOKENS = 512
+_BATCH_ROWS = 1_024
+
+
+def encode_text(dataset: Dataset, tokenizer: Any, folder: Path, *, max_tokens: int | None = None) -> EncodedText:
+    """Tokenise ``text`` (and ``text_pair``) of every row into a folder, or open it where it holds the same already.
+
+    Args:
+        dataset: Rows of one split, as `potstill.data.load` gives them.
+        tokenizer: A transformers tokenizer.
+        folder: Where the encoded rows go.
+        max_tokens: Longest row; longer ones are cut, pairs at the longer side first, and counted in the notes.
+            None takes the tokenizer's own limit, at most 512.
+
+    Raises:
+        DataError: `max_tokens` leaves no room for text.
+    """
+    limit = token_limit(tokenizer, max_tokens)
+    fingerprint = hash_of("text", rows_hash(dataset), tokenizer_hash(tokenizer), str(limit))
+    if has_rows(folder, fingerprint):
+        return EncodedText(folder)
+    has_pair = "text_pair" in dataset.column_names
+    writer: TextWriter | None = None
+    num_cut = 0
+    for rows in batches_of(len(dataset), _BATCH_ROWS):
+        batch = dataset[rows.start : rows.stop]
+        pair = batch["text_pair"] if has_pair else None
+        encoded = tokenizer(batch["text"], pair, truncation=True, max_length=limit, padding=False, return_attention_mask=False)
+        writer = writer or TextWriter(folder, token_types="token_type_ids" in encoded)
+        num_cut += _num_cut(tokenizer, encoded["input_ids"], batch["text"], pair, limit)
+        _write(writer, batch, encoded)
+    writer = writer or TextWriter(folder, token_types=False)
+    note = f"{num_cut} of {len(dataset)} texts are longer than {limit} tokens and were cut"
+    if num_cut:
+        logger.warning("%s; raise max_tokens where the model allows it", note)
+    writer.close(fingerprint, [note] if num_cut else [])
+    return EncodedText(folder)
+
+
+def _write(writer: TextWriter, batch: dict[str, list[Any]], encoded: Any) -> None:
+    lengths = np.array([len(ids) for ids in encoded["input_ids"]], np.int64)
+    ends = writer.end + np.cumsum(lengths)
+    writer.append("row_ids", np.array(batch["row_id"], np.int64))
+    writer.append("labels", np.array(batch["label"], np.int64))
+    writer.append("offsets", ends)
+    writer.append("tokens", np.fromiter(chain.from_iterable(encoded["input_ids"]), np.int32, int(lengths.sum())))
+    if writer.token_types:
+        writer.append("token_types", np.fromiter(chain.from_iterable(encoded["token_type_ids"]), np.uint8, int(lengths.sum())))
+    writer.rows, writer.end = writer.rows + len(lengths), int(ends[-1])
+
+
+def _num_cut(tokenizer: Any, ids: list[list[int]], texts: list[str], pairs: list[str] | None, limit: int) -> int:
+    full = [i for i, row in enumerate(ids) if len(row) >= limit]
+    if not full:
+        return 0
+    second = [pairs[i] for i in full] if pairs else None
+    whole = tokenizer(
+        [texts[i] for i in full], second, truncation=False, padding=False, return_attention_mask=False, verbose=False
+    )
+    return sum(1 for row in whole["input_ids"] if len(row) > limit)
+
+
+def token_limit(tokenizer: Any, max_tokens: int | None) -> int:
+    """The longest row in tokens, special ones included.
+
+    Raises:
+        DataError: `max_tokens` is too small for one token of text, or more than the tokenizer's limit.
+    """
+    own = int(min(getattr(tokenizer, "model_max_length", LONGEST_DEFAULT_TOKENS), 1 << 30))
+    if max_tokens is None:
+        return min(own, LONGEST_DEFAULT_TOKENS)
+    special = tokenizer.num_special_tokens_to_add(pair=True)
+    if not special < max_tokens <= own:
+        raise DataError(
+            f"max_tokens is {max_tokens}",
+            f"a whole number from {special + 1} to {own}, the limit of this model",
+            f"set data.max_tokens: {min(own, LONGEST_DEFAULT_TOKENS)}",
+        )
+    return max_tokens
+
+
+def tokenizer_hash(tokenizer: Any) -> str:
+    """The hash of what a tokenizer does with text; its padding and truncation settings are left out."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return hash_of(
+            type(tokenizer).__name__, json.dumps(tokenizer.get_vocab(), sort_keys=True), str(tokenizer.special_tokens_map)
+        )
+    state = json.loads(backend.to_str())
+    state.pop("truncation", None)
+    state.pop("padding", None)
+    return hash_of(json.dumps(state, sort_keys=True), str(tokenizer.truncation_side), str(sorted(tokenizer.model_input_names)))
