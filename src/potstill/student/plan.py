@@ -1,0 +1,374 @@
+"""From a budget to an architecture: what the student looks like, before any weight exists."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+
+from potstill.errors import ModelError, RecipeError
+from potstill.student import cost
+from potstill.student.families import Family, family_of, head_size
+from potstill.student.resnet_shapes import best_resnet
+from potstill.student.shapes import Shape, Space, best_shape, coverage
+
+MAX_RATIO = 0.97
+FACTORISED_TYPE = "electra"  # the text encoder whose embedding may be narrower than its layers
+BYTES_PER_PARAMETER = 4
+LATENCY_STEPS = 12
+
+
+@dataclass(frozen=True)
+class StudentPlan:
+    """The student to be built.
+
+    Args:
+        model_type: Its transformers model type.
+        config: Its whole transformers configuration.
+        layers: The teacher's layers that it keeps, 1-based (blocks counted over all stages, for ResNet).
+        vocabulary: Tokens to cut the vocabulary to; None keeps all, or the student is an image model.
+        parameters: Its parameters.
+        teacher_parameters: The teacher's.
+        ratio_asked: The share of the teacher's parameters that was asked to be removed.
+        ratio: The share that this plan removes.
+        flops: FLOPs of one row (128 tokens, or one image).
+        bytes: Bytes in fp32.
+        notes: What a person should know about the plan, one sentence each.
+    """
+
+    model_type: str
+    config: dict[str, Any]
+    layers: tuple[int, ...]
+    vocabulary: int | None
+    parameters: int
+    teacher_parameters: int
+    ratio_asked: float
+    ratio: float
+    flops: int
+    bytes: int
+    notes: tuple[str, ...] = ()
+
+    def build_config(self) -> PreTrainedConfig:
+        """The configuration as a fresh transformers object."""
+        values = {name: value for name, value in copy.deepcopy(self.config).items() if name != "model_type"}
+        return AutoConfig.for_model(self.model_type, **values)
+
+
+def plan(
+    teacher: PreTrainedModel | PreTrainedConfig,
+    *,
+    ratio: float | None = None,
+    params: int | None = None,
+    bytes: int | None = None,
+    latency_ms: float | None = None,
+    num_labels: int | None = None,
+    token_counts: Mapping[int, int] | np.ndarray | None = None,
+    latency_of: Callable[[PreTrainedConfig], float] | None = None,
+) -> StudentPlan:
+    """Plan a student for one budget.
+
+    Args:
+        teacher: The teacher, or its configuration.
+        ratio: Share of the teacher's parameters to remove, 0 to 0.97; 0 keeps the architecture.
+        params: Or the parameters to land on.
+        bytes: Or the bytes of the fp32 weights.
+        latency_ms: Or the latency to stay under, as `latency_of` tells it.
+        num_labels: Classes of the student; the teacher's where left out.
+        token_counts: How often the data uses each token id; lets the plan cut the vocabulary.
+        latency_of: Configuration → milliseconds on the target, for `latency_ms`.
+
+    Returns:
+        A plan within 1 percentage point of what was asked. Where the model is too small to land there, the nearest plan,
+        with a note that says so.
+
+    Raises:
+        RecipeError: Not exactly one budget, or one that is out of range.
+        ModelError: The teacher's type is not supported.
+    """
+    config: Any = copy.deepcopy(getattr(teacher, "config", teacher))
+    family = family_of(config)
+    if num_labels is not None and num_labels != config.num_labels:
+        config.num_labels = num_labels
+    whole = _count(teacher, config)
+    asked = _asked_ratio(whole, ratio=ratio, params=params, bytes=bytes, latency_ms=latency_ms)
+    counts = _sorted_counts(token_counts, config) if family.modality == "text" else None
+    if asked is None:
+        return _plan_for_latency(config, whole, counts, float(latency_ms or 0), latency_of)
+    return _plan_for_ratio(config, whole, counts, asked)
+
+
+def plan_from_config(
+    teacher: PreTrainedModel | PreTrainedConfig, student: str | Path | PreTrainedConfig, *, num_labels: int | None = None
+) -> StudentPlan:
+    """The plan of a student that is named rather than searched: a hub id, a local folder or a configuration.
+
+    Raises:
+        ModelError: The student's configuration cannot be read.
+    """
+    config: Any
+    if isinstance(student, PreTrainedConfig):
+        config = copy.deepcopy(student)
+    else:
+        try:
+            config = AutoConfig.from_pretrained(str(student))
+        except (OSError, ValueError) as err:
+            raise ModelError(
+                f"the student {str(student)!r} has no readable configuration ({str(err).splitlines()[0]})",
+                "a hub id, a folder with config.json, or a transformers configuration",
+                "check the name; offline, the model must already be on this machine",
+            ) from err
+    config.num_labels = num_labels or getattr(teacher, "config", teacher).num_labels
+    whole = _count(teacher, getattr(teacher, "config", teacher))
+    size = _built_parameters(config)
+    ratio = 1 - size / whole
+    depth = _depth(config)
+    layers = spaced_layers(_depth(getattr(teacher, "config", teacher)), depth)
+    return _finish(config, layers, None, size, whole, ratio, ("the architecture was named, not searched",))
+
+
+def spaced_layers(total: int, kept: int) -> tuple[int, ...]:
+    """`kept` of `total` layers, 1-based, evenly spaced, the first and the last among them.
+
+    Example:
+        >>> spaced_layers(12, 4)
+        (1, 5, 8, 12)
+    """
+    if kept >= total:
+        return tuple(range(1, total + 1))
+    if kept == 1:
+        return (1,)
+    return tuple(round(1 + i * (total - 1) / (kept - 1)) for i in range(kept))
+
+
+def _plan_for_ratio(config: Any, whole: int, counts: np.ndarray | None, asked: float) -> StudentPlan:
+    family = family_of(config)
+    if asked == 0:
+        total = _depth(config)
+        return _finish(config, tuple(range(1, total + 1)), None, cost.parameters(config), whole, 0.0, ())
+    budget = round(whole * (1 - asked))
+    if family.structure == "convolution":
+        student = best_resnet(config, budget, whole)
+        layers = _stage_blocks(config.depths, student.depths)
+        return _finish(student, layers, None, cost.parameters(student), whole, asked, ())
+    shape = best_shape(_space(config, family, whole, counts), budget)
+    student = _student_config(config, family, shape)
+    layers = spaced_layers(family.size(config, "layers"), shape.layers)
+    cut = shape.vocabulary if family.modality == "text" and shape.vocabulary < config.vocab_size else None
+    return _finish(student, layers, cut, cost.parameters(student), whole, asked, _notes(shape, config, counts))
+
+
+def _plan_for_latency(
+    config: Any, whole: int, counts: np.ndarray | None, latency_ms: float, latency_of: Callable[[PreTrainedConfig], float] | None
+) -> StudentPlan:
+    if latency_of is None:
+        raise RecipeError(
+            f"latency_ms={latency_ms} is given without a way to tell the latency of an architecture",
+            "latency_of: a function from a configuration to milliseconds",
+            "pass latency_of=, or ask for ratio=, params= or bytes=",
+        )
+    low, high, best = 0.0, MAX_RATIO, None
+    for _ in range(LATENCY_STEPS):
+        middle = (low + high) / 2
+        candidate = _plan_for_ratio(config, whole, counts, middle)
+        if latency_of(candidate.build_config()) <= latency_ms:
+            best, high = candidate, middle
+        else:
+            low = middle
+    if best is None:
+        raise RecipeError(
+            f"latency_ms={latency_ms} is below what the smallest student of this teacher needs",
+            "a latency that a student with 3 % of the teacher's parameters reaches",
+            "raise latency_ms, shorten the inputs, or take a smaller teacher",
+        )
+    return best
+
+
+def _asked_ratio(
+    whole: int, *, ratio: float | None, params: int | None, bytes: int | None, latency_ms: float | None
+) -> float | None:
+    given = {"ratio": ratio, "params": params, "bytes": bytes, "latency_ms": latency_ms}
+    named = {name: value for name, value in given.items() if value is not None}
+    if len(named) != 1:
+        raise RecipeError(
+            f"{len(named)} budgets are given ({', '.join(named) or 'none'})",
+            "exactly one of ratio, params, bytes, latency_ms",
+            "keep the one that binds",
+        )
+    if latency_ms is not None:
+        return None
+    budget = params if params is not None else (bytes or 0) // BYTES_PER_PARAMETER
+    asked = ratio if ratio is not None else 1 - budget / whole
+    if not 0 <= asked <= MAX_RATIO:
+        raise RecipeError(
+            f"{next(iter(named))}={next(iter(named.values()))} means a ratio of {asked:.3f} for a teacher of {whole} parameters",
+            f"0 (same architecture) to {MAX_RATIO}",
+            f"ask for ratio 0.10 to 0.95, or params {round(whole * (1 - MAX_RATIO))} to {whole}",
+        )
+    return float(asked)
+
+
+def _space(config: Any, family: Family, whole: int, counts: np.ndarray | None) -> Space:
+    hidden, attention, ffn = cost.widths(config)
+    size = head_size(family, config)
+    is_text = family.modality == "text"
+    embedding = cost.embedding_width(config, hidden) if is_text else hidden
+    positions = getattr(config, "max_position_embeddings", 0)
+    token_types = getattr(config, "type_vocab_size", 0)
+    teacher = Shape(
+        layers=family.size(config, "layers"),
+        hidden=hidden,
+        heads=attention // size,
+        ffn=ffn,
+        embedding=embedding,
+        vocabulary=config.vocab_size if is_text else 1,
+        factorised=embedding != hidden,
+    )
+    return Space(
+        teacher=teacher,
+        head_size=size,
+        qkv_bias=getattr(config, "qkv_bias", True),
+        num_labels=config.num_labels,
+        teacher_parameters=whole,
+        counts=counts,
+        image=None if is_text else config,
+        positions=(positions, positions - position_offset(family, config)),
+        token_types=(token_types, max(2, token_types)),
+    )
+
+
+def position_offset(family: Family, config: Any) -> int:
+    """Position rows that come before the first token's (RoBERTa's custom), which a student of another type drops."""
+    return config.pad_token_id + 1 if family.position_offset_is_padding else 0
+
+
+def _student_config(config: Any, family: Family, shape: Shape) -> PreTrainedConfig:
+    if shape.factorised and family.model_type != FACTORISED_TYPE:
+        return _factorised_config(config, family, shape)
+    student = copy.deepcopy(config)
+    values = {"hidden": shape.hidden, "ffn": shape.ffn, "layers": shape.layers, "heads": shape.heads}
+    for name, value in values.items():
+        setattr(student, family.config_keys[name], value)
+    if family.modality == "text":
+        student.vocab_size = shape.vocabulary
+        if hasattr(student, "embedding_size"):
+            student.embedding_size = shape.embedding
+    elif shape.heads * head_size(family, config) != shape.hidden:
+        student.head_dim = head_size(family, config)
+    if hasattr(student, "pooler_output_size"):
+        student.pooler_output_size = shape.hidden
+    return student
+
+
+def _factorised_config(config: Any, family: Family, shape: Shape) -> PreTrainedConfig:
+    dropout = getattr(config, "hidden_dropout_prob", getattr(config, "dropout", 0.1))
+    attention_dropout = getattr(config, "attention_probs_dropout_prob", getattr(config, "attention_dropout", 0.1))
+    return AutoConfig.for_model(
+        FACTORISED_TYPE,
+        vocab_size=shape.vocabulary,
+        embedding_size=shape.embedding,
+        hidden_size=shape.hidden,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        intermediate_size=shape.ffn,
+        hidden_act=getattr(config, "hidden_act", getattr(config, "activation", "gelu")),
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=attention_dropout,
+        classifier_dropout=getattr(config, "classifier_dropout", None),
+        max_position_embeddings=config.max_position_embeddings - position_offset(family, config),
+        type_vocab_size=max(2, getattr(config, "type_vocab_size", 0)),
+        layer_norm_eps=getattr(config, "layer_norm_eps", 1e-12),
+        initializer_range=config.initializer_range,
+        pad_token_id=config.pad_token_id,
+        bos_token_id=config.bos_token_id,
+        eos_token_id=config.eos_token_id,
+        problem_type=config.problem_type,
+        id2label=dict(config.id2label),
+        label2id=dict(config.label2id),
+    )
+
+
+def _finish(
+    config: Any, layers: tuple[int, ...], vocabulary: int | None, size: int, whole: int, asked: float, notes: tuple[str, ...]
+) -> StudentPlan:
+    ratio = 1 - size / whole
+    if abs(ratio - asked) > 0.01:
+        notes = (*notes, f"ratio {asked:.3f} was asked; the nearest regular architecture gives {ratio:.3f}")
+    values = config.to_dict()
+    for name in ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype"):
+        values.pop(name, None)
+    return StudentPlan(
+        model_type=config.model_type,
+        config=values,
+        layers=layers,
+        vocabulary=vocabulary,
+        parameters=size,
+        teacher_parameters=whole,
+        ratio_asked=asked,
+        ratio=ratio,
+        flops=_flops(config),
+        bytes=size * BYTES_PER_PARAMETER,
+        notes=notes,
+    )
+
+
+def _notes(shape: Shape, config: Any, counts: np.ndarray | None) -> tuple[str, ...]:
+    notes = []
+    if shape.factorised:
+        notes.append(f"embeddings of rank {shape.embedding}, projected to width {shape.hidden}")
+    if counts is not None and shape.vocabulary < config.vocab_size:
+        share = float(coverage(counts, np.array(shape.vocabulary)))
+        notes.append(f"vocabulary {config.vocab_size} → {shape.vocabulary}, about {share:.2%} of the data's token occurrences")
+    return tuple(notes)
+
+
+def _sorted_counts(token_counts: Mapping[int, int] | np.ndarray | None, config: Any) -> np.ndarray | None:
+    if token_counts is None:
+        return None
+    values = list(token_counts.values()) if isinstance(token_counts, Mapping) else token_counts
+    counts = np.sort(np.asarray(values, dtype=np.int64))[::-1]
+    return counts[counts > 0][: config.vocab_size]
+
+
+def _count(teacher: PreTrainedModel | PreTrainedConfig, config: Any) -> int:
+    if isinstance(teacher, PreTrainedModel):
+        return sum(parameter.numel() for parameter in teacher.parameters())
+    return cost.parameters(config)
+
+
+def _built_parameters(config: Any) -> int:
+    try:
+        return cost.parameters(config)
+    except ModelError:
+        import torch
+        from transformers import AutoModelForSequenceClassification
+
+        with torch.device("meta"):
+            model = AutoModelForSequenceClassification.from_config(config)
+        return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _flops(config: Any) -> int:
+    try:
+        return cost.flops(config)
+    except ModelError:
+        return 0
+
+
+def _depth(config: Any) -> int:
+    depth = getattr(config, "depths", None)
+    return sum(depth) if depth else int(config.num_hidden_layers)
+
+
+def _stage_blocks(teacher_depths: list[int], student_depths: list[int]) -> tuple[int, ...]:
+    """Blocks kept, counted over all stages; every stage keeps its first block, which changes the resolution."""
+    kept: list[int] = []
+    offset = 0
+    for teacher_depth, student_depth in zip(teacher_depths, student_depths):
+        kept += [offset + block for block in range(1, student_depth + 1)]
+        offset += teacher_depth
+    return tuple(kept)

@@ -1,0 +1,204 @@
+"""The search over encoder shapes: which depth, width, heads, FFN, embedding rank and vocabulary fit a budget best.
+
+The grid spans depth, width, heads, embedding width and vocabulary; the FFN is then solved for, so that every grid point
+lands on the budget, and the grid point with the lowest penalty wins.
+
+Letters: L layers, H hidden width, A heads, E embedding width, V vocabulary, F FFN neurons; index 0 marks the teacher.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from potstill.student import cost
+
+# What a cut costs, in units of "half of the layers". Lower is better; the terms add up. Halving the width costs as much
+# as 2.5 halvings of the depth, because the teacher's weights no longer fit whole; rank and FFN cuts start cheap and grow dear.
+PENALTY_WEIGHTS = {
+    "depth": 1.0,  # × log2(L0 / L) ** 1.3
+    "text_width": 2.5,  # × log2(H0 / H)
+    "image_width": 1.5,  # × log2(H0 / H)
+    "text_narrowed": 1.2,  # once, where the width is cut at all: no teacher layer fits whole any more
+    "image_narrowed": 0.6,
+    "heads": 0.4,  # × log2(heads that fill this width / A) ** 1.5
+    "ffn": 0.25,  # × log2(F0 / F) ** 1.5
+    "rank": 0.08,  # × log2(H0 / E) ** 2
+    "factorised": 0.15,  # once, where the embedding is factorised at all
+    "coverage": 0.25,  # × percent of the data's token occurrences that the kept vocabulary lacks
+    "vocabulary": 0.05,  # × log2(V0 / V): tokens that other texts may bring
+}
+COVERAGES = (0.95, 0.97, 0.98, 0.985, 0.99, 0.995, 0.998, 0.999, 1.0)
+RESERVED_TOKENS = 256  # special tokens, single characters or bytes that a cut vocabulary keeps whether seen or not
+EMBEDDING_STEP = 16
+TOLERANCE = 0.004  # of the teacher's parameters
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One encoder shape; `embedding` equals `hidden` where the embedding is not factorised."""
+
+    layers: int
+    hidden: int
+    heads: int
+    ffn: int
+    embedding: int
+    vocabulary: int
+    factorised: bool
+
+
+@dataclass(frozen=True)
+class Space:
+    """What the search may vary for one teacher.
+
+    Args:
+        teacher: The teacher's shape.
+        head_size: Units per head, kept.
+        qkv_bias: Whether query, key and value have biases.
+        num_labels: Classes of the student.
+        teacher_parameters: What ratios refer to.
+        counts: Sorted token counts, most frequent first; None where the vocabulary is not to be cut, or for images.
+        image: The teacher's configuration, for images; None for text.
+        positions: Position rows of the teacher's own model type and of the factorised one.
+        token_types: Token type rows of both.
+    """
+
+    teacher: Shape
+    head_size: int
+    qkv_bias: bool
+    num_labels: int
+    teacher_parameters: int
+    counts: np.ndarray | None = None
+    image: Any = None
+    positions: tuple[int, int] = (0, 0)
+    token_types: tuple[int, int] = (0, 0)
+
+    @property
+    def ffn_step(self) -> int:
+        """FFN sizes are multiples of this: 16 in real models, finer in small ones."""
+        return 16 if self.teacher.ffn >= 256 else 4 if self.teacher.ffn >= 64 else 1
+
+
+def best_shape(space: Space, budget: int) -> Shape:
+    """The shape of the lowest penalty whose parameters land on `budget`; the nearest one where none does.
+
+    Args:
+        space: What may vary.
+        budget: Parameters to land on.
+
+    Returns:
+        A shape at most `budget` large wherever the space holds one.
+    """
+    grid = _grid(space)
+    grid["F"] = _solve_ffn(space, grid, budget)
+    grid["V"] = _fill_vocabulary(space, grid, budget)
+    achieved = _parameters(space, grid)
+    gap = (budget - achieved) / space.teacher_parameters
+    penalty = _penalty(space, grid)
+    lands = (gap >= -1e-9) & (gap <= TOLERANCE)
+    if lands.any():
+        winner = int(np.argmin(np.where(lands, penalty, np.inf)))
+    else:
+        winner = int(np.lexsort((penalty, np.round(np.abs(gap), 4) + (gap < -0.005)))[0])
+    chosen = {name: int(values[winner]) for name, values in grid.items()}
+    return Shape(chosen["L"], chosen["H"], chosen["A"], chosen["F"], chosen["E"], chosen["V"], bool(chosen["factorised"]))
+
+
+def coverage(counts: np.ndarray, vocabulary: np.ndarray) -> np.ndarray:
+    """Share of token occurrences that the `vocabulary` most frequent tokens cover, less the reserved ones.
+
+    Args:
+        counts: Token counts, most frequent first.
+        vocabulary: Vocabulary sizes, any shape.
+    """
+    total = max(int(counts.sum()), 1)
+    cumulative = np.concatenate([[0], np.cumsum(counts)]) / total
+    reserve = min(RESERVED_TOKENS, len(counts) // 10)
+    return cumulative[np.clip(vocabulary - reserve, 0, len(counts))]
+
+
+def _grid(space: Space) -> dict[str, np.ndarray]:
+    teacher = space.teacher
+    layers = np.arange(1, teacher.layers + 1)
+    max_heads = teacher.hidden // space.head_size
+    hidden = np.unique([max(1, h) * space.head_size for h in range(max(1, max_heads // 8), max_heads + 1)])
+    removed_heads = np.arange(0, teacher.heads) if space.image is not None else np.array([0])
+    ranks = _ranks(teacher) if space.image is None else np.array([0])
+    sizes = np.array(_vocabularies(space))
+    mesh = np.meshgrid(layers, hidden, removed_heads, ranks, sizes, indexing="ij")
+    depth, width, removed, rank, size = (axis.reshape(-1) for axis in mesh)
+    factorised = rank > 0
+    heads = np.minimum(width // space.head_size, teacher.heads) - removed
+    embedding = np.where(factorised, rank, np.where(teacher.factorised, np.minimum(teacher.embedding, width), width))
+    legal = (heads >= np.maximum(1, (width // space.head_size) // 4)) & (embedding <= width)
+    columns = {"L": depth, "H": width, "A": heads, "E": embedding, "V": size, "factorised": factorised}
+    return {name: values[legal] for name, values in columns.items()}
+
+
+def _ranks(teacher: Shape) -> np.ndarray:
+    step = EMBEDDING_STEP if teacher.hidden >= 128 else 4 if teacher.hidden >= 32 else 1
+    top = teacher.embedding if teacher.factorised else teacher.hidden
+    return np.concatenate([[0], np.arange(step, top, step)])
+
+
+def _vocabularies(space: Space) -> Sequence[int]:
+    whole = space.teacher.vocabulary
+    if space.counts is None:
+        return [whole]
+    reserve = min(RESERVED_TOKENS, whole // 10)
+    total = max(int(space.counts.sum()), 1)
+    cumulative = np.cumsum(space.counts) / total
+    sizes = {whole}
+    for share in COVERAGES:
+        needed = int(np.searchsorted(cumulative, share - 1e-12)) + 1 + reserve
+        sizes.add(min(whole, -(-needed // 16) * 16))
+    return sorted(sizes)
+
+
+def _solve_ffn(space: Space, grid: dict[str, np.ndarray], budget: int) -> np.ndarray:
+    step = space.ffn_step
+    smallest = max(step, space.teacher.ffn // 32 // step * step)
+    empty = _parameters(space, grid | {"F": np.zeros_like(grid["L"])})
+    per_neuron = grid["L"] * (2 * grid["H"] + 1)
+    neurons = (budget - empty) // per_neuron // step * step
+    return np.clip(neurons, smallest, space.teacher.ffn)
+
+
+def _fill_vocabulary(space: Space, grid: dict[str, np.ndarray], budget: int) -> np.ndarray:
+    """Spend what is left after a full FFN on more of the vocabulary."""
+    if space.counts is None:
+        return grid["V"]
+    spare = budget - _parameters(space, grid)
+    more = np.where((grid["F"] == space.teacher.ffn) & (spare > 0), spare // grid["E"], 0)
+    return np.minimum(grid["V"] + more, space.teacher.vocabulary)
+
+
+def _parameters(space: Space, grid: dict[str, np.ndarray]) -> np.ndarray:
+    layers = grid["L"] * cost.layer_parameters(grid["H"], grid["A"] * space.head_size, grid["F"], qkv_bias=space.qkv_bias)
+    if space.image is not None:
+        return layers + cost.image_parameters(space.image, grid["H"])
+    counts = [
+        cost.text_parameters(grid["H"], grid["E"], grid["V"], positions, token_types, space.num_labels)
+        for positions, token_types in zip(space.positions, space.token_types)
+    ]
+    return layers + np.where(grid["factorised"], counts[1], counts[0])
+
+
+def _penalty(space: Space, grid: dict[str, np.ndarray]) -> np.ndarray:
+    weights, teacher = PENALTY_WEIGHTS, space.teacher
+    kind = "text" if space.image is None else "image"
+    total = weights["depth"] * np.log2(teacher.layers / grid["L"]) ** 1.3
+    total += weights[f"{kind}_width"] * np.log2(teacher.hidden / grid["H"])
+    total += weights[f"{kind}_narrowed"] * (grid["H"] < teacher.hidden)
+    total += weights["heads"] * np.log2(np.minimum(grid["H"] // space.head_size, teacher.heads) / grid["A"]) ** 1.5
+    total += weights["ffn"] * np.log2(teacher.ffn / grid["F"]) ** 1.5
+    if space.image is None:
+        total += weights["rank"] * np.log2(teacher.embedding / np.minimum(grid["E"], teacher.embedding)) ** 2 * grid["factorised"]
+        total += weights["factorised"] * grid["factorised"]
+        total += weights["vocabulary"] * np.log2(teacher.vocabulary / grid["V"])
+    if space.counts is not None:
+        total += weights["coverage"] * 100 * (1 - coverage(space.counts, grid["V"]))
+    return total
