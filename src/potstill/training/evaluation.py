@@ -1,0 +1,190 @@
+"""Evaluation of the student while it trains: task metric, distillation loss, agreement with the teacher.
+
+Shapes: N rows, B batch, C classes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.special import log_softmax
+from torch import Tensor
+
+from potstill.errors import CacheError
+from potstill.losses.contract import StudentView
+from potstill.teacher.signal import DenseLogits, TeacherSignal
+from potstill.training.objective import Objective
+
+logger = logging.getLogger(__name__)
+Student = Callable[[Mapping[str, Any]], StudentView]
+Fetch = Callable[[Mapping[str, Any], tuple[str, ...]], TeacherSignal | None]
+
+
+@dataclass
+class TeacherMemory:
+    """Teacher logits of an evaluation set, kept over epochs: the teacher is asked once.
+
+    Args:
+        dataset: The set they belong to.
+        logits: [B, C] by batch number.
+        is_lacking: The source does not know these rows.
+    """
+
+    dataset: Any
+    logits: dict[int, Tensor] = field(default_factory=dict)
+    is_lacking: bool = False
+
+
+@dataclass
+class Predictions:
+    """What one pass gave, in the order of the batches.
+
+    Args:
+        logits: [N, C]; None where there was no batch.
+        labels: [N], or None where the rows have none.
+        teacher_logits: [N, C], or None where the teacher was not there.
+        positions: [N], the row of each in its data set.
+        sums: Per term the sum of the loss.
+        counts: Per term the units of the sum; 0 where the term could not be computed.
+    """
+
+    logits: Any
+    labels: np.ndarray | None
+    teacher_logits: np.ndarray | None
+    positions: np.ndarray
+    sums: np.ndarray
+    counts: np.ndarray
+
+
+def predict(
+    loader: Any,
+    placed: Callable[[dict[str, Any]], dict[str, Any]],
+    student: Student,
+    objective: Objective,
+    fetch: Fetch | None,
+    memory: TeacherMemory,
+    on_batch: Callable[[], None],
+) -> Predictions:
+    """Run the student, and the teacher where it knows the rows, over every batch.
+
+    Args:
+        loader: Batches.
+        placed: Moves a batch to the device.
+        student: Runs the student on a batch.
+        objective: The terms, at their present weights.
+        fetch: Asks the source for needs of a batch; None without a teacher.
+        memory: Teacher logits kept over epochs.
+        on_batch: Called after each batch.
+    """
+    logits, labels, teacher = [], [], []
+    sums, counts = torch.zeros(len(objective.terms), dtype=torch.float64), torch.zeros(len(objective.terms), dtype=torch.float64)
+    for number, batch in enumerate(map(placed, loader)):
+        view = student(batch)
+        signal = None if fetch is None else _signal(number, batch, objective, fetch, memory)
+        for position, (total, count) in enumerate(_terms(objective, view, signal, batch)):
+            sums[position] += total
+            counts[position] += count
+        logits.append(view.logits.float().cpu().numpy())
+        if "labels" in batch:
+            labels.append(batch["labels"].cpu().numpy())
+        if signal is not None and isinstance(signal.response, DenseLogits):
+            teacher.append(signal.logits.float().cpu().numpy())
+        on_batch()
+    batches = getattr(loader.batch_sampler, "batches", None)
+    joined = _join(logits)
+    positions = (
+        np.arange(0 if joined is None else len(joined))
+        if batches is None
+        else np.asarray([row for batch in batches for row in batch], dtype=np.int64)
+    )
+    return Predictions(joined, _join(labels), _join(teacher), positions, sums.numpy(), counts.numpy())
+
+
+def gathered(found: Predictions, num_ranks: int) -> Predictions:
+    """All ranks' predictions, in the order of the rows; the same on every rank."""
+    parts: list[Any] = [found]
+    if num_ranks > 1:
+        parts = [None] * num_ranks
+        torch.distributed.all_gather_object(parts, found)
+    parts = [part for part in parts if len(part.positions)]
+    if not parts:
+        return found
+    positions = np.concatenate([part.positions for part in parts])
+    order = np.argsort(positions, kind="stable")
+
+    def joined(name: str) -> Any:
+        arrays = [getattr(part, name) for part in parts]
+        return None if any(array is None for array in arrays) else np.concatenate(arrays)[order]
+
+    return Predictions(
+        joined("logits"),
+        joined("labels"),
+        joined("teacher_logits"),
+        positions[order],
+        np.sum([part.sums for part in parts], axis=0),
+        np.sum([part.counts for part in parts], axis=0),
+    )
+
+
+def fidelity(student_logits: np.ndarray, teacher_logits: np.ndarray) -> dict[str, float]:
+    """Agreement of the first choice, and mean KL(teacher ‖ student) in nats at τ = 1.
+
+    Args:
+        student_logits: [N, C].
+        teacher_logits: [N, C].
+    """
+    teacher = log_softmax(teacher_logits.astype(np.float64), axis=-1)
+    student = log_softmax(student_logits.astype(np.float64), axis=-1)
+    divergence = (np.exp(teacher) * (teacher - student)).sum(-1)
+    return {
+        "agreement": float((teacher.argmax(-1) == student.argmax(-1)).mean()),
+        "teacher_kl": float(divergence.mean()),
+    }
+
+
+def loss_of(objective: Objective, found: Predictions) -> dict[str, float]:
+    """The objective over a whole set, and each term; empty where no term could be computed."""
+    means = {term.name: total / count for term, total, count in zip(objective.terms, found.sums, found.counts) if count}
+    weighted = sum(weight * means[term.name] for term, weight in objective.active_terms() if term.name in means)
+    return {"loss": float(weighted), **{f"loss_{name}": float(mean) for name, mean in means.items()}} if means else {}
+
+
+def _signal(
+    number: int, batch: Mapping[str, Any], objective: Objective, fetch: Fetch, memory: TeacherMemory
+) -> TeacherSignal | None:
+    if memory.is_lacking:
+        return None
+    needs = tuple(dict.fromkeys(("logits", *objective.active_needs_teacher())))
+    if needs == ("logits",) and number in memory.logits:
+        return TeacherSignal(DenseLogits(memory.logits[number]))
+    try:
+        signal = fetch(batch, needs)
+    except CacheError as err:
+        logger.info("the teacher is not compared on the evaluation rows: %s", err)
+        memory.is_lacking = True
+        return None
+    if signal is not None and isinstance(signal.response, DenseLogits):
+        memory.logits[number] = signal.logits
+    return signal
+
+
+def _terms(
+    objective: Objective, view: StudentView, signal: TeacherSignal | None, batch: Mapping[str, Any]
+) -> list[tuple[float, float]]:
+    values = []
+    for term, weight in objective.active_terms():
+        if not weight or (term.loss.needs_teacher() and signal is None):
+            values.append((0.0, 0.0))
+            continue
+        value = term.loss(view, signal, batch)
+        values.append((float(value.sum), float(value.count)))
+    return values
+
+
+def _join(parts: list[np.ndarray]) -> Any:
+    return np.concatenate(parts) if parts else None

@@ -1,0 +1,162 @@
+"""The training objective: terms over micro-batches, normalised by counts over the whole global batch.
+
+objective = Σ_terms weight · Σ sum / count, where the count runs over accumulation × ranks. Losses return sums, so the same
+gradient comes out however the global batch is cut.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from potstill.errors import TrainingError
+from potstill.losses.contract import StudentView
+from potstill.teacher.signal import TeacherSignal
+from potstill.training.terms import Term
+
+logger = logging.getLogger(__name__)
+
+
+class Objective:
+    """Weighs, normalises and watches the terms of one training run.
+
+    Args:
+        terms: The terms; their losses are the modules that train beside the student.
+        device: Where sums are accumulated.
+    """
+
+    def __init__(self, terms: Sequence[Term], device: torch.device) -> None:
+        self.terms = tuple(terms)
+        self.device = device
+        self.modules = nn.ModuleDict({term.key: term.loss for term in terms})
+        self._weights = [term.weight(0.0) for term in terms]
+        self._scales: list[float] | Tensor = [1.0] * len(terms)
+        self._totals = torch.zeros(len(terms), device=device)
+        self._steps = [0] * len(terms)
+        self._metrics: dict[str, tuple[Tensor, int]] = {}
+        self._suspects: list[tuple[Tensor, Any]] = []
+
+    def needs_student(self) -> tuple[str, ...]:
+        """Every value of the student that some term reads at some time."""
+        return _union(term.loss.needs_student() for term in self.terms)
+
+    def needs_teacher(self) -> tuple[str, ...]:
+        """Every value of the teacher that some term reads at some time."""
+        return _union(term.loss.needs_teacher() for term in self.terms)
+
+    def active_needs_teacher(self) -> tuple[str, ...]:
+        """Values of the teacher that the terms of this step read."""
+        return _union(term.loss.needs_teacher() for term, weight in zip(self.terms, self._weights) if weight)
+
+    def count(self, batches: Sequence[Mapping[str, Any]]) -> Tensor:
+        """Units of each term over these batches, [terms], on the CPU where the batches are."""
+        counts = [sum(torch.as_tensor(term.loss.count(batch), dtype=torch.float64) for batch in batches) for term in self.terms]
+        return torch.stack([torch.as_tensor(count, dtype=torch.float64) for count in counts])
+
+    def active_terms(self) -> list[tuple[Term, float]]:
+        """Each term with its weight at present."""
+        return list(zip(self.terms, self._weights))
+
+    def set_progress(self, progress: float) -> None:
+        """Set weights and temperatures for this share of training, 0 to 1."""
+        self._weights = [term.weight(progress) for term in self.terms]
+        for term in self.terms:
+            if term.temperature is not None:
+                term.loss.temperature = term.temperature(progress)  # type: ignore[assignment]
+
+    def begin_step(self, progress: float, counts: Tensor) -> None:
+        """Set weights, temperatures and normalisation for this optimizer step.
+
+        Args:
+            progress: Share of the steps that are done, 0 to 1.
+            counts: Units of each term over the whole global batch, [terms].
+        """
+        self.set_progress(progress)
+        scales = 1.0 / counts.clamp(min=1.0)
+        self._scales = scales.tolist() if scales.device.type == "cpu" else scales.float()
+        for position, weight in enumerate(self._weights):
+            self._steps[position] += bool(weight)
+
+    def __call__(self, view: StudentView, signal: TeacherSignal | None, batch: Mapping[str, Any]) -> Tensor:
+        """The share of this micro-batch in the objective, a scalar with gradient.
+
+        Raises:
+            TrainingError: A term is not finite (on the CPU at once; on an accelerator at the next `check`).
+        """
+        total = torch.zeros((), device=self.device)
+        parts: list[Tensor] = []
+        for position, (term, weight) in enumerate(zip(self.terms, self._weights)):
+            if not weight:
+                parts.append(self._totals.new_zeros(()))
+                continue
+            value = term.loss(view, signal, batch)
+            part = value.sum.float() * self._scales[position]
+            parts.append(part.detach())
+            total = total + weight * part
+            for name, metric in value.metrics.items():
+                held, times = self._metrics.get(f"{term.name}/{name}", (0.0, 0))
+                self._metrics[f"{term.name}/{name}"] = (held + metric.detach(), times + 1)
+        values = torch.stack(parts)
+        self._totals += values
+        self._suspects.append((values, batch.get("row_id")))
+        if self.device.type == "cpu":
+            self.check()
+        return total
+
+    def check(self) -> None:
+        """Look at the micro-batches since the last check.
+
+        Raises:
+            TrainingError: A term was not finite; names the term and the rows.
+        """
+        suspects, self._suspects = self._suspects, []
+        if not suspects:
+            return
+        finite = torch.isfinite(suspects[0][0] if len(suspects) == 1 else torch.stack([values for values, _ in suspects]))
+        if bool(finite.all()):
+            return
+        values, row_ids = next(pair for pair in suspects if not bool(torch.isfinite(pair[0]).all()))
+        names = [term.name for term, value in zip(self.terms, values.tolist()) if value != value or abs(value) == float("inf")]
+        rows = row_ids.tolist() if isinstance(row_ids, Tensor) else []
+        raise NonFiniteLoss(names, rows)
+
+    def drain(self, num_ranks: int) -> dict[str, float]:
+        """Mean of each term per optimizer step since the last call; reads the device once."""
+        self.check()
+        totals = self._totals.clone()
+        if num_ranks > 1:
+            torch.distributed.all_reduce(totals)
+        values = {
+            f"loss/{term.name}": total / steps for term, total, steps in zip(self.terms, totals.tolist(), self._steps) if steps
+        }
+        values.update({f"loss/{name}": float(total) / times for name, (total, times) in self._metrics.items()})
+        self._totals.zero_()
+        self._steps = [0] * len(self.terms)
+        self._metrics = {}
+        return values
+
+
+class NonFiniteLoss(TrainingError):
+    """A term became NaN or infinite.
+
+    Args:
+        terms: Names of the terms.
+        row_ids: Rows of the micro-batch.
+    """
+
+    def __init__(self, terms: Sequence[str], row_ids: Sequence[int]) -> None:
+        self.terms, self.row_ids = tuple(terms), tuple(row_ids)
+        rows = ", ".join(map(str, row_ids[:64])) + (" …" if len(row_ids) > 64 else "")
+        super().__init__(
+            f"the loss {' and '.join(map(repr, terms))} is not finite on the batch with the row ids [{rows}]",
+            "finite losses",
+            "look at these rows, then lower the learning rate or take fp32; the state before the step was saved",
+        )
+
+
+def _union(groups: Any) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(need for group in groups for need in group))

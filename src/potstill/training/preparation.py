@@ -1,0 +1,154 @@
+"""Before the first step: do the models give what the losses need, and in which shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from potstill.errors import Faults, NeedsError, PotstillError
+from potstill.losses.contract import Shapes
+from potstill.teacher.signal import DenseLogits, SparseLogits, TeacherSignal
+from potstill.training.taps import Taps, available, can_give, head_of
+from potstill.training.terms import Term
+
+PROBE_ROWS = 4
+
+
+def check_needs(terms: Sequence[Term], student: nn.Module, source: Any) -> None:
+    """Every term's needs against what student and teacher give, all faults at once.
+
+    Raises:
+        NeedsError: One need is not met; names the loss, the need, and what is there.
+        Faults: Several are not met.
+    """
+    faults: list[PotstillError] = []
+    for term in terms:
+        for need in term.loss.needs_student():
+            fault = _student_fault(term, need, student)
+            faults.extend([fault] if fault else [])
+        for need in term.loss.needs_teacher():
+            if source is None:
+                faults.append(_no_teacher(term, need))
+                break
+            if not provides(source, need):
+                faults.append(_teacher_fault(term, need, source))
+    if len(faults) == 1:
+        raise faults[0]
+    if faults:
+        raise Faults(faults)
+
+
+def check_batch(terms: Sequence[Term], batch: Mapping[str, Any]) -> None:
+    """Every batch column that a term reads is there.
+
+    Raises:
+        NeedsError: A column is missing.
+    """
+    for term in terms:
+        for column in term.loss.needs_batch():
+            if column not in batch:
+                raise NeedsError(
+                    f"loss {term.name!r} reads the batch column {column!r}, the batches hold {', '.join(sorted(batch))}",
+                    "a collator that keeps it",
+                    f"return {column!r} from the collator",
+                )
+
+
+def provides(source: Any, need: str) -> bool:
+    """Whether a source of knowledge says that it has the needed value."""
+    promised = bool(source.can_provide(need)) if hasattr(source, "can_provide") else need in source.provides
+    model = getattr(source, "model", None)
+    return promised and (not isinstance(model, nn.Module) or can_give(model, need))
+
+
+def shapes_of_student(taps: Taps, inputs: Mapping[str, Any]) -> Shapes:
+    """Shapes of the student's values on one batch; the model's mode is left as it was."""
+    modes = [(module, module.training) for module in taps.model.modules()]
+    taps.model.eval()
+    try:
+        with torch.no_grad():
+            logits, values = taps.run(inputs)
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    return Shapes(_shapes(values), tuple(logits.shape), student_modules(taps.model))
+
+
+def shapes_of_teacher(source: Any, batch: Mapping[str, Any], needs: Iterable[str]) -> Shapes | None:
+    """Shapes of the teacher's values on one batch, or None where nothing is needed of it."""
+    needs = tuple(needs)
+    if not needs:
+        return None
+    signal = source.signal(batch, needs)
+    shape: tuple[int, ...] = ()
+    if isinstance(signal.response, DenseLogits):
+        shape = tuple(signal.response.values.shape)
+    elif isinstance(signal.response, SparseLogits):
+        shape = tuple(signal.response.ids.shape)
+    model = getattr(source, "model", None)
+    return Shapes(_shapes(signal.taps), shape, student_modules(model) if isinstance(model, nn.Module) else {})
+
+
+def student_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """A model's own modules by role, for losses that reuse one."""
+    head = head_of(model)
+    return {} if head is None else {"head": head}
+
+
+def to_device(signal: TeacherSignal, device: torch.device) -> TeacherSignal:
+    """The signal with all tensors on `device`; itself where they are."""
+    tensors = [*signal.taps.values(), *([signal.token_mask] if signal.token_mask is not None else [])]
+    response = signal.response
+    if isinstance(response, DenseLogits):
+        tensors.append(response.values)
+    if isinstance(response, SparseLogits):
+        tensors.append(response.ids)
+    if all(tensor.device == device for tensor in tensors):
+        return signal
+    if isinstance(response, DenseLogits):
+        response = DenseLogits(_moved(response.values, device))
+    elif isinstance(response, SparseLogits):
+        tail = None if response.tail is None else _moved(response.tail, device)
+        response = SparseLogits(_moved(response.ids, device), _moved(response.log_probabilities, device), tail, response.scheme)
+    mask = None if signal.token_mask is None else _moved(signal.token_mask, device)
+    return TeacherSignal(response, {name: _moved(value, device) for name, value in signal.taps.items()}, mask)
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    return tensor.to(device, non_blocking=True)
+
+
+def _shapes(values: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in values.items()}
+
+
+def _student_fault(term: Term, need: str, student: nn.Module) -> NeedsError | None:
+    try:
+        Taps(student, [need])
+    except NeedsError as err:
+        return NeedsError(f"loss {term.name!r} needs {need!r} of the student: {err.given}", err.accepted, err.todo)
+    return None
+
+
+def _no_teacher(term: Term, need: str) -> NeedsError:
+    return NeedsError(
+        f"loss {term.name!r} needs {need!r} of a teacher, and no teacher was given",
+        "a teacher model or a source of knowledge",
+        "pass teacher=…, or take losses that read labels alone, such as 'ce'",
+    )
+
+
+def _teacher_fault(term: Term, need: str, source: Any) -> NeedsError:
+    given = getattr(source, "provides", None)
+    model = getattr(source, "model", None)
+    held = ", ".join(sorted(given)) if isinstance(given, (set, frozenset)) else ""
+    if not held and isinstance(model, nn.Module):
+        held = ", ".join(available(model))
+    return NeedsError(
+        f"loss {term.name!r} needs {need!r} of the teacher, {type(source).__name__} does not provide it",
+        held or "what the source provides",
+        "take a live teacher (cache: never), or a loss that needs 'logits' alone, such as 'kl'",
+    )

@@ -1,0 +1,175 @@
+"""Values that change over training: weights and temperatures as functions of progress.
+
+Progress is the share of optimizer steps already done: 0 at the first step, towards 1 at the last.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from potstill.errors import RecipeError
+from potstill.table import nearest
+
+KINDS = ("constant", "linear", "cosine", "phases")
+_ACCEPTED = "a number, {linear: [from, to]}, {cosine: [from, to]} or {phases: [[until, value], …]}"
+
+
+@runtime_checkable
+class Schedule(Protocol):
+    """A value that depends on progress alone, so that a resumed run continues it exactly."""
+
+    def __call__(self, progress: float) -> float:
+        """The value at this share of training, 0 to 1."""
+        ...
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The same value throughout.
+
+    Example:
+        >>> Constant(0.7)(0.9)
+        0.7
+    """
+
+    value: float
+
+    def __call__(self, progress: float) -> float:
+        return self.value
+
+
+@dataclass(frozen=True)
+class Linear:
+    """From `start` to `end` on a straight line.
+
+    Example:
+        >>> Linear(1.0, 0.0)(0.25)
+        0.75
+    """
+
+    start: float
+    end: float
+
+    def __call__(self, progress: float) -> float:
+        return self.start + (self.end - self.start) * _clamp(progress)
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """From `start` to `end` on half a cosine wave: slow, fast, slow.
+
+    Example:
+        >>> round(Cosine(4.0, 1.0)(0.5), 6)
+        2.5
+    """
+
+    start: float
+    end: float
+
+    def __call__(self, progress: float) -> float:
+        share = (1.0 - math.cos(math.pi * _clamp(progress))) / 2.0
+        return self.start + (self.end - self.start) * share
+
+
+@dataclass(frozen=True)
+class Phases:
+    """Step by phase: each value holds until its share of training is done.
+
+    Args:
+        phases: ``(until, value)`` in rising order of `until`; the last one ends at 1.
+
+    Example:
+        >>> early_features = Phases(((0.5, 0.7), (1.0, 0.1)))
+        >>> early_features(0.49), early_features(0.5)
+        (0.7, 0.1)
+    """
+
+    phases: tuple[tuple[float, float], ...]
+
+    def __call__(self, progress: float) -> float:
+        for until, value in self.phases:
+            if progress < until:
+                return value
+        return self.phases[-1][1]
+
+
+def parse(value: Any, *, name: str = "the schedule") -> Schedule:
+    """Read a schedule as a recipe writes it.
+
+    Args:
+        value: A number, a mapping with one of the keys `KINDS`, or a schedule already.
+        name: What is scheduled, for the message ("weight of 'kl'").
+
+    Raises:
+        RecipeError: Anything else, an unknown kind, or phases that do not rise to 1.
+
+    Example:
+        >>> parse({"linear": [2, 1]}, name="temperature")(0.5)
+        1.5
+    """
+    if _is_number(value):
+        return Constant(float(value))
+    if isinstance(value, Mapping):
+        return _from_mapping(value, name)
+    if isinstance(value, Schedule):
+        return value
+    raise _refuse(value, name)
+
+
+def is_schedule(value: Any) -> bool:
+    """Whether `value` changes over training (a mapping or a schedule that is not `Constant`)."""
+    return isinstance(value, (Mapping, Linear, Cosine, Phases)) or (callable(value) and not isinstance(value, Constant))
+
+
+def _from_mapping(value: Mapping[str, Any], name: str) -> Schedule:
+    if len(value) != 1:
+        raise _refuse(dict(value), name)
+    kind, parts = next(iter(value.items()))
+    if kind not in KINDS:
+        guess = nearest(str(kind), KINDS)
+        raise RecipeError(
+            f"{name} has the schedule {kind!r}, which does not exist", _ACCEPTED, f"write {guess!r}" if guess else ""
+        )
+    if kind == "constant" and _is_number(parts):
+        return Constant(float(parts))
+    if kind == "phases":
+        return Phases(_read_phases(parts, name))
+    if not (_is_list(parts) and len(parts) == 2 and all(map(_is_number, parts))):
+        raise _refuse(dict(value), name)
+    start, end = float(parts[0]), float(parts[1])
+    return Linear(start, end) if kind == "linear" else Cosine(start, end)
+
+
+def _read_phases(parts: Any, name: str) -> tuple[tuple[float, float], ...]:
+    pairs = list(parts) if _is_list(parts) else []
+    if not pairs or not all(_is_list(pair) and len(pair) == 2 and all(map(_is_number, pair)) for pair in pairs):
+        raise _refuse({"phases": parts}, name)
+    phases = tuple((float(until), float(value)) for until, value in pairs)
+    ends = [until for until, _ in phases]
+    if ends[0] <= 0 or any(late <= early for early, late in itertools.pairwise(ends)) or not math.isclose(ends[-1], 1.0):
+        raise RecipeError(
+            f"the phases of {name} end at {ends}",
+            "shares of training that rise from above 0 to 1",
+            "end the last phase at 1.0, for example [[0.5, 1.0], [1.0, 0.2]]",
+        )
+    return phases
+
+
+def _refuse(value: Any, name: str) -> RecipeError:
+    return RecipeError(f"{name} is {value!r}", _ACCEPTED, "for example {linear: [1.0, 0.1]}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+
+
+def _clamp(progress: float) -> float:
+    return min(1.0, max(0.0, progress))

@@ -1,0 +1,95 @@
+"""A term of the training objective: a loss, its weight and its temperature over training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from potstill.errors import RecipeError
+from potstill.losses.contract import Loss
+from potstill.training.schedules import Constant, Schedule, is_schedule, parse
+
+
+@dataclass
+class Term:
+    """One summand of the objective.
+
+    Args:
+        name: Under this name it is logged (``loss/<name>``).
+        loss: Returns the sum and the count of a micro-batch.
+        weight: Factor at each share of training; 0 leaves the loss out of the step.
+        temperature: Set on the loss before each step; None leaves the loss's own.
+    """
+
+    name: str
+    loss: Loss
+    weight: Schedule = field(default_factory=lambda: Constant(1.0))
+    temperature: Schedule | None = None
+
+    @property
+    def key(self) -> str:
+        """The name as a module key, without dots."""
+        return self.name.replace(".", "_")
+
+
+def read_terms(losses: Sequence[str | Mapping[str, Any] | Term | Loss]) -> tuple[Term, ...]:
+    """Turn what a user writes into terms with names of their own.
+
+    Args:
+        losses: Catalogue names (``"kl"``), mappings (``{"name": "kl", "weight": 0.7, "temperature": 2.0, …}``, where `weight` and
+            `temperature` may be schedules, `as` renames the term, and the rest are options of the loss), losses, or terms.
+
+    Raises:
+        RecipeError: No losses, a mapping without a name, or an entry of another type.
+    """
+    if isinstance(losses, (str, Mapping, Term, Loss)):
+        losses = [losses]
+    if not losses:
+        raise RecipeError("no losses were given", "at least one", 'for example losses=["kl", "ce"]')
+    terms: list[Term] = []
+    for entry in losses:
+        term = _read(entry)
+        taken = {other.name for other in terms}
+        base, number = term.name, 2
+        while term.name in taken:
+            term = Term(f"{base}-{number}", term.loss, term.weight, term.temperature)
+            number += 1
+        terms.append(term)
+    return tuple(terms)
+
+
+def _read(entry: str | Mapping[str, Any] | Term | Loss) -> Term:
+    if isinstance(entry, Term):
+        return entry
+    if isinstance(entry, Loss):
+        return Term(_name_of(entry), entry)
+    if isinstance(entry, str):
+        entry = {"name": entry}
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str):
+        raise RecipeError(
+            f"a loss is {entry!r}",
+            "a name, a mapping with the key name, a Term or a Loss",
+            'for example {"name": "kl", "weight": 0.7}',
+        )
+    return _build(dict(entry))
+
+
+def _build(options: dict[str, Any]) -> Term:
+    from potstill.losses import catalogue
+
+    loss_name = options.pop("name")
+    label = options.pop("as", loss_name)
+    weight = parse(options.pop("weight", 1.0), name=f"the weight of {label!r}")
+    temperature: Schedule | None = None
+    if is_schedule(options.get("temperature")):
+        temperature = parse(options["temperature"], name=f"the temperature of {label!r}")
+        options["temperature"] = temperature(0.0)
+    return Term(str(label), catalogue.build(loss_name, **options), weight, temperature)
+
+
+def _name_of(loss: Loss) -> str:
+    letters = type(loss).__name__
+    return "".join(
+        f"_{c.lower()}" if c.isupper() and i and not letters[i - 1].isupper() else c.lower() for i, c in enumerate(letters)
+    )

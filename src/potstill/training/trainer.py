@@ -1,0 +1,494 @@
+"""The one training loop: a transformers.Trainer whose loss is a sum of normalised distillation terms."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
+
+from potstill.errors import TrainingError
+from potstill.losses.contract import Loss, StudentView
+from potstill.teacher.signal import TeacherSignal
+from potstill.training import checkpoints, evaluation, order, preparation
+from potstill.training.averaging import WeightAverage
+from potstill.training.objective import NonFiniteLoss, Objective
+from potstill.training.taps import TapReader, Taps
+from potstill.training.terms import Term, read_terms
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_LOSSES: tuple[Mapping[str, Any], ...] = ({"name": "kl", "weight": 0.7, "temperature": 2.0}, {"name": "ce", "weight": 0.3})
+_NOT_FOR_THE_STUDENT = frozenset({"row_id", "labels", "row_index"})
+
+
+class DistillationTrainer(Trainer):
+    """Trains a student on a teacher's knowledge; otherwise a `transformers.Trainer`.
+
+    Every term is normalised by its own count over the whole global batch (accumulation × ranks), so the same gradient
+    comes out however it is cut. Trained parts of losses live under ``student._distill`` while training: they are wrapped,
+    clipped, optimised in their own group and checkpointed, and they are not in the saved student.
+
+    Args:
+        model: The student.
+        args: Training arguments; they are copied, never changed.
+        teacher: A model (put at rest, in place), a source of knowledge, or None for losses that read labels alone.
+        losses: See `read_terms`; by default KL (weight 0.7, τ 2) and cross-entropy (0.3).
+        train_dataset: Rows; with an attribute `lengths` they are batched by like length.
+        eval_dataset: Rows to evaluate on.
+        data_collator: Returns tensors by name, with ``labels`` and ``row_id`` where there are any.
+        processing_class: Tokenizer or image processor, saved beside the student.
+        compute_metrics: From an `EvalPrediction` to metrics by name.
+        callbacks: Of transformers.
+        optimizers: An optimizer and scheduler of your own.
+        average_decay: Evaluate and save the exponential moving average of the weights; None for the weights themselves.
+        learning_rate_multiples: Pattern of parameter names (``"classifier.*"``, ``"_distill.*"``) → factor of the learning rate.
+
+    Raises:
+        TrainingError: Several GPUs in one process (`DataParallel`).
+
+    Example:
+        trainer = DistillationTrainer(student, args, teacher=teacher, losses=["kl", {"name": "ce", "weight": 0.3}], …)
+        trainer.train()
+    """
+
+    loss_is_scaled_for_ga = True
+    args: TrainingArguments
+    model: Any
+    train_dataset: Any
+    eval_dataset: Any
+    objective: Objective
+
+    def __init__(
+        self,
+        model: PreTrainedModel | nn.Module,
+        args: TrainingArguments | None = None,
+        *,
+        teacher: Any = None,
+        losses: Sequence[str | Mapping[str, Any] | Term | Loss] | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        data_collator: Callable[[list[Any]], dict[str, Any]] | None = None,
+        processing_class: Any = None,
+        compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        average_decay: float | None = None,
+        learning_rate_multiples: Mapping[str, float] | None = None,
+    ) -> None:
+        args = _own_arguments(args)
+        with _unchanged_config(model):
+            super().__init__(
+                model=model,
+                args=args,
+                data_collator=data_collator,
+                train_dataset=train_dataset,
+                eval_dataset=eval_dataset,
+                processing_class=processing_class,
+                compute_metrics=compute_metrics,
+                callbacks=callbacks,
+                optimizers=optimizers,
+            )
+        if losses is None:
+            losses = DEFAULT_LOSSES if teacher is not None else ("ce",)
+        self.objective = Objective(read_terms(losses), args.device)
+        self.source = _as_source(teacher, args.device)
+        self.average_decay = average_decay
+        self.learning_rate_multiples = dict(learning_rate_multiples or {})
+        self._average: WeightAverage | None = None
+        self._taps: Taps | None = None
+        self._accepted: frozenset[str] | None = _accepted_inputs(self.model)
+        self._roles: Mapping[str, nn.Module] = {}
+        self._memories: list[evaluation.TeacherMemory] = []
+        self._num_weights = 0
+        self.add_callback(_AfterStep(self))
+
+    @property
+    def folder(self) -> Path:
+        """Where checkpoints are written."""
+        return Path(self.args.output_dir or "trainer_output")
+
+    # -- before the first step
+
+    def prepare(self) -> None:
+        """Check what the losses need, learn the shapes from one batch, and build bridges; happens once.
+
+        Raises:
+            NeedsError: The student, the teacher or the batches lack what a loss needs.
+            Faults: Several things are lacking.
+        """
+        if self._taps is not None:
+            return
+        terms = self.objective.terms
+        preparation.check_needs(terms, self.model, self.source)
+        dataset = self.train_dataset if self.train_dataset is not None else self.eval_dataset
+        taps = Taps(self.model, self.objective.needs_student())
+        if dataset is not None:
+            batch = self._prepare_inputs(self._probe(dataset))
+            preparation.check_batch(terms, batch)
+            student = preparation.shapes_of_student(taps, self._student_inputs(batch))
+            teacher = preparation.shapes_of_teacher(self.source, batch, self.objective.needs_teacher())
+            num_rows = len(dataset) if hasattr(dataset, "__len__") else 0
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.args.seed)
+                for term in terms:
+                    term.loss.prepare(student, teacher if term.loss.needs_teacher() else None, num_rows=num_rows)
+        self.objective.modules.to(self.args.device)
+        self._roles = preparation.student_modules(self.model)
+        self._num_weights = sum(p.numel() for p in self.model.parameters())
+        self._taps = taps
+
+    def _probe(self, dataset: Any) -> dict[str, Any]:
+        if isinstance(dataset, IterableDataset):
+            rows = [row for row, _ in zip(dataset, range(preparation.PROBE_ROWS))]
+        else:
+            rows = [dataset[i] for i in range(min(preparation.PROBE_ROWS, len(dataset)))]
+        return dict(self.data_collator(rows))
+
+    @contextlib.contextmanager
+    def _losses_attached(self) -> Iterator[None]:
+        """The trained parts of the losses are a submodule of the student, and no part of what it saves."""
+        student: Any = self.model
+        had_list = "_keys_to_ignore_on_save" in student.__dict__
+        ignored = student.__dict__.get("_keys_to_ignore_on_save")
+        student._distill = self.objective.modules
+        own = {f"{checkpoints.PREFIX}{name}" for name in self.objective.modules.state_dict()}
+        student._keys_to_ignore_on_save = set(getattr(student, "_keys_to_ignore_on_save", None) or ()) | own
+        try:
+            yield
+        finally:
+            del student._distill
+            if had_list:
+                student._keys_to_ignore_on_save = ignored
+            else:
+                del student._keys_to_ignore_on_save
+
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> Any:
+        """Train; `resume_from_checkpoint=True` takes the newest whole checkpoint of the output folder.
+
+        Raises:
+            TrainingError: A loss is not finite, or the checkpoint belongs to other losses.
+        """
+        self.prepare()
+        set_seed(self.args.seed)
+        if resume_from_checkpoint is True:
+            newest = checkpoints.newest_checkpoint(self.folder)
+            resume_from_checkpoint = str(newest) if newest else None
+        with self._losses_attached():
+            if self.average_decay is not None:
+                self._average = WeightAverage(self.model, self.average_decay)
+            try:
+                return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+            except NonFiniteLoss as err:
+                self._save_stopped(err)
+                raise
+
+    def _finalize_training(self, *args: Any) -> Any:
+        self.objective.check()
+        average, self._average = self._average, None
+        if average is not None:
+            average.keep()
+        return super()._finalize_training(*args)
+
+    def _save_stopped(self, err: NonFiniteLoss) -> None:
+        folder = self.folder / f"stopped-at-step-{self.state.global_step}"
+        self.save_model(str(folder), _internal_call=True)
+        if self.args.should_save:
+            stopped = {"step": self.state.global_step, "terms": err.terms, "row_ids": err.row_ids}
+            (folder / "stopped.json").write_text(json.dumps(stopped, indent=2), encoding="utf-8")
+
+    # -- the step
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
+        """The micro-batches of one optimizer step, and per term the units in all of them on all ranks."""
+        batches = []
+        for _ in range(num_batches):
+            batch = next(epoch_iterator, None)
+            if batch is None:
+                break
+            batches.append(batch)
+        if not batches:
+            return batches, None
+        counts = self.objective.count(batches)
+        if self.args.world_size > 1:
+            counts = counts.to(device)
+            torch.distributed.all_reduce(counts)
+        self.objective.begin_step(self.progress, counts)
+        return batches, counts
+
+    @property
+    def progress(self) -> float:
+        """Share of the optimizer steps that are done."""
+        return self.state.global_step / self.state.max_steps if self.state.max_steps > 0 else 0.0
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """This micro-batch's share of the objective, times the ranks, over which gradients are averaged."""
+        self.prepare()
+        if num_items_in_batch is None:
+            self.objective.begin_step(self.progress, self.objective.count([inputs]))
+        signal = self._signal(inputs, self.objective.active_needs_teacher())
+        views: list[StudentView] = []
+
+        def objective() -> Tensor:
+            views.append(self._view(inputs))
+            return self.objective(views[-1], signal, inputs)
+
+        loss = objective() if model is self.model else self._inside(model, inputs, objective)
+        loss = loss * self.args.world_size if self.args.world_size > 1 else loss
+        return (loss, {"logits": views[-1].logits}) if return_outputs else loss
+
+    def _inside(self, model: nn.Module, inputs: Mapping[str, Any], objective: Callable[[], Tensor]) -> Tensor:
+        """Compute the loss within the wrapper's forward, so that it sees every parameter that takes part."""
+        student: Any = self.model
+        own = student.__dict__.get("forward")
+
+        def restore() -> None:
+            if own is None:
+                student.__dict__.pop("forward", None)
+            else:
+                student.forward = own
+
+        def forward(*_: Any, **__: Any) -> Tensor:
+            restore()
+            return objective()
+
+        student.forward = forward
+        try:
+            return model(**self._student_inputs(inputs))
+        finally:
+            restore()
+
+    def _view(self, batch: Mapping[str, Any]) -> StudentView:
+        if self._taps is None:
+            raise TrainingError("the trainer is not prepared", todo="call train() or evaluate()")
+        logits, taps = self._taps.run(self._student_inputs(batch))
+        return StudentView(logits, taps, batch.get("attention_mask"), self._roles)
+
+    def _signal(self, batch: Mapping[str, Any], needs: tuple[str, ...]) -> TeacherSignal | None:
+        if not needs:
+            return None
+        return preparation.to_device(self.source.signal(batch, needs), self.args.device)
+
+    def _student_inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        inputs = {
+            name: value for name, value in batch.items() if name not in _NOT_FOR_THE_STUDENT and not name.startswith("teacher_")
+        }
+        return inputs if self._accepted is None else {name: value for name, value in inputs.items() if name in self._accepted}
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Six per weight and input element; the weights are counted once, not every step."""
+        main = inputs.get(getattr(self.model, "main_input_name", "input_ids"))
+        return 6 * main.numel() * self._num_weights if isinstance(main, Tensor) else 0
+
+    def after_step(self) -> None:
+        """Follow the weights with their average."""
+        if self._average is not None:
+            self._average.update()
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the mean of each term since the last time, as ``loss/<term>``."""
+        if "loss" in logs:
+            logs.update(self.objective.drain(self.args.world_size))
+        super().log(logs, start_time)
+
+    # -- data
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Batches that depend on seed, epoch and rank alone."""
+        if self.train_dataset is None or isinstance(self.train_dataset, IterableDataset):
+            return super().get_train_dataloader()
+        batches = order.training_batches(
+            self.train_dataset,
+            self._train_batch_size,
+            seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
+            drop_last=self.args.dataloader_drop_last,
+            rank=self.args.process_index,
+            num_ranks=self.args.world_size,
+        )
+        return order.loader(self.train_dataset, batches, self.data_collator, self.args)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        """Batches of like length in a fixed order."""
+        if isinstance(eval_dataset, str):
+            eval_dataset = self.eval_dataset[eval_dataset]
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        if dataset is None or isinstance(dataset, IterableDataset):
+            return super().get_eval_dataloader(dataset)
+        batches = order.FixedBatches(
+            len(dataset),
+            self.args.eval_batch_size,
+            lengths=getattr(dataset, "lengths", None),
+            rank=self.args.process_index,
+            num_ranks=self.args.world_size,
+        )
+        return order.loader(dataset, batches, self.data_collator, self.args)
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
+        """As for evaluation."""
+        return self.get_eval_dataloader(test_dataset)
+
+    # -- the optimizer
+
+    def create_optimizer(self, model: nn.Module | None = None) -> Any:
+        """AdamW in groups: decayed or not (norms and biases), per multiple; the losses' parts are never decayed."""
+        if self.optimizer is not None:
+            return self.optimizer
+        source: Any = self.model if model is None else model
+        decayed = set(self.get_decay_parameter_names(source))
+        groups: dict[tuple[bool, float, float], list[nn.Parameter]] = {}
+        for name, parameter in source.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            is_bridge = name.startswith(checkpoints.PREFIX)
+            decay = self.args.weight_decay if name in decayed and not is_bridge else 0.0
+            groups.setdefault((is_bridge, decay, self._multiple_of(name)), []).append(parameter)
+        settings = [
+            {"params": parameters, "weight_decay": decay, "lr": self.args.learning_rate * multiple}
+            for (_, decay, multiple), parameters in groups.items()
+        ]
+        optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, source)
+        self.optimizer = optimizer_class(settings, **options)
+        return self.optimizer
+
+    def _multiple_of(self, name: str) -> float:
+        return next((value for pattern, value in self.learning_rate_multiples.items() if fnmatchcase(name, pattern)), 1.0)
+
+    # -- evaluation
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader[Any],
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Task metric, distillation loss, and agreement and mean KL where the teacher knows the rows."""
+        self.prepare()
+        has_teacher = self.source is not None and preparation.provides(self.source, "logits")
+        self.objective.set_progress(self.progress)
+        self.model.eval()
+        self.callback_handler.eval_dataloader = dataloader
+        with torch.no_grad(), self._averaged():
+            found = evaluation.predict(
+                dataloader,
+                self._prepare_inputs,
+                self._view,
+                self.objective,
+                self._signal if has_teacher else None,
+                self._memory_of(dataloader.dataset),
+                self._tick,
+            )
+        found = evaluation.gathered(found, self.args.world_size)
+        metrics = self._metrics(found)
+        named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        return EvalLoopOutput(found.logits, found.labels, named, len(found.positions))
+
+    def _metrics(self, found: evaluation.Predictions) -> dict[str, float]:
+        metrics = evaluation.loss_of(self.objective, found)
+        if found.teacher_logits is not None:
+            metrics.update(evaluation.fidelity(found.logits, found.teacher_logits))
+        if self.compute_metrics is not None and found.labels is not None:
+            metrics.update(self.compute_metrics(EvalPrediction(predictions=found.logits, label_ids=found.labels)))
+        return metrics
+
+    def _memory_of(self, dataset: Any) -> evaluation.TeacherMemory:
+        for memory in self._memories:
+            if memory.dataset is dataset:
+                return memory
+        self._memories.append(evaluation.TeacherMemory(dataset))
+        return self._memories[-1]
+
+    def _tick(self) -> None:
+        self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+
+    def _averaged(self) -> contextlib.AbstractContextManager[None]:
+        return self._average.applied() if self._average is not None else contextlib.nullcontext()
+
+    # -- checkpoints
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        folder = output_dir or str(self.folder)
+        with self._averaged():
+            state = checkpoints.without_losses(self.model.state_dict() if state_dict is None else state_dict)
+            super()._save(folder, state)
+        if self.args.should_save:
+            checkpoints.save_state(folder, self.objective.modules, self._average)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        checkpoints.load_state(resume_from_checkpoint, self.objective.modules, self._average)
+
+
+class _AfterStep(TrainerCallback):
+    """Tells the trainer that the weights have moved."""
+
+    def __init__(self, trainer: DistillationTrainer) -> None:
+        self.trainer = trainer
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.trainer.after_step()
+
+
+def _own_arguments(args: TrainingArguments | None) -> TrainingArguments:
+    args = TrainingArguments(output_dir="trainer_output") if args is None else copy.copy(args)
+    if args.n_gpu > 1:
+        raise TrainingError(
+            f"this process sees {args.n_gpu} GPUs, and DataParallel would drop what the losses read",
+            "one GPU a process",
+            f"run with torchrun --nproc_per_node {args.n_gpu}, or set CUDA_VISIBLE_DEVICES=0",
+        )
+    args.remove_unused_columns = False
+    args.logging_nan_inf_filter = False
+    return args
+
+
+@contextlib.contextmanager
+def _unchanged_config(model: nn.Module) -> Iterator[None]:
+    """Keep the caller's configuration as it was; the base trainer writes `use_cache` into it."""
+    config = getattr(model, "config", None)
+    before = dict(config.__dict__) if config is not None else {}
+    yield
+    if config is not None and "use_cache" in before:
+        config.use_cache = before["use_cache"]
+    elif config is not None:
+        config.__dict__.pop("use_cache", None)
+
+
+def _as_source(teacher: Any, device: torch.device) -> Any:
+    if not isinstance(teacher, nn.Module):
+        return teacher
+    from potstill.teacher.live import LiveTeacher
+
+    dtype: Literal["float32", "auto"] = "float32" if device.type == "cpu" else "auto"
+    return LiveTeacher(teacher.to(device), TapReader(), dtype=dtype)
+
+
+def _accepted_inputs(model: nn.Module) -> frozenset[str] | None:
+    """Names that the model's forward takes; None where it takes any."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return frozenset(parameter.name for parameter in parameters)

@@ -1,0 +1,222 @@
+"""The trainer's behaviour on small models."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import numpy as np
+import pytest
+import torch
+from small_models import Explodes, HiddenBridge, Remembered, Rows, arguments, collate, encoder, opinionated
+from transformers import AutoModelForSequenceClassification
+
+from potstill.errors import Faults, NeedsError, TrainingError
+from potstill.training.schedules import Constant, Linear
+from potstill.training.terms import Term
+from potstill.training.trainer import DistillationTrainer
+
+KL_CE = [{"name": "kl", "weight": 0.7, "temperature": 2.0}, {"name": "ce", "weight": 0.3}]
+
+
+def trainer_for(folder, *, losses=KL_CE, teacher=None, student=None, rows=None, **options):
+    settings = {
+        key: options.pop(key)
+        for key in ("average_decay", "learning_rate_multiples", "compute_metrics", "callbacks")
+        if key in options
+    }
+    rows = rows or Rows()
+    return DistillationTrainer(
+        student or encoder(seed=1),
+        arguments(folder, **options),
+        teacher=teacher or opinionated(),
+        losses=losses,
+        train_dataset=rows,
+        eval_dataset=rows,
+        data_collator=collate,
+        **settings,
+    )
+
+
+def weights(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_training_lowers_the_losses_and_logs_every_term(tmp_path):
+    trainer = trainer_for(tmp_path, num_train_epochs=12, learning_rate=5e-3)
+    trainer.train()
+    logs = [entry for entry in trainer.state.log_history if "loss/kl" in entry]
+    assert {"loss", "loss/kl", "loss/ce"} <= logs[0].keys()
+    assert logs[-1]["loss"] < logs[0]["loss"]
+    assert logs[0]["loss"] == pytest.approx(0.7 * logs[0]["loss/kl"] + 0.3 * logs[0]["loss/ce"], rel=1e-4)
+
+
+def test_evaluation_tells_loss_agreement_and_divergence(tmp_path):
+    def accuracy(prediction):
+        known = prediction.label_ids != -100
+        return {"accuracy": float((prediction.predictions.argmax(-1) == prediction.label_ids)[known].mean())}
+
+    rows = Rows(10)
+    teacher = opinionated()
+    trainer = trainer_for(tmp_path, teacher=teacher, rows=rows, compute_metrics=accuracy)
+    metrics = trainer.evaluate()
+    batch = collate(rows.rows)
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        ours, theirs = trainer.model.eval()(**inputs).logits, teacher(**inputs).logits
+    agreement = (ours.argmax(-1) == theirs.argmax(-1)).float().mean().item()
+    divergence = torch.nn.functional.kl_div(ours.log_softmax(-1), theirs.log_softmax(-1), log_target=True, reduction="batchmean")
+    assert metrics["eval_agreement"] == pytest.approx(agreement)
+    assert metrics["eval_teacher_kl"] == pytest.approx(divergence.item(), abs=1e-5)
+    predictions = trainer.predict(rows)
+    assert np.allclose(predictions.predictions, ours.numpy(), atol=1e-5)
+    assert predictions.label_ids.tolist() == batch["labels"].tolist()
+    assert metrics["eval_loss"] == pytest.approx(0.7 * metrics["eval_loss_kl"] + 0.3 * metrics["eval_loss_ce"])
+    assert 0 <= metrics["eval_accuracy"] <= 1
+
+
+def test_bridges_train_and_stay_out_of_the_saved_student(tmp_path):
+    loss = HiddenBridge()
+    trainer = trainer_for(tmp_path, losses=[Term("hint", loss)], learning_rate_multiples={"_distill.*": 3.0}, weight_decay=0.1)
+    trainer.prepare()
+    before = weights(loss)
+    trainer.train()
+    assert not same(before, weights(loss))
+    group = next(g for g in trainer.optimizer.param_groups if any(p is loss.bridge.weight for p in g["params"]))
+    assert group["weight_decay"] == 0.0
+    assert group["lr"] == pytest.approx(3e-3)
+    assert not hasattr(trainer.model, "_distill")
+    trainer.save_model(str(tmp_path / "saved"))
+    loaded, told = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved", output_loading_info=True)
+    assert not told["missing_keys"]
+    assert not told["unexpected_keys"]
+    assert same(weights(loaded), weights(trainer.model))
+
+
+def test_checkpoint_holds_bridges_beside_the_student(tmp_path):
+    from safetensors import safe_open
+
+    trainer = trainer_for(tmp_path, losses=[Term("hint", HiddenBridge())], save_strategy="epoch")
+    trainer.train()
+    folder = tmp_path / "checkpoint-6"
+    with safe_open(folder / "distill_state.safetensors", "pt") as file:
+        assert "loss.hint.bridge.weight" in file.keys()
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        assert not [name for name in file.keys() if "_distill" in name]
+
+
+@pytest.mark.parametrize("average_decay", [None, 0.9])
+def test_resumed_run_equals_an_uninterrupted_one(tmp_path, average_decay):
+    losses = [{"name": "kl", "temperature": {"linear": [4.0, 1.0]}}, Term("hint", HiddenBridge(), Linear(1.0, 0.1))]
+
+    def run(folder, resume=None, **options):
+        fresh = [losses[0], Term("hint", HiddenBridge(), Linear(1.0, 0.1))]
+        trainer = trainer_for(
+            folder,
+            losses=fresh,
+            student=encoder(seed=1, dropout=0.1),
+            average_decay=average_decay,
+            num_train_epochs=3,
+            save_strategy="steps",
+            save_steps=4,
+            gradient_accumulation_steps=2,
+            eval_strategy="epoch",
+            lr_scheduler_type="linear",
+            **options,
+        )
+        trainer.train(resume_from_checkpoint=resume)
+        return weights(trainer.model), weights(trainer.objective.modules)
+
+    whole = run(tmp_path / "whole")
+    again = run(tmp_path / "again", resume=str(tmp_path / "whole" / "checkpoint-4"))
+    assert same(whole[0], again[0])
+    assert same(whole[1], again[1])
+
+
+def test_average_is_what_is_evaluated_and_saved(tmp_path):
+    trainer = trainer_for(tmp_path, average_decay=0.99, learning_rate=5e-2, save_strategy="epoch", eval_strategy="epoch")
+    trainer.train()
+    told = trainer.state.log_history[-2]["eval_loss"]
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(told)
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "checkpoint-6")
+    assert same(weights(loaded), weights(trainer.model))
+
+
+def test_cached_knowledge_trains_as_the_live_teacher_does(tmp_path):
+    teacher, rows = opinionated(), Rows()
+    live = trainer_for(tmp_path / "live", teacher=teacher, rows=rows)
+    live.train()
+    cached = trainer_for(tmp_path / "cached", teacher=Remembered(teacher, rows), rows=rows)
+    cached.train()
+    for name, value in weights(live.model).items():
+        assert torch.allclose(value, weights(cached.model)[name], atol=1e-5), name
+
+
+def test_caller_keeps_arguments_config_and_rows(tmp_path):
+    args, student = arguments(tmp_path), encoder(seed=1)
+    before_args, before_config = copy.deepcopy(args.to_dict()), copy.deepcopy(student.config.to_dict())
+    rows = Rows()
+    DistillationTrainer(student, args, teacher=encoder(seed=2), train_dataset=rows, data_collator=collate).train()
+    assert args.to_dict() == before_args
+    assert student.config.to_dict() == before_config
+
+
+def test_loss_that_is_not_finite_stops_with_term_rows_and_state(tmp_path):
+    rows = Rows()
+    trainer = trainer_for(tmp_path, losses=["kl", Term("boom", Explodes(calls=2))], rows=rows)
+    with pytest.raises(TrainingError, match="'boom' is not finite on the batch with the row ids") as caught:
+        trainer.train()
+    stopped = json.loads((tmp_path / "stopped-at-step-2" / "stopped.json").read_text())
+    assert stopped["terms"] == ["boom"]
+    assert tuple(stopped["row_ids"]) == caught.value.row_ids
+    assert len(stopped["row_ids"]) == 4
+    assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "stopped-at-step-2")
+    assert not hasattr(trainer.model, "_distill")
+
+
+def test_needs_are_refused_before_the_first_step(tmp_path):
+    rows = Rows()
+    trainer = trainer_for(tmp_path, losses=[Term("hint", HiddenBridge())], teacher=Remembered(encoder(seed=2), rows), rows=rows)
+    with pytest.raises(NeedsError, match=r"loss 'hint' needs 'hidden:-1' of the teacher, Remembered does not provide it.*logits"):
+        trainer.train()
+    alone = DistillationTrainer(
+        encoder(), arguments(tmp_path), losses=["kl", "logit_mse"], train_dataset=rows, data_collator=collate
+    )
+    with pytest.raises(Faults, match="no teacher was given"):
+        alone.train()
+
+
+def test_weight_of_zero_leaves_the_term_out(tmp_path):
+    trainer = trainer_for(tmp_path, losses=["kl", Term("boom", Explodes(calls=0), Constant(0.0))])
+    trainer.train()
+    assert not [key for entry in trainer.state.log_history for key in entry if "boom" in key]
+
+
+def test_two_trainers_in_one_process_do_not_meet(tmp_path):
+    alone = trainer_for(tmp_path / "alone", losses=[Term("hint", HiddenBridge())])
+    alone.train()
+    one = trainer_for(tmp_path / "one", losses=[Term("hint", HiddenBridge())])
+    two = trainer_for(tmp_path / "two", losses=[Term("hint", HiddenBridge())], student=encoder(seed=5))
+    two.prepare()
+    two.evaluate()
+    one.train()
+    assert same(weights(alone.model), weights(one.model))
+
+
+def test_plain_module_can_be_a_student(tmp_path):
+    class Bag(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding = torch.nn.EmbeddingBag(50, 8)
+            self.output = torch.nn.Linear(8, 3)
+
+        def forward(self, input_ids):
+            return self.output(self.embedding(input_ids))
+
+    trainer = trainer_for(tmp_path, student=Bag(), losses=["kl"])
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] > 0
