@@ -11,7 +11,7 @@ from potstill.report.plots.canvas import Canvas, shorten, text_width
 from potstill.report.words import Said
 
 WIDTH, ROW, TOP = 520, 27, 8
-LONGEST_NAME = 190
+LONGEST_NAME = 210
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ def bars(rows: Sequence[Bar], title: Said, *, limit: float | None = None, limit_
     """
     foot = 18 if limit is not None else 0
     canvas = Canvas(WIDTH, TOP + ROW * len(rows) + 4 + foot)
-    left = min(LONGEST_NAME, max(text_width(row.name.en, 12) for row in rows)) + 12
-    right = WIDTH - max(text_width(row.shown, 12) for row in rows) - 14
+    left = min(LONGEST_NAME, max(text_width(row.name.en) for row in rows)) + 12
+    right = WIDTH - max(text_width(row.shown) for row in rows) - 14
     highest = max([row.value for row in rows] + [row.mark or 0 for row in rows] + [limit or 0]) or 1
     for at, row in enumerate(rows):
         _draw(canvas, row, TOP + at * ROW, left, (right - left) / highest)

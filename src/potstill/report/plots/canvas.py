@@ -25,7 +25,7 @@ def style_of(model: str, models: Sequence[str]) -> str:
 
 def text_width(text: str, font_size: float = 12) -> float:
     """Rough width of a text in pixels; Chinese characters are twice as wide."""
-    return sum(font_size if ord(char) > 0x2E80 else font_size * 0.57 for char in text)
+    return sum(font_size if ord(char) > 0x2E80 else font_size * 0.56 for char in text)
 
 
 def shorten(text: str, width: float, font_size: float = 12) -> str:

@@ -12,6 +12,7 @@ from potstill.report.plots.canvas import Axis, Canvas, draw_axes, padded, padded
 from potstill.report.words import Said, same, say
 
 WIDTH, HEIGHT = 520, 320
+Box = tuple[float, float, float, float]
 
 
 def tradeoff(
@@ -33,25 +34,29 @@ def tradeoff(
     y = Axis(*padded([quality for _, quality in values.values()], 0.25, least=0.01 * scale), HEIGHT - 48, 14)
     draw_axes(canvas, x, y, x_title, same(metric + (", %" if scale == 100 else "")))
     canvas.text(x.start + 8, y.end + 12, Said("↖ " + say("better_corner").en, "↖ " + say("better_corner").zh), style="faint")
-    taken: list[tuple[float, float, float]] = []
-    for name, (cost, quality) in values.items():
+    places = {name: (x.at(cost), y.at(quality)) for name, (cost, quality) in values.items()}
+    taken = [(left - 7, top - 7, left + 7, top + 7) for left, top in places.values()]
+    for name, (left, top) in places.items():
         style = style_of(name, list(values))
-        canvas.dot(x.at(cost), y.at(quality), style, radius=7, hint=hints.get(name, name))
-        _label(canvas, x.at(cost), y.at(quality), model_name(name), style, taken)
+        canvas.dot(left, top, style, radius=7, hint=hints.get(name, name))
+        _label(canvas, left, top, model_name(name), taken)
     return canvas.finish(title)
 
 
-def _label(canvas: Canvas, x: float, y: float, name: Said, style: str, taken: list[tuple[float, float, float]]) -> None:
-    """Name a point on the side that has room, moved up or down where another name is."""
-    width = text_width(name.en) + 14
-    to_left = x + width > canvas.width
-    left = x - width if to_left else x
-    at = y + 4
-    while any(
-        abs(at - other_y) < 15 and left < other_right and left + width > other_left for other_left, other_right, other_y in taken
-    ):
-        at += 15 if at < canvas.height - 80 else -15
-        if len(taken) > 12:
-            break
-    taken.append((left, left + width, at))
-    canvas.text(x - 11 if to_left else x + 11, at, name, anchor="end" if to_left else "start", style=f"label t-{style}")
+def _label(canvas: Canvas, x: float, y: float, name: Said, taken: list[Box]) -> None:
+    """Name a point on the first side that is free: right, left, below, above."""
+    width = text_width(name.en)
+    choices = [(x + 11, y + 4), (x - 11 - width, y + 4), (x - width / 2, y + 22), (x - width / 2, y - 13)]
+    free = [
+        choice for choice in choices if _is_free((choice[0], choice[1] - 11, choice[0] + width, choice[1] + 3), canvas, taken)
+    ]
+    left, baseline = (free or choices)[0]
+    taken.append((left, baseline - 11, left + width, baseline + 3))
+    canvas.text(left, baseline, name, style="label")
+
+
+def _is_free(box: Box, canvas: Canvas, taken: list[Box]) -> bool:
+    inside = box[0] >= 60 and box[2] <= canvas.width and box[1] >= 0
+    return inside and not any(
+        box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3] for other in taken
+    )

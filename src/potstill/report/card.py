@@ -1,0 +1,132 @@
+"""The model card: README.md of the output folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from potstill.report import headline, numbers, snippets
+from potstill.report.metrics import Metrics
+from potstill.report.names import in_order
+
+
+def write_card(metrics: Metrics, folder: str | Path) -> Path:
+    """Write the model card of a run as ``README.md``.
+
+    Args:
+        metrics: The figures of the run.
+        folder: The output folder.
+
+    Returns:
+        Path of the card.
+    """
+    path = Path(folder) / "README.md"
+    partial = path.with_name("README.md.partial")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    partial.write_text(card(metrics), "utf-8")
+    return partial.replace(path)
+
+
+def card(metrics: Metrics) -> str:
+    """The model card as Markdown with a YAML head."""
+    head = yaml.safe_dump(_front_matter(metrics), sort_keys=False, allow_unicode=True)
+    parts = [f"---\n{head}---", f"# {_plain(metrics.title) or 'A distilled student'}", _opening(metrics)]
+    parts += ["## Figures", _figures(metrics), _conditions(metrics), "## Use", _use(metrics), "## Limits", _limits(metrics)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _front_matter(metrics: Metrics) -> dict[str, Any]:
+    student = metrics.models.get("student")
+    results = [
+        {"type": name, "value": value} for name, value in (student.quality if student else {}).items() if value is not None
+    ]
+    entry = {
+        "task": {"type": metrics.task},
+        "dataset": {"name": metrics.data.source or "unknown", "type": metrics.data.source or "unknown", "split": "test"},
+        "metrics": results,
+    }
+    head: dict[str, Any] = {"license": metrics.license or "unknown", "library_name": "transformers", "pipeline_tag": metrics.task}
+    if metrics.teacher:
+        head["base_model"] = metrics.teacher
+    head["tags"] = ["knowledge-distillation", "potstill"]
+    head["metrics"] = [result["type"] for result in results]
+    head["model-index"] = [{"name": "student", "results": [entry]}]
+    return head
+
+
+def _opening(metrics: Metrics) -> str:
+    name, student = headline.served_name(metrics), metrics.models.get("student")
+    whose = f" distilled from `{_plain(metrics.teacher)}`" if metrics.teacher else " distilled from a larger model"
+    text = f"A model for {metrics.task}{whose} with Potstill."
+    kept = headline.retention_of(metrics, name) if name else None
+    if name and kept is not None:
+        text += f" `{name}` keeps {numbers.percent(kept)} of the teacher's {metrics.metric}"
+        smaller, faster = headline.times_smaller(metrics, name), headline.times_faster(metrics, name)
+        text += f", is {numbers.times(smaller)} smaller on disk" if smaller else ""
+        text += f" and {numbers.times(faster)} faster at batch 1 than the teacher" if faster else ""
+        text += "."
+    if student and metrics.ratio.achieved is not None:
+        text += f" It has {numbers.count(student.parameters)} parameters; {numbers.percent(metrics.ratio.achieved)} were removed."
+    return text
+
+
+def _figures(metrics: Metrics) -> str:
+    lines = [
+        f"| model | {_plain(metrics.metric)} | kept | parameters | on disk | p50, batch 1 |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for name in in_order(metrics.models):
+        model, best = metrics.models[name], headline.fastest(metrics.models[name])
+        speed = f"{numbers.milliseconds(best[1])} ({best[0]})" if best else numbers.NONE
+        kept = "" if name == "teacher" else numbers.percent(headline.retention_of(metrics, name))
+        cells = [
+            name,
+            headline.shown_quality(metrics, name),
+            kept,
+            numbers.count(model.parameters),
+            numbers.size(model.bytes),
+            speed,
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    shares = {"Agreement": metrics.agreement, "WDSR": metrics.wdsr, "Gap closed": metrics.gap_closed}
+    more = [f"{name}: {numbers.percent(value)}." for name, value in shares.items() if value is not None]
+    if metrics.mean_kl_nats is not None:
+        more.append(f"Mean KL to the teacher: {numbers.significant(metrics.mean_kl_nats)} nats.")
+    return "\n".join(lines) + ("\n\n" + " ".join(more) if more else "")
+
+
+def _conditions(metrics: Metrics) -> str:
+    rows = metrics.data.rows.get("test")
+    text = f"Measured on {rows:,} test rows" if rows else "Measured on the test split"
+    if metrics.machine.cpu:
+        text += f"; speed on {_plain(metrics.machine.cpu)}"
+        text += f", {metrics.machine.threads} thread(s)" if metrics.machine.threads else ""
+    return text + ". Every figure and plot: `report/index.html` and `report/metrics.json`."
+
+
+def _use(metrics: Metrics) -> str:
+    parts = ["With plain transformers, in this folder:", f"```python\n{snippets.load_with_transformers(metrics)}\n```"]
+    onnx = snippets.load_with_onnxruntime(metrics)
+    if onnx:
+        parts += ["With plain onnxruntime:", f"```python\n{onnx}\n```"]
+    return "\n\n".join(parts)
+
+
+def _limits(metrics: Metrics) -> str:
+    lines = [
+        "It repeats what the teacher gets wrong, and knows only inputs like those it was trained on.",
+        "Speeds hold for the machine named above.",
+    ]
+    lines += [doubt.en for doubt in headline.doubts(metrics)] + metrics.warnings
+    if not metrics.license:
+        lines.append("The licence follows from the teacher's and the data's; it was not given, so it is unknown.")
+    return "\n".join(f"- {_plain(line)}" for line in lines)
+
+
+def _plain(text: str | None) -> str:
+    """One line that Markdown and HTML leave alone."""
+    for char, safe in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|"), ("`", "'")):
+        text = (text or "").replace(char, safe)
+    return " ".join((text or "").split())
