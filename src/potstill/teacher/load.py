@@ -155,7 +155,7 @@ def _load_model(
     missing_body = [key for key in missing if key.startswith(body) and ".pooler." not in key]
     if missing_body:
         raise ModelError(
-            f"{name} lacks {len(missing_body)} weights of its own architecture, for example {missing_body[0]}",
+            f"{name} lacks weights of its own architecture: {missing_body[0]}{_and_more(missing_body)}",
             f"all weights of a {model.config.model_type}",
             "save the model again with save_pretrained, or download it again",
         )
@@ -171,6 +171,10 @@ def _load_model(
     head_is_new = any(not key.startswith(body) for key in missing)
     notes = ["config.json promises a head, but the weights have none"] if head_is_new and has_head else []
     return model, head_is_new, notes
+
+
+def _and_more(names: Sequence[str]) -> str:
+    return f" and {len(names) - 1} more" if len(names) > 1 else ""
 
 
 def _from_pretrained(
