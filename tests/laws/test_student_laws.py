@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -9,7 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from potstill.student.cost import bytes_of, flops, parameters
 from potstill.student.families import FAMILIES
+from potstill.student.importance import measure
+from potstill.student.init import cut_student
 from potstill.student.plan import plan
+from potstill.student.resnet_cut import cut_resnet
 from student.builders import ALL_TYPES, tiny_batches, tiny_config, tiny_model
 
 BIG = {
@@ -90,3 +97,103 @@ def test_planned_parameters_are_the_parameters_of_the_built_student(name, ratio)
     built = sum(p.numel() for p in meta_model(planned.build_config()).parameters())
     assert planned.parameters == built
     assert planned.ratio == 1 - built / planned.teacher_parameters
+
+
+def logits_of(model, batch):
+    with torch.no_grad():
+        return model(**inputs_of(batch)).logits
+
+
+def shrunk_plan(model, **changes):
+    """A plan of the model's own type with some configuration keys changed."""
+    whole = plan(model, ratio=0)
+    values = dict(whole.config) | changes
+    layers = whole.layers[: values.get("num_hidden_layers", values.get("n_layers", len(whole.layers)))]
+    return dataclasses.replace(whole, config=values, layers=layers)
+
+
+@pytest.mark.parametrize("model_type", ALL_TYPES)
+def test_ratio_zero_is_the_teacher(model_type):
+    teacher = tiny_model(model_type)
+    batch = tiny_batches(model_type, 1)[0]
+    student = cut_student(teacher, plan(teacher, ratio=0))
+    assert type(student) is type(teacher)
+    assert torch.equal(logits_of(student, batch), logits_of(teacher, batch))
+
+
+@pytest.mark.parametrize("model_type", ALL_TYPES)
+def test_cutting_leaves_the_teacher_as_it_was_and_draws_the_same_twice(model_type):
+    teacher = tiny_model(model_type).train()
+    before = copy.deepcopy(teacher.state_dict())
+    planned = plan(teacher, ratio=0.4)
+    students = [cut_student(teacher, planned, tiny_batches(model_type)) for _ in range(2)]
+    assert teacher.training
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in teacher.parameters())
+    assert all(torch.equal(before[name], value) for name, value in teacher.state_dict().items())
+    assert sum(p.numel() for p in students[0].parameters()) == planned.parameters
+    for first, second in zip(students[0].state_dict().values(), students[1].state_dict().values()):
+        assert torch.equal(first, second)
+        assert torch.isfinite(first.float()).all()
+
+
+@pytest.mark.parametrize("model_type", [name for name in ALL_TYPES if name != "resnet"])
+def test_a_masked_model_equals_the_cut_model(model_type):
+    """Neurons whose output weights are zero add nothing, so cutting them, and fitting what stays, changes no logit."""
+    teacher = tiny_model(model_type)
+    family = FAMILIES[model_type]
+    for k in (1, 2, 3):
+        family.part(teacher, k, "down").weight.data[:, 10:30] = 0
+    batches = tiny_batches(model_type)
+    planned = shrunk_plan(teacher, **{family.config_keys["ffn"]: 44})
+    student = cut_student(teacher, planned, batches)
+    torch.testing.assert_close(logits_of(student, batches[0]), logits_of(teacher, batches[0]), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("model_type", ["vit", "deit"])
+def test_a_model_with_masked_heads_equals_the_model_without_them(model_type):
+    teacher = tiny_model(model_type)
+    for k in (1, 2, 3):
+        FAMILIES[model_type].part(teacher, k, "attention_output").weight.data[:, 8:16] = 0
+    batches = tiny_batches(model_type)
+    student = cut_student(teacher, shrunk_plan(teacher, num_attention_heads=3, head_dim=8), batches)
+    torch.testing.assert_close(logits_of(student, batches[0]), logits_of(teacher, batches[0]), atol=1e-4, rtol=1e-4)
+
+
+def test_channels_that_are_masked_in_a_resnet_may_be_cut():
+    teacher = tiny_model("resnet", hidden_sizes=[64, 128])
+    batches = tiny_batches("resnet")
+    for stage in teacher.resnet.encoder.stages:
+        for block in stage.layers:
+            norms = [layer.normalization for layer in block.layer] + [getattr(block.shortcut, "normalization", None)]
+            for norm in filter(None, norms):
+                half = norm.num_features // 2
+                norm.weight.data[half:] = 0
+                norm.bias.data[half:] = 0
+    student = transformers.ResNetForImageClassification(shrunk_plan(teacher, hidden_sizes=[32, 64]).build_config()).eval()
+    cut_resnet(teacher, student, measure(teacher, batches))
+    torch.testing.assert_close(logits_of(student, batches[0]), logits_of(teacher, batches[0]), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("model_type", ALL_TYPES)
+def test_importance_does_not_depend_on_the_split_into_batches(model_type):
+    model = tiny_model(model_type)
+    whole = tiny_batches(model_type)
+    pieces = [{name: value[i : i + 4] for name, value in batch.items()} for batch in whole for i in (0, 4)]
+    first, second = measure(model, whole), measure(model, list(reversed(pieces)))
+    for name in ("heads", "neurons", "hidden", "layers"):
+        np.testing.assert_allclose(getattr(first, name), getattr(second, name), rtol=1e-4)
+    for name, score in first.channels.items():
+        np.testing.assert_allclose(score, second.channels[name], rtol=1e-4)
+    assert first.rows == second.rows == 24
+
+
+@pytest.mark.parametrize("model_type", ALL_TYPES)
+@pytest.mark.parametrize("ratio", [0.3, 0.7])
+def test_a_saved_student_loads_with_plain_transformers(model_type, ratio, tmp_path):
+    teacher = tiny_model(model_type)
+    student = cut_student(teacher, plan(teacher, ratio=ratio), tiny_batches(model_type))
+    student.save_pretrained(tmp_path)
+    modality = "ImageClassification" if "pixel_values" in tiny_batches(model_type, 1)[0] else "SequenceClassification"
+    loaded = getattr(transformers, f"AutoModelFor{modality}").from_pretrained(tmp_path)
+    batch = tiny_batches(model_type, 1)[0]
+    assert torch.equal(logits_of(loaded.eval(), batch), logits_of(student, batch))

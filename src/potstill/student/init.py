@@ -1,0 +1,246 @@
+"""Cut the student's weights out of the teacher."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from potstill.errors import ModelError
+from potstill.student import encoder_cut
+from potstill.student.embedding_fit import fit_embeddings, gather_embeddings
+from potstill.student.families import family_of
+from potstill.student.importance import Importance, measure, student_inputs, teacher_inputs
+from potstill.student.plan import StudentPlan
+from potstill.student.resnet_cut import cut_resnet, settle_statistics
+from potstill.student.vocabulary import VocabularyCut, count_tokens
+
+logger = logging.getLogger(__name__)
+
+HEAD_RIDGE = 0.1  # of the mean squared feature
+TOKEN_ID_KEYS = ("pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id")
+
+
+def cut_student(
+    teacher: PreTrainedModel,
+    plan: StudentPlan,
+    batches: Iterable[Mapping[str, Tensor]] = (),
+    vocabulary_cut: VocabularyCut | None = None,
+    seed: int = 0,
+) -> PreTrainedModel:
+    """Build the planned student with weights from the teacher.
+
+    Layers are copied; heads, FFN neurons, hidden units and channels are chosen by importance on `batches`; output projections
+    and the final layer are re-fitted by least squares where something was cut; embedding rows follow the vocabulary, and a narrow
+    embedding is fitted to the teacher's. A plan of the teacher's own shape gives the teacher's weights unchanged.
+
+    Args:
+        teacher: The model to cut; not changed.
+        plan: From `plan`.
+        batches: Calibration batches, a few hundred rows, in the teacher's tokens (`teacher_*` inputs where they are present).
+            Needed wherever something other than layers or the vocabulary is cut.
+        vocabulary_cut: From `cut_vocabulary`, where the plan cuts the vocabulary.
+        seed: Of everything drawn.
+
+    Returns:
+        The student in eval mode, on the CPU, in fp32.
+
+    Raises:
+        ModelError: The plan does not fit the teacher, or asks for a vocabulary cut that was not given.
+    """
+    batches = list(batches)
+    teacher = _on_cpu(teacher)
+    config = _student_config(teacher, plan, vocabulary_cut)
+    family = family_of(config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        student = getattr(transformers, family.architecture)(config).eval()
+    importance = _importance(teacher, student, batches, seed)
+    if family.structure == "convolution":
+        cut_resnet(teacher, student, importance)
+        if importance is not None:
+            settle_statistics(student, batches)
+        return student
+    kept = encoder_cut.choose(teacher, student, plan.layers, importance)
+    encoder_cut.copy_layers(teacher, student, kept, importance)
+    _fill_embeddings(teacher, student, kept.hidden, vocabulary_cut, batches, seed)
+    _copy_head(teacher, student, kept.hidden)
+    if importance is not None or family.model_type != family_of(teacher).model_type:
+        _refit_head(teacher, student, batches, vocabulary_cut)
+    return student
+
+
+def _on_cpu(teacher: PreTrainedModel) -> PreTrainedModel:
+    """The teacher itself where it is fp32 on the CPU, else such a copy."""
+    weight = next(teacher.parameters())
+    if weight.device.type == "cpu" and weight.dtype == torch.float32:
+        return teacher
+    moved: Any = copy.deepcopy(teacher)
+    return moved.to(device="cpu", dtype=torch.float32)
+
+
+def _student_config(teacher: PreTrainedModel, plan: StudentPlan, cut: VocabularyCut | None) -> Any:
+    config: Any = plan.build_config()
+    old, new = family_of(teacher), family_of(config)
+    if old.structure != new.structure:
+        raise ModelError(
+            f"a {new.model_type} student cannot be cut out of a {old.model_type} teacher",
+            f"a student of the same build ({old.structure})",
+            "load such a student with its own weights, and distil by response losses",
+        )
+    if new.modality != "text":
+        return config
+    if plan.vocabulary is not None and cut is None:
+        raise ModelError(
+            f"the plan keeps {plan.vocabulary} tokens and no vocabulary cut is given",
+            "the result of cut_vocabulary",
+            f"call cut_vocabulary(tokenizer, token_counts, {plan.vocabulary}) and pass it as vocabulary_cut",
+        )
+    if cut is None:
+        return config
+    config.vocab_size = len(cut.kept_ids)
+    table = cut.new_ids(max(int(cut.kept_ids.max()) + 1, teacher.config.vocab_size))
+    for key in TOKEN_ID_KEYS:
+        old_id = getattr(config, key, None)
+        if isinstance(old_id, int) and 0 <= old_id < len(table):
+            setattr(config, key, int(table[old_id]) if table[old_id] >= 0 else None)
+    return config
+
+
+def _importance(teacher: PreTrainedModel, student: PreTrainedModel, batches: list[Any], seed: int) -> Importance | None:
+    """Scores, measured only where something inside a layer is cut."""
+    shapes = [_inner_shape(model) for model in (teacher, student)]
+    if shapes[0] == shapes[1]:
+        return None
+    if not batches:
+        raise ModelError(
+            "heads, neurons, hidden units or channels are to be cut and no calibration batch is given",
+            "batches of the training data, a few hundred rows",
+            "pass batches=, collated for the teacher",
+        )
+    return measure(teacher, batches, seed=seed)
+
+
+def _inner_shape(model: PreTrainedModel) -> tuple[Any, ...]:
+    config: Any = model.config
+    family = family_of(model)
+    if family.structure == "convolution":
+        return (config.embedding_size, *config.hidden_sizes)
+    attention = family.attention(model, 1)[3]
+    return family.size(config, "hidden"), family.size(config, "ffn"), attention
+
+
+def _fill_embeddings(
+    teacher: PreTrainedModel,
+    student: PreTrainedModel,
+    hidden: Tensor,
+    cut: VocabularyCut | None,
+    batches: list[Any],
+    seed: int,
+) -> None:
+    if family_of(student).modality == "image":
+        _copy_image_embeddings(teacher, student, hidden)
+        return
+    kept_ids = torch.arange(student.config.vocab_size) if cut is None else torch.as_tensor(cut.kept_ids)
+    if _same_embedding_form(teacher, student):
+        gather_embeddings(teacher, student, kept_ids, hidden)
+        return
+    counts = cut.kept_counts if cut is not None else _counts(teacher, batches)
+    explained = fit_embeddings(teacher, student, kept_ids, hidden, counts, seed=seed)
+    logger.info("Narrow embeddings explain %.1f %% of the teacher's embedding variance", 100 * explained)
+
+
+def _same_embedding_form(teacher: PreTrainedModel, student: PreTrainedModel) -> bool:
+    """Whether rows can be gathered as they are: the same type, and a narrow table of the same width on both sides or none."""
+    bases: list[Any] = [teacher.base_model, student.base_model]
+    narrow = [base.embeddings.word_embeddings.embedding_dim if hasattr(base, "embeddings_project") else None for base in bases]
+    return type(teacher) is type(student) and narrow[0] == narrow[1]
+
+
+def _counts(teacher: PreTrainedModel, batches: list[Any]) -> np.ndarray:
+    """Token counts of the batches; all ones where there are none."""
+    size = int(teacher.config.vocab_size)
+    if not batches:
+        return np.ones(size)
+    inputs = (teacher_inputs(teacher, batch) for batch in batches)
+    return count_tokens((values["input_ids"][values["attention_mask"].bool()].cpu().numpy() for values in inputs), size)
+
+
+@torch.no_grad()
+def _copy_image_embeddings(teacher: PreTrainedModel, student: PreTrainedModel, hidden: Tensor) -> None:
+    source: Any = teacher.base_model
+    target: Any = student.base_model
+    for name in ("cls_token", "position_embeddings", "distillation_token"):
+        if hasattr(source.embeddings, name):
+            getattr(target.embeddings, name).copy_(getattr(source.embeddings, name)[..., hidden])
+    old, new = source.embeddings.patch_embeddings.projection, target.embeddings.patch_embeddings.projection
+    new.weight.copy_(old.weight[hidden])
+    new.bias.copy_(old.bias[hidden])
+    encoder_cut.copy_norm(source.layernorm, target.layernorm, hidden)
+
+
+@torch.no_grad()
+def _copy_head(teacher: PreTrainedModel, student: PreTrainedModel, hidden: Tensor) -> None:
+    old, new = family_of(teacher), family_of(student)
+    source, target = old.pooler(teacher), new.pooler(student)
+    if source is not None and target is not None:
+        encoder_cut.copy_linear(source, target, hidden, hidden)
+    old_head, new_head = old.head(teacher), new.head(student)
+    if old_head.out_features == new_head.out_features:
+        encoder_cut.copy_linear(old_head, new_head, torch.arange(old_head.out_features), hidden)
+
+
+@torch.no_grad()
+def _refit_head(teacher: PreTrainedModel, student: PreTrainedModel, batches: list[Any], cut: VocabularyCut | None) -> None:
+    """Least squares from the student's last features to the teacher's logits, drawn towards the copied weights."""
+    head = family_of(student).head(student)
+    if not batches or head.out_features != family_of(teacher).head(teacher).out_features:
+        return
+    features, logits = _features_and_logits(teacher, student, batches, cut)
+    features = torch.cat([features, features.new_ones(len(features), 1)], dim=1)
+    prior = torch.cat([head.weight, head.bias[:, None]], dim=1).double()
+    ridge = HEAD_RIDGE * features[:, :-1].square().mean() * len(features)
+    square = features.T @ features + ridge * torch.eye(features.shape[1], dtype=features.dtype)
+    residual = logits - features @ prior.T
+    solution = prior + torch.linalg.solve(square, features.T @ residual).T
+    head.weight.copy_(solution[:, :-1])
+    head.bias.copy_(solution[:, -1])
+
+
+def _features_and_logits(
+    teacher: PreTrainedModel, student: PreTrainedModel, batches: list[Any], cut: VocabularyCut | None
+) -> tuple[Tensor, Tensor]:
+    """The input of the student's final layer [N, D] and the teacher's logits [N, C], in double precision."""
+    features: list[Tensor] = []
+    logits: list[Tensor] = []
+    was_training = teacher.training
+    teacher.eval()
+    handle = family_of(student).head(student).register_forward_pre_hook(lambda m, args: features.append(args[0].double()))
+    try:
+        for batch in batches:
+            inputs = teacher_inputs(teacher, batch)
+            logits.append(teacher(**inputs).logits.double().cpu())
+            student(**student_inputs(student, _in_student_tokens(student, batch, inputs, cut)))
+    finally:
+        handle.remove()
+        teacher.train(was_training)
+    return torch.cat(features), torch.cat(logits)
+
+
+def _in_student_tokens(
+    student: PreTrainedModel, batch: Mapping[str, Tensor], inputs: Mapping[str, Tensor], cut: VocabularyCut | None
+) -> Mapping[str, Tensor]:
+    """The batch as the student reads it: its own inputs where the batch has both, else the teacher's ids renumbered."""
+    if cut is None or "teacher_input_ids" in batch:
+        return batch
+    table = torch.as_tensor(cut.new_ids(int(max(cut.kept_ids.max(), inputs["input_ids"].max())) + 1))
+    unknown = cut.tokenizer.unk_token_id or 0
+    ids = table[inputs["input_ids"].cpu()]
+    return {**inputs, "input_ids": torch.where(ids < 0, torch.full_like(ids, unknown), ids)}
