@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx
 
 from potstill.compress.quantize.embeddings import quantize_embeddings
-from potstill.compress.quantize.fuse import fuse
+from potstill.compress.quantize.fuse import fuse, keep_residuals_apart
 from potstill.compress.quantize.quiet import quiet
 from potstill.export.onnx import read_metadata, set_metadata
 
@@ -59,6 +59,7 @@ def prepared(source: str | Path, *, fused: bool, fuse_embeddings: bool = False) 
             model = onnx.load(str(ready))
         else:
             model = onnx.load(str(source))
+            keep_residuals_apart(model)
         quantize_embeddings(model)
         del model.graph.value_info[:]
         onnx.save(model, str(ready))

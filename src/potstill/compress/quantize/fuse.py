@@ -18,9 +18,9 @@ CONVOLUTIONAL = frozenset({"resnet", "convnext", "mobilenet_v1", "mobilenet_v2",
 
 
 def fuse(source: str | Path, target: str | Path, *, fuse_embeddings: bool = False) -> Path:
-    """Fuse attention, GELU and normalisation into ONNX Runtime's own operators, offline.
+    """Fuse attention and GELU into ONNX Runtime's own operators, offline.
 
-    The file then runs in ONNX Runtime only. A graph in which nothing is recognised is written as it is.
+    Residual sums stay outside of normalisation (`keep_residuals_apart`), which is faster. The file then runs in ONNX Runtime only. A graph in which nothing is recognised is written as it is.
 
     Args:
         source: A file from `export_onnx`, in fp32.
@@ -39,6 +39,7 @@ def fuse(source: str | Path, target: str | Path, *, fuse_embeddings: bool = Fals
     graph_type = GRAPH_TYPES.get(kind, "bert")
     options = FusionOptions(graph_type)
     options.enable_embed_layer_norm = fuse_embeddings
+    options.enable_skip_layer_norm = options.enable_bias_skip_layer_norm = False
     with quiet():
         fused = optimizer.optimize_model(
             str(source),
@@ -51,8 +52,25 @@ def fuse(source: str | Path, target: str | Path, *, fuse_embeddings: bool = Fals
     counts = {name: count for name, count in fused.get_fused_operator_statistics().items() if count}
     logger.debug("fused %s", counts)
     model = fused.model
+    keep_residuals_apart(model)
     if not any(entry.domain == CONTRIBUTED for entry in model.opset_import):
         model.opset_import.append(onnx.helper.make_opsetid(CONTRIBUTED, 1))
     set_metadata(model, metadata | {"potstill.fused": "1" if counts else "0"})
     onnx.save(model, str(target))
     return Path(target)
+
+
+def keep_residuals_apart(model: onnx.ModelProto) -> int:
+    """Write the sum before each normalisation as `Sum` instead of `Add`, in place.
+
+    ONNX Runtime fuses `Add` and `LayerNormalization` into an operator that takes 40 µs where the two take 5.5 µs
+    (24 tokens of width 384, one thread, version 1.31); it leaves `Sum` alone, which computes the same.
+
+    Returns:
+        How many were changed.
+    """
+    normalised = {node.input[0] for node in model.graph.node if node.op_type == "LayerNormalization"}
+    sums = [node for node in model.graph.node if node.op_type == "Add" and node.output[0] in normalised]
+    for node in sums:
+        node.op_type = "Sum"
+    return len(sums)

@@ -62,7 +62,11 @@ def quantize_static(
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=getattr(CalibrationMethod, CALIBRATIONS[method]),
-            extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT, "MatMulConstBOnly": True},
+            extra_options={
+                "DefaultTensorType": onnx.TensorProto.FLOAT,
+                "MatMulConstBOnly": True,
+                "CalibStridedMinMax": 1,  # one batch at a time, because batches differ in length
+            },
         )
     return finish_int8(target, metadata)
 
@@ -77,16 +81,20 @@ def calibration_reader(path: str | Path, calibration: Sequence[Mapping[str, Any]
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:
-            self.rows: Iterator[dict[str, Any]] = self._feeds()
+            self.set_range(0, len(calibration))
 
-        def _feeds(self) -> Iterator[dict[str, Any]]:
-            for batch in calibration:
-                yield {name: as_array(batch, name, kind) for name, kind in kinds.items()}
+        def __len__(self) -> int:
+            return len(calibration)
+
+        def set_range(self, start_index: int, end_index: int) -> None:
+            self.rows: Iterator[dict[str, Any]] = _feeds(calibration[start_index:end_index], kinds)
 
         def get_next(self) -> dict[str, Any] | None:
             return next(self.rows, None)
 
-        def rewind(self) -> None:
-            self.rows = self._feeds()
-
     return Reader()
+
+
+def _feeds(batches: Sequence[Mapping[str, Any]], kinds: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    for batch in batches:
+        yield {name: as_array(batch, name, kind) for name, kind in kinds.items()}
