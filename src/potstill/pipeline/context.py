@@ -2,22 +2,176 @@
 
 from __future__ import annotations
 
-import json
-from functools import cached_property
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from datasets import Dataset, load_from_disk
 
-from potstill.data.encoded import EncodedRows
-from potstill.data.splits import Splits
+from potstill.data.encoded import EncodedRows, concatenate, open_rows
 from potstill.disk import fingerprint, read_json
 from potstill.errors import ModelError
 from potstill.recipe import Recipe
 from potstill.tasks import build as build_task
+from potstill.tasks import infer as infer_task
 from potstill.tasks.contract import Task
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from potstill.pipeline.observer import Observer
     from potstill.pipeline.stage import StageResult
     from potstill.teacher.load import LoadedTeacher
+
+SPLITS = ("train", "validation", "test", "unlabelled")
+
+
+class Run:
+    """One run. Stages hand results to each other through the output folder; this opens them, each once.
+
+    Args:
+        recipe: The resolved recipe.
+        folder: The output folder.
+        observer: Receives progress.
+        given_teacher: A teacher in memory; None where the recipe names one.
+        given_processor: Its tokenizer or image processor.
+        given_data: Data in memory; None where the recipe names them.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: Path,
+        observer: Observer,
+        *,
+        given_teacher: PreTrainedModel | None = None,
+        given_processor: Any = None,
+        given_data: Any = None,
+    ) -> None:
+        self.recipe, self.folder, self.observer = recipe, folder, observer
+        self.given_teacher, self.given_processor, self.given_data = given_teacher, given_processor, given_data
+        self.results: dict[str, StageResult] = {}
+        self._opened: dict[str, tuple[str, Any]] = {}
+
+    # -- what was given
+
+    @property
+    def task(self) -> Task:
+        """The task: as the recipe says, else as teacher and data tell."""
+        return self._once("task", "", self._find_task)
+
+    @property
+    def teacher_config(self) -> Any:
+        """The configuration of the teacher as it was given."""
+        return self._once("teacher config", "", self._find_config)
+
+    def load_given_teacher(self, label_names: tuple[str, ...] | None) -> LoadedTeacher:
+        """The teacher as it was given, at rest, checked against the task and the labels."""
+        from potstill.pipeline.given import load_given
+
+        return load_given(self, label_names)
+
+    def given_fingerprint(self) -> str:
+        """Of the teacher and the data that were given, by content where they are on this machine."""
+        from potstill.pipeline.given import given_fingerprint
+
+        return self._once("given fingerprint", "", partial(given_fingerprint, self))
+
+    # -- results of stages
+
+    def facts(self, folder: str) -> dict[str, Any]:
+        """The ``facts.json`` that a stage left in its folder."""
+        found = read_json(self.folder / folder / "facts.json")
+        if not isinstance(found, dict):
+            raise ModelError(f"{self.folder / folder} has no facts.json", "the folder as its stage wrote it", "run again with --overwrite")
+        return found
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Position → name, in the order of all logits of this run."""
+        return tuple(self.facts("work/data")["label_names"])
+
+    def split(self, name: str) -> Dataset:
+        """Rows as a person reads them: a split of the data, or ``"augmented"``."""
+        folder = "work/augment/rows" if name == "augmented" else f"work/data/splits/{name}"
+        return self._once(f"split {name}", folder, lambda: load_from_disk(str(self.folder / folder)))
+
+    def has(self, name: str) -> bool:
+        """Whether this run has such rows."""
+        return (self.folder / ("work/augment/rows" if name == "augmented" else f"work/data/splits/{name}")).is_dir()
+
+    def teacher_rows(self, *names: str) -> EncodedRows:
+        """Rows in the teacher's tokens; several splits are joined."""
+        return self._rows("teacher", names)
+
+    def student_rows(self, *names: str) -> EncodedRows:
+        """Rows in the student's tokens; the teacher's where the student reads the same."""
+        return self._rows("student" if (self.folder / "work/student/encoded").is_dir() else "teacher", names)
+
+    @property
+    def teacher(self) -> LoadedTeacher:
+        """The teacher that is distilled: the one trained here, or the one given."""
+        folder = "teacher" if (self.folder / "teacher").is_dir() else ""
+        return self._once("teacher", folder, self._load_teacher)
+
+    def forget(self, folder: str) -> None:
+        """Drop what was opened from a folder that may have changed."""
+        self._opened = {key: (place, value) for key, (place, value) in self._opened.items() if not place.startswith(folder)}
+        if folder in ("teacher", "work/teacher"):
+            self._opened.pop("teacher", None)
+
+    def progress(self) -> Callable[..., None]:
+        """A callback (done, total, figures) that moves the bar of the running stage."""
+
+        def advance(done: int, total: int, figures: Mapping[str, Any] | None = None) -> None:
+            shown = {key: float(value) for key, value in (figures or {}).items() if isinstance(value, int | float)}
+            self.observer.stage_advanced(done, total, shown)
+
+        return advance
+
+    # -- inside
+
+    def _once(self, key: str, folder: str, make: Callable[[], Any]) -> Any:
+        if key not in self._opened:
+            self._opened[key] = (folder, make())
+        return self._opened[key][1]
+
+    def _rows(self, who: str, names: tuple[str, ...]) -> EncodedRows:
+        parts = []
+        for name in names:
+            if who == "teacher":
+                folder = "work/augment/encoded" if name == "augmented" else f"work/data/encoded/{name}"
+            else:
+                folder = f"work/student/encoded/{name}"
+            parts.append(self._once(f"{who} rows {name}", folder, partial(open_rows, self.folder / folder)))
+        return concatenate(parts)
+
+    def _find_task(self) -> Task:
+        return build_task(self.recipe.task) if self.recipe.task != "auto" else infer_task(self.teacher_config)
+
+    def _find_config(self) -> Any:
+        if self.given_teacher is not None:
+            return self.given_teacher.config
+        from potstill.pipeline.given import read_config
+
+        return read_config(self.recipe.teacher)
+
+    def _load_teacher(self) -> LoadedTeacher:
+        trained = self.folder / "teacher"
+        if not trained.is_dir():
+            return self.load_given_teacher(self.label_names)
+        from potstill.teacher.load import load_teacher
+
+        return load_teacher(trained, self.task, label_names=self.label_names)
+
+
+def row_ids_of(rows: EncodedRows) -> np.ndarray:
+    """Row ids [N] int64 of encoded rows, as an array of its own."""
+    return np.array(rows.row_ids, dtype=np.int64)
+
+
+def short_hash(value: Any) -> str:
+    """The first twelve digits of a fingerprint, for names of files."""
+    return fingerprint(value)[:12]

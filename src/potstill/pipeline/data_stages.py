@@ -1,0 +1,121 @@
+"""Stages `data` and `augment`: rows read, split, labelled, encoded for the teacher, and multiplied."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from datasets import Dataset
+
+from potstill.data.splits import Splits, load
+from potstill.disk import write_json_atomic
+from potstill.errors import DataError
+from potstill.pipeline.given import load_given
+
+if TYPE_CHECKING:
+    from potstill.pipeline.context import Run
+
+AUGMENTED_ROWS = 40_000  # about so many rows the teacher labels in a minute or two on two cores
+MOST_COPIES = 12
+
+
+def read_data(run: Run, folder: Path) -> Sequence[str]:
+    """Load the data, save the splits and encode them in the teacher's tokens."""
+    names = _teacher_names(run)
+    splits = load(
+        run.given_data if run.given_data is not None else run.recipe.data.source,
+        task=run.task,
+        columns=run.recipe.data.columns,
+        label_names=names,
+        validation=run.recipe.data.validation,
+        test=run.recipe.data.test,
+        unlabelled=run.recipe.data.unlabelled,
+        seed=run.recipe.seed,
+        max_rows=run.recipe.data.max_rows,
+        skip_corrupt=run.recipe.data.skip_corrupt,
+    )
+    teacher = load_given(run, splits.label_names)
+    notes = [*splits.notes, *teacher.notes]
+    rows = {name: getattr(splits, name) for name in ("train", "validation", "test", "unlabelled")}
+    present = {name: part for name, part in rows.items() if part is not None}
+    for done, (name, part) in enumerate(present.items()):
+        run.observer.stage_advanced(done, len(present), {})
+        part.save_to_disk(str(folder / "splits" / name))
+        encoded = run.task.encode(part, teacher.processor, folder / "encoded" / name, max_tokens=run.recipe.data.max_tokens)
+        notes += encoded.notes
+    write_json_atomic(folder / "facts.json", _facts(splits, present, notes))
+    return notes
+
+
+def augment_data(run: Run, folder: Path) -> Sequence[str]:
+    """Make text rows out of the training rows, for the teacher to label."""
+    from potstill.data.augment import augment_texts
+
+    train = run.split("train")
+    texts = list(zip(train["text"], train["text_pair"], strict=True)) if "text_pair" in train.column_names else list(train["text"])
+    wanted = augmented_rows(run, len(texts))
+    teacher = run.teacher
+    made = augment_texts(
+        texts,
+        num=wanted,
+        seed=run.recipe.seed,
+        tokenizer=teacher.processor,
+        embeddings=teacher.model.get_input_embeddings().weight.detach().numpy(),
+    )
+    rows = _as_rows(made, run)
+    rows.save_to_disk(str(folder / "rows"))
+    run.task.encode(rows, teacher.processor, folder / "encoded", max_tokens=run.recipe.data.max_tokens)
+    return [f"{len(rows)} rows were made out of {len(texts)} training rows, for the teacher to label"]
+
+
+def wants_augmentation(run: Run) -> bool:
+    """Whether this run makes rows."""
+    return run.task.modality == "text" and augmented_rows(run, len(run.teacher_rows("train"))) > 0
+
+
+def augmented_rows(run: Run, num_rows: int) -> int:
+    """How many rows to make: as asked, or enough that a small data set teaches what the teacher knows."""
+    asked = run.recipe.data.augment
+    if asked == "none":
+        return 0
+    if asked == "auto":
+        return int(min(max(AUGMENTED_ROWS - num_rows, 0), MOST_COPIES * num_rows))
+    return int(asked) * num_rows
+
+
+def _teacher_names(run: Run) -> tuple[str, ...] | None:
+    """The teacher's label order, where it has a head with names worth keeping."""
+    if run.recipe.teacher.from_scratch:
+        return None
+    teacher = load_given(run, None)
+    if teacher.head_is_new:
+        return None
+    from potstill.teacher.labels import teacher_labels
+
+    return teacher_labels(teacher.model.config)
+
+
+def _facts(splits: Splits, present: dict[str, Dataset], notes: list[str]) -> dict[str, object]:
+    return {
+        "label_names": list(splits.label_names),
+        "rows": {name: len(part) for name, part in present.items()},
+        "notes": list(dict.fromkeys(notes)),
+        "fingerprint": splits.fingerprint,
+    }
+
+
+def _as_rows(made: Sequence[str | tuple[str, str]], run: Run) -> Dataset:
+    if not made:
+        raise DataError(
+            "no rows could be made out of the training texts", "texts of two words or more", "set data.augment: none"
+        )
+    used = [int(run.teacher_rows(name).row_ids.max()) for name in ("train", "validation", "test", "unlabelled") if run.has(name)]
+    start = max(used) + 1
+    columns: dict[str, object] = {"label": np.full(len(made), -100, np.int64), "row_id": np.arange(start, start + len(made))}
+    if isinstance(made[0], str):
+        columns["text"] = list(made)
+    else:
+        columns["text"], columns["text_pair"] = [pair[0] for pair in made], [pair[1] for pair in made]
+    return Dataset.from_dict(columns)

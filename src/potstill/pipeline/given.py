@@ -1,0 +1,118 @@
+"""The teacher and the data as the user gave them: loaded, checked, fingerprinted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import AutoConfig
+
+from potstill.disk import fingerprint
+from potstill.errors import ModelError, PotstillError, RecipeError
+from potstill.recipe.model import TeacherRecipe
+
+if TYPE_CHECKING:
+    from potstill.pipeline.context import Run
+    from potstill.teacher.load import LoadedTeacher
+
+
+def read_config(teacher: TeacherRecipe) -> Any:
+    """The teacher's configuration.
+
+    Raises:
+        ModelError: Nothing that can be read as a model is there.
+    """
+    from potstill.teacher.checkpoint import check_folder
+
+    if not teacher.from_scratch:
+        check_folder(str(Path(teacher.model).expanduser()))
+    try:
+        return AutoConfig.from_pretrained(Path(teacher.model).expanduser(), trust_remote_code=teacher.trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"teacher {teacher.model!r} cannot be read as a model: {first_line}",
+            "a folder that save_pretrained wrote, or a hub id",
+            "check --teacher; offline, download the model first and give its folder",
+        ) from error
+
+
+def load_given(run: Run, label_names: tuple[str, ...] | None) -> LoadedTeacher:
+    """The given teacher at rest; with `from_scratch`, a model of its configuration with random weights.
+
+    Raises:
+        ModelError: It cannot be loaded, is for another task, or has other labels.
+        RecipeError: Its head is new and `teacher.finetune` is never.
+    """
+    from potstill.teacher.load import LoadedTeacher, load_teacher
+
+    recipe = run.recipe.teacher
+    if run.given_teacher is not None:
+        loaded = load_teacher(run.given_teacher, run.task, label_names=label_names)
+        loaded = LoadedTeacher(loaded.model, run.given_processor or loaded.processor, loaded.head_is_new, loaded.notes)
+    elif recipe.from_scratch:
+        loaded = _from_scratch(run, label_names)
+    else:
+        loaded = load_teacher(recipe.model, run.task, label_names=label_names, trust_remote_code=recipe.trust_remote_code)
+    if loaded.head_is_new and recipe.finetune == "never":
+        raise RecipeError(
+            f"teacher {recipe.model!r} has no trained head for {run.task.name}, and teacher.finetune is never",
+            "a fine-tuned teacher",
+            "set teacher.finetune: auto to train its head on the data first",
+        )
+    return loaded
+
+
+def _from_scratch(run: Run, label_names: tuple[str, ...] | None) -> LoadedTeacher:
+    import torch
+    import transformers
+
+    from potstill.teacher.load import AUTO_CLASSES, LoadedTeacher
+
+    config = read_config(run.recipe.teacher)
+    names = label_names or tuple(config.id2label.values())
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: index for index, name in enumerate(names)}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.recipe.seed)
+        model = getattr(transformers, AUTO_CLASSES[run.task.name]).from_config(config)
+    processor = run.task.load_processor(run.recipe.teacher.model, model_config=config)
+    return LoadedTeacher(model.eval(), processor, head_is_new=True, notes=("the teacher starts from random weights",))
+
+
+def wants_training(run: Run) -> bool:
+    """Whether the teacher is trained in this run."""
+    if run.recipe.teacher.finetune == "always" or run.recipe.teacher.from_scratch:
+        return True
+    return run._once("head is new", "", lambda: load_given(run, run.label_names).head_is_new)  # noqa: SLF001
+
+
+def given_fingerprint(run: Run) -> str:
+    """Of teacher and data by content; hub ids by name."""
+    recipe = run.recipe
+    parts: dict[str, Any] = {"teacher": _content(recipe.teacher.model), "task": recipe.task}
+    if run.given_teacher is not None:
+        from potstill.teacher.rest import fingerprint_of
+
+        parts["teacher"] = fingerprint_of(run.given_teacher)
+    for key in ("source", "validation", "test", "unlabelled"):
+        value = getattr(recipe.data, key)
+        parts[key] = None if value is None else _content(value)
+    if run.given_data is not None:
+        parts["source"] = _in_memory(run.given_data)
+    return fingerprint(parts)
+
+
+def _content(name: str) -> Any:
+    path = Path(name).expanduser()
+    return path if path.exists() else name
+
+
+def _in_memory(data: Any) -> Any:
+    if hasattr(data, "_fingerprint"):
+        return str(data._fingerprint)
+    if hasattr(data, "items"):
+        return {str(key): _in_memory(value) for key, value in data.items()}
+    raise PotstillError(
+        f"data in memory is {type(data).__name__}", "a datasets.Dataset or DatasetDict", "wrap it: datasets.Dataset.from_dict(…)"
+    )

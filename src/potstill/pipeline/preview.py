@@ -1,0 +1,184 @@
+"""What a run would build and cost, found out without training anything."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from potstill.pipeline.context import Run
+from potstill.pipeline.data_stages import augmented_rows, read_data
+from potstill.pipeline.given import load_given
+from potstill.pipeline.observer import LoggingObserver
+from potstill.pipeline.student_stages import plan_student
+from potstill.recipe import Recipe
+from potstill.student.vocabulary import count_tokens
+from potstill.teacher.cache import estimate, measure_seconds_per_row
+from potstill.teacher.live import LiveTeacher
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from transformers import PreTrainedConfig
+
+MEGA, GIGA = 1e6, 1e9
+# A step is a forward, a backward of twice its work, and the optimizer's traffic: about four forwards of the student.
+STEP_IN_FORWARDS = 4.0
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What would be built.
+
+    Args:
+        architecture: The student's shape.
+        teacher_parameters: Of the teacher.
+        parameters: Of the student.
+        ratio: Share of the teacher's parameters that goes.
+        flops: Of one row of 128 tokens, or one image.
+        bytes_fp32: Of the student's weights.
+        bytes_int8: About, once quantized.
+        latency_ms: Of one row at batch 1 in PyTorch on this machine, with random weights.
+        rows: Rows per pass, augmented ones included.
+        cache_bytes: Of the teacher's answers on disk.
+        cache_seconds: To write them.
+        seconds_saved: By reading them instead of asking the teacher in every pass.
+        training_seconds: About, for the student.
+        notes: What the planner decided.
+    """
+
+    architecture: dict[str, Any]
+    teacher_parameters: int
+    parameters: int
+    ratio: float
+    flops: int
+    bytes_fp32: int
+    bytes_int8: int
+    latency_ms: float
+    rows: int
+    cache_bytes: int
+    cache_seconds: float
+    seconds_saved: float
+    training_seconds: float
+    notes: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return asdict(self)
+
+    def as_table(self) -> Table:
+        """For the terminal."""
+        from rich.table import Table
+
+        table = Table(title="what would be built", show_header=False)
+        for key, value in self.architecture.items():
+            table.add_row(key, str(value))
+        table.add_row("parameters", f"{self.parameters:,} of {self.teacher_parameters:,} (ratio {self.ratio:.3f})")
+        table.add_row("FLOPs of one row", f"{self.flops / GIGA:.3f} GFLOP")
+        table.add_row("weights", f"{self.bytes_fp32 / MEGA:.1f} MB fp32, about {self.bytes_int8 / MEGA:.1f} MB INT8")
+        table.add_row("latency, batch 1, PyTorch here", f"{self.latency_ms:.2f} ms")
+        table.add_row("rows in a pass", f"{self.rows:,}")
+        table.add_row("teacher's answers on disk", f"{self.cache_bytes / MEGA:.1f} MB, {self.cache_seconds:.0f} s to write")
+        table.add_row("time that they save", f"{self.seconds_saved:.0f} s")
+        table.add_row("training the student", f"about {self.training_seconds:.0f} s")
+        for note in self.notes:
+            table.add_row("note", note)
+        return table
+
+
+def preview(recipe: Recipe) -> Preview:
+    """Plan the student for the recipe's teacher and data, and say what the run would cost.
+
+    Raises:
+        PotstillError: What the run itself would refuse.
+    """
+    with tempfile.TemporaryDirectory(prefix="potstill-plan-") as folder:
+        run = Run(recipe, Path(folder), LoggingObserver())
+        read_data(run, run.folder / "work" / "data")
+        teacher = load_given(run, run.label_names)
+        rows = run.teacher_rows("train")
+        counts = None
+        if run.task.modality == "text" and recipe.student.vocabulary != "keep" and recipe.student.ratio != 0:
+            counts = count_tokens([rows.tokens], int(teacher.model.config.vocab_size))  # type: ignore[attr-defined]
+        planned = plan_student(run, teacher.model, counts)
+        extra = augmented_rows(run, len(rows)) if run.task.modality == "text" else 0
+        num_rows = len(rows) + extra
+        seconds = measure_seconds_per_row(LiveTeacher(teacher.model), rows, run.task.collator(teacher.processor))
+        epochs = recipe.distill.epochs or _default_epochs()
+        cache = estimate(num_rows, len(run.label_names), passes=epochs, seconds_per_row=seconds)
+        config = planned.build_config()
+        latency = latency_table(run)(config)
+        share = planned.flops / max(1, _flops_of(teacher.model.config))
+        return Preview(
+            architecture=_shape(config),
+            teacher_parameters=planned.teacher_parameters,
+            parameters=planned.parameters,
+            ratio=planned.ratio,
+            flops=planned.flops,
+            bytes_fp32=planned.bytes,
+            bytes_int8=planned.bytes // 4,
+            latency_ms=latency,
+            rows=num_rows,
+            cache_bytes=cache.bytes,
+            cache_seconds=cache.seconds_to_write,
+            seconds_saved=cache.seconds_saved,
+            training_seconds=epochs * num_rows * seconds * share * STEP_IN_FORWARDS,
+            notes=planned.notes,
+        )
+
+
+def latency_table(run: Run) -> Callable[[PreTrainedConfig], float]:
+    """A function that measures an architecture on this machine: median milliseconds of one row at batch 1, each shape once."""
+    import transformers
+
+    from potstill.teacher.load import AUTO_CLASSES
+
+    known: dict[str, float] = {}
+
+    def latency_of(config: PreTrainedConfig) -> float:
+        key = config.to_json_string()
+        if key not in known:
+            model = getattr(transformers, AUTO_CLASSES[run.task.name]).from_config(config).eval()
+            known[key] = _median_ms(model, run.task.example_inputs(model, batch=1, tokens=_usual_tokens(run)))
+        return known[key]
+
+    return latency_of
+
+
+def _median_ms(model: Any, inputs: dict[str, torch.Tensor], repeats: int = 15) -> float:
+    times = []
+    with torch.inference_mode():
+        for _ in range(repeats + 3):
+            started = time.perf_counter()
+            model(**inputs)
+            times.append(time.perf_counter() - started)
+    return sorted(times[3:])[repeats // 2] * 1e3
+
+
+def _usual_tokens(run: Run) -> int | None:
+    if run.task.modality != "text":
+        return None
+    lengths = run.teacher_rows("train").lengths
+    return int(sorted(lengths.tolist())[len(lengths) // 2])
+
+
+def _flops_of(config: Any) -> int:
+    from potstill.student import cost
+
+    return cost.flops(config)
+
+
+def _default_epochs() -> float:
+    from potstill.methods.catalogue import default_epochs
+
+    return default_epochs()
+
+
+def _shape(config: Any) -> dict[str, Any]:
+    keys = ("model_type", "num_hidden_layers", "n_layers", "depths", "hidden_size", "dim", "hidden_sizes", "embedding_size")
+    keys += ("num_attention_heads", "intermediate_size", "vocab_size", "image_size", "patch_size")
+    return {key: getattr(config, key) for key in keys if getattr(config, key, None) is not None}

@@ -1,0 +1,169 @@
+"""Stages `student`, `baseline` and `distill`: planned, cut out of the teacher, and taught."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from potstill.disk import write_json_atomic
+from potstill.errors import ModelError
+from potstill.student.init import cut_student
+from potstill.student.plan import StudentPlan, plan, plan_from_config
+from potstill.student.vocabulary import VocabularyCut, count_tokens, cut_vocabulary
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from potstill.pipeline.context import Run
+    from potstill.teacher.load import LoadedTeacher
+
+CALIBRATION_ROWS = 512
+CALIBRATION_BATCH = 32
+LEARNED_SPLITS = ("train", "unlabelled", "augmented")
+
+
+def make_student(run: Run, folder: Path) -> Sequence[str]:
+    """Plan the student, cut it out of the teacher, and encode the rows in its tokens."""
+    teacher = run.teacher
+    counts = _token_counts(run, teacher)
+    planned = plan_student(run, teacher.model, counts)
+    run.observer.stage_advanced(1, 4, {})
+    cut = None
+    if planned.vocabulary is not None:
+        assert counts is not None
+        cut = cut_vocabulary(teacher.processor, counts, planned.vocabulary, unseen_texts=_unseen_texts(run))
+    processor = teacher.processor if cut is None else cut.tokenizer
+    student = _named_student(run, planned) or cut_student(
+        teacher.model, planned, _calibration(run, teacher), vocabulary_cut=cut, seed=run.recipe.seed
+    )
+    run.observer.stage_advanced(2, 4, {})
+    student.save_pretrained(folder / "model")
+    processor.save_pretrained(folder / "model")
+    notes = list(planned.notes)
+    if cut is not None:
+        notes += _encode(run, processor, cut, folder)
+    run.observer.stage_advanced(4, 4, {})
+    write_json_atomic(folder / "facts.json", {"plan": asdict(planned), "vocabulary": _vocabulary_facts(cut)})
+    achieved = f"{planned.parameters:,} of {planned.teacher_parameters:,} parameters (ratio {planned.ratio:.3f})"
+    return [achieved, *notes]
+
+
+def plan_student(run: Run, teacher: PreTrainedModel, counts: np.ndarray | None) -> StudentPlan:
+    """The plan for the recipe's budget, or for the architecture that it names."""
+    recipe = run.recipe.student
+    num_labels = len(run.label_names)
+    if recipe.model is not None:
+        return plan_from_config(teacher, recipe.model, num_labels=num_labels)
+    if recipe.latency_ms is not None:
+        from potstill.pipeline.preview import latency_table
+
+        return plan(teacher, latency_ms=recipe.latency_ms, num_labels=num_labels, token_counts=counts, latency_of=latency_table(run))
+    return plan(teacher, num_labels=num_labels, token_counts=counts, **recipe.budget)  # type: ignore[arg-type]
+
+
+def load_student(run: Run, folder: Path) -> tuple[PreTrainedModel, Any]:
+    """A student of this run and its tokenizer or image processor, as `Auto…from_pretrained` gives them."""
+    import transformers
+
+    from potstill.teacher.load import AUTO_CLASSES
+
+    model = getattr(transformers, AUTO_CLASSES[run.task.name]).from_pretrained(folder).eval()
+    return model, run.task.load_processor(str(folder), model_config=model.config)
+
+
+def kept_layers(run: Run) -> tuple[int, ...]:
+    """The teacher's layers (1-based) that the student's blocks were cut from."""
+    return tuple(run.facts("work/student")["plan"]["layers"])
+
+
+def kept_ids(run: Run) -> np.ndarray | None:
+    """[student vocabulary] the teacher's id of each of the student's tokens; None where both read the same tokens."""
+    file = run.folder / "work/student/kept_ids.npy"
+    return np.load(file) if file.is_file() else None
+
+
+def _token_counts(run: Run, teacher: LoadedTeacher) -> np.ndarray | None:
+    """How often each of the teacher's tokens occurs in the rows to learn from; None where the vocabulary is to stay."""
+    if run.task.modality != "text" or run.recipe.student.vocabulary == "keep" or run.recipe.student.model is not None:
+        return None
+    if run.recipe.student.ratio == 0:
+        return None
+    size = int(teacher.model.config.vocab_size)
+    names = [name for name in ("train", "unlabelled") if run.has(name)]
+    counts = count_tokens([run.teacher_rows(name).tokens for name in names], size)  # type: ignore[attr-defined]
+    wanted = run.recipe.student.vocabulary
+    if isinstance(wanted, int):
+        dropped = np.argsort(-counts, kind="stable")[wanted:]
+        counts[dropped] = 0
+    return counts
+
+
+def _unseen_texts(run: Run) -> list[str]:
+    return [run.task.text_of(row) for row in run.split("validation").select(range(min(500, len(run.split("validation")))))]
+
+
+def _calibration(run: Run, teacher: LoadedTeacher) -> list[Any]:
+    rows = run.teacher_rows("train")
+    collator = run.task.collator(teacher.processor)
+    drawn = np.random.default_rng(run.recipe.seed).permutation(len(rows))[:CALIBRATION_ROWS]
+    drawn = drawn[np.argsort(rows.lengths[drawn], kind="stable")]
+    return [
+        collator(rows.__getitems__(drawn[start : start + CALIBRATION_BATCH].tolist()))
+        for start in range(0, len(drawn), CALIBRATION_BATCH)
+    ]
+
+
+def _named_student(run: Run, planned: StudentPlan) -> PreTrainedModel | None:
+    """The student that the recipe names, with its own weights where it has them."""
+    name = run.recipe.student.model
+    if name is None:
+        return None
+    has_weights = not Path(name).is_dir() or any(Path(name).glob("*.safetensors"))
+    if has_weights:
+        student = run.task.load_model(name, num_labels=len(run.label_names), label_names=run.label_names)
+    else:
+        import torch
+        import transformers
+
+        from potstill.teacher.load import AUTO_CLASSES
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(run.recipe.seed)
+            student = getattr(transformers, AUTO_CLASSES[run.task.name]).from_config(planned.build_config())
+    student.config.id2label = dict(enumerate(run.label_names))
+    student.config.label2id = {label: index for index, label in enumerate(run.label_names)}
+    if student.num_parameters() >= run.teacher.model.num_parameters():
+        run.observer.warn(f"the student {name} is not smaller than the teacher")
+    return student.eval()
+
+
+def _encode(run: Run, tokenizer: Any, cut: VocabularyCut, folder: Path) -> list[str]:
+    """Encode every split in the student's tokens."""
+    names = [name for name in ("train", "validation", "test", "unlabelled", "augmented") if run.has(name)]
+    for name in names:
+        run.task.encode(run.split(name), tokenizer, folder / "encoded" / name, max_tokens=run.recipe.data.max_tokens)
+    np.save(folder / "kept_ids.npy", cut.kept_ids)
+    return [
+        f"vocabulary of {len(cut.kept_ids):,} tokens covers {cut.coverage:.2%} of the training text;"
+        f" unseen text becomes {cut.unseen_inflation:.3f} times as long"
+    ]
+
+
+def _vocabulary_facts(cut: VocabularyCut | None) -> dict[str, Any] | None:
+    if cut is None:
+        return None
+    return {"tokens": len(cut.kept_ids), "coverage": cut.coverage, "unseen_inflation": cut.unseen_inflation}
+
+
+def check_ready(run: Run) -> None:
+    """Make sure that the student folder is there.
+
+    Raises:
+        ModelError: It is not.
+    """
+    if not (run.folder / "student" / "config.json").is_file():
+        raise ModelError(f"{run.folder / 'student'} holds no student", "the output folder of a finished run", "run potstill distill first")

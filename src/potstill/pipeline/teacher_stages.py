@@ -1,0 +1,94 @@
+"""Stages `teach` and `cache`: the teacher's head trained where it is new, its answers kept on disk."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from potstill.disk import write_json_atomic
+from potstill.pipeline.given import load_given
+from potstill.teacher.cache import estimate, measure_seconds_per_row, write_cache
+from potstill.teacher.live import LiveTeacher
+from potstill.teacher.rest import at_rest, fingerprint_of_processor
+from potstill.training.stages import StageSettings, train_stage
+
+if TYPE_CHECKING:
+    from potstill.pipeline.context import Run
+
+PRETRAINED_RATE, SCRATCH_RATE = 5e-5, 1e-3
+NEW_HEAD_MULTIPLE = 10.0
+CACHE_BATCH = 64
+
+
+def teach(run: Run, folder: Path) -> Sequence[str]:
+    """Train the teacher on the labelled rows and keep the best by validation."""
+    loaded = load_given(run, run.label_names)
+    recipe, model = run.recipe.teacher, loaded.model
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    settings = StageSettings(
+        epochs=recipe.epochs,
+        learning_rate=recipe.learning_rate or (SCRATCH_RATE if recipe.from_scratch else PRETRAINED_RATE),
+        batch_size=recipe.batch_size,
+        seed=run.recipe.seed,
+        precision=run.recipe.precision,
+        select="metric",
+        head_multiple=NEW_HEAD_MULTIPLE if loaded.head_is_new and not recipe.from_scratch else 1.0,
+    )
+    outcome = train_stage(
+        model,
+        rows=run.teacher_rows("train"),
+        eval_rows=run.teacher_rows("validation"),
+        collator=run.task.collator(loaded.processor),
+        folder=folder / "training",
+        terms=["ce"],
+        task=run.task,
+        settings=settings,
+        on_progress=run.progress(),
+    )
+    at_rest(model)
+    model.save_pretrained(folder)
+    loaded.processor.save_pretrained(folder)
+    metric = outcome.best.get(f"eval_{run.task.metric}")
+    write_json_atomic(folder / "facts.json", {"history": outcome.history, "best": outcome.best, "seconds": outcome.seconds})
+    shutil.rmtree(folder / "training")
+    return [] if metric is None else [f"teacher: {run.task.metric} {metric:.4f} on validation"]
+
+
+def cache_answers(run: Run, folder: Path) -> Sequence[str]:
+    """Ask the teacher once for every row and keep its logits."""
+    teacher = run.teacher
+    names = [name for name in ("train", "validation", "test", "unlabelled", "augmented") if run.has(name)]
+    rows = run.teacher_rows(*names)
+    source = LiveTeacher(teacher.model)
+    collator = run.task.collator(teacher.processor)
+    seconds = measure_seconds_per_row(source, rows, collator)
+    cost = estimate(len(rows), len(run.label_names), passes=_passes(run), seconds_per_row=seconds)
+    run.observer.note(
+        f"the answers to {len(rows):,} rows take {cost.bytes / 1e6:.1f} MB and about {cost.seconds_to_write:.0f} s,"
+        f" and save about {cost.seconds_saved:.0f} s"
+    )
+    write_cache(
+        source,
+        rows,
+        collator,
+        folder / "logits",
+        batch_size=CACHE_BATCH,
+        processor_fingerprint=fingerprint_of_processor(teacher.processor),
+        progress=run.progress(),
+    )
+    return []
+
+
+def wants_cache(run: Run) -> bool:
+    """Whether the answers are kept: always, never, or when the rows are read more than once."""
+    mode = run.recipe.distill.cache
+    return mode == "always" or (mode == "auto" and _passes(run) > 1)
+
+
+def _passes(run: Run) -> float:
+    from potstill.methods.catalogue import default_epochs
+
+    return run.recipe.distill.epochs or default_epochs()

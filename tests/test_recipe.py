@@ -1,0 +1,137 @@
+"""Flags, YAML and Python mappings resolve to equal recipes; faults are told together."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from potstill.errors import Faults, RecipeError
+from potstill.recipe import make_recipe, merge, parse_settings, read_file, recipe_schema
+from potstill.recipe.model import Recipe
+
+MINIMAL = {"teacher": "./bert", "data": "reviews.csv"}
+
+
+def test_shorthand_alias_and_nested_forms_are_one_recipe(tmp_path: Path) -> None:
+    nested = {
+        "teacher": {"model": "./bert"},
+        "data": {"source": "reviews.csv"},
+        "student": {"ratio": 0.8},
+        "distill": {"temperature": 4},
+    }
+    known = {**MINIMAL, "compression_ratio": 0.8, "temperature": 4}
+    flags = parse_settings(["teacher=./bert", "data=reviews.csv", "student.ratio=0.8", "distill.temperature=4"])
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(nested), "utf-8")
+    assert make_recipe(nested) == make_recipe(known) == make_recipe(flags) == make_recipe(read_file(file))
+
+
+def test_all_well_known_keys_are_accepted() -> None:
+    recipe = make_recipe(
+        {
+            "teacher_model": "t",
+            "data": "d",
+            "student_arch": "./small",
+            "task_type": "text-classification",
+            "quantization": "int8",
+            "hardware_target": "cpu",
+            "temperature": 3.0,
+            "alpha": 0.6,
+        }
+    )
+    assert (recipe.student.model, recipe.task, recipe.quantize.mode, recipe.target) == (
+        "./small",
+        "text-classification",
+        "int8",
+        "cpu",
+    )
+    assert (recipe.distill.temperature, recipe.distill.alpha) == (3.0, 0.6)
+
+
+def test_the_resolved_recipe_reproduces_itself(tmp_path: Path) -> None:
+    recipe = make_recipe(MINIMAL, {"ratio": 0.5})
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(recipe.model_dump(mode="json")), "utf-8")
+    assert make_recipe(read_file(file)) == recipe
+
+
+def test_later_parts_win_and_inputs_are_not_changed() -> None:
+    base = {"distill": {"epochs": 3, "alpha": 0.5}}
+    assert merge(base, {"distill": {"epochs": 5}}) == {"distill": {"epochs": 5, "alpha": 0.5}}
+    assert base == {"distill": {"epochs": 3, "alpha": 0.5}}
+    assert make_recipe(MINIMAL, base, parse_settings(["distill.epochs=7"])).distill.epochs == 7
+
+
+def test_settings_read_numbers_as_yaml_and_as_people_write_them() -> None:
+    parsed = parse_settings(
+        ["distill.learning_rate=1e-4", "baseline=true", "data.columns={text: body}", "student.vocabulary=keep"]
+    )
+    assert parsed["distill"]["learning_rate"] == 1e-4
+    assert parsed["baseline"] is True
+    assert parsed["data"]["columns"] == {"text": "body"}
+    assert parsed["student"]["vocabulary"] == "keep"
+
+
+def test_the_default_budget_is_nine_tenths() -> None:
+    assert make_recipe(MINIMAL).student.budget == {"ratio": 0.9}
+    assert make_recipe(MINIMAL, {"student": {"params": 1000}}).student.budget == {"params": 1000}
+
+
+BAD = [
+    ({"sudent": {"ratio": 0.5}}, ["'sudent'", "did you mean student?"]),
+    ({"distill": {"epoch": 3}}, ["'distill.epoch'", "did you mean distill.epochs?"]),
+    ({"distill": {"epochs": "many"}}, ["'distill.epochs'", "'many'", "number"]),
+    ({"student": {"ratio": 1.2}}, ["'student.ratio'", "1.2", "0.95"]),
+    ({"student": {"ratio": 0.05}}, ["0.05", "0.10 to 0.95"]),
+    ({"student": {"ratio": 0.5, "params": 10}}, ["only one of", "ratio and params"]),
+    ({"quantize": "int9"}, ["'int9'", "'dynamic'"]),
+    ({"target": "toaster"}, ["'toaster'", "'cpu'"]),
+    ({"ratio": 0.5, "compression_ratio": 0.6}, ["compression_ratio", "student.ratio"]),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), BAD)
+def test_bad_recipes_are_told_in_three_beats(change: dict, words: list[str]) -> None:
+    with pytest.raises((RecipeError, Faults)) as caught:
+        make_recipe(MINIMAL, change)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_all_faults_are_reported_at_once() -> None:
+    with pytest.raises(Faults) as caught:
+        make_recipe({"teacher": "t", "distill": {"epoch": 3}, "student": {"ratio": 2}})
+    assert len(caught.value.faults) == 3
+    assert isinstance(caught.value, ValueError)
+
+
+def test_a_setting_without_a_value_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"no key=value"):
+        parse_settings(["distill.epochs"])
+
+
+@pytest.mark.parametrize("content", ["- a\n- b\n", "a: [1,\n"])
+def test_a_recipe_file_that_is_no_mapping_is_refused(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(content, "utf-8")
+    with pytest.raises(RecipeError):
+        read_file(file)
+
+
+def test_the_schema_describes_every_key() -> None:
+    schema = recipe_schema()
+    json.dumps(schema)
+    for name, part in schema["$defs"].items():
+        for key, value in part["properties"].items():
+            assert value.get("description"), f"{name}.{key} has no description"
+    assert set(schema["properties"]) == set(Recipe.model_fields)
+
+
+def test_help_and_import_are_light() -> None:
+    code = "import sys, potstill, potstill.cli; print([m for m in ('torch', 'transformers', 'datasets', 'onnx') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
