@@ -54,6 +54,7 @@ class DistillationTrainer(Trainer):
         optimizers: An optimizer and scheduler of your own.
         average_decay: Evaluate and save the exponential moving average of the weights; None for the weights themselves.
         learning_rate_multiples: Pattern of parameter names (``"classifier.*"``, ``"_distill.*"``) → factor of the learning rate.
+        selection: From the metrics of an evaluation to the figure that the best model has most of, told as ``eval_selection``.
 
     Raises:
         TrainingError: Several GPUs in one process (`DataParallel`).
@@ -86,6 +87,7 @@ class DistillationTrainer(Trainer):
         optimizers: tuple[Any, Any] = (None, None),
         average_decay: float | None = None,
         learning_rate_multiples: Mapping[str, float] | None = None,
+        selection: Callable[[Mapping[str, float]], float] | None = None,
     ) -> None:
         args = _own_arguments(args)
         with _unchanged_config(model):
@@ -106,6 +108,7 @@ class DistillationTrainer(Trainer):
         self.source = _as_source(teacher, args.device)
         self.average_decay = average_decay
         self.learning_rate_multiples = dict(learning_rate_multiples or {})
+        self.selection = selection
         self._average: WeightAverage | None = None
         self._taps: Taps | None = None
         self._accepted: frozenset[str] | None = _accepted_inputs(self.model)
@@ -412,6 +415,8 @@ class DistillationTrainer(Trainer):
             metrics.update(evaluation.fidelity(found.logits, found.teacher_logits))
         if self.compute_metrics is not None and found.labels is not None:
             metrics.update(self.compute_metrics(EvalPrediction(predictions=found.logits, label_ids=found.labels)))
+        if self.selection is not None:
+            metrics["selection"] = self.selection(metrics)
         return metrics
 
     def _memory_of(self, dataset: Any) -> evaluation.TeacherMemory:

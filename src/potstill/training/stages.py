@@ -1,0 +1,375 @@
+"""One stage of training on disk: checkpoints while it runs, the best model when it ends, the same result after a kill."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import EvalPrediction
+
+from potstill.disk import read_json, write_json_atomic
+from potstill.errors import TrainingError
+from potstill.losses.contract import IGNORED_LABEL, Loss
+from potstill.training.checkpoints import newest_checkpoint
+from potstill.training.taps import head_of
+from potstill.training.terms import Term
+from potstill.training.trainer import DistillationTrainer
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[int, int, Mapping[str, float]], None]
+Selection = Literal["metric", "fidelity", "last"]
+Precision = Literal["fp32", "bf16", "auto"]
+MAX_EVALUATIONS, MIN_EVALUATIONS = 20, 5
+_PROGRESS_SECONDS = 0.1
+_TIE = 1e-6  # a better fit to the teacher breaks ties of the metric, and never outweighs one row
+
+
+class Measured(Protocol):
+    """The part of a task that training asks for."""
+
+    metric: str
+
+    def quality(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        """Measures of answers [N, C] against labels [N]."""
+        ...
+
+
+@dataclass(frozen=True)
+class StageSettings:
+    """How one stage trains; the defaults fit small encoders.
+
+    Args:
+        epochs: Passes over the rows.
+        learning_rate: Peak.
+        batch_size: Rows per micro-batch and rank.
+        accumulation: Micro-batches per optimizer step.
+        warmup: Share of the steps over which the rate rises.
+        schedule: What the rate does then: "linear", "cosine", "constant_with_warmup" (of transformers).
+        seed: Of order, dropout and new weights.
+        max_steps: Stop after so many optimizer steps; None for whole epochs.
+        precision: fp32, bf16, or what a measurement on this machine favours.
+        select: Keep the model with the best task metric, the one closest to the teacher, or the last.
+        patience: Stop after so many evaluations without gain; None for never.
+        evaluations: How often to evaluate and checkpoint; None for once an epoch, at least 5 and at most 20 times.
+        weight_decay: Of matrices; norms and biases have none.
+        head_multiple: Factor of the learning rate for the final layer, where it is new.
+        average_decay: Keep the moving average of the weights; None for the weights themselves.
+        max_gradient_norm: Longer gradients are shortened to this.
+        workers: Processes that load rows.
+    """
+
+    epochs: float = 3.0
+    learning_rate: float = 5e-5
+    batch_size: int = 32
+    accumulation: int = 1
+    warmup: float = 0.06
+    schedule: str = "linear"
+    seed: int = 0
+    max_steps: int | None = None
+    precision: Precision = "fp32"
+    select: Selection = "metric"
+    patience: int | None = None
+    evaluations: int | None = None
+    weight_decay: float = 0.01
+    head_multiple: float = 1.0
+    average_decay: float | None = None
+    max_gradient_norm: float = 1.0
+    workers: int = 0
+
+
+@dataclass
+class TrainOutcome:
+    """What a stage gave.
+
+    Args:
+        model: The model that was given in, with the chosen weights, in eval mode.
+        history: What was logged, in order: losses per term, learning rate, evaluations.
+        best: The evaluation of the chosen weights; empty without evaluation.
+        steps: Optimizer steps.
+        seconds: Training time, over all sittings.
+        is_resumed: It went on from a checkpoint.
+    """
+
+    model: nn.Module
+    history: list[dict[str, float]] = field(default_factory=list)
+    best: dict[str, float] = field(default_factory=dict)
+    steps: int = 0
+    seconds: float = 0.0
+    is_resumed: bool = False
+
+    @property
+    def best_metric(self) -> float | None:
+        """The figure by which the weights were chosen, higher is better."""
+        return self.best.get("eval_selection")
+
+
+def train_stage(
+    model: nn.Module,
+    *,
+    rows: Any,
+    collator: Callable[[list[Any]], dict[str, Any]],
+    folder: str | Path,
+    terms: Sequence[str | Mapping[str, Any] | Term | Loss],
+    teacher: Any = None,
+    eval_rows: Any = None,
+    task: Measured | None = None,
+    metric: str | None = None,
+    settings: StageSettings | None = None,
+    on_progress: Progress | None = None,
+) -> TrainOutcome:
+    """Train `model` in place; called again with the same arguments it goes on where it was, or returns what it had.
+
+    Args:
+        model: Teacher (with ``terms=["ce"]``) or student.
+        rows: Training rows.
+        collator: Makes batches of rows.
+        folder: Where checkpoints and the result are kept; of this stage alone.
+        terms: The objective, as `DistillationTrainer` takes it.
+        teacher: A model, a source of knowledge, or None.
+        eval_rows: Rows that decide which weights are kept; None keeps the last.
+        task: Measures the evaluation rows.
+        metric: Which of the task's measures decides; the task's own by default.
+        settings: How to train.
+        on_progress: Told ``(steps done, steps in all, newest figures)``.
+
+    Raises:
+        TrainingError: A loss is not finite, or there are no rows.
+        NeedsError: The losses need what is not there.
+    """
+    settings, folder = settings or StageSettings(), Path(folder)
+    if len(rows) == 0:
+        raise TrainingError("there are no rows to train on", todo="give a data set with rows")
+    done = _finished(model, folder)
+    if done is not None:
+        return done
+    folder.mkdir(parents=True, exist_ok=True)
+    watch = _Watch(folder, on_progress)
+    trainer = _trainer(model, rows, collator, folder, terms, teacher, eval_rows, task, metric, settings, watch)
+    checkpoint = newest_checkpoint(trainer.folder)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+    model.eval()
+    outcome = TrainOutcome(
+        model,
+        [dict(entry) for entry in trainer.state.log_history],
+        _chosen(trainer, settings.select),
+        trainer.state.global_step,
+        watch.seconds(),
+        checkpoint is not None,
+    )
+    if trainer.args.should_save:
+        _write(outcome, folder)
+    return outcome
+
+
+def _trainer(
+    model: nn.Module,
+    rows: Any,
+    collator: Callable[[list[Any]], dict[str, Any]],
+    folder: Path,
+    terms: Sequence[str | Mapping[str, Any] | Term | Loss],
+    teacher: Any,
+    eval_rows: Any,
+    task: Measured | None,
+    metric: str | None,
+    settings: StageSettings,
+    watch: _Watch,
+) -> DistillationTrainer:
+    has_choice = eval_rows is not None and len(eval_rows) > 0 and settings.select != "last"
+    arguments = _arguments(settings, folder, len(rows), has_evaluation=eval_rows is not None, has_choice=has_choice)
+    callbacks: list[TrainerCallback] = [watch]
+    if settings.patience is not None and has_choice:
+        callbacks.append(EarlyStoppingCallback(settings.patience))
+    trainer = DistillationTrainer(
+        model,
+        arguments,
+        teacher=teacher,
+        losses=terms,
+        train_dataset=rows,
+        eval_dataset=eval_rows,
+        data_collator=collator,
+        compute_metrics=None if task is None else _labelled_quality(task),
+        callbacks=callbacks,
+        average_decay=settings.average_decay,
+        learning_rate_multiples=_head_multiples(model, settings.head_multiple),
+        selection=_selection(settings.select, metric or (task.metric if task else None)),
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def total_steps(num_rows: int, settings: StageSettings, *, num_ranks: int = 1) -> int:
+    """Optimizer steps of a stage."""
+    if settings.max_steps is not None:
+        return settings.max_steps
+    batches = math.ceil(math.ceil(num_rows / settings.batch_size) / num_ranks)
+    return max(1, math.ceil(settings.epochs * max(1, math.ceil(batches / settings.accumulation))))
+
+
+def _arguments(
+    settings: StageSettings, folder: Path, num_rows: int, *, has_evaluation: bool, has_choice: bool
+) -> TrainingArguments:
+    arguments = TrainingArguments(output_dir=str(folder / "checkpoints"), report_to=[], disable_tqdm=True, seed=settings.seed)
+    steps = total_steps(num_rows, settings, num_ranks=arguments.world_size)
+    times = settings.evaluations or min(MAX_EVALUATIONS, max(MIN_EVALUATIONS, math.ceil(settings.epochs)))
+    interval = max(1, math.ceil(steps / times))
+    return TrainingArguments(
+        output_dir=str(folder / "checkpoints"),
+        num_train_epochs=settings.epochs,
+        max_steps=settings.max_steps or -1,
+        learning_rate=settings.learning_rate,
+        per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=max(64, settings.batch_size),
+        gradient_accumulation_steps=settings.accumulation,
+        warmup_steps=round(settings.warmup * steps),
+        lr_scheduler_type=settings.schedule,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_gradient_norm,
+        seed=settings.seed,
+        data_seed=settings.seed,
+        bf16=_computes_in_bf16(settings.precision, arguments.device, folder),
+        logging_steps=max(1, steps // 50),
+        eval_strategy="steps" if has_evaluation else "no",
+        eval_steps=interval,
+        save_strategy="steps",
+        save_steps=interval,
+        save_total_limit=2,
+        load_best_model_at_end=has_choice,
+        metric_for_best_model="selection" if has_choice else None,
+        greater_is_better=True if has_choice else None,
+        dataloader_num_workers=settings.workers,
+        dataloader_pin_memory=arguments.device.type != "cpu",
+        disable_tqdm=True,
+        report_to=[],
+    )
+
+
+def _computes_in_bf16(precision: Precision, device: torch.device, folder: Path) -> bool:
+    """What was asked; for "auto" what was measured, remembered so that a resumed run computes alike."""
+    if precision != "auto":
+        return precision == "bf16"
+    file = folder / "precision.json"
+    known = read_json(file) if file.exists() else None
+    if isinstance(known, dict) and "bf16" in known:
+        return bool(known["bf16"])
+    from potstill.hardware import bf16_pays
+
+    pays = bool(bf16_pays(device.type))
+    write_json_atomic(file, {"bf16": pays})
+    return pays
+
+
+def _labelled_quality(task: Measured) -> Callable[[EvalPrediction], dict[str, float]]:
+    def measure(prediction: EvalPrediction) -> dict[str, float]:
+        logits, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
+        known = labels != IGNORED_LABEL
+        return task.quality(logits[known], labels[known]) if labels.ndim == 1 and known.any() else {}
+
+    return measure
+
+
+def _selection(select: Selection, metric: str | None) -> Callable[[Mapping[str, float]], float]:
+    """Higher is better; falls back to what is there: metric, closeness to the teacher, loss."""
+
+    def choose(metrics: Mapping[str, float]) -> float:
+        divergence = metrics.get("teacher_kl")
+        closeness = None if divergence is None else -divergence
+        if select == "fidelity" and closeness is not None:
+            return closeness
+        if metric is not None and metric in metrics:
+            worse = metrics.get("loss", 0.0) if divergence is None else divergence
+            return metrics[metric] - _TIE * worse / (1.0 + abs(worse))
+        return closeness if closeness is not None else -metrics.get("loss", 0.0)
+
+    return choose
+
+
+def _head_multiples(model: nn.Module, multiple: float) -> dict[str, float]:
+    head = head_of(model)
+    if multiple == 1.0 or head is None:
+        return {}
+    own = {id(parameter) for parameter in head.parameters()}
+    return {name: multiple for name, parameter in model.named_parameters() if id(parameter) in own}
+
+
+def _chosen(trainer: DistillationTrainer, select: Selection) -> dict[str, float]:
+    """The evaluation of the kept weights: the best one's, else the last."""
+    evaluations = [entry for entry in trainer.state.log_history if "eval_selection" in entry]
+    if not evaluations:
+        return {}
+    if select == "last" or not trainer.args.load_best_model_at_end:
+        return dict(evaluations[-1])
+    return dict(max(evaluations, key=lambda entry: entry["eval_selection"]))
+
+
+def _write(outcome: TrainOutcome, folder: Path) -> None:
+    """Keep the result; the record is written last, and the checkpoints go then."""
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in outcome.model.state_dict().items()}
+    save_file(tensors, folder / "trained.safetensors")
+    record = {"history": outcome.history, "best": outcome.best, "steps": outcome.steps, "seconds": outcome.seconds}
+    write_json_atomic(folder / "trained.json", record)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+def _finished(model: nn.Module, folder: Path) -> TrainOutcome | None:
+    record = read_json(folder / "trained.json") if (folder / "trained.json").exists() else None
+    if not isinstance(record, dict):
+        return None
+    model.load_state_dict(load_file(folder / "trained.safetensors"))
+    model.eval()
+    return TrainOutcome(model, record["history"], record["best"], record["steps"], record["seconds"], True)
+
+
+class _Watch(TrainerCallback):
+    """Reports progress, evaluates and saves at the very last step, and keeps the time over sittings."""
+
+    def __init__(self, folder: Path, on_progress: Progress | None) -> None:
+        self.file = folder / "checkpoints" / "seconds.json"
+        self.on_progress = on_progress
+        self.figures: dict[str, float] = {}
+        self.before, self.start, self.last_told = self._read(), time.monotonic(), 0.0
+
+    def seconds(self) -> float:
+        """Training time up to now, over all sittings up to the checkpoint that each left."""
+        return self.before + time.monotonic() - self.start
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_evaluate = args.eval_strategy != "no"
+            control.should_save = True
+        self._tell(state, is_last=state.global_step >= state.max_steps)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        self.figures.update({name: value for name, value in (logs or {}).items() if isinstance(value, (int, float))})
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._tell(state, is_last=True)
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if args.should_save:
+            write_json_atomic(self.file, {"seconds": self.seconds()})
+
+    def _tell(self, state: Any, *, is_last: bool) -> None:
+        if self.on_progress is None or (not is_last and time.monotonic() - self.last_told < _PROGRESS_SECONDS):
+            return
+        self.last_told = time.monotonic()
+        self.on_progress(state.global_step, state.max_steps, dict(self.figures))
+
+    def _read(self) -> float:
+        try:
+            return float(json.loads(self.file.read_text(encoding="utf-8"))["seconds"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0.0

@@ -1,0 +1,84 @@
+"""A stage on disk: resumed, chosen, not done twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from small_models import Rows, collate, encoder
+from stage_run import run
+
+from potstill.errors import TrainingError
+from potstill.training.stages import StageSettings, train_stage
+
+HERE = Path(__file__).parent
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_best_weights_are_kept_and_the_stage_is_not_done_twice(tmp_path):
+    outcome, steps = run(tmp_path)
+    evaluations = [entry for entry in outcome.history if "eval_accuracy" in entry]
+    assert outcome.best_metric == max(entry["eval_selection"] for entry in evaluations)
+    assert outcome.steps == 36
+    assert steps[-1] == 36
+    assert not outcome.model.training
+    assert not (tmp_path / "checkpoints").exists()
+    again, told = run(tmp_path)
+    assert told == []
+    assert again.best == outcome.best
+    assert same(again.model.state_dict(), outcome.model.state_dict())
+
+
+def test_killed_stage_run_again_equals_an_uninterrupted_one(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(HERE / "stage_run.py"), str(tmp_path / "killed"), str(tmp_path / "killed.pt")]
+    process = subprocess.Popen(command, env=environment)
+    deadline = time.monotonic() + 200
+    while not (tmp_path / "killed" / "checkpoints" / "checkpoint-12" / "trainer_state.json").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "trained.json").exists()
+    again, steps = run(tmp_path / "killed")
+    assert again.is_resumed
+    assert 12 < steps[0] < 30
+    whole, _ = run(tmp_path / "whole")
+    assert same(again.model.state_dict(), whole.model.state_dict())
+    assert again.best["eval_selection"] == whole.best["eval_selection"]
+
+
+def test_patience_and_fidelity(tmp_path):
+    outcome, _ = run(tmp_path, epochs=40, evaluations=40, patience=2, select="fidelity", average_decay=None)
+    kept = min(entry["eval_teacher_kl"] for entry in outcome.history if "eval_teacher_kl" in entry)
+    assert outcome.best["eval_teacher_kl"] == kept
+    assert outcome.steps < 240
+
+
+def test_new_head_has_its_own_rate_and_no_evaluation_is_needed(tmp_path):
+    outcome = train_stage(
+        encoder(),
+        rows=Rows(8),
+        collator=collate,
+        folder=tmp_path,
+        terms=["ce"],
+        settings=StageSettings(epochs=1, head_multiple=10.0, max_steps=3, batch_size=4),
+    )
+    assert outcome.steps == 3
+    assert outcome.best == {}
+
+
+def test_no_rows_is_refused(tmp_path):
+    with pytest.raises(TrainingError, match="no rows to train on"):
+        train_stage(encoder(), rows=Rows(0), collator=collate, folder=tmp_path, terms=["ce"])
