@@ -1,0 +1,79 @@
+"""What a model costs whatever the machine: arithmetic, parameters, bytes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from potstill.export.runtimes import model_bytes
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Cost of one model.
+
+    Args:
+        flops: Floating point operations of one row, a multiplication and an addition counting as two.
+        parameters: Numbers in the model, shared ones once.
+        bytes: Of the weights as saved.
+    """
+
+    flops: int
+    parameters: int
+    bytes: int
+
+
+def cost(model: nn.Module, inputs: Mapping[str, Tensor]) -> Cost:
+    """Cost of `model` for rows like `inputs`.
+
+    Args:
+        model: Called with `inputs` by name.
+        inputs: One batch; give it the data's median length, because the work grows with it.
+    """
+    return Cost(flops(model, inputs), num_parameters(model), model_bytes(model))
+
+
+def num_parameters(model: nn.Module) -> int:
+    """Numbers in the model, shared ones once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def flops(model: nn.Module, inputs: Mapping[str, Tensor]) -> int:
+    """Floating point operations per row of `inputs`, counted by running it once.
+
+    Attention is computed in its plain form while counting, because PyTorch counts fused CPU attention as nothing.
+    Element-wise work is not counted, as is usual.
+
+    Args:
+        model: Called with `inputs` by name; its mode and attention are as before afterwards.
+        inputs: One batch, batch dimension first.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    num_rows = next(iter(inputs.values())).shape[0]
+    counter = FlopCounterMode(display=False)
+    with _plain_attention(model), torch.no_grad(), counter:
+        model(**inputs)
+    return int(counter.get_total_flops() // num_rows)
+
+
+@contextlib.contextmanager
+def _plain_attention(model: Any) -> Iterator[None]:
+    """Eval mode and eager attention while the block runs."""
+    was_training = model.training
+    before = getattr(getattr(model, "config", None), "_attn_implementation", None)
+    can_switch = hasattr(model, "set_attn_implementation") and before not in (None, "eager")
+    model.eval()
+    if can_switch:
+        model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        if can_switch:
+            model.set_attn_implementation(before)
+        model.train(was_training)

@@ -1,0 +1,271 @@
+"""How alike the insides of teacher and student are: layers by CKA, attention by Jensen–Shannon divergence.
+
+Shapes: N rows, B batch, T tokens, D width, H heads, S student layers, L teacher layers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from potstill.errors import DataError, NeedsError
+
+Read = Callable[[Any, Mapping[str, Any], Sequence[str]], Mapping[str, Tensor]]
+MAX_ROWS = 2000
+
+
+@dataclass(frozen=True)
+class LayerSimilarity:
+    """Similarity of every student layer with every teacher layer, ready for a heat map.
+
+    Args:
+        matrix: [S, L], each from 0 to 1.
+        student: Need names of the rows.
+        teacher: Need names of the columns.
+        num_rows: Data rows it was measured on.
+    """
+
+    matrix: np.ndarray
+    student: tuple[str, ...]
+    teacher: tuple[str, ...]
+    num_rows: int
+
+
+@dataclass(frozen=True)
+class AttentionDifference:
+    """Divergence of attention for every mapped pair of layers.
+
+    Args:
+        pairs: (student layer, teacher layer), 1-based.
+        divergence: [pairs] mean Jensen–Shannon divergence over rows, heads and real query tokens, in nats, 0 to ln 2.
+        num_rows: Rows compared; rows that the two tokenize to different lengths are left out.
+        maps: Per pair, attention of the first compared row averaged over heads, (student [T, T], teacher [T, T]).
+    """
+
+    pairs: tuple[tuple[int, int], ...]
+    divergence: np.ndarray
+    num_rows: int
+    maps: tuple[tuple[np.ndarray, np.ndarray], ...]
+
+    @property
+    def mean(self) -> float:
+        """Mean over the pairs, in nats."""
+        return float(self.divergence.mean())
+
+
+def linear_cka(first: np.ndarray, second: np.ndarray, *, debiased: bool = False) -> float:
+    """Linear centred kernel alignment of two representations of the same rows.
+
+    Formula: ‖XᵀY‖² / (‖XᵀX‖ · ‖YᵀY‖) with centred columns and Frobenius norms.
+    *Source*: Kornblith et al. 2019 (https://arxiv.org/abs/1905.00414); debiased with the unbiased HSIC of Song et al. 2012.
+    Unchanged by rotation and scale of either side.
+
+    Args:
+        first: [N, D₁].
+        second: [N, D₂].
+        debiased: Remove the bias that makes few rows of wide vectors look alike; needs 4 rows, and may fall below 0.
+
+    Returns:
+        0 to 1; 0 where a side is constant.
+
+    Raises:
+        DataError: Different rows, or too few.
+    """
+    if len(first) != len(second) or len(first) < (4 if debiased else 2):
+        raise DataError(
+            f"{len(first)} and {len(second)} rows were given for CKA", f"the same rows, at least {4 if debiased else 2}"
+        )
+    x = np.asarray(first, np.float64) - np.mean(first, axis=0, dtype=np.float64)
+    y = np.asarray(second, np.float64) - np.mean(second, axis=0, dtype=np.float64)
+    if debiased:
+        cross, own_x, own_y = _unbiased_hsic(x, y), _unbiased_hsic(x, x), _unbiased_hsic(y, y)
+        return float(cross / math.sqrt(own_x * own_y)) if own_x > 0 and own_y > 0 else 0.0
+    cross = float(np.square(x.T @ y).sum())
+    scale = float(np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y))
+    return min(1.0, cross / scale) if scale > 0 else 0.0
+
+
+def jensen_shannon(first: Tensor, second: Tensor) -> Tensor:
+    """Jensen–Shannon divergence along the last axis, in nats, from 0 (equal) to ln 2 (disjoint).
+
+    Formula: (KL(p ‖ m) + KL(q ‖ m)) / 2 with m = (p + q) / 2.
+
+    Args:
+        first: [..., K] probabilities.
+        second: [..., K] probabilities.
+    """
+    first, second = first.double(), second.double()
+    middle = (first + second) / 2
+    # rel_entr as x·log x with 0·log 0 = 0, so that masked entries add nothing
+    halves = torch.xlogy(first, first) + torch.xlogy(second, second) - 2 * torch.xlogy(middle, middle)
+    return (halves.sum(-1) / 2).clamp(0.0, math.log(2.0))
+
+
+def layer_similarity(
+    student: Any,
+    teacher: Any,
+    batches: Iterable[Mapping[str, Any]],
+    *,
+    student_needs: Sequence[str],
+    teacher_needs: Sequence[str],
+    read: Read,
+    max_rows: int = MAX_ROWS,
+) -> LayerSimilarity:
+    """CKA of every student layer with every teacher layer.
+
+    A row of a layer is the mean over its real tokens (or over its pixels); batches may hold ``teacher_`` inputs.
+
+    Args:
+        student: The student model.
+        teacher: The teacher model.
+        batches: Batches of tensors as the collator makes them.
+        student_needs: ``"embedding"``, ``"hidden:1"`` …
+        teacher_needs: The same for the teacher.
+        read: (model, inputs, needs) → values by need name.
+        max_rows: Stop after this many rows.
+
+    Raises:
+        DataError: Fewer than 2 rows.
+    """
+    kept_student: dict[str, list[np.ndarray]] = {need: [] for need in student_needs}
+    kept_teacher: dict[str, list[np.ndarray]] = {need: [] for need in teacher_needs}
+    num_rows = 0
+    for batch in batches:
+        if num_rows >= max_rows:
+            break
+        for model, inputs, kept in (
+            (student, model_inputs(batch), kept_student),
+            (teacher, model_inputs(batch, teacher=True), kept_teacher),
+        ):
+            with torch.no_grad():
+                values = read(model, inputs, tuple(kept))
+            for need, rows in kept.items():
+                rows.append(_pooled(values[need], inputs.get("attention_mask")))
+        num_rows += len(next(iter(kept_student.values()))[-1])
+    if num_rows < 2:
+        raise DataError(f"{num_rows} rows were given to compare layers", "at least 2 rows")
+    student_rows = {need: np.concatenate(rows)[:max_rows] for need, rows in kept_student.items()}
+    teacher_rows = {need: np.concatenate(rows)[:max_rows] for need, rows in kept_teacher.items()}
+    matrix = np.array([[linear_cka(x, y) for y in teacher_rows.values()] for x in student_rows.values()])
+    return LayerSimilarity(matrix, tuple(student_rows), tuple(teacher_rows), min(num_rows, max_rows))
+
+
+def attention_difference(
+    student: Any,
+    teacher: Any,
+    batches: Iterable[Mapping[str, Any]],
+    *,
+    pairs: Sequence[tuple[int, int]],
+    read: Read,
+    max_rows: int = 256,
+) -> AttentionDifference:
+    """Mean Jensen–Shannon divergence between the attention of mapped layers.
+
+    Where the numbers of heads differ, probabilities are averaged over heads first.
+
+    Args:
+        student: The student model.
+        teacher: The teacher model.
+        batches: Batches of tensors as the collator makes them.
+        pairs: (student layer, teacher layer), 1-based.
+        read: (model, inputs, needs) → values by need name; ``attention:k`` are scores before softmax, without mask.
+        max_rows: Stop after this many rows.
+
+    Raises:
+        NeedsError: No pair, or no row has the same number of tokens in both.
+    """
+    if not pairs:
+        raise NeedsError("no pair of layers was given to compare attention", "(student layer, teacher layer), 1-based")
+    sums, num_queries, num_rows = np.zeros(len(pairs)), 0.0, 0
+    maps: tuple[tuple[np.ndarray, np.ndarray], ...] = ()
+    for batch in batches:
+        if num_rows >= max_rows:
+            break
+        ours, theirs = model_inputs(batch), model_inputs(batch, teacher=True)
+        with torch.no_grad():
+            student_scores = read(student, ours, tuple(f"attention:{layer}" for layer, _ in pairs))
+            teacher_scores = read(teacher, theirs, tuple(f"attention:{layer}" for _, layer in pairs))
+        first = student_scores[f"attention:{pairs[0][0]}"]
+        mask = _mask(ours, first.shape[0], first.shape[-1])
+        other = teacher_scores[f"attention:{pairs[0][1]}"]
+        same = _same_lengths(mask, _mask(theirs, other.shape[0], other.shape[-1]))
+        tokens = min(first.shape[-1], other.shape[-1])
+        mask = mask[same, :tokens].to(first.device)
+        if not same.any():
+            continue
+        found = []
+        for index, (ours_at, theirs_at) in enumerate(pairs):
+            p = _attention(student_scores[f"attention:{ours_at}"], same, mask)
+            q = _attention(teacher_scores[f"attention:{theirs_at}"], same, mask).to(p.device)
+            found.append(_example(p, q, mask))
+            if p.shape[1] != q.shape[1]:
+                p, q = p.mean(1, keepdim=True), q.mean(1, keepdim=True)
+            sums[index] += float((jensen_shannon(p, q).mean(1) * mask).sum())
+        maps = maps or tuple(found)
+        num_queries += float(mask.sum())
+        num_rows += int(same.sum())
+    if num_rows == 0:
+        raise NeedsError("no row has the same number of tokens for teacher and student", "at least one such row")
+    return AttentionDifference(tuple((int(a), int(b)) for a, b in pairs), sums / num_queries, num_rows, maps)
+
+
+def model_inputs(batch: Mapping[str, Any], *, teacher: bool = False) -> dict[str, Any]:
+    """What a model reads of a batch: the ``teacher_`` inputs, their prefix removed, for a teacher that has its own."""
+    own = {name.removeprefix("teacher_"): value for name, value in batch.items() if name.startswith("teacher_")}
+    if teacher and own:
+        return own
+    return {name: value for name, value in batch.items() if not name.startswith("teacher_") and name not in ("labels", "row_id")}
+
+
+def _unbiased_hsic(x: np.ndarray, y: np.ndarray) -> float:
+    """Unbiased HSIC from [N, D] features with linear kernels."""
+    num_rows = len(x)
+    k, m = x @ x.T, y @ y.T
+    np.fill_diagonal(k, 0.0)
+    np.fill_diagonal(m, 0.0)
+    together = float((k * m).sum()) + float(k.sum() * m.sum()) / ((num_rows - 1) * (num_rows - 2))
+    return (together - 2.0 / (num_rows - 2) * float(k.sum(0) @ m.sum(0))) / (num_rows * (num_rows - 3))
+
+
+def _pooled(value: Tensor, mask: Tensor | None) -> np.ndarray:
+    """[B, T, D], [B, C, H, W] or [B, D] → [B, D] float64."""
+    value = value.detach().double()
+    if value.dim() == 4:
+        value = value.mean((2, 3))
+    elif value.dim() == 3:
+        if mask is not None and mask.shape[1] == value.shape[1]:
+            weights = mask.to(value.device).double()[..., None]
+            value = (value * weights).sum(1) / weights.sum(1).clamp_min(1.0)
+        else:
+            value = value.mean(1)
+    return value.cpu().numpy()
+
+
+def _mask(inputs: Mapping[str, Any], num_rows: int, tokens: int) -> Tensor:
+    mask = inputs.get("attention_mask")
+    if mask is None or mask.shape[1] != tokens:
+        return torch.ones(num_rows, tokens, dtype=torch.bool)
+    return mask.bool().cpu()
+
+
+def _same_lengths(first: Tensor, second: Tensor) -> Tensor:
+    return first.sum(1) == second.sum(1)
+
+
+def _attention(scores: Tensor, rows: Tensor, mask: Tensor) -> Tensor:
+    """Probabilities [B, H, T, T] over real keys, of the rows compared, cut to the tokens compared."""
+    tokens = mask.shape[1]
+    kept = scores.detach()[rows.to(scores.device)][..., :tokens, :tokens].double()
+    return kept.masked_fill(~mask.to(kept.device)[:, None, None, :], -torch.inf).softmax(-1)
+
+
+def _example(p: Tensor, q: Tensor, mask: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    length = int(mask[0].sum())
+    first, second = (value[0, :, :length, :length].mean(0).cpu().numpy() for value in (p, q))
+    return first, second
