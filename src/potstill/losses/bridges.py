@@ -32,6 +32,16 @@ class Bridge(nn.Module):
         return self.layer(values.to(self.layer.weight.dtype))
 
 
+class VectorNorm(nn.BatchNorm1d):
+    """A batch norm over [B, D] that takes its running statistics where a training batch has a single row."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        """The normalised values."""
+        if self.training and values.shape[0] < 2:
+            return F.batch_norm(values, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(values)
+
+
 def width_of(shape: tuple[int, ...]) -> int:
     """Channels of a map [B, C, H, W], else the last axis."""
     return shape[1] if len(shape) == 4 else shape[-1]

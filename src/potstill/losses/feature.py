@@ -119,6 +119,17 @@ def ghnd(student_map: Tensor, teacher_map: Tensor, *, mask: Tensor | None = None
     return over_rows(rows, mask.bool().flatten(1).any(1) if mask.dim() > 1 else mask, reduction)
 
 
+@full_precision
+def mgd(
+    generated_feature: Tensor, teacher_feature: Tensor, *, mask: Tensor | None = None, reduction: Reduction = "mean"
+) -> Tensor:
+    """Mean squared difference between the feature generated from a masked student feature and the teacher's.
+
+    Source: Yang et al. 2022 (arXiv 2205.01529), eq. 5. Shapes as in `hidden_mse`; masking and generator are in the module.
+    """
+    return hidden_mse(generated_feature, teacher_feature, mask=mask, reduction=reduction)
+
+
 def _log_softmax_over_positions(values: Tensor, temperature: float, mask: Tensor | None) -> Tensor:
     channels = values.flatten(2) if values.dim() == 4 else values.transpose(1, 2)
     channels = channels / temperature
@@ -242,4 +253,4 @@ class MGD(FeatureLoss):
         positions = (student_value.shape[0], 1, *student_value.shape[2:]) if is_map else (*student_value.shape[:2], 1)
         kept = student_value.new_empty(positions).bernoulli_(1 - self.masked_share)
         generated = modules["generate"](student_value * kept)
-        return hidden_mse(generated, teacher_value, mask=mask_for(teacher_value, token_mask), reduction="sum")
+        return mgd(generated, teacher_value, mask=mask_for(teacher_value, token_mask), reduction="sum")

@@ -3,28 +3,78 @@
 from __future__ import annotations
 
 from potstill.losses.attention import at, attention_kl, tinybert_attention
-from potstill.losses.feature import cosine, cwd, embedding_mse, ghnd, hidden_mse, pkd
-from potstill.losses.relation import gram
+from potstill.losses.batch_relation import cc, pkt, rkd_angle, rkd_distance, sp
+from potstill.losses.contrast import crd, info_nce
+from potstill.losses.distribution import ctkd, dist, logit_std_kl, mlkd, uld
+from potstill.losses.feature import cosine, cwd, embedding_mse, ghnd, hidden_mse, mgd, pkd
+from potstill.losses.flow import fsp, kd_svd
+from potstill.losses.graded import bce, bounded_regression, regression
+from potstill.losses.gradient import jacobian
+from potstill.losses.hints import ab, fitnet, ofd, vid
+from potstill.losses.label_aware import dkd, label_smoothing_kd, nkd, probability_shift, tf_kd, wsld
+from potstill.losses.minilm import minilm, minilm_v2
+from potstill.losses.relation import affinity, gram, ickd, nst
 from potstill.losses.response import ce, jsd, kl, logit_mse, reverse_kl, skew_kl, skew_reverse_kl, soft_ce, tvd
+from potstill.losses.review import review_kd
+from potstill.losses.transfer import ft, pad, simkd, srd
 
 __all__ = [
+    "ab",
+    "affinity",
     "at",
     "attention_kl",
+    "bce",
+    "bounded_regression",
+    "cc",
     "ce",
     "cosine",
+    "crd",
+    "ctkd",
     "cwd",
+    "dist",
+    "dkd",
     "embedding_mse",
+    "fitnet",
+    "fsp",
+    "ft",
     "ghnd",
     "gram",
     "hidden_mse",
+    "ickd",
+    "info_nce",
+    "jacobian",
     "jsd",
+    "kd_svd",
     "kl",
+    "label_smoothing_kd",
     "logit_mse",
+    "logit_std_kl",
+    "mgd",
+    "minilm",
+    "minilm_v2",
+    "mlkd",
+    "nkd",
+    "nst",
+    "ofd",
+    "pad",
     "pkd",
+    "pkt",
+    "probability_shift",
+    "regression",
     "reverse_kl",
+    "review_kd",
+    "rkd_angle",
+    "rkd_distance",
+    "simkd",
     "skew_kl",
     "skew_reverse_kl",
     "soft_ce",
+    "sp",
+    "srd",
+    "tf_kd",
     "tinybert_attention",
     "tvd",
+    "uld",
+    "vid",
+    "wsld",
 ]

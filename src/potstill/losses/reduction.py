@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from potstill.errors import RecipeError
+from potstill.losses.contract import IGNORED_LABEL
 
 Reduction = Literal["none", "sum", "mean"]
 
@@ -59,6 +60,24 @@ def of_batch(value: Tensor, num_rows: int, reduction: Reduction) -> Tensor:
         return value * num_rows
     _known(reduction)
     return value
+
+
+def over_labelled(values: Tensor, labels: Tensor, reduction: Reduction) -> Tensor:
+    """Reduce one value per unit over the units that have a label.
+
+    Args:
+        values: [N], any shape with as many units as `labels`.
+        labels: [B] or [B, T]; -100 marks a unit without a label, whose value counts as zero.
+        reduction: "none" keeps the shape of `labels`; "mean" divides by the labelled units.
+    """
+    kept = labels != IGNORED_LABEL
+    values = torch.where(kept, values.view(labels.shape), values.new_zeros(()))
+    if reduction == "none":
+        return values
+    if reduction == "sum":
+        return values.sum()
+    _known(reduction)
+    return values.sum() / kept.sum().clamp(min=1)
 
 
 def token_mean(values: Tensor, mask: Tensor | None) -> Tensor:

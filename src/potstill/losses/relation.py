@@ -6,14 +6,16 @@ Shapes: B batch, T tokens, D width, C channels, H height, W width of a map, P po
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from potstill.losses.bridges import match_maps
-from potstill.losses.layers import PairedLoss, mask_for
-from potstill.losses.options import LAST_LAYER, LayerPair
+from potstill.errors import NeedsError
+from potstill.losses.bridges import match_maps, width_of
+from potstill.losses.layers import PairedLoss, loss_name, mask_for
+from potstill.losses.options import LAST_LAYER, LayerPair, one_of
 from potstill.losses.precision import full_precision
 from potstill.losses.reduction import Reduction, over_rows
 
@@ -61,3 +63,152 @@ class Gram(WithoutBridge):
     def compare(self, index: int, student_value: Tensor, teacher_value: Tensor, token_mask: Tensor | None) -> Tensor:
         student_value, teacher_value = match_maps(student_value, teacher_value)
         return gram(student_value, teacher_value, mask=mask_for(teacher_value, token_mask), reduction="sum")
+
+
+@full_precision
+def affinity(
+    student_map: Tensor,
+    teacher_map: Tensor,
+    *,
+    over: Literal["positions", "channels"] = "positions",
+    mask: Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """Difference of pairwise affinities, without building the P × P matrices.
+
+    positions: ‖ŜŜᵀ − T̂T̂ᵀ‖_F / P over cosine affinities of positions; the squared norm is ‖ŜᵀŜ‖² + ‖T̂ᵀT̂‖² − 2‖ŜᵀT̂‖².
+    channels: mean over channels c of ‖s_c s_cᵀ − t_c t_cᵀ‖_F / P = sqrt(2 − 2⟨s_c, t_c⟩²) / P, every s_c, t_c of length one;
+    this is what public code computes, and it needs equal channels.
+    Source: He et al. 2019, "Knowledge adaptation for efficient semantic segmentation" (arXiv 1903.04688), eq. 4–6.
+
+    Args:
+        student_map: [B, C, H, W] or [B, T, D].
+        teacher_map: The same positions; for "positions" any width.
+        over: Which vectors are compared.
+        mask: [B, T], true on real tokens.
+        reduction: Over rows.
+    """
+    kept = None if mask is None else mask.bool().unsqueeze(-1)
+    student, teacher = (positions(value) for value in (student_map, teacher_map))
+    if kept is not None:
+        student, teacher = student.masked_fill(~kept, 0.0), teacher.masked_fill(~kept, 0.0)
+    count = student.new_tensor(float(student.shape[1])) if kept is None else kept.sum((1, 2)).clamp(min=1).to(student.dtype)
+    if over == "channels":
+        product = (F.normalize(student, dim=1) * F.normalize(teacher, dim=1)).sum(1)
+        values = (_safe_root(2 - 2 * product.square()) / count.reshape(-1, 1)).mean(1)
+    else:
+        student, teacher = F.normalize(student, dim=-1), F.normalize(teacher, dim=-1)
+        squared = _gram_square(student, student) + _gram_square(teacher, teacher) - 2 * _gram_square(student, teacher)
+        values = _safe_root(squared) / count
+    return over_rows(values, None if mask is None else mask.bool().any(1), reduction)
+
+
+def _gram_square(first: Tensor, second: Tensor) -> Tensor:
+    return (first.transpose(1, 2) @ second).square().sum((1, 2))
+
+
+def _safe_root(squared: Tensor) -> Tensor:
+    # No gradient (and no infinite one) where the squared norm is zero within rounding.
+    tiny = 1e-6 if squared.dtype == torch.float32 else 1e-14
+    safe = squared > tiny
+    return torch.where(safe, squared, torch.ones_like(squared)).sqrt() * safe
+
+
+@full_precision
+def nst(student_map: Tensor, teacher_map: Tensor, *, mask: Tensor | None = None, reduction: Reduction = "mean") -> Tensor:
+    """Neuron selectivity: squared MMD between channels, k(x, y) = ⟨x, y⟩² on activations of length one over positions.
+
+    mean k(t, t') + mean k(s, s') − 2 mean k(s, t), the means over pairs of channels.
+    Source: Huang and Wang 2017 (arXiv 1707.01219), eq. 6 with the polynomial kernel d = 2, c = 0.
+
+    Args:
+        student_map: [B, C, H, W] or [B, T, D].
+        teacher_map: The same positions; the width may differ.
+        mask: [B, T], true on real tokens.
+        reduction: Over rows.
+    """
+    channels = []
+    for value in (student_map, teacher_map):
+        flat = positions(value)
+        flat = flat if mask is None else flat.masked_fill(~mask.bool().unsqueeze(-1), 0.0)
+        channels.append(F.normalize(flat, dim=1).transpose(1, 2))
+    student, teacher = channels
+    values = _kernel_mean(teacher, teacher) + _kernel_mean(student, student) - 2 * _kernel_mean(student, teacher)
+    return over_rows(values.clamp(min=0), None if mask is None else mask.bool().any(1), reduction)
+
+
+def _kernel_mean(first: Tensor, second: Tensor) -> Tensor:
+    return (first @ second.transpose(1, 2)).square().mean((1, 2))
+
+
+@full_precision
+def ickd(student_map: Tensor, teacher_map: Tensor, *, mask: Tensor | None = None, reduction: Reduction = "mean") -> Tensor:
+    """Inter-channel correlation: 1/C² ‖G_s − G_t‖², G = F Fᵀ over positions of channels of length one.
+
+    Source: Liu et al. 2021 (arXiv 2202.03680), eq. 3–4; their code divides by C in place of C².
+
+    Args:
+        student_map: [B, C, H, W] or [B, T, D], already in the teacher's channels.
+        teacher_map: The same channels; the positions may differ.
+        mask: [B, T], true on real tokens.
+        reduction: Over rows.
+    """
+    matrices = []
+    for value in (student_map, teacher_map):
+        flat = positions(value)
+        flat = F.normalize(flat if mask is None else flat.masked_fill(~mask.bool().unsqueeze(-1), 0.0), dim=1)
+        matrices.append(flat.transpose(1, 2) @ flat)
+    values = (matrices[0] - matrices[1]).square().mean((1, 2))
+    return over_rows(values, None if mask is None else mask.bool().any(1), reduction)
+
+
+class Affinity(WithoutBridge):
+    """Pairwise affinities; see `functional.affinity`. Source: He et al. 2019 (arXiv 1903.04688).
+
+    Args:
+        layers: Pairs of (student, teacher) blocks.
+        over: "positions" (any widths) or "channels" (equal widths).
+    """
+
+    nearest: ClassVar[str] = "sp"
+
+    def __init__(self, *, layers: Sequence[LayerPair] = LAST_LAYER, over: str = "positions") -> None:
+        super().__init__(layers=layers)
+        self.over = one_of("over", over, ("positions", "channels"))
+
+    def check(self, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], names: str) -> None:
+        super().check(student_shape, teacher_shape, names)
+        if self.over == "channels" and width_of(student_shape) != width_of(teacher_shape):
+            raise NeedsError(
+                f"{loss_name(self)}: {names} have different widths, and over is channels",
+                "equal widths, or affinities between positions",
+                "set over: positions",
+            )
+
+    def compare(self, index: int, student_value: Tensor, teacher_value: Tensor, token_mask: Tensor | None) -> Tensor:
+        student_value, teacher_value = match_maps(student_value, teacher_value)
+        over: Literal["positions", "channels"] = "channels" if self.over == "channels" else "positions"
+        return affinity(student_value, teacher_value, over=over, mask=mask_for(teacher_value, token_mask), reduction="sum")
+
+
+class NST(WithoutBridge):
+    """Neuron selectivity; see `functional.nst`. Source: Huang and Wang 2017 (arXiv 1707.01219)."""
+
+    def compare(self, index: int, student_value: Tensor, teacher_value: Tensor, token_mask: Tensor | None) -> Tensor:
+        student_value, teacher_value = match_maps(student_value, teacher_value)
+        return nst(student_value, teacher_value, mask=mask_for(teacher_value, token_mask), reduction="sum")
+
+
+class ICKD(PairedLoss):
+    """Inter-channel correlation; see `functional.ickd`. Source: Liu et al. 2021 (arXiv 2202.03680)."""
+
+    kind: ClassVar[str] = "relation"
+    ranks: ClassVar[tuple[int, ...]] = (3, 4)
+    nearest: ClassVar[str] = "gram"
+
+    def __init__(self, *, layers: Sequence[LayerPair] = LAST_LAYER, project: str = "auto") -> None:
+        super().__init__(layers=layers, project=project)
+
+    def compare(self, index: int, student_value: Tensor, teacher_value: Tensor, token_mask: Tensor | None) -> Tensor:
+        student_value, teacher_value = match_maps(self.bridged(index, student_value), teacher_value)
+        return ickd(student_value, teacher_value, mask=mask_for(teacher_value, token_mask), reduction="sum")

@@ -18,7 +18,7 @@ from potstill.losses.contract import IGNORED_LABEL, Loss, LossValue, Shapes, Stu
 from potstill.losses.layers import loss_name
 from potstill.losses.options import between, one_of, positive
 from potstill.losses.precision import finite, full_precision
-from potstill.losses.reduction import Reduction, over_rows
+from potstill.losses.reduction import Reduction, over_labelled, over_rows
 from potstill.teacher.signal import TeacherSignal
 
 Direction = Literal["forward", "reverse"]
@@ -40,10 +40,8 @@ def ce(student_logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0, 
     flat = finite(student_logits).flatten(0, -2)
     values = F.cross_entropy(
         flat, labels.flatten(), ignore_index=IGNORED_LABEL, label_smoothing=label_smoothing, reduction="none"
-    ).view(labels.shape)
-    if reduction == "none":
-        return values
-    return values.sum() if reduction == "sum" else values.sum() / (labels != IGNORED_LABEL).sum().clamp(min=1)
+    )
+    return over_labelled(values, labels, reduction)
 
 
 def log_probabilities(logits: Tensor, temperature: float | Tensor, mask: Tensor | None = None) -> Tensor:

@@ -1,0 +1,212 @@
+"""Response losses for outputs that are not one distribution: several labels at once, and numbers.
+
+Shapes: B batch, C labels or numbers per row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor, where
+
+from potstill.errors import NeedsError
+from potstill.losses.contract import IGNORED_LABEL, Loss, LossValue, Shapes, StudentView
+from potstill.losses.layers import loss_name
+from potstill.losses.options import between, one_of, positive
+from potstill.losses.precision import finite, full_precision
+from potstill.losses.reduction import Reduction, over_rows
+from potstill.losses.response import ResponseLoss
+from potstill.teacher.signal import TeacherSignal
+
+TARGET_CHOICES = ("teacher", "labels")
+
+
+@full_precision
+def bce(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    *,
+    temperature: float = 1.0,
+    mask: Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """Binary cross-entropy with the teacher's probabilities, for labels that do not exclude each other.
+
+    τ²/C Σ_c −σ(t/τ) log σ(s/τ) − (1 − σ(t/τ)) log(1 − σ(s/τ)); its minimum is the teacher's entropy.
+    Source: Hinton et al. 2015 (arXiv 1503.02531), section 2, with one Bernoulli per label for the softmax.
+
+    Args:
+        student_logits: [B, C].
+        teacher_logits: [B, C].
+        temperature: τ.
+        mask: [B, C] or [B, 1], true on labels that count.
+        reduction: Over rows.
+    """
+    targets = (finite(teacher_logits) / temperature).sigmoid()
+    values = F.binary_cross_entropy_with_logits(finite(student_logits) / temperature, targets, reduction="none")
+    return over_rows(temperature**2 * values, mask, reduction)
+
+
+@full_precision
+def regression(
+    student_values: Tensor, teacher_values: Tensor, *, mask: Tensor | None = None, reduction: Reduction = "mean"
+) -> Tensor:
+    """Mean squared difference of predicted numbers.
+
+    Source: Ba and Caruana 2014 (arXiv 1312.6184), eq. 1, on the output itself.
+
+    Args:
+        student_values: [B] or [B, C].
+        teacher_values: The same shape.
+        mask: [B] or [B, C], true on what counts.
+        reduction: Over rows.
+    """
+    return over_rows((student_values - teacher_values).square(), mask, reduction)
+
+
+@full_precision
+def bounded_regression(
+    student_values: Tensor,
+    teacher_values: Tensor,
+    labels: Tensor,
+    *,
+    margin: float = 0.0,
+    mask: Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """Squared error to the label, only where the student is not yet better than the teacher by a margin.
+
+    ‖s − y‖² if ‖s − y‖² + m > ‖t − y‖², else 0.
+    Source: Chen et al. 2017, "Learning efficient object detection models with knowledge distillation" (NeurIPS), eq. 5.
+
+    Args:
+        student_values: [B] or [B, C].
+        teacher_values: The same shape.
+        labels: The same shape, true values.
+        margin: m, in squared units of the label.
+        mask: [B], true on rows that count.
+        reduction: Over rows.
+    """
+    student_error = (student_values - labels).square().reshape(len(labels), -1).sum(1)
+    teacher_error = (teacher_values - labels).square().reshape(len(labels), -1).sum(1)
+    bounded = where(student_error + margin > teacher_error, student_error, student_error.new_zeros(()))
+    return over_rows(bounded, mask, reduction)
+
+
+class TargetLoss(Loss):
+    """Base of losses whose target is the teacher's output or the label, by the option `target`.
+
+    With labels, rows that have none (-100 in every place) are not counted.
+    """
+
+    def __init__(self, *, target: str = "teacher") -> None:
+        super().__init__()
+        self.target = one_of("target", target, TARGET_CHOICES)
+
+    def needs_teacher(self) -> tuple[str, ...]:
+        return ("logits",) if self.target == "teacher" else ()
+
+    def needs_batch(self) -> tuple[str, ...]:
+        return () if self.target == "teacher" else ("labels",)
+
+    def prepare(self, student: Shapes, teacher: Shapes | None, *, num_rows: int) -> None:
+        del num_rows
+        if self.target == "teacher" and teacher is not None and student.logits[-1] != teacher.logits[-1]:
+            raise NeedsError(
+                f"{loss_name(self)}: the student has {student.logits[-1]} outputs, the teacher {teacher.logits[-1]}",
+                "the same outputs in the same order on both sides",
+                "give the student the teacher's outputs",
+            )
+
+    def count(self, batch: Mapping[str, Any]) -> Tensor | float:
+        return super().count(batch) if self.target == "teacher" else labelled_rows(batch["labels"]).sum()
+
+    def forward(self, student: StudentView, teacher: TeacherSignal | None, batch: Mapping[str, Any]) -> LossValue:
+        """Sum over rows that have a target."""
+        if self.target == "teacher":
+            if teacher is None:
+                raise NeedsError(f"{loss_name(self)} needs a teacher signal, there is none", todo="set target: labels")
+            total = self.from_teacher(student.logits, teacher.logits.detach())
+            return LossValue(sum=total, count=float(student.logits.shape[0]))
+        labels = batch["labels"].view_as(student.logits)
+        return LossValue(sum=self.from_labels(student.logits, labels), count=self.count(batch))
+
+    def from_teacher(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+        """Sum over rows against the teacher."""
+        raise TypeError(f"{type(self).__name__} does not define from_teacher")
+
+    def from_labels(self, student_logits: Tensor, labels: Tensor) -> Tensor:
+        """Sum over labelled rows against the labels."""
+        raise TypeError(f"{type(self).__name__} does not define from_labels")
+
+
+def labelled_rows(labels: Tensor) -> Tensor:
+    """[B], true on rows with a label in any place."""
+    return (labels != IGNORED_LABEL).reshape(labels.shape[0], -1).any(1)
+
+
+class BCE(TargetLoss):
+    """Binary cross-entropy for multi-label tasks; see `functional.bce`. Source: arXiv 1503.02531, per label.
+
+    Args:
+        temperature: τ of the teacher's and student's probabilities; unused with labels.
+        target: "teacher" or "labels" (0 or 1 per label, -100 where unknown).
+    """
+
+    def __init__(self, *, temperature: float = 1.0, target: str = "teacher") -> None:
+        super().__init__(target=target)
+        self.temperature = positive("temperature", temperature)
+
+    def from_teacher(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+        return bce(student_logits, teacher_logits, temperature=self.temperature, reduction="sum")
+
+    def from_labels(self, student_logits: Tensor, labels: Tensor) -> Tensor:
+        known = labels != IGNORED_LABEL
+        logits = finite(student_logits.float())
+        values = F.binary_cross_entropy_with_logits(logits, labels.masked_fill(~known, 0).to(logits.dtype), reduction="none")
+        return over_rows(values, known, "sum")
+
+
+class Regression(TargetLoss):
+    """Mean squared difference of predicted numbers; see `functional.regression`. Source: arXiv 1312.6184.
+
+    Args:
+        target: "teacher" or "labels" (-100 where there is none).
+    """
+
+    def from_teacher(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+        return regression(student_logits, teacher_logits, reduction="sum")
+
+    def from_labels(self, student_logits: Tensor, labels: Tensor) -> Tensor:
+        return regression(student_logits, labels.to(student_logits.dtype), mask=labels != IGNORED_LABEL, reduction="sum")
+
+
+class BoundedRegression(ResponseLoss):
+    """Teacher-bounded regression on labelled rows; see `functional.bounded_regression`. Source: Chen et al. 2017.
+
+    Args:
+        margin: m, in squared units of the label.
+    """
+
+    unit: ClassVar[str] = "labelled"
+
+    def __init__(self, *, margin: float = 0.0) -> None:
+        super().__init__()
+        self.margin = between("margin", margin, 0, float("inf"))
+
+    def needs_batch(self) -> tuple[str, ...]:
+        return ("labels",)
+
+    def count(self, batch: Mapping[str, Any]) -> Tensor | float:
+        return labelled_rows(batch["labels"]).sum()
+
+    def compare(self, student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None, batch: Mapping[str, Any]) -> Tensor:
+        labels = batch["labels"].view_as(student_logits).to(teacher_logits.dtype)
+        rows = labelled_rows(batch["labels"])
+        return bounded_regression(student_logits, teacher_logits, labels, margin=self.margin, mask=rows, reduction="sum")
+
+    def forward(self, student: StudentView, teacher: TeacherSignal | None, batch: Mapping[str, Any]) -> LossValue:
+        """Sum over labelled rows."""
+        return LossValue(sum=super().forward(student, teacher, batch).sum, count=self.count(batch))

@@ -1,0 +1,124 @@
+"""Gradient losses: how sensitive the output is to the input or the embedding.
+
+Shapes: B batch, C classes, T tokens, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from potstill.errors import NeedsError, TrainingError
+from potstill.losses.contract import Loss, LossValue, Shapes, StudentView
+from potstill.losses.layers import mask_for, shape_of, teacher_taps
+from potstill.losses.precision import full_precision
+from potstill.losses.reduction import Reduction, over_rows
+from potstill.teacher.signal import TeacherSignal
+
+
+@full_precision
+def jacobian(
+    student_gradient: Tensor, teacher_gradient: Tensor, *, mask: Tensor | None = None, reduction: Reduction = "mean"
+) -> Tensor:
+    """‖ ∇s/‖∇s‖ − ∇t/‖∇t‖ ‖² per row, ∇ the gradient of the teacher's first class by the input.
+
+    Where the widths of token gradients differ, the length of the gradient per token (its saliency) is compared.
+    Source: Srinivas and Fleuret 2018 (arXiv 1803.00443), eq. 9.
+
+    Args:
+        student_gradient: [B, D], [B, T, D] or [B, C, H, W].
+        teacher_gradient: The same shape, or [B, T, D'].
+        mask: [B, T], true on real tokens.
+        reduction: Over rows.
+    """
+    if student_gradient.shape != teacher_gradient.shape:
+        student_gradient, teacher_gradient = (_lengths(value) for value in (student_gradient, teacher_gradient))
+    unit = []
+    for value in (student_gradient, teacher_gradient):
+        kept = value if mask is None else value.masked_fill(~mask.bool().view(*mask.shape, *[1] * (value.dim() - 2)), 0.0)
+        unit.append(F.normalize(kept.flatten(1), dim=-1, eps=1e-20))
+    rows = None if mask is None else mask.bool().any(1)
+    return over_rows((unit[0] - unit[1]).square().sum(-1), rows, reduction)
+
+
+def _lengths(values: Tensor) -> Tensor:
+    squared = values.square().sum(1 if values.dim() == 4 else -1)
+    return torch.where(squared > 0, squared, torch.ones_like(squared)).sqrt() * (squared > 0)
+
+
+def output_gradient(logits: Tensor, tap: Tensor, classes: Tensor, *, create_graph: bool) -> Tensor:
+    """∂ Σ_b logits[b, classes_b] / ∂ tap, in the tap's shape.
+
+    Raises:
+        TrainingError: The logits do not depend on the tap through a recorded graph.
+    """
+    chosen = logits.gather(-1, classes.unsqueeze(-1)).sum()
+    found = None
+    if chosen.requires_grad and tap.requires_grad:
+        found = torch.autograd.grad(chosen, tap, create_graph=create_graph, allow_unused=True)[0]
+    if found is None:
+        raise TrainingError(
+            "jacobian cannot take the gradient of the output by its tap",
+            "a tap that is computed with gradients and leads to the logits",
+            "tap the embedding or a block in training mode, or take the loss hidden_mse",
+        )
+    return found
+
+
+def _are_comparable(student_shape: tuple[int, ...], teacher_shape: tuple[int, ...]) -> bool:
+    if student_shape == teacher_shape:
+        return True
+    if len(student_shape) != len(teacher_shape) or len(student_shape) < 3:
+        return False
+    if len(student_shape) == 4:
+        return student_shape[2:] == teacher_shape[2:]
+    return student_shape[1] == teacher_shape[1]
+
+
+class Jacobian(Loss):
+    """Sensitivity of the output; see `functional.jacobian`. Source: Srinivas and Fleuret 2018 (arXiv 1803.00443).
+
+    The teacher's gradient is the need ``gradient:TAP``: the gradient of its largest logit by its value TAP. A source that
+    runs the teacher without gradients, a cache for example, cannot provide it.
+
+    Args:
+        tap: The value by which the output is differentiated, on both sides.
+    """
+
+    kind: ClassVar[str] = "gradient"
+    nearest: ClassVar[str] = "hidden_mse"
+
+    def __init__(self, *, tap: str = "embedding") -> None:
+        super().__init__()
+        self.tap = tap
+
+    def needs_student(self) -> tuple[str, ...]:
+        return ("logits", self.tap)
+
+    def needs_teacher(self) -> tuple[str, ...]:
+        return ("logits", f"gradient:{self.tap}")
+
+    def prepare(self, student: Shapes, teacher: Shapes | None, *, num_rows: int) -> None:
+        del num_rows
+        student_shape = shape_of(student, self.tap, "student", self)
+        teacher_shape = shape_of(teacher, f"gradient:{self.tap}", "teacher", self)
+        if not _are_comparable(student_shape, teacher_shape):
+            raise NeedsError(
+                f"jacobian cannot compare gradients {list(student_shape)} and {list(teacher_shape)}",
+                "the same tokens or positions on both sides",
+                "change tap, or take the loss hidden_mse",
+            )
+
+    def forward(self, student: StudentView, teacher: TeacherSignal | None, batch: Mapping[str, Any]) -> LossValue:
+        """Sum over rows."""
+        del batch
+        theirs = teacher_taps(teacher)[f"gradient:{self.tap}"].detach()
+        assert teacher is not None
+        classes = teacher.logits.detach().argmax(-1)
+        own = output_gradient(student.logits, student.taps[self.tap], classes, create_graph=True)
+        total = jacobian(own, theirs, mask=mask_for(own, student.token_mask), reduction="sum")
+        return LossValue(sum=total, count=float(student.logits.shape[0]))

@@ -1,0 +1,346 @@
+"""Response losses that treat the true class apart from the others, or mend the teacher where it is wrong.
+
+Shapes: B batch, T tokens, C classes. Logits are [B, C] or [B, T, C], labels [B] or [B, T] with -100 for none.
+y is the label, p the teacher's distribution at temperature τ, q the student's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from potstill.losses.contract import IGNORED_LABEL, LossValue, StudentView
+from potstill.losses.options import between, positive
+from potstill.losses.precision import FLOOR, finite, full_precision
+from potstill.losses.reduction import Reduction, over_labelled, over_rows
+from potstill.losses.response import ResponseLoss, divergence
+from potstill.teacher.signal import TeacherSignal
+
+
+@full_precision
+def dkd(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    *,
+    alpha: float = 1.0,
+    beta: float = 8.0,
+    temperature: float = 4.0,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """Decoupled distillation: τ² [α KL((p_y, 1−p_y) ‖ (q_y, 1−q_y)) + β KL(p̂ ‖ q̂)], p̂ over the classes other than y.
+
+    Computed from log-probabilities throughout, so that a confident model gives a finite value.
+    Source: Zhao et al. 2022 (arXiv 2203.08679), eq. 7.
+
+    Args:
+        student_logits: [B, C] or [B, T, C], C at least 3.
+        teacher_logits: The same shape.
+        labels: [B] or [B, T].
+        alpha: Weight of the target-class term.
+        beta: Weight of the term over the other classes.
+        temperature: τ.
+        reduction: Over labelled units.
+    """
+    target = target_index(labels)
+    student, teacher = (finite(logits).flatten(0, -2) / temperature for logits in (student_logits, teacher_logits))
+    target_term = divergence(binary_log_probabilities(teacher, target), binary_log_probabilities(student, target))
+    other_term = divergence(other_log_probabilities(teacher, target), other_log_probabilities(student, target))
+    return over_labelled(temperature**2 * (alpha * target_term + beta * other_term), labels, reduction)
+
+
+@full_precision
+def nkd(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    *,
+    gamma: float = 1.5,
+    temperature: float = 1.0,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """Normalised distillation −p_y log q_y − γ τ² Σ_{i≠y} p̂_i log q̂_i, p and q of the first term at temperature 1.
+
+    Source: Yang et al. 2023 (arXiv 2303.13005), eq. 8. Shapes as in `dkd`.
+    """
+    target = target_index(labels)
+    student, teacher = (finite(logits).flatten(0, -2) for logits in (student_logits, teacher_logits))
+    p_target = F.softmax(teacher, -1).gather(-1, target).squeeze(-1)
+    log_q_target = F.log_softmax(student, -1).gather(-1, target).squeeze(-1)
+    log_p, log_q = (other_log_probabilities(logits / temperature, target) for logits in (teacher, student))
+    others = -(log_p.exp() * log_q).sum(-1)
+    return over_labelled(-p_target * log_q_target + gamma * temperature**2 * others, labels, reduction)
+
+
+@full_precision
+def wsld(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    *,
+    temperature: float = 2.0,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """Weighted soft labels: (1 − exp(−CE_s / CE_t)) τ² KL(p ‖ q), the weight from hard-label losses, without gradient.
+
+    Source: Zhou et al. 2021 (arXiv 2102.00650), eq. 11, with KL for its soft cross-entropy (the same gradient).
+    Shapes as in `dkd`.
+    """
+    student, teacher = (finite(logits).flatten(0, -2) for logits in (student_logits, teacher_logits))
+    target = target_index(labels).squeeze(-1)
+    with torch.no_grad():
+        teacher_ce = F.cross_entropy(teacher, target, reduction="none").clamp(min=1e-7)
+        weight = -torch.expm1(-F.cross_entropy(student, target, reduction="none") / teacher_ce)
+    values = divergence(F.log_softmax(teacher / temperature, -1), F.log_softmax(student / temperature, -1))
+    return over_labelled(weight * temperature**2 * values, labels, reduction)
+
+
+@full_precision
+def tf_kd(
+    student_logits: Tensor,
+    labels: Tensor,
+    *,
+    correct_probability: float = 0.99,
+    temperature: float = 20.0,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """Teacher-free distillation from a designed teacher: τ² KL(p^d_τ ‖ q_τ), p^d(y) = a, p^d(other) = (1−a)/(C−1).
+
+    Both sides are softened by τ (p^d_τ ∝ (p^d)^{1/τ}), so the optimum is q = p^d at every τ; the authors' code softens
+    only the teacher.
+    Source: Yuan et al. 2020 (arXiv 1909.11723), eq. 13.
+
+    Args:
+        student_logits: [B, C] or [B, T, C].
+        labels: [B] or [B, T].
+        correct_probability: a.
+        temperature: τ.
+        reduction: Over labelled units.
+    """
+    student = finite(student_logits).flatten(0, -2)
+    others = max(student.shape[-1] - 1, 1)
+    log_teacher = torch.full_like(student, math.log(max((1 - correct_probability) / others, 1e-30)))
+    log_teacher = log_teacher.scatter(-1, target_index(labels), math.log(correct_probability))
+    values = divergence(F.log_softmax(log_teacher / temperature, -1), F.log_softmax(student / temperature, -1))
+    return over_labelled(temperature**2 * values, labels, reduction)
+
+
+@full_precision
+def label_smoothing_kd(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    *,
+    correct_probability: float = 0.9,
+    temperature: float = 2.0,
+    mask: Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """τ² KL(p' ‖ q), p' the teacher, but where its first choice is wrong the smoothed label (a for y, the rest equal).
+
+    Units without a label keep the teacher's distribution.
+    Source: Wen et al. 2019, knowledge adjustment by label smoothing (arXiv 1911.07471), eq. 5.
+
+    Args:
+        student_logits: [B, C] or [B, T, C].
+        teacher_logits: The same shape.
+        labels: [B] or [B, T].
+        correct_probability: a.
+        temperature: τ.
+        mask: [B] or [B, T], true on units that count.
+        reduction: Over rows.
+    """
+    log_p, log_q, target = _adjustable(student_logits, teacher_logits, labels, temperature, mask)
+    others = max(log_p.shape[-1] - 1, 1)
+    smoothed = torch.full_like(log_p, math.log(max((1 - correct_probability) / others, 1e-30)))
+    smoothed = smoothed.scatter(-1, target, math.log(correct_probability))
+    log_p = torch.where(_is_wrong(log_p, labels).unsqueeze(-1), smoothed, log_p)
+    return over_rows(temperature**2 * divergence(log_p, log_q), mask, reduction)
+
+
+@full_precision
+def probability_shift(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    *,
+    temperature: float = 2.0,
+    mask: Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """τ² KL(p' ‖ q), p' the teacher with the probabilities of y and of its first choice exchanged where it is wrong.
+
+    Source: Wen et al. 2019, knowledge adjustment by probability shift (arXiv 1911.07471), eq. 6.
+    Shapes as in `label_smoothing_kd`.
+    """
+    log_p, log_q, target = _adjustable(student_logits, teacher_logits, labels, temperature, mask)
+    first = log_p.argmax(-1, keepdim=True)
+    shifted = log_p.scatter(-1, target, log_p.gather(-1, first)).scatter(-1, first, log_p.gather(-1, target))
+    log_p = torch.where(_is_wrong(log_p, labels).unsqueeze(-1), shifted, log_p)
+    return over_rows(temperature**2 * divergence(log_p, log_q), mask, reduction)
+
+
+def target_index(labels: Tensor) -> Tensor:
+    """Labels as an index [N, 1] that is valid where there is none."""
+    return labels.flatten().clamp(min=0).unsqueeze(-1)
+
+
+def binary_log_probabilities(logits: Tensor, target: Tensor) -> Tensor:
+    """[N, 2]: log p_y and log(1 − p_y), from logits [N, C] without subtracting probabilities."""
+    log_p = F.log_softmax(logits, -1)
+    others = log_p.scatter(-1, target, float("-inf")).logsumexp(-1, keepdim=True)
+    return torch.cat([log_p.gather(-1, target), others.clamp(min=10 * FLOOR)], -1)
+
+
+def other_log_probabilities(logits: Tensor, target: Tensor) -> Tensor:
+    """[N, C]: log-probabilities over the classes other than the target, whose own is far below zero."""
+    return F.log_softmax(logits.scatter(-1, target, 10 * FLOOR), -1)
+
+
+def _adjustable(
+    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float, mask: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    log_p = F.log_softmax(finite(teacher_logits, mask) / temperature, -1)
+    log_q = F.log_softmax(finite(student_logits, mask) / temperature, -1)
+    return log_p, log_q, labels.clamp(min=0).unsqueeze(-1)
+
+
+def _is_wrong(log_p: Tensor, labels: Tensor) -> Tensor:
+    return (labels != IGNORED_LABEL) & (log_p.argmax(-1) != labels)
+
+
+class LabelledLoss(ResponseLoss):
+    """Base of response losses over labelled units."""
+
+    unit: ClassVar[str] = "labelled"
+
+    def needs_batch(self) -> tuple[str, ...]:
+        return ("labels",)
+
+    def forward(self, student: StudentView, teacher: TeacherSignal | None, batch: Mapping[str, Any]) -> LossValue:
+        """Sum over labelled units."""
+        return LossValue(sum=super().forward(student, teacher, batch).sum, count=self.count(batch))
+
+
+class DKD(LabelledLoss):
+    """Decoupled distillation; see `functional.dkd`. Source: Zhao et al. 2022 (arXiv 2203.08679).
+
+    Args:
+        alpha: Weight of the target-class term.
+        beta: Weight of the other classes: 8 in the paper's default, 2 or 6 for some CIFAR pairs, 0.5 on ImageNet.
+        temperature: τ.
+    """
+
+    min_classes: ClassVar[int] = 3
+
+    def __init__(self, *, alpha: float = 1.0, beta: float = 8.0, temperature: float = 4.0) -> None:
+        super().__init__()
+        self.alpha, self.beta = between("alpha", alpha, 0, 1e6), between("beta", beta, 0, 1e6)
+        self.temperature = positive("temperature", temperature)
+
+    def compare(self, student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None, batch: Mapping[str, Any]) -> Tensor:
+        return dkd(
+            student_logits,
+            teacher_logits,
+            batch["labels"],
+            alpha=self.alpha,
+            beta=self.beta,
+            temperature=self.temperature,
+            reduction="sum",
+        )
+
+
+class NKD(LabelledLoss):
+    """Normalised distillation; see `functional.nkd`. Source: Yang et al. 2023 (arXiv 2303.13005)."""
+
+    min_classes: ClassVar[int] = 3
+
+    def __init__(self, *, gamma: float = 1.5, temperature: float = 1.0) -> None:
+        super().__init__()
+        self.gamma = between("gamma", gamma, 0, 1e6)
+        self.temperature = positive("temperature", temperature)
+
+    def compare(self, student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None, batch: Mapping[str, Any]) -> Tensor:
+        labels = batch["labels"]
+        return nkd(student_logits, teacher_logits, labels, gamma=self.gamma, temperature=self.temperature, reduction="sum")
+
+
+class WSLD(LabelledLoss):
+    """Weighted soft labels; see `functional.wsld`. Source: Zhou et al. 2021 (arXiv 2102.00650)."""
+
+    def __init__(self, *, temperature: float = 2.0) -> None:
+        super().__init__()
+        self.temperature = positive("temperature", temperature)
+
+    def compare(self, student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None, batch: Mapping[str, Any]) -> Tensor:
+        return wsld(student_logits, teacher_logits, batch["labels"], temperature=self.temperature, reduction="sum")
+
+
+class TfKD(LabelledLoss):
+    """Teacher-free distillation; see `functional.tf_kd`. Source: Yuan et al. 2020 (arXiv 1909.11723)."""
+
+    min_classes: ClassVar[int] = 2
+
+    def __init__(self, *, correct_probability: float = 0.99, temperature: float = 20.0) -> None:
+        super().__init__()
+        self.correct_probability = positive("correct_probability", between("correct_probability", correct_probability, 0, 1))
+        self.temperature = positive("temperature", temperature)
+
+    def needs_teacher(self) -> tuple[str, ...]:
+        return ()
+
+    def forward(self, student: StudentView, teacher: TeacherSignal | None, batch: Mapping[str, Any]) -> LossValue:
+        del teacher
+        total = tf_kd(
+            student.logits,
+            batch["labels"],
+            correct_probability=self.correct_probability,
+            temperature=self.temperature,
+            reduction="sum",
+        )
+        return LossValue(sum=total, count=self.count(batch))
+
+
+class LabelSmoothingKD(ResponseLoss):
+    """Teacher mended by the smoothed label; see `functional.label_smoothing_kd`. Source: arXiv 1911.07471."""
+
+    min_classes: ClassVar[int] = 2
+
+    def __init__(self, *, correct_probability: float = 0.9, temperature: float = 2.0) -> None:
+        super().__init__()
+        self.correct_probability = positive("correct_probability", between("correct_probability", correct_probability, 0, 1))
+        self.temperature = positive("temperature", temperature)
+
+    def needs_batch(self) -> tuple[str, ...]:
+        return ("labels",)
+
+    def compare(self, student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None, batch: Mapping[str, Any]) -> Tensor:
+        return label_smoothing_kd(
+            student_logits,
+            teacher_logits,
+            batch["labels"],
+            correct_probability=self.correct_probability,
+            temperature=self.temperature,
+            mask=mask,
+            reduction="sum",
+        )
+
+
+class ProbabilityShift(ResponseLoss):
+    """Teacher mended by exchange; see `functional.probability_shift`. Source: arXiv 1911.07471."""
+
+    def __init__(self, *, temperature: float = 2.0) -> None:
+        super().__init__()
+        self.temperature = positive("temperature", temperature)
+
+    def needs_batch(self) -> tuple[str, ...]:
+        return ("labels",)
+
+    def compare(self, student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None, batch: Mapping[str, Any]) -> Tensor:
+        labels = batch["labels"]
+        return probability_shift(student_logits, teacher_logits, labels, temperature=self.temperature, mask=mask, reduction="sum")

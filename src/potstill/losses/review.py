@@ -1,0 +1,115 @@
+"""Knowledge review: every student stage learns from the teacher's stages up to its own depth.
+
+Shapes: B batch, C channels, H height, W width of a map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from potstill.losses.contract import LossValue, StudentView
+from potstill.losses.feature import FeatureLoss
+from potstill.losses.options import LayerPair, between, tap_name
+from potstill.losses.precision import full_precision
+from potstill.losses.reduction import Reduction, over_rows
+from potstill.teacher.signal import TeacherSignal
+
+LAST_STAGES: tuple[LayerPair, ...] = ((-3, -3), (-2, -2), (-1, -1))
+PYRAMID = (4, 2, 1)
+
+
+@full_precision
+def review_kd(student_map: Tensor, teacher_map: Tensor, *, reduction: Reduction = "mean") -> Tensor:
+    """Hierarchical context loss: mean squares at full size and of maps pooled to 4, 2, 1, with weights 1, ½, ¼, ⅛, normalised.
+
+    Source: Chen et al. 2021 (arXiv 2104.09044), section 3.3.
+
+    Args:
+        student_map: Fused student map [B, C, H, W].
+        teacher_map: [B, C, H, W].
+        reduction: Over rows.
+    """
+    total, weight, sum_weights = _mean_square(student_map, teacher_map), 1.0, 1.0
+    for size in PYRAMID:
+        if size >= student_map.shape[2]:
+            continue
+        weight /= 2
+        pooled = [F.adaptive_avg_pool2d(value, size) for value in (student_map, teacher_map)]
+        total, sum_weights = total + weight * _mean_square(*pooled), sum_weights + weight
+    return over_rows(total / sum_weights, None, reduction)
+
+
+def _mean_square(first: Tensor, second: Tensor) -> Tensor:
+    return (first - second).square().flatten(1).mean(1)
+
+
+class AttentionFusion(nn.Module):
+    """Fuses a stage with what comes from the deeper ones, by two learned attention maps.
+
+    Args:
+        student_channels: Channels of the stage.
+        middle_channels: Channels in which stages are fused.
+        teacher_channels: Channels of the output.
+        is_deepest: Whether there is nothing deeper to fuse with.
+    """
+
+    def __init__(self, student_channels: int, middle_channels: int, teacher_channels: int, *, is_deepest: bool) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Conv2d(student_channels, middle_channels, 1, bias=False), nn.BatchNorm2d(middle_channels))
+        self.outer = nn.Sequential(
+            nn.Conv2d(middle_channels, teacher_channels, 3, padding=1, bias=False), nn.BatchNorm2d(teacher_channels)
+        )
+        self.attention = None if is_deepest else nn.Sequential(nn.Conv2d(2 * middle_channels, 2, 1), nn.Sigmoid())
+
+    def forward(self, student_map: Tensor, deeper: Tensor | None, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """The output in the teacher's channels and grid, and the fused map to hand to the next stage."""
+        fused = self.inner(student_map.to(self.inner[0].weight.dtype))  # type: ignore[arg-type]
+        if self.attention is not None and deeper is not None:
+            deeper = F.interpolate(deeper, fused.shape[-2:], mode="nearest")
+            weights = self.attention(torch.cat([fused, deeper], dim=1))
+            fused = fused * weights[:, :1] + deeper * weights[:, 1:]
+        return self.outer(F.interpolate(fused, grid, mode="nearest")), fused
+
+
+class ReviewKD(FeatureLoss):
+    """Knowledge review; see `functional.review_kd`. Source: Chen et al. 2021 (arXiv 2104.09044).
+
+    Args:
+        layers: Pairs of stages from shallow to deep; the last three by default.
+        middle_channels: Most channels in which stages are fused.
+    """
+
+    ranks: ClassVar[tuple[int, ...]] = (4,)
+    nearest: ClassVar[str] = "hidden_mse"
+
+    def __init__(self, *, layers: Sequence[LayerPair] = LAST_STAGES, middle_channels: int = 512) -> None:
+        super().__init__(layers=layers, project="linear")
+        self.middle_channels = int(between("middle_channels", middle_channels, 1, 65536))
+
+    def prepare(self, student: Any, teacher: Any, *, num_rows: int) -> None:
+        deepest = student.taps.get(tap_name(self.role, self.layers[-1][0]), (0, self.middle_channels))
+        self._middle = min(self.middle_channels, deepest[1])
+        self._built = 0
+        super().prepare(student, teacher, num_rows=num_rows)
+
+    def bridge(self, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], names: str) -> nn.Module:
+        self._built += 1
+        is_deepest = self._built == len(self.layers)
+        return AttentionFusion(student_shape[1], self._middle, teacher_shape[1], is_deepest=is_deepest)
+
+    def forward(self, student: StudentView, teacher: TeacherSignal | None, batch: Mapping[str, Any]) -> LossValue:
+        """Mean over stages of the sum over rows, from the deepest stage to the shallowest."""
+        del batch
+        assert teacher is not None
+        deeper, terms = None, []
+        for (student_layer, teacher_layer), fusion in zip(reversed(self.layers), reversed(list(self.bridges))):
+            teacher_map = teacher.taps[tap_name(self.role, teacher_layer)].detach()
+            student_map = student.taps[tap_name(self.role, student_layer)]
+            output, deeper = fusion(student_map, deeper, tuple(teacher_map.shape[-2:]))
+            terms.append(review_kd(output, teacher_map, reduction="sum"))
+        return LossValue(sum=torch.stack(terms).mean(), count=float(student.logits.shape[0]))
