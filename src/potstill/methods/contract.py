@@ -1,0 +1,165 @@
+"""What a method is: facts about two models and a user's wishes in, stages of training out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from potstill.errors import NeedsError
+
+LayerChoice = str | Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a method has to know about a model.
+
+    Args:
+        layers: Blocks (stages of a convolutional net).
+        width: Width of the hidden states.
+        heads: Attention heads of a block; None without attention.
+        modality: "text" or "image".
+        kept_layers: For a student cut from the teacher: the teacher's blocks that it keeps, 1-based; else empty.
+    """
+
+    layers: int
+    width: int
+    heads: int | None
+    modality: str
+    kept_layers: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class MethodOptions:
+    """What the user and the run ask of a method; None means the method's default.
+
+    Args:
+        epochs: Passes over the rows, over all stages; shared out in the method's proportions.
+        learning_rate: Peak of every stage.
+        temperature: τ of the response term, a number or a schedule.
+        alpha: Weight of the teacher's response, a number or a schedule; the labels get the rest.
+        layers: auto, uniform, last, first, skip, or pairs (student, teacher).
+        has_taps: The source of knowledge gives more than logits.
+        has_same_tokens: Student and teacher see the same tokens, so that token values can be compared.
+    """
+
+    epochs: float | None = None
+    learning_rate: float | None = None
+    temperature: Any = None
+    alpha: Any = None
+    layers: LayerChoice = "auto"
+    has_taps: bool = True
+    has_same_tokens: bool = True
+
+
+@dataclass(frozen=True)
+class TermSpec:
+    """A term as data: it becomes a loss when the stage starts.
+
+    Args:
+        name: In the catalogue of losses.
+        weight: A number or a schedule as a recipe writes it.
+        temperature: Likewise; None leaves the loss's own.
+        options: Of the loss.
+    """
+
+    name: str
+    weight: Any = 1.0
+    temperature: Any = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_loss(self) -> dict[str, Any]:
+        """The mapping that `DistillationTrainer` and a recipe take."""
+        heat = {} if self.temperature is None else {"temperature": self.temperature}
+        return {"name": self.name, "weight": self.weight, **heat, **self.options}
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """One stage of training.
+
+    Args:
+        name: Of the stage: "intermediate", "prediction".
+        terms: Its objective.
+        epochs: Passes over the rows.
+        learning_rate: Peak.
+        rows: "all" rows, or the "labelled" ones alone.
+        select: Which weights are kept: "metric", "fidelity" or "last".
+        settings: Further settings of `StageSettings`.
+    """
+
+    name: str
+    terms: tuple[TermSpec, ...]
+    epochs: float
+    learning_rate: float
+    rows: str = "all"
+    select: str = "metric"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def losses(self) -> list[dict[str, Any]]:
+        """The terms as `DistillationTrainer` takes them."""
+        return [term.as_loss() for term in self.terms]
+
+    def needs_taps(self) -> bool:
+        """Whether a term reads more of the teacher than its logits."""
+        from potstill.losses import catalogue
+
+        built = [catalogue.build(term.name, **term.options) for term in self.terms]
+        return any(need != "logits" for loss in built for need in loss.needs_teacher())
+
+
+class Method(Protocol):
+    """A named combination."""
+
+    def __call__(self, student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+        """The stages, in order."""
+        ...
+
+
+def facts_of(model: Any, *, kept_layers: Sequence[int] = ()) -> ModelFacts:
+    """The facts of a transformers model (or its configuration) of a supported family.
+
+    Raises:
+        ModelError: The family is not supported.
+    """
+    from potstill.student.families import family_of
+
+    family, config = family_of(model), getattr(model, "config", model)
+    depth, width = family.size(config, "layers"), family.size(config, "hidden")
+    heads = family.size(config, "heads") if "heads" in family.config_keys else None
+    layers = len(depth) if isinstance(depth, (list, tuple)) else int(depth)
+    last_width = width[-1] if isinstance(width, (list, tuple)) else width
+    kept = tuple(kept_layers) if len(kept_layers) == layers else ()
+    return ModelFacts(layers, int(last_width), heads, family.modality, kept)
+
+
+def with_wishes(stages: Sequence[StageSpec], options: MethodOptions) -> tuple[StageSpec, ...]:
+    """The stages with the user's epochs, shared out in the method's proportions, and learning rate."""
+    whole = sum(stage.epochs for stage in stages)
+    share = 1.0 if options.epochs is None else options.epochs / whole
+    rate = options.learning_rate
+    return tuple(
+        replace(stage, epochs=stage.epochs * share, learning_rate=stage.learning_rate if rate is None else rate)
+        for stage in stages
+    )
+
+
+def require_taps(name: str, options: MethodOptions, *, compares_tokens: bool = True) -> None:
+    """Refuse a method whose knowledge is not there.
+
+    Raises:
+        NeedsError: The source gives logits alone, or the tokens differ.
+    """
+    if not options.has_taps:
+        raise NeedsError(
+            f"method {name!r} needs hidden states or attention of the teacher, the source of knowledge holds logits alone",
+            "a live teacher (cache: never), or a method on logits such as 'kd'",
+            "set distill.cache: never, or distill.method: kd",
+        )
+    if compares_tokens and not options.has_same_tokens:
+        raise NeedsError(
+            f"method {name!r} compares student and teacher token by token, and they cut texts into different tokens",
+            "a student with the teacher's vocabulary, or a method on logits such as 'kd'",
+            "set student.vocabulary: keep, or distill.method: kd",
+        )

@@ -1,0 +1,70 @@
+"""Which block of the teacher each block of the student learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from potstill.errors import RecipeError
+from potstill.methods.contract import LayerChoice, ModelFacts
+
+CHOICES = ("auto", "uniform", "last", "first", "skip")
+
+
+def pair_layers(choice: LayerChoice, student: ModelFacts, teacher: ModelFacts) -> list[tuple[int, int]]:
+    """Pairs (student block, teacher block), 1-based, rising.
+
+    ``auto``: the blocks that a cut student keeps, else uniform; ``uniform``: i ← i·T/S; ``last`` and ``first``: that end of
+    the teacher; ``skip``: uniform without the last pair, which the response already teaches (patient distillation).
+
+    Raises:
+        RecipeError: Another word, or pairs outside the models.
+
+    Example:
+        >>> pair_layers("uniform", ModelFacts(2, 16, 2, "text"), ModelFacts(6, 16, 2, "text"))
+        [(1, 3), (2, 6)]
+    """
+    if not isinstance(choice, str):
+        return _checked(choice, student.layers, teacher.layers)
+    if choice not in CHOICES:
+        raise RecipeError(
+            f"layers is {choice!r}", f"{', '.join(CHOICES)}, or pairs", "write for example layers: [[1, 3], [2, 6]]"
+        )
+    if choice == "auto" and student.kept_layers:
+        return list(enumerate(student.kept_layers, start=1))
+    if student.layers > teacher.layers:
+        uniform = [(round(i * student.layers / teacher.layers), i) for i in range(1, teacher.layers + 1)]
+    else:
+        uniform = [(i, round(i * teacher.layers / student.layers)) for i in range(1, student.layers + 1)]
+    count = len(uniform)
+    if choice == "last":
+        return [(student.layers - count + i, teacher.layers - count + i) for i in range(1, count + 1)]
+    if choice == "first":
+        return [(i, i) for i in range(1, count + 1)]
+    if choice == "skip" and count > 1:
+        return uniform[:-1]
+    return uniform
+
+
+def _checked(pairs: Sequence[Sequence[int]], student_layers: int, teacher_layers: int) -> list[tuple[int, int]]:
+    read: list[tuple[int, int]] = []
+    for pair in pairs:
+        ends = tuple(pair) if isinstance(pair, (list, tuple)) else ()
+        if len(ends) != 2 or not all(isinstance(end, int) and not isinstance(end, bool) for end in ends):
+            raise RecipeError(
+                f"layers holds {pair!r}", "pairs [student block, teacher block]", "write for example [[1, 3], [2, 6]]"
+            )
+        read.append((_position(ends[0], student_layers, "student"), _position(ends[1], teacher_layers, "teacher")))
+    if not read:
+        raise RecipeError("layers is empty", "at least one pair [student block, teacher block]", "write layers: auto")
+    return read
+
+
+def _position(index: int, count: int, side: str) -> int:
+    position = count + 1 + index if index < 0 else index
+    if not 1 <= position <= count:
+        raise RecipeError(
+            f"layers names block {index} of the {side}, which has {count}",
+            f"1 to {count}, or -1 to -{count}",
+            "name such a block",
+        )
+    return position

@@ -1,0 +1,60 @@
+"""Methods that teach blocks, by hidden states and attention."""
+
+from __future__ import annotations
+
+from potstill.errors import NeedsError
+from potstill.methods.contract import MethodOptions, ModelFacts, StageSpec, TermSpec, require_taps, with_wishes
+from potstill.methods.layers import pair_layers
+from potstill.methods.response import response_terms
+
+
+def tinybert(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+    """First the blocks (embedding, hidden states, attention scores), then the prediction (KL at τ = 1).
+
+    Source: Jiao et al. 2020, TinyBERT (arXiv 1909.10351), section 3.2 and the settings of its task-specific distillation
+    (20 epochs, then 3). Where rows have labels and `alpha` is given, the second stage learns from them too.
+    """
+    require_taps("tinybert", options)
+    pairs = pair_layers(options.layers, student, teacher)
+    terms = [TermSpec("embedding_mse"), TermSpec("hidden_mse", options={"layers": pairs})]
+    if student.heads and teacher.heads:
+        terms.append(TermSpec("tinybert_attention", options={"layers": pairs}))
+    prediction = response_terms(options, temperature=1.0, alpha=1.0)
+    last = tuple(term for term in prediction if term.weight != 0)
+    stages = [
+        StageSpec("intermediate", tuple(terms), epochs=20.0, learning_rate=5e-5, select="last"),
+        StageSpec("prediction", last, epochs=3.0, learning_rate=3e-5),
+    ]
+    return with_wishes(stages, options)
+
+
+def pkd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+    """Patient distillation: KL and labels, and the [CLS] states of skipped blocks.
+
+    Source: Sun et al. 2019, BERT-PKD (arXiv 1908.09355): τ from {5, 10, 20}, α from {0.2, 0.5, 0.7}, β from {10, 100, 500}; the
+    middle ones are taken.
+    """
+    require_taps("pkd", options, compares_tokens=False)
+    pairs = pair_layers("skip" if options.layers == "auto" else options.layers, student, teacher)
+    terms = (
+        *response_terms(options, temperature=10.0, alpha=0.5),
+        TermSpec("pkd", 100.0, options={"layers": pairs}),
+    )
+    return with_wishes([StageSpec("prediction", terms, epochs=4.0, learning_rate=5e-5)], options)
+
+
+def minilm(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+    """First the self-attention of the last block (queries with keys, values with values), then the prediction.
+
+    Source: Wang et al. 2020, MiniLM (arXiv 2002.10957), which has the first stage on a large corpus; here on the task's rows.
+    """
+    require_taps("minilm", options)
+    if not student.heads or not teacher.heads:
+        raise NeedsError("method 'minilm' needs attention in both models", "transformer encoders", "set distill.method: kd")
+    pairs = [(student.layers, teacher.layers)] if options.layers == "auto" else pair_layers(options.layers, student, teacher)
+    name = "minilm" if student.heads == teacher.heads else "minilm_v2"
+    stages = [
+        StageSpec("intermediate", (TermSpec(name, options={"layers": pairs}),), epochs=10.0, learning_rate=5e-4, select="last"),
+        StageSpec("prediction", response_terms(options, temperature=2.0, alpha=0.7), epochs=4.0, learning_rate=5e-5),
+    ]
+    return with_wishes(stages, options)

@@ -1,0 +1,66 @@
+"""Methods that teach the output, with a hidden-state term where it is free."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from potstill.methods.contract import MethodOptions, ModelFacts, StageSpec, TermSpec, with_wishes
+from potstill.methods.layers import pair_layers
+from potstill.training.schedules import is_schedule
+
+EARLY_FEATURES = {"phases": [[0.5, 1.0], [1.0, 0.2]]}
+
+
+def kd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+    """Plain distillation: KL at τ = 2 (0.7) and labels (0.3); hidden states early where widths and tokens agree.
+
+    Source: Hinton et al. 2015, Distilling the Knowledge in a Neural Network (arXiv 1503.02531).
+    """
+    terms = response_terms(options, temperature=2.0, alpha=0.7)
+    if options.has_taps and options.has_same_tokens and student.width == teacher.width:
+        terms += (TermSpec("hidden_mse", EARLY_FEATURES, options={"layers": pair_layers(options.layers, student, teacher)}),)
+    return with_wishes([StageSpec("prediction", terms, epochs=8.0, learning_rate=3e-4)], options)
+
+
+def distilbert(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+    """KL, labels and the direction of the last hidden state, weighed 5 : 2 : 1, for a task instead of masked words.
+
+    Source: Sanh et al. 2019, DistilBERT (arXiv 1910.01108).
+    """
+    from potstill.methods.contract import require_taps
+
+    require_taps("distilbert", options)
+    terms = (
+        *response_terms(options, temperature=2.0, alpha=5 / 7, whole=7 / 8),
+        TermSpec("cosine", 1 / 8, options={"layers": [(student.layers, teacher.layers)]}),
+    )
+    return with_wishes([StageSpec("prediction", terms, epochs=3.0, learning_rate=5e-5)], options)
+
+
+def response_terms(options: MethodOptions, *, temperature: float, alpha: float, whole: float = 1.0) -> tuple[TermSpec, ...]:
+    """KL with weight α and cross-entropy with 1 − α, the user's wishes before the method's defaults.
+
+    Args:
+        options: May hold `temperature` and `alpha`.
+        temperature: The method's τ.
+        alpha: The method's α.
+        whole: Sum of both weights.
+    """
+    wished = alpha if options.alpha is None else options.alpha
+    heat = temperature if options.temperature is None else options.temperature
+    return (
+        TermSpec("kl", _mapped(wished, lambda value: whole * value), temperature=heat),
+        TermSpec("ce", _mapped(wished, lambda value: whole * (1.0 - value))),
+    )
+
+
+def _mapped(schedule: Any, change: Any) -> Any:
+    """A schedule as a recipe writes it, with every value changed; linear changes keep its form."""
+    if not is_schedule(schedule):
+        return change(float(schedule))
+    if not isinstance(schedule, dict):
+        return lambda progress: change(schedule(progress))
+    ((kind, parts),) = schedule.items()
+    if kind == "phases":
+        return {kind: [[until, change(value)] for until, value in parts]}
+    return {kind: [change(value) for value in parts] if isinstance(parts, (list, tuple)) else change(parts)}

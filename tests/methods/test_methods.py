@@ -1,0 +1,113 @@
+"""Methods: stages that the trainer can run, layer pairs, refusals."""
+
+from __future__ import annotations
+
+import inspect
+import pkgutil
+
+import pytest
+
+import potstill.methods
+from potstill.errors import NeedsError, RecipeError
+from potstill.losses import catalogue as losses
+from potstill.methods import catalogue
+from potstill.methods.contract import MethodOptions, ModelFacts, facts_of
+from potstill.methods.layers import pair_layers
+from potstill.training.terms import read_terms
+
+SMALL, BIG = ModelFacts(3, 16, 2, "text"), ModelFacts(6, 24, 4, "text")
+
+
+@pytest.mark.parametrize("name", catalogue.names())
+def test_every_method_has_a_source_and_terms_that_exist(name):
+    assert "Source: " in (inspect.getdoc(catalogue.find(name)) or "")
+    stages = catalogue.build(name, SMALL, BIG)
+    assert stages
+    for stage in stages:
+        assert {term.name for term in stage.terms} <= set(losses.names())
+        assert len(read_terms(stage.losses())) == len(stage.terms)
+        assert stage.epochs > 0
+        assert stage.learning_rate > 0
+
+
+def test_the_table_lists_every_public_function_of_the_folder():
+    found = set()
+    for module in pkgutil.iter_modules(potstill.methods.__path__):
+        if module.name in ("catalogue", "contract", "layers"):
+            continue
+        loaded = __import__(f"potstill.methods.{module.name}", fromlist=["_"])
+        for name, value in vars(loaded).items():
+            if inspect.isfunction(value) and value.__module__ == loaded.__name__ and "Source:" in (value.__doc__ or ""):
+                found.add(f"{loaded.__name__}:{name}")
+    assert found == set(catalogue.METHODS.values())
+
+
+@pytest.mark.parametrize(
+    ("choice", "pairs"),
+    [
+        ("auto", [(1, 2), (2, 4), (3, 6)]),
+        ("uniform", [(1, 2), (2, 4), (3, 6)]),
+        ("last", [(1, 4), (2, 5), (3, 6)]),
+        ("first", [(1, 1), (2, 2), (3, 3)]),
+        ("skip", [(1, 2), (2, 4)]),
+        ([[1, -1], [-1, 2]], [(1, 6), (3, 2)]),
+    ],
+)
+def test_layer_pairs(choice, pairs):
+    assert pair_layers(choice, SMALL, BIG) == pairs
+
+
+def test_a_cut_student_learns_from_the_layers_that_it_keeps():
+    cut = ModelFacts(2, 24, 4, "text", kept_layers=(1, 5))
+    assert pair_layers("auto", cut, BIG) == [(1, 1), (2, 5)]
+    terms = {term.name: term for term in catalogue.build("kd", cut, BIG)[0].terms}
+    assert terms["hidden_mse"].options == {"layers": [(1, 1), (2, 5)]}
+
+
+def test_hidden_states_are_left_out_where_they_cannot_be_compared():
+    same = ModelFacts(2, 24, 4, "text")
+    for options in (MethodOptions(has_taps=False), MethodOptions(has_same_tokens=False)):
+        stage = catalogue.build("kd", same, BIG, options)[0]
+        assert [term.name for term in stage.terms] == ["kl", "ce"]
+        assert not stage.needs_taps()
+    assert catalogue.build("kd", same, BIG)[0].needs_taps()
+
+
+def test_wishes_come_before_defaults():
+    options = MethodOptions(epochs=4.6, learning_rate=1e-3, temperature=4.0, alpha={"linear": [1.0, 0.5]})
+    first, second = catalogue.build("tinybert", SMALL, BIG, options)
+    assert (first.epochs, second.epochs) == pytest.approx((4.0, 0.6))
+    assert first.learning_rate == second.learning_rate == 1e-3
+    kl, ce = second.losses()
+    assert kl == {"name": "kl", "weight": {"linear": [1.0, 0.5]}, "temperature": 4.0}
+    assert ce["weight"] == {"linear": [0.0, 0.5]}
+
+
+def test_facts_come_from_the_model():
+    from transformers import BertConfig
+
+    config = BertConfig(hidden_size=24, num_hidden_layers=5, num_attention_heads=3)
+    assert facts_of(config, kept_layers=(1, 2, 3, 4, 6)) == ModelFacts(5, 24, 3, "text", (1, 2, 3, 4, 6))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda: catalogue.build("tinybrt", SMALL, BIG), RecipeError, "did you mean 'tinybert'"),
+        (lambda: catalogue.build("tinybert", SMALL, BIG, MethodOptions(has_taps=False)), NeedsError, "logits alone"),
+        (lambda: catalogue.build("tinybert", SMALL, BIG, MethodOptions(has_same_tokens=False)), NeedsError, "different tokens"),
+        (lambda: catalogue.build("minilm", ModelFacts(4, 8, None, "image"), BIG), NeedsError, "needs attention"),
+        (lambda: pair_layers("middle", SMALL, BIG), RecipeError, "layers is 'middle'"),
+        (lambda: pair_layers([[4, 1]], SMALL, BIG), RecipeError, "block 4 of the student, which has 3"),
+        (lambda: pair_layers([[1]], SMALL, BIG), RecipeError, "pairs"),
+    ],
+)
+def test_what_cannot_work_is_refused(call, error, words):
+    with pytest.raises(error, match=words):
+        call()
+
+
+def test_describe_has_a_row_for_each():
+    rows = catalogue.describe()
+    assert [row["name"] for row in rows] == sorted(catalogue.METHODS)
+    assert all(row["about"] and row["source"] for row in rows)
