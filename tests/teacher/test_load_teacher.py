@@ -78,6 +78,16 @@ class TestHead:
         assert loaded.model.config.id2label == {0: "a", 1: "b", 2: "c", 3: "d"}
         assert "trained on the data first" in " ".join(loaded.notes)
 
+    def test_transformers_says_nothing_and_keeps_its_settings(self, tmp_path, capfd):
+        from transformers.utils import logging as transformers_logging
+
+        BertModel(make_bert().config).save_pretrained(tmp_path)
+        before = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+        capfd.readouterr()
+        load_teacher(tmp_path, TextTask(), num_labels=2)
+        assert capfd.readouterr() == ("", "")
+        assert (transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()) == before
+
     def test_head_that_config_promises_and_weights_lack(self, named):
         weights = {key: value for key, value in load_file(named / "model.safetensors").items() if "classifier" not in key}
         save_file(weights, named / "model.safetensors", metadata={"format": "pt"})

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -185,15 +186,16 @@ def _from_pretrained(
     auto_class = getattr(transformers, AUTO_CLASSES[task.name])
     settings: dict[str, Any] = {"config": config} if config is not None else {"num_labels": num_labels}
     try:
-        model, info = auto_class.from_pretrained(
-            name,
-            **settings,
-            dtype=torch.float32,
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            trust_remote_code=trust_remote_code,
-        )
+        with _quiet_transformers():
+            model, info = auto_class.from_pretrained(
+                name,
+                **settings,
+                dtype=torch.float32,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                trust_remote_code=trust_remote_code,
+            )
     except (OSError, ValueError, RuntimeError, KeyError) as err:
         raise _broken_weights(name, err) from err
     except Exception as err:
@@ -202,6 +204,22 @@ def _from_pretrained(
             raise
         raise _broken_weights(name, err) from err
     return model, info
+
+
+@contextlib.contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No report of missing weights and no progress bar; what matters of them is told as a note or an error."""
+    from transformers.utils import logging as transformers_logging
+
+    verbosity, has_bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if has_bars:
+            transformers_logging.enable_progress_bar()
 
 
 def _broken_weights(name: str, err: BaseException) -> ModelError:
