@@ -11,13 +11,13 @@ NONE = "–"
 
 
 def significant(value: float | None, digits: int = 3) -> str:
-    """`value` with that many significant digits; below 1 without zeros at the end."""
+    """`value` with that many significant digits, whole from there on; below 1 without zeros at the end."""
     if value is None:
         return NONE
     if value == 0:
         return "0"
     places = digits - 1 - math.floor(math.log10(abs(value)))
-    text = f"{round(value, places):,.{max(0, places)}f}"
+    text = f"{round(value, max(0, places)):,.{max(0, places)}f}"
     return text.rstrip("0") if abs(value) < 1 else text
 
 

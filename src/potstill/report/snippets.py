@@ -12,7 +12,8 @@ print(classify({example}))"""
 _ONNX_TEXT = """import onnxruntime
 from transformers import AutoTokenizer
 
-tokens = AutoTokenizer.from_pretrained("{student}")(["a text of yours"], return_tensors="np")
+tokenizer = AutoTokenizer.from_pretrained("{student}")
+tokens = tokenizer(["a text of yours"], return_tensors="np")
 session = onnxruntime.InferenceSession("{onnx}")
 names = {{value.name for value in session.get_inputs()}}
 print(session.run(["logits"], {{name: tokens[name] for name in names}})[0])"""
@@ -22,7 +23,8 @@ from PIL import Image
 from transformers import AutoImageProcessor
 
 image = Image.open("an_image_of_yours.png").convert("RGB")
-pixels = AutoImageProcessor.from_pretrained("{student}")(image, return_tensors="np")["pixel_values"]
+processor = AutoImageProcessor.from_pretrained("{student}")
+pixels = processor(image, return_tensors="np")["pixel_values"]
 session = onnxruntime.InferenceSession("{onnx}")
 print(session.run(["logits"], {{"pixel_values": pixels}})[0])"""
 

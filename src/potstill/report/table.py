@@ -65,4 +65,4 @@ def _caption(metrics: Metrics) -> str:
         parts.append(f"agreement {numbers.percent(metrics.agreement)}")
     if metrics.wdsr is not None:
         parts.append(f"WDSR {numbers.percent(metrics.wdsr)}")
-    return ", ".join(parts)
+    return "\n".join([", ".join(parts[:2]), ", ".join(parts[2:])]).strip()

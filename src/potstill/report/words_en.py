@@ -19,6 +19,7 @@ ENGLISH: dict[str, str] = {
     "card_smaller_note": "{student} from {teacher}",
     "card_faster": "faster",
     "card_faster_note": "{student} from {teacher}; batch 1, median, {runtime} against {teacher_runtime}",
+    "card_faster_also": "{factor} against {runtime}",
     "card_gap": "of the gap closed",
     "card_gap_note": "between the same student trained without a teacher ({baseline}) and the teacher",
     "card_removed": "of the parameters removed",
@@ -67,7 +68,8 @@ ENGLISH: dict[str, str] = {
     "times_faster": "faster",
     "models_note": "Measured on the test split ({rows} rows). Kept: share of the teacher's {metric}. "
     "Agreement: share of rows with the teacher's answer. WDSR: the same, each row weighted by the teacher's probability "
-    "of the true label. ECE: expected calibration error. p50: median time of one row in the fastest runtime measured.",
+    "of the true label. ECE: expected calibration error. p50: median time of one row in the fastest runtime measured. "
+    "Faster: against the teacher in {reference}.",
     "models_note_plain": "Kept: share of the teacher's {metric}. p50: median time of one row in the fastest runtime measured.",
     # charts
     "chart_size": "{metric} against size on disk",
@@ -123,6 +125,7 @@ ENGLISH: dict[str, str] = {
     "teacher_says": "teacher says",
     "student_says": "student says",
     "probability": "p(true) teacher → student",
+    "says": "teacher {teacher}, student {student}",
     "worst_note": "Test rows on which the student falls furthest behind the teacher. "
     "When many share a subject, more such rows help most.",
     # data, machine

@@ -19,13 +19,14 @@ CHINESE: dict[str, str] = {
     "card_smaller_note": "由 {teacher} 减至 {student}",
     "card_faster": "加速",
     "card_faster_note": "由 {teacher} 减至 {student}；批大小 1，中位数，{runtime} 对比 {teacher_runtime}",
+    "card_faster_also": "对比 {runtime} 为 {factor}",
     "card_gap": "差距弥合率",
     "card_gap_note": "同一学生不用教师训练（{baseline}）与教师之间的差距",
     "card_removed": "参数削减率",
     "card_removed_note": "{teacher} 剩下 {student}；要求 {asked}",
     "card_agreement": "与教师答案一致",
     "card_agreement_note": "按教师置信度加权（WDSR）：{wdsr}",
-    "served_as": "以下为待部署模型的数字：{name}。",
+    "served_as": "以上为待部署模型的数字：{name}。",
     "interval": "95 % 置信区间 {low} 至 {high}",
     # warnings
     "warnings": "请先阅读",
@@ -63,7 +64,8 @@ CHINESE: dict[str, str] = {
     "fastest": "p50（批大小 1）",
     "times_faster": "加速",
     "models_note": "在测试集（{rows} 行）上测得。保留率：占教师 {metric} 的比例。一致率：与教师答案相同的行所占比例。"
-    "WDSR：同上，每行按教师给真实标签的概率加权。ECE：期望校准误差。p50：所测最快运行时处理一行的中位时间。",
+    "WDSR：同上，每行按教师给真实标签的概率加权。ECE：期望校准误差。"
+    "p50：所测最快运行时处理一行的中位时间。加速：对比教师在 {reference} 中的时间。",
     "models_note_plain": "保留率：占教师 {metric} 的比例。p50：所测最快运行时处理一行的中位时间。",
     # charts
     "chart_size": "{metric} 与磁盘体积",
@@ -119,6 +121,7 @@ CHINESE: dict[str, str] = {
     "teacher_says": "教师答案",
     "student_says": "学生答案",
     "probability": "p(真) 教师 → 学生",
+    "says": "教师 {teacher}，学生 {student}",
     "worst_note": "学生落后教师最多的测试行。若其中许多主题相同，补充此类数据最有帮助。",
     # data, machine
     "split": "划分",

@@ -89,7 +89,7 @@ def _log_ticks(low: float, high: float, most: int) -> list[float]:
         ticks = [factor * 10.0**power for power in powers for factor in factors if low <= factor * 10.0**power <= high]
         if len(ticks) <= most + 1:
             break
-    return ticks or [low, high]
+    return ticks if len(ticks) > 1 else _linear_ticks(low, high, most)
 
 
 class Canvas:

@@ -12,6 +12,7 @@ from potstill.report.plots.canvas import Axis, Canvas, draw_axes, padded, padded
 from potstill.report.words import Said, same, say
 
 WIDTH, HEIGHT = 520, 320
+BOLD = 1.15
 Box = tuple[float, float, float, float]
 
 
@@ -45,7 +46,7 @@ def tradeoff(
 
 def _label(canvas: Canvas, x: float, y: float, name: Said, taken: list[Box]) -> None:
     """Name a point on the first side that is free: right, left, below, above."""
-    width = text_width(name.en)
+    width = text_width(name.en) * BOLD
     choices = [(x + 11, y + 4), (x - 11 - width, y + 4), (x - width / 2, y + 22), (x - width / 2, y - 13)]
     free = [
         choice for choice in choices if _is_free((choice[0], choice[1] - 11, choice[0] + width, choice[1] + 3), canvas, taken)

@@ -1,0 +1,153 @@
+"""The page: whole, self-contained, escaped, in two languages, honest about what is missing."""
+
+from __future__ import annotations
+
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+
+import pytest
+
+from potstill.errors import RecipeError
+from potstill.report.metrics import Metrics
+from potstill.report.page import page, render
+from potstill.report.words import LANGUAGES, say
+from potstill.report.words_en import ENGLISH
+from potstill.report.words_zh import CHINESE
+
+VOID = {"meta", "img", "br", "line", "rect", "circle", "path"}
+
+
+class _Balance(HTMLParser):
+    """Fails where a tag is closed that is not open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.open.pop() == tag, f"</{tag}> at {self.getpos()}"
+
+
+def _bare() -> Metrics:
+    models = {"teacher": {"quality": {"accuracy": 0.9}}, "student": {"quality": {"accuracy": 0.8}}}
+    return Metrics(task="text-classification", metric="accuracy", models=models)
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
+def test_the_page_is_balanced_html_with_both_languages(metrics, lang) -> None:
+    for given in (metrics, _bare(), Metrics(task="image-classification", metric="accuracy")):
+        text = page(given, lang=lang)
+        parser = _Balance()
+        parser.feed(text)
+        assert parser.open == []
+        assert f'<html lang="{lang}" class="show-{lang}">' in text
+        assert ENGLISH["models"] in text
+        assert CHINESE["models"] in text
+
+
+def test_the_page_asks_for_nothing_outside(metrics) -> None:
+    text = page(metrics)
+    for found in re.findall(r'(?:src|href)="([^"]*)"', text):
+        assert found.startswith("data:image/png;base64,")
+    assert "http" not in text
+    assert "url(" not in text
+    assert "@import" not in text
+
+
+def test_every_svg_is_well_formed_and_finite(metrics) -> None:
+    plots = re.findall(r"<svg.*?</svg>", page(metrics), flags=re.DOTALL)
+    assert len(plots) >= 9
+    for plot in plots:
+        ElementTree.fromstring(plot)
+        assert "nan" not in plot.lower()
+        assert "inf" not in plot.lower().replace("info", "")
+
+
+def test_text_of_the_user_is_escaped_everywhere(metrics) -> None:
+    evil = '"><script>alert(1)</script>'
+    document = json.loads(metrics.model_dump_json())
+    for example in document["worst_examples"]:
+        example |= {"text": evil, "label": evil, "teacher_label": evil, "student_label": evil}
+    document["worst_examples"][1]["image_png_base64"] = evil
+    for key in ("title", "teacher", "command", "created"):
+        document[key] = evil
+    document["models"][evil] = document["models"]["student"]
+    document["per_class"][0]["label"] = evil
+    document["history"] = {evil: [{"step": 1, "values": {evil: 1.0, "loss": 2.0}}]}
+    document["layers"]["teacher_layers"][0] = evil
+    document["quantization"]["candidates"][0] |= {"name": evil, "reason": evil}
+    document["data"] |= {"source": evil, "notes": [evil]}
+    document["machine"]["cpu"] = evil
+    document["warnings"] = [evil]
+    text = page(Metrics.model_validate(document))
+    assert "<script>alert" not in text
+    assert "</script>alert" not in text
+    assert text.count("<script>") == 1
+    assert text.count("</script>") == 1
+
+
+def test_warnings_follow_from_the_figures(metrics) -> None:
+    text = page(metrics)
+    assert say("warn_attention", teacher=2, student=1, value="0.20", limit=0.15).en in text
+    assert "The test split has only 360 rows" in text
+    metrics.models["baseline"].quality["accuracy"] = 0.99
+    assert ENGLISH["warn_baseline"] in page(metrics)
+    assert ENGLISH["warn_baseline"] not in text
+
+
+def test_what_is_missing_is_said() -> None:
+    text = page(_bare())
+    for key in (
+        "no_baseline",
+        "no_int8",
+        "no_speed",
+        "no_history",
+        "no_layers",
+        "no_attention",
+        "no_quantization",
+        "no_worst",
+        "no_plan",
+    ):
+        assert ENGLISH[key].replace("'", "&#39;") in text, key
+        assert CHINESE[key] in text, key
+
+
+def test_headline_counts_the_model_to_serve_against_pytorch(metrics) -> None:
+    text = page(metrics)
+    assert '<p class="value">20.0×</p>' in text  # 4.0 ms / 0.2 ms
+    assert '<p class="value">40.0×</p>' in text  # 4,000,000 / 100,000 bytes
+    assert '<p class="value">97.9 %</p>' in text
+    assert "10.0× against onnxruntime-fp32" in text  # 2.0 ms / 0.2 ms
+
+
+def test_many_classes_show_those_where_the_student_loses_most(metrics) -> None:
+    metrics.per_class[37].recall["student"] = 0.1
+    text = page(metrics)
+    assert "recall of the 30 classes of 40" in text
+    assert "class 37 (9)" in text
+
+
+def test_render_writes_page_and_figures(metrics, tmp_path) -> None:
+    path = render(metrics, tmp_path / "report", lang="zh")
+    assert sorted(file.name for file in path.parent.iterdir()) == ["index.html", "metrics.json"]
+    assert Metrics.read(path.with_name("metrics.json")) == metrics
+
+
+def test_an_unknown_language_is_refused_before_anything_is_written(metrics, tmp_path) -> None:
+    with pytest.raises(RecipeError, match=r"'fr'.*Accepted: en, zh.*What to do"):
+        render(metrics, tmp_path / "report", lang="fr")
+    assert not (tmp_path / "report").exists()
+
+
+def test_both_languages_say_the_same_things() -> None:
+    assert list(ENGLISH) == list(CHINESE)
+    for key, text in ENGLISH.items():
+        fields = set(re.findall(r"{(\w+)}", text))
+        assert fields == set(re.findall(r"{(\w+)}", CHINESE[key])), key
