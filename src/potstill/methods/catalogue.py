@@ -52,6 +52,12 @@ def build(name: str, student: ModelFacts, teacher: ModelFacts, options: MethodOp
     return find(name)(student, teacher, options or MethodOptions())
 
 
+def default_epochs(name: str = "auto") -> float:
+    """Passes over the rows that a method makes where the user asks for none."""
+    example = ModelFacts(4, 64, 4, "text"), ModelFacts(12, 64, 4, "text")
+    return sum(stage.epochs for stage in find(name)(*example, MethodOptions()))
+
+
 def describe() -> list[dict[str, str]]:
     """One row per method for the command line: name, stages and terms, and source."""
     example = ModelFacts(4, 64, 4, "text"), ModelFacts(12, 64, 4, "text")
