@@ -91,7 +91,7 @@ def metrics() -> Metrics:
         },
         energy={"reason": "no counter can be read"},
         data={"source": "rows.csv", "rows": {"train": 900, "test": 360}, "notes": ["validation was carved out"]},
-        machine={"cpu": "a processor", "usable_cores": 2, "ram_bytes": 8_000_000_000, "threads": 1},
+        machine={"cpu": "a processor", "cores": 2, "memory_bytes": 8_000_000_000, "threads": 1},
         versions={"torch": "2.13.0"},
         seeds={"all": 0},
         stages={"teach": 40.0, "distill": 20.0},

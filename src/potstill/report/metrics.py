@@ -86,19 +86,15 @@ class ModelFigures(Part):
 
 
 class Machine(Part):
-    """The machine on which every speed in this document was measured; the fields of `potstill.hardware.Machine` and more."""
+    """The machine on which every speed in this document was measured."""
 
     name: str | None = Field(default=None, description="Host name or a name given by the user.")
-    cpu: str | None = Field(default=None, description="Processor model.")
-    physical_cores: Count = Field(default=None, description="Cores without hyper-threads; 0 where unknown.")
-    logical_cores: Count = Field(default=None, description="Cores that the operating system sees.")
-    usable_cores: Count = Field(default=None, description="Cores that this process may use.")
-    threads: Count = Field(default=None, description="Threads that the measurements used.")
-    ram_bytes: Count = Field(default=None, description="Main memory, bytes.")
-    flags: list[str] = Field(default_factory=list, description="Instruction sets that matter: avx2, avx512, vnni, amx, bf16.")
-    gpus: list[str] = Field(default_factory=list, description="GPUs; empty where there is none.")
     system: str | None = Field(default=None, description="Operating system and architecture.")
-    python: str | None = Field(default=None, description="Version of Python.")
+    cpu: str | None = Field(default=None, description="Processor model and the instruction sets that matter.")
+    cores: Count = Field(default=None, description="Logical cores that this process may use.")
+    threads: Count = Field(default=None, description="Threads that the measurements used.")
+    memory_bytes: Count = Field(default=None, description="Main memory, bytes.")
+    accelerator: str | None = Field(default=None, description="GPU or other accelerator; null where there is none.")
     notes: list[str] = Field(default_factory=list, description="Anything that may have disturbed the measurements.")
 
 
