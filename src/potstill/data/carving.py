@@ -28,14 +28,21 @@ def stratified(content: pa.Table, label: np.ndarray, count: int, seed: int) -> n
     repeated = repeats(row_hashes(content))
     if (~repeated).sum() < max(1, count) * 2:
         repeated = np.zeros(len(label), bool)
+    label = _by_first_row(label)
     quotas = _quotas(np.unique(label, return_counts=True), max(1, count))
-    random = np.random.default_rng(seed)
+    order = np.random.default_rng(seed).permutation(len(label))
     chosen = []
     for name, quota in quotas.items():
-        candidates = random.permutation(np.flatnonzero((label == name) & ~repeated))
+        candidates = order[(label[order] == name) & ~repeated[order]]
         spare = int((label == name).sum()) - 1
         chosen.append(candidates[: min(quota, spare)])
     return np.sort(np.concatenate(chosen)).astype(np.int64)
+
+
+def _by_first_row(label: np.ndarray) -> np.ndarray:
+    """Classes numbered as they first occur, so that the choice of rows does not hang on the order of label names."""
+    _, first, inverse = np.unique(label, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[inverse]
 
 
 def _quotas(counted: tuple[np.ndarray, np.ndarray], count: int) -> dict[int, int]:
@@ -73,13 +80,13 @@ def thin(
     """At most `count` rows of a split, each class with its share and at least one row where there is room."""
     if content.num_rows <= count:
         return content, label
-    names, first = np.unique(label, return_index=True)
-    rows = np.random.default_rng(seed).permutation(np.setdiff1d(np.arange(len(label)), first))
-    quotas = _quotas(np.unique(label, return_counts=True), count)
-    chosen = list(first[: max(0, count)])
-    for name in names:
-        members = rows[label[rows] == name]
-        chosen.extend(members[: max(0, quotas[int(name)] - 1)])
+    own = _by_first_row(label)
+    first = np.unique(own, return_index=True)[1]
+    rows = np.setdiff1d(np.random.default_rng(seed).permutation(len(own)), first, assume_unique=True)
+    quotas = _quotas(np.unique(own, return_counts=True), count)
+    chosen = list(first)
+    for name, quota in quotas.items():
+        chosen.extend(rows[own[rows] == name][: max(0, quota - 1)])
     kept = np.sort(np.array(chosen[:count], np.int64))
     notes.append(f"the {split} split is thinned out from {content.num_rows} to {len(kept)} rows (max_rows)")
     return content.take(kept), label[kept]

@@ -1,0 +1,51 @@
+"""Measures equal those of scikit-learn; broken answers are refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics
+
+from potstill import tasks
+from potstill.errors import ModelError
+from potstill.tasks.quality import classification_quality, per_class
+
+
+@settings(max_examples=40, deadline=None)
+@given(rows=st.integers(1, 60), classes=st.integers(2, 7), seed=st.integers(0, 1000))
+def test_measures_equal_an_independent_computation(rows: int, classes: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    logits, labels = random.normal(size=(rows, classes)), random.integers(0, classes, rows)
+    answers = logits.argmax(1)
+    quality = classification_quality(logits, labels)
+    assert quality["accuracy"] == pytest.approx(metrics.accuracy_score(labels, answers))
+    assert quality["macro_f1"] == pytest.approx(metrics.f1_score(labels, answers, average="macro", zero_division=0))
+    assert quality["mcc"] == pytest.approx(metrics.matthews_corrcoef(labels, answers), abs=1e-9)
+    recalls = metrics.recall_score(labels, answers, average=None, labels=range(classes), zero_division=np.nan)
+    for row, recall in zip(per_class(logits, labels), recalls, strict=True):
+        assert (row["recall"] is None and np.isnan(recall)) or row["recall"] == pytest.approx(recall)
+
+
+def test_rows_without_labels_are_left_out() -> None:
+    assert classification_quality(np.eye(3), np.array([0, -100, 1]))["accuracy"] == 0.5
+    with pytest.raises(ModelError, match="no row has a label"):
+        classification_quality(np.eye(3), np.full(3, -100))
+
+
+def test_logits_that_are_not_finite_are_refused() -> None:
+    logits = np.eye(3)
+    logits[2, 0] = np.nan
+    with pytest.raises(ModelError, match=r"1 of 3 rows have logits that are not finite \(the first is row 2\)"):
+        classification_quality(logits, np.arange(3))
+
+
+@pytest.mark.parametrize("name", tasks.TASKS)
+def test_every_task_keeps_the_contract(name: str) -> None:
+    from potstill.tasks.contract import Task
+
+    task = tasks.build(name)
+    assert isinstance(task, Task)
+    assert task.name == name
+    assert task.metric in task.quality(np.eye(2), np.arange(2))
