@@ -77,7 +77,10 @@ def _lock_file(descriptor: int) -> None:
         import fcntl
     except ImportError:  # no such call on Windows; the window between reading and writing is left open there
         return
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError as err:  # some network disks have no locks; the same window is left open there
+        logger.debug("this disk has no file locks: %s", err)
 
 
 def _is_still_there(descriptor: int, path: Path) -> bool:
