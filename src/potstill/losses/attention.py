@@ -81,7 +81,7 @@ def attention_kl(
 ) -> Tensor:
     """Divergence of attention distributions: mean over heads and real queries of KL(softmax(t) ‖ softmax(s)).
 
-    Source: Wang et al. 2020, MiniLM (arXiv 2002.10957), eq. 6.
+    Source: Wang et al. 2020, MiniLM (arXiv 2002.10957).
 
     Args:
         student_scores: [B, H, T, T] pre-softmax.

@@ -25,7 +25,7 @@ from potstill.losses.transfer import HEAD_INPUT
 def rkd_distance(student_feature: Tensor, teacher_feature: Tensor, *, reduction: Reduction = "mean") -> Tensor:
     """Huber loss, mean over B², between pairwise distances, each side divided by its mean positive distance.
 
-    Source: Park et al. 2019 (arXiv 1904.05068), eq. 7–9; the mean runs over all B² entries as in the authors' code.
+    Source: Park et al. 2019 (arXiv 1904.05068); the mean runs over all B² entries as in the authors' code.
 
     Args:
         student_feature: [B, ...].
@@ -41,7 +41,7 @@ def rkd_angle(student_feature: Tensor, teacher_feature: Tensor, *, reduction: Re
     """Huber loss, mean over B³, between cosines of the angle at j for all (i, j, k), from the Gram matrix alone.
 
     ⟨x_i − x_j, x_k − x_j⟩ = G_ik − G_ij − G_jk + G_jj, so no B × B × D differences are held.
-    Source: Park et al. 2019 (arXiv 1904.05068), eq. 10–11. Arguments as in `rkd_distance`.
+    Source: Park et al. 2019 (arXiv 1904.05068). Arguments as in `rkd_distance`.
     """
     student, teacher = (_angles(flat_rows(value)) for value in (student_feature, teacher_feature))
     return of_batch(F.smooth_l1_loss(student, teacher), student_feature.shape[0], reduction)
@@ -51,7 +51,7 @@ def rkd_angle(student_feature: Tensor, teacher_feature: Tensor, *, reduction: Re
 def sp(student_feature: Tensor, teacher_feature: Tensor, *, reduction: Reduction = "mean") -> Tensor:
     """Similarity preserving: 1/B² ‖G_s − G_t‖², G = QQᵀ with rows of Euclidean length one.
 
-    Source: Tung and Mori 2019 (arXiv 1907.09682), eq. 3–4. Arguments as in `rkd_distance`.
+    Source: Tung and Mori 2019 (arXiv 1907.09682). Arguments as in `rkd_distance`.
     """
     matrices = [F.normalize(rows @ rows.T, p=2.0, dim=1) for rows in map(flat_rows, (student_feature, teacher_feature))]
     return of_batch((matrices[0] - matrices[1]).square().mean(), student_feature.shape[0], reduction)
@@ -69,7 +69,7 @@ def cc(
     """Correlation congruence: 1/B² ‖K_s − K_t‖², K the Gaussian kernel on rows of length one, by its series.
 
     exp(−γ‖x − y‖²) ≈ e^{−2γ} Σ_{p=0}^{P} (2γ)^p / p! · ⟨x, y⟩^p.
-    Source: Peng et al. 2019 (arXiv 1904.01802), eq. 6–9.
+    Source: Peng et al. 2019 (arXiv 1904.01802).
 
     Args:
         student_feature: [B, ...].
@@ -88,7 +88,7 @@ def cc(
 def pkt(student_feature: Tensor, teacher_feature: Tensor, *, reduction: Reduction = "mean") -> Tensor:
     """Probabilistic transfer: mean over B² of p log(p / q), p and q the row-normalised similarities (cos + 1) / 2.
 
-    Source: Passalis and Tefas 2018 (arXiv 1803.10837), eq. 7–10; the mean over entries as in the authors' code.
+    Source: Passalis and Tefas 2018 (arXiv 1803.10837); the mean over entries as in the authors' code.
     Arguments as in `rkd_distance`.
     """
     p, q = (_similarity_probabilities(flat_rows(value)) for value in (teacher_feature, student_feature))

@@ -32,7 +32,7 @@ def info_nce(
 ) -> Tensor:
     """−log of the softmax over the batch of cos(s_i, t_j) / τ at j = i.
 
-    Source: van den Oord et al. 2018 (arXiv 1807.03748), eq. 4, with cosine similarity.
+    Source: van den Oord et al. 2018 (arXiv 1807.03748), with cosine similarity.
 
     Args:
         student_embedding: [B, E].
@@ -49,7 +49,7 @@ def info_nce(
 def crd(positive_scores: Tensor, negative_scores: Tensor, *, num_rows: int, reduction: Reduction = "mean") -> Tensor:
     """Noise-contrastive loss −log h(x₊) − Σ_K log(1 − h(x₋)), h(x) = x / (x + K/N), x the normalised exponential scores.
 
-    Source: Tian et al. 2020 (arXiv 1910.10699), eq. 17–19.
+    Source: Tian et al. 2020 (arXiv 1910.10699).
 
     Args:
         positive_scores: log x of the positive [B].

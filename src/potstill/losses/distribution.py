@@ -37,7 +37,7 @@ def dist(
 
     1 − ρ is computed as half the squared distance of the standardised vectors; where a vector is constant and ρ has no
     value, it is 0 if both are, else ½.
-    Source: Huang et al. 2022 (arXiv 2205.10536), eq. 8–10.
+    Source: Huang et al. 2022 (arXiv 2205.10536).
 
     Args:
         student_logits: [B, C] or [B, T, C]; of the latter all real tokens make one batch.
@@ -77,7 +77,7 @@ def logit_std_kl(
 ) -> Tensor:
     """τ² KL between softmaxes of standardised logits (z − mean) / (τ · std), so that only their shape is learned.
 
-    Source: Sun et al. 2024 (arXiv 2403.01265), algorithm 1; std divides by C as in the paper.
+    Source: Sun et al. 2024 (arXiv 2403.01265); std divides by C as in the paper.
 
     Args:
         student_logits: [B, C] or [B, T, C], C at least 3.
@@ -106,7 +106,7 @@ def mlkd(
 ) -> Tensor:
     """Multi-level distillation: per τ, τ² KL by instance + 1/B ‖ppᵀ − qqᵀ‖² by batch + 1/C ‖pᵀp − qᵀq‖² by class, summed over τ.
 
-    Source: Jin et al. 2023, "Multi-level logit distillation" (CVPR), eq. 5–11, without its choice of confident samples.
+    Source: Jin et al. 2023, "Multi-level logit distillation" (CVPR), without its choice of confident samples.
 
     Args:
         student_logits: [B, C].
@@ -138,7 +138,7 @@ def uld(
     """Universal logit distillation: Σ_i |sort(p)_i − sort(q)_i|, across different vocabularies.
 
     The shorter distribution is filled with zeros, the longer sequence is cut. τ multiplies as for `tvd`.
-    Source: Boizard et al. 2024 (arXiv 2402.12030), eq. 3 with the closed form of section 3.3.
+    Source: Boizard et al. 2024 (arXiv 2402.12030) with the closed form of section 3.3.
 
     Args:
         student_logits: [B, C] or [B, T, C].
@@ -244,7 +244,7 @@ class CTKD(ResponseLoss):
 
     τ = low + (high − low) · sigmoid(θ); the gradient of θ is turned round and scaled by λ, which rises from 0 to 1 along
     half a cosine over `warmup_steps` forwards in training.
-    Source: Li et al. 2023 (arXiv 2211.16231), eq. 3–7, the global temperature.
+    Source: Li et al. 2023 (arXiv 2211.16231), the global temperature.
 
     Args:
         low: Smallest τ.
@@ -291,6 +291,6 @@ def ctkd(
 ) -> Tensor:
     """τ² KL(p ‖ q) at a temperature that is a tensor with a gradient; the module `ctkd` turns that gradient round.
 
-    Source: Li et al. 2023 (arXiv 2211.16231), eq. 2. Shapes and reduction as in `kl`; τ is a scalar or broadcasts.
+    Source: Li et al. 2023 (arXiv 2211.16231). Shapes and reduction as in `kl`; τ is a scalar or broadcasts.
     """
     return kl(student_logits, teacher_logits, temperature=temperature, mask=mask, reduction=reduction)

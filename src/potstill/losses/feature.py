@@ -65,7 +65,7 @@ def embedding_mse(
 def pkd(student_hidden: Tensor, teacher_hidden: Tensor, *, token: int = 0, reduction: Reduction = "mean") -> Tensor:
     """Patient distillation ‖ s/‖s‖ − t/‖t‖ ‖² of one token's hidden state.
 
-    Source: Sun et al. 2019, BERT-PKD (arXiv 1908.09355), eq. 7.
+    Source: Sun et al. 2019, BERT-PKD (arXiv 1908.09355).
 
     Args:
         student_hidden: [B, D] or [B, T, D].
@@ -90,7 +90,7 @@ def cwd(
 ) -> Tensor:
     """Channel-wise distillation: KL over positions within each channel, τ²/C Σ_c Σ_i φ(t_c)_i log(φ(t_c)_i / φ(s_c)_i).
 
-    Source: Shu et al. 2021 (arXiv 2011.13256), eq. 5.
+    Source: Shu et al. 2021 (arXiv 2011.13256).
 
     Args:
         student_map: [B, C, H, W], or [B, T, D] where tokens are the positions and widths the channels.
@@ -110,7 +110,7 @@ def cwd(
 def ghnd(student_map: Tensor, teacher_map: Tensor, *, mask: Tensor | None = None, reduction: Reduction = "mean") -> Tensor:
     """Generalised head network distillation: the sum of squared differences over a whole feature.
 
-    Source: Matsubara and Levorato 2020 (arXiv 2007.15818), eq. 3, with every layer weight 1. Shapes as in `hidden_mse`.
+    Source: Matsubara and Levorato 2020 (arXiv 2007.15818), with every layer weight 1. Shapes as in `hidden_mse`.
     """
     squares = (student_map - teacher_map).square().sum(1 if student_map.dim() == 4 else -1)
     if mask is None:
@@ -125,7 +125,7 @@ def mgd(
 ) -> Tensor:
     """Mean squared difference between the feature generated from a masked student feature and the teacher's.
 
-    Source: Yang et al. 2022 (arXiv 2205.01529), eq. 5. Shapes as in `hidden_mse`; masking and generator are in the module.
+    Source: Yang et al. 2022 (arXiv 2205.01529). Shapes as in `hidden_mse`; masking and generator are in the module.
     """
     return hidden_mse(generated_feature, teacher_feature, mask=mask, reduction=reduction)
 
@@ -223,7 +223,7 @@ class MGD(FeatureLoss):
 
     Mean squared difference between G(mask · bridge(s)) and t, where G is two 3 × 3 convolutions (two linear layers for
     tokens) with a ReLU between.
-    Source: Yang et al. 2022 (arXiv 2205.01529), eq. 5; mean for the sum over elements. Masks are drawn at each call.
+    Source: Yang et al. 2022 (arXiv 2205.01529); mean for the sum over elements. Masks are drawn at each call.
 
     Args:
         layers: Pairs of (student, teacher) blocks.

@@ -38,7 +38,7 @@ def fsp(
 ) -> Tensor:
     """Flow of solution procedure: mean squared difference of G = F₁ᵀ F₂ / P between two layers, [C₁, C₂] per row.
 
-    Source: Yim et al. 2017, "A gift from knowledge distillation" (CVPR), eq. 1–2.
+    Source: Yim et al. 2017, "A gift from knowledge distillation" (CVPR).
 
     Args:
         student_first: [B, C₁, H, W] or [B, T, C₁], in the teacher's width.
@@ -75,8 +75,9 @@ def kd_svd(
     """Relation of singular vectors: mean squared difference of exp(−‖v₁ᵢ − v₂ⱼ‖² / 8) between the channels of two layers.
 
     v is the row of a channel in the k right singular vectors of the [P, C] feature, scaled by their share of the singular
-    values; the student's vectors take the sign of the teacher's. The gradient goes through the kept vectors alone.
-    Source: Lee et al. 2018 (arXiv 1807.06819), sections 3.1–3.3.
+    values. Each teacher vector takes the sign with the positive sum, the student's that of the teacher's. The gradient goes
+    through the kept vectors alone.
+    Source: Lee et al. 2018 (arXiv 1807.06819).
 
     Args:
         student_first: [B, C₁, H, W] or [B, T, C₁], in the teacher's width.
@@ -108,6 +109,8 @@ def singular_features(values: Tensor, num_vectors: int, mask: Tensor | None = No
     flat = positions(values)
     flat = flat if mask is None else flat.masked_fill(~mask.bool().unsqueeze(-1), 0.0)
     scales, vectors = TopSingular.apply(flat, min(num_vectors, *flat.shape[1:]))  # type: ignore[no-untyped-call]
+    # A singular vector has no sign of its own; the side on which its sum is positive is taken.
+    vectors = vectors * _sign(vectors.detach().sum(1, keepdim=True))
     return F.normalize(scales, dim=-1).unsqueeze(1) * vectors
 
 

@@ -55,7 +55,7 @@ def regression(
 ) -> Tensor:
     """Mean squared difference of predicted numbers.
 
-    Source: Ba and Caruana 2014 (arXiv 1312.6184), eq. 1, on the output itself.
+    Source: Ba and Caruana 2014 (arXiv 1312.6184), on the output itself.
 
     Args:
         student_values: [B] or [B, C].
@@ -79,7 +79,7 @@ def bounded_regression(
     """Squared error to the label, only where the student is not yet better than the teacher by a margin.
 
     ‖s − y‖² if ‖s − y‖² + m > ‖t − y‖², else 0.
-    Source: Chen et al. 2017, "Learning efficient object detection models with knowledge distillation" (NeurIPS), eq. 5.
+    Source: Chen et al. 2017, "Learning efficient object detection models with knowledge distillation" (NeurIPS).
 
     Args:
         student_values: [B] or [B, C].

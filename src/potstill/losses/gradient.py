@@ -27,7 +27,7 @@ def jacobian(
     """‖ ∇s/‖∇s‖ − ∇t/‖∇t‖ ‖² per row, ∇ the gradient of the teacher's first class by the input.
 
     Where the widths of token gradients differ, the length of the gradient per token (its saliency) is compared.
-    Source: Srinivas and Fleuret 2018 (arXiv 1803.00443), eq. 9.
+    Source: Srinivas and Fleuret 2018 (arXiv 1803.00443).
 
     Args:
         student_gradient: [B, D], [B, T, D] or [B, C, H, W].

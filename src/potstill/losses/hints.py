@@ -42,7 +42,7 @@ def ab(
 ) -> Tensor:
     """Activation boundaries: 1[t>0] · relu(μ − s)² + 1[t≤0] · relu(μ + s)², mean over elements.
 
-    Source: Heo et al. 2019 (arXiv 1811.03233), eq. 4, with the mean for its sum.
+    Source: Heo et al. 2019 (arXiv 1811.03233), with the mean for its sum.
 
     Args:
         student_feature: Pre-activation values in the teacher's shape.
@@ -67,7 +67,7 @@ def ofd(
 ) -> Tensor:
     """Overhaul: partial squared distance to max(t, m), zero where both are at or below zero and s ≤ t; mean over elements.
 
-    Source: Heo et al. 2019 (arXiv 1904.01866), eq. 2–4, with the mean for its sum.
+    Source: Heo et al. 2019 (arXiv 1904.01866), with the mean for its sum.
 
     Args:
         student_feature: Pre-activation values in the teacher's shape.
@@ -94,7 +94,7 @@ def vid(
 ) -> Tensor:
     """Variational information: ½ [log σ_c² + (t − μ(s))² / σ_c²], mean over elements; it may be negative.
 
-    Source: Ahn et al. 2019 (arXiv 1904.05835), eq. 4.
+    Source: Ahn et al. 2019 (arXiv 1904.05835).
 
     Args:
         student_mean: μ(s) in the teacher's shape.

@@ -36,7 +36,7 @@ def dkd(
     """Decoupled distillation: τ² [α KL((p_y, 1−p_y) ‖ (q_y, 1−q_y)) + β KL(p̂ ‖ q̂)], p̂ over the classes other than y.
 
     Computed from log-probabilities throughout, so that a confident model gives a finite value.
-    Source: Zhao et al. 2022 (arXiv 2203.08679), eq. 7.
+    Source: Zhao et al. 2022 (arXiv 2203.08679).
 
     Args:
         student_logits: [B, C] or [B, T, C], C at least 3.
@@ -66,7 +66,7 @@ def nkd(
 ) -> Tensor:
     """Normalised distillation −p_y log q_y − γ τ² Σ_{i≠y} p̂_i log q̂_i, p and q of the first term at temperature 1.
 
-    Source: Yang et al. 2023 (arXiv 2303.13005), eq. 8. Shapes as in `dkd`.
+    Source: Yang et al. 2023 (arXiv 2303.13005). Shapes as in `dkd`.
     """
     target = target_index(labels)
     student, teacher = (finite(logits).flatten(0, -2) for logits in (student_logits, teacher_logits))
@@ -88,7 +88,7 @@ def wsld(
 ) -> Tensor:
     """Weighted soft labels: (1 − exp(−CE_s / CE_t)) τ² KL(p ‖ q), the weight from hard-label losses, without gradient.
 
-    Source: Zhou et al. 2021 (arXiv 2102.00650), eq. 11, with KL for its soft cross-entropy (the same gradient).
+    Source: Zhou et al. 2021 (arXiv 2102.00650), with KL for its soft cross-entropy (the same gradient).
     Shapes as in `dkd`.
     """
     student, teacher = (finite(logits).flatten(0, -2) for logits in (student_logits, teacher_logits))
@@ -113,7 +113,7 @@ def tf_kd(
 
     Both sides are softened by τ (p^d_τ ∝ (p^d)^{1/τ}), so the optimum is q = p^d at every τ; the authors' code softens
     only the teacher.
-    Source: Yuan et al. 2020 (arXiv 1909.11723), eq. 13.
+    Source: Yuan et al. 2020 (arXiv 1909.11723).
 
     Args:
         student_logits: [B, C] or [B, T, C].
@@ -144,7 +144,7 @@ def label_smoothing_kd(
     """τ² KL(p' ‖ q), p' the teacher, but where its first choice is wrong the smoothed label (a for y, the rest equal).
 
     Units without a label keep the teacher's distribution.
-    Source: Wen et al. 2019, knowledge adjustment by label smoothing (arXiv 1911.07471), eq. 5.
+    Source: Wen et al. 2019, knowledge adjustment by label smoothing (arXiv 1911.07471).
 
     Args:
         student_logits: [B, C] or [B, T, C].
@@ -175,7 +175,7 @@ def probability_shift(
 ) -> Tensor:
     """τ² KL(p' ‖ q), p' the teacher with the probabilities of y and of its first choice exchanged where it is wrong.
 
-    Source: Wen et al. 2019, knowledge adjustment by probability shift (arXiv 1911.07471), eq. 6.
+    Source: Wen et al. 2019, knowledge adjustment by probability shift (arXiv 1911.07471).
     Shapes as in `label_smoothing_kd`.
     """
     log_p, log_q, target = _adjustable(student_logits, teacher_logits, labels, temperature, mask)

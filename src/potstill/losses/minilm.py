@@ -30,7 +30,7 @@ def relation_kl(
 ) -> Tensor:
     """Mean over heads and real queries of KL(softmax(tᵢtⱼ/√d_t) ‖ softmax(sᵢsⱼ/√d_s)) between tokens.
 
-    Source: Wang et al. 2020, MiniLM (arXiv 2002.10957), eq. 7–8.
+    Source: Wang et al. 2020, MiniLM (arXiv 2002.10957).
 
     Args:
         student_vectors: [B, H, T, d].
@@ -54,7 +54,7 @@ def minilm(
 ) -> Tensor:
     """Attention distributions and value relations of one layer: the sum of both divergences.
 
-    Source: Wang et al. 2020, MiniLM (arXiv 2002.10957), eq. 10.
+    Source: Wang et al. 2020, MiniLM (arXiv 2002.10957).
 
     Args:
         student_scores: [B, H, T, T], before the softmax.
@@ -79,7 +79,7 @@ def minilm_v2(
 ) -> Tensor:
     """Relations of one kind (queries, keys or values) with heads joined and split anew, so that their numbers may differ.
 
-    Source: Wang et al. 2021, MiniLMv2 (arXiv 2012.15828), eq. 4–6.
+    Source: Wang et al. 2021, MiniLMv2 (arXiv 2012.15828).
 
     Args:
         student_vectors: [B, H, T, d].

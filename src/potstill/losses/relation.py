@@ -79,7 +79,7 @@ def affinity(
     positions: ‖ŜŜᵀ − T̂T̂ᵀ‖_F / P over cosine affinities of positions; the squared norm is ‖ŜᵀŜ‖² + ‖T̂ᵀT̂‖² − 2‖ŜᵀT̂‖².
     channels: mean over channels c of ‖s_c s_cᵀ − t_c t_cᵀ‖_F / P = sqrt(2 − 2⟨s_c, t_c⟩²) / P, every s_c, t_c of length one;
     this is what public code computes, and it needs equal channels.
-    Source: He et al. 2019, "Knowledge adaptation for efficient semantic segmentation" (arXiv 1903.04688), eq. 4–6.
+    Source: He et al. 2019, "Knowledge adaptation for efficient semantic segmentation" (arXiv 1903.04688).
 
     Args:
         student_map: [B, C, H, W] or [B, T, D].
@@ -119,7 +119,7 @@ def nst(student_map: Tensor, teacher_map: Tensor, *, mask: Tensor | None = None,
     """Neuron selectivity: squared MMD between channels, k(x, y) = ⟨x, y⟩² on activations of length one over positions.
 
     mean k(t, t') + mean k(s, s') − 2 mean k(s, t), the means over pairs of channels.
-    Source: Huang and Wang 2017 (arXiv 1707.01219), eq. 6 with the polynomial kernel d = 2, c = 0.
+    Source: Huang and Wang 2017 (arXiv 1707.01219) with the polynomial kernel d = 2, c = 0.
 
     Args:
         student_map: [B, C, H, W] or [B, T, D].
@@ -145,7 +145,7 @@ def _kernel_mean(first: Tensor, second: Tensor) -> Tensor:
 def ickd(student_map: Tensor, teacher_map: Tensor, *, mask: Tensor | None = None, reduction: Reduction = "mean") -> Tensor:
     """Inter-channel correlation: 1/C² ‖G_s − G_t‖², G = F Fᵀ over positions of channels of length one.
 
-    Source: Liu et al. 2021 (arXiv 2202.03680), eq. 3–4; their code divides by C in place of C².
+    Source: Liu et al. 2021 (arXiv 2202.03680); their code divides by C in place of C².
 
     Args:
         student_map: [B, C, H, W] or [B, T, D], already in the teacher's channels.

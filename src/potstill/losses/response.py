@@ -118,7 +118,7 @@ def jsd(
     """Generalised Jensen–Shannon divergence, divided by β(1−β) so that its ends are the two KL divergences.
 
     τ² [β KL(p ‖ m) + (1−β) KL(q ‖ m)] / (β(1−β)) with m = βp + (1−β)q; β = 0 is forward KL, β = 1 reverse KL.
-    Source: Agarwal et al. 2024, GKD (arXiv 2306.13649), eq. 1; the division is ours, because without it the gradient
+    Source: Agarwal et al. 2024, GKD (arXiv 2306.13649); the division is ours, because without it the gradient
     vanishes near the ends. Shapes and reduction as in `kl`.
 
     Args:
@@ -153,7 +153,7 @@ def skew_kl(
 ) -> Tensor:
     """Skewed divergence τ² KL(p ‖ αp + (1−α)q), bounded by τ² log(1/α) even where q is zero.
 
-    Source: Ko et al. 2024, DistiLLM (arXiv 2402.03898), eq. 2. Shapes and reduction as in `kl`.
+    Source: Ko et al. 2024, DistiLLM (arXiv 2402.03898). Shapes and reduction as in `kl`.
     """
     log_p = log_probabilities(teacher_logits, temperature, mask)
     log_q = log_probabilities(student_logits, temperature, mask)
@@ -173,7 +173,7 @@ def skew_reverse_kl(
 ) -> Tensor:
     """Skewed reverse divergence τ² KL(q ‖ αq + (1−α)p).
 
-    Source: Ko et al. 2024, DistiLLM (arXiv 2402.03898), eq. 3. Shapes and reduction as in `kl`.
+    Source: Ko et al. 2024, DistiLLM (arXiv 2402.03898). Shapes and reduction as in `kl`.
     """
     log_p = log_probabilities(teacher_logits, temperature, mask)
     log_q = log_probabilities(student_logits, temperature, mask)
@@ -206,7 +206,7 @@ def logit_mse(
 ) -> Tensor:
     """Mean squared difference of raw logits: 1/C Σ (z_s − z_t)².
 
-    Source: Ba and Caruana 2014 (arXiv 1312.6184), eq. 1, with the mean over classes for ½ Σ. Shapes and reduction as in `kl`.
+    Source: Ba and Caruana 2014 (arXiv 1312.6184), with the mean over classes for ½ Σ. Shapes and reduction as in `kl`.
     """
     difference = finite(student_logits, mask) - finite(teacher_logits, mask)
     return over_rows(difference.square().mean(-1), mask, reduction)

@@ -27,7 +27,7 @@ PYRAMID = (4, 2, 1)
 def review_kd(student_map: Tensor, teacher_map: Tensor, *, reduction: Reduction = "mean") -> Tensor:
     """Hierarchical context loss: mean squares at full size and of maps pooled to 4, 2, 1, with weights 1, ½, ¼, ⅛, normalised.
 
-    Source: Chen et al. 2021 (arXiv 2104.09044), section 3.3.
+    Source: Chen et al. 2021 (arXiv 2104.09044).
 
     Args:
         student_map: Fused student map [B, C, H, W].

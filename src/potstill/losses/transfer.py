@@ -27,7 +27,7 @@ STAGES = ("joint", "paraphraser", "transfer")
 def ft(student_factor: Tensor, teacher_factor: Tensor, *, mask: Tensor | None = None, reduction: Reduction = "mean") -> Tensor:
     """Factor transfer: mean over elements of |f_s/‖f_s‖ − f_t/‖f_t‖|, each factor flattened per row.
 
-    Source: Kim et al. 2018 (arXiv 1802.04977), eq. 3 with p = 1.
+    Source: Kim et al. 2018 (arXiv 1802.04977) with p = 1.
 
     Args:
         student_factor: [B, K], [B, T, K] or [B, K, H, W].
@@ -45,7 +45,7 @@ def ft(student_factor: Tensor, teacher_factor: Tensor, *, mask: Tensor | None = 
 def pad(student_feature: Tensor, teacher_feature: Tensor, log_variance: Tensor, *, reduction: Reduction = "mean") -> Tensor:
     """Prime-aware distillation: mean over D of (s − t)²/σ² + log σ², σ² predicted from the student; it may be negative.
 
-    Source: Zhang et al. 2020 (arXiv 2008.01458), eq. 5.
+    Source: Zhang et al. 2020 (arXiv 2008.01458).
 
     Args:
         student_feature: [B, D] in the teacher's width.
@@ -68,7 +68,7 @@ def srd(
 ) -> Tensor:
     """Projector and soft maximum: log(ε + Σ |s − t|^α) over the whole batch of normalised features; it may be negative.
 
-    Source: Miles and Mikolajczyk 2024, "Understanding the role of the projector" (arXiv 2303.11098), eq. 6; ε keeps the
+    Source: Miles and Mikolajczyk 2024, "Understanding the role of the projector" (arXiv 2303.11098); ε keeps the
     value finite where the student equals the teacher.
 
     Args:
@@ -88,7 +88,7 @@ def simkd(
 ) -> Tensor:
     """Mean squared difference to the teacher's last feature, so that its classifier can be used again.
 
-    Source: Chen et al. 2022 (arXiv 2203.14001), eq. 3. Shapes as in `hidden_mse`; the projector is in the module.
+    Source: Chen et al. 2022 (arXiv 2203.14001). Shapes as in `hidden_mse`; the projector is in the module.
     """
     return hidden_mse(student_feature, teacher_feature, mask=mask, reduction=reduction)
 

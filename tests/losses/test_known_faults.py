@@ -1,0 +1,286 @@
+"""Faults that are found in widely used implementations, each shown to be absent."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from potstill import losses
+from potstill.errors import DataError, NeedsError, RecipeError, TrainingError
+from potstill.losses import functional as F
+from potstill.losses.contract import Shapes, StudentView
+from potstill.teacher.signal import DenseLogits, TeacherSignal
+
+
+def logits(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_gradient_does_not_shrink_with_temperature() -> None:
+    norms = []
+    for temperature in (1.0, 2.0, 4.0, 8.0):
+        student = logits(64, 10).requires_grad_()
+        F.kl(student, logits(64, 10, seed=1), temperature=temperature).backward()
+        norms.append(float(student.grad.norm()))
+    assert max(norms) / min(norms) < 2
+
+
+def test_temperature_square_stays_without_labels() -> None:
+    view, signal = StudentView(logits(4, 3)), TeacherSignal(DenseLogits(logits(4, 3, seed=1)))
+    unlabelled = {"labels": torch.full((4,), -100)}
+    soft = losses.build("kl", temperature=4.0)(view, signal, unlabelled).sum / 4
+    assert float(soft) == pytest.approx(float(F.kl(view.logits, signal.logits, temperature=4.0)))
+
+
+def test_mean_is_over_rows_and_not_over_classes_too() -> None:
+    student, teacher = logits(8, 10), logits(8, 10, seed=1)
+    assert float(F.kl(student, teacher, reduction="sum")) == pytest.approx(8 * float(F.kl(student, teacher)))
+    repeated = torch.cat([student, student]), torch.cat([teacher, teacher])
+    assert float(F.kl(*repeated)) == pytest.approx(float(F.kl(student, teacher)))
+    assert float(F.ickd(logits(2, 3, 4, 4), logits(2, 3, 4, 4, seed=1), reduction="none").mean()) == pytest.approx(
+        float(F.ickd(logits(2, 3, 4, 4), logits(2, 3, 4, 4, seed=1)))
+    )
+
+
+def test_softmax_runs_over_classes_for_token_logits() -> None:
+    student, teacher = logits(2, 7, 5), logits(2, 7, 5, seed=1)
+    assert float(F.kl(student, teacher)) == pytest.approx(float(F.kl(student.view(14, 5), teacher.view(14, 5))))
+
+
+def test_dist_falls_as_correlation_rises() -> None:
+    teacher = logits(16, 5)
+    near, far = (teacher + scale * logits(16, 5, seed=1) for scale in (0.1, 3.0))
+    assert float(F.dist(teacher, teacher)) == pytest.approx(0.0, abs=1e-6)
+    assert float(F.dist(near, teacher)) < float(F.dist(far, teacher))
+
+
+def test_sp_rows_have_euclidean_length_one() -> None:
+    student, teacher = logits(6, 9), logits(6, 9, seed=1)
+    grams = [value @ value.T for value in (student, teacher)]
+    euclidean = [gram / gram.norm(dim=1, keepdim=True) for gram in grams]
+    absolute = [gram / gram.abs().sum(1, keepdim=True) for gram in grams]
+    found = float(F.sp(student, teacher))
+    assert found == pytest.approx(float((euclidean[0] - euclidean[1]).square().mean()), rel=1e-5)
+    assert found != pytest.approx(float((absolute[0] - absolute[1]).square().mean()), rel=1e-2)
+
+
+def test_vid_variances_are_learned_and_start_at_five() -> None:
+    loss = losses.build("vid", layers=[[1, 1], [2, 2]])
+    taps = {"hidden:1": (2, 3, 4), "hidden:2": (2, 3, 4)}
+    loss.prepare(Shapes(taps, (2, 5)), Shapes(taps, (2, 5)), num_rows=2)
+    scales = [name for name, _ in loss.named_parameters() if name.endswith("scale")]
+    assert len(scales) == 2
+    _, variance = loss.bridges[0](torch.zeros(2, 3, 4))
+    assert variance.tolist() == pytest.approx([5.0] * 4)
+
+
+def test_dkd_is_finite_for_confident_models() -> None:
+    student = torch.tensor([[400.0, 0.0, -400.0, 1.0]], requires_grad=True)
+    teacher, labels = torch.tensor([[-300.0, 500.0, 0.0, 2.0]]), torch.tensor([0])
+    value = F.dkd(student, teacher, labels, temperature=1.0)
+    value.backward()
+    assert torch.isfinite(value)
+    assert torch.isfinite(student.grad).all()
+
+
+@pytest.mark.parametrize("name", ["dkd", "nkd", "logit_std_kl"])
+def test_two_classes_are_refused_where_they_say_nothing(name: str) -> None:
+    with pytest.raises(NeedsError) as error:
+        losses.build(name).prepare(Shapes({}, (4, 2)), Shapes({}, (4, 2)), num_rows=4)
+    assert "at least 3 classes" in str(error.value)
+    assert "take the loss kl" in str(error.value)
+
+
+def test_other_class_numbers_are_refused() -> None:
+    with pytest.raises(NeedsError, match="the student has 3 outputs, the teacher 5"):
+        losses.build("kl").prepare(Shapes({}, (4, 3)), Shapes({}, (4, 5)), num_rows=4)
+    losses.build("uld").prepare(Shapes({}, (4, 3)), Shapes({}, (4, 5)), num_rows=4)
+
+
+def test_not_a_number_is_not_hidden() -> None:
+    student = logits(2, 3)
+    student[0, 0] = math.nan
+    assert torch.isnan(F.kl(student, logits(2, 3, seed=1)))
+    assert torch.isnan(F.hidden_mse(student, logits(2, 3, seed=1)))
+
+
+def test_mask_is_not_expanded_twice() -> None:
+    loss = losses.build("hidden_mse", layers=[[1, 1], [2, 2]])
+    taps = {f"hidden:{k}": logits(2, 3, 4, seed=k) for k in (1, 2)}
+    others = {f"hidden:{k}": logits(2, 3, 4, seed=k + 5) for k in (1, 2)}
+    mask = torch.tensor([[1, 1, 0], [1, 0, 0]])
+    value = loss(StudentView(logits(2, 3), taps, mask), TeacherSignal(taps=others, token_mask=mask), {"labels": mask[:, 0]})
+    parts = [F.hidden_mse(taps[key], others[key], mask=mask, reduction="sum") for key in taps]
+    assert float(value.sum) == pytest.approx(float(sum(parts)) / 2)
+
+
+def test_widths_without_bridge_are_refused_and_bridged_by_default() -> None:
+    student, teacher = Shapes({"hidden:-1": (2, 3, 4)}, (2, 5)), Shapes({"hidden:-1": (2, 3, 6)}, (2, 5))
+    with pytest.raises(NeedsError, match="widths 4 and 6") as error:
+        losses.build("hidden_mse", project="none").prepare(student, teacher, num_rows=2)
+    assert "set project: auto" in str(error.value)
+    loss = losses.build("hidden_mse")
+    loss.prepare(student, teacher, num_rows=2)
+    assert [tuple(value.shape) for value in loss.parameters()] == [(6, 4), (6,)]
+    same = losses.build("hidden_mse")
+    same.prepare(student, student, num_rows=2)
+    assert not list(same.parameters())
+
+
+def test_head_numbers_are_matched_or_averaged() -> None:
+    student, teacher = Shapes({"attention:-1": (2, 2, 3, 3)}, (2, 5)), Shapes({"attention:-1": (2, 4, 3, 3)}, (2, 5))
+    with pytest.raises(NeedsError, match="set heads: mean"):
+        losses.build("tinybert_attention", heads="match").prepare(student, teacher, num_rows=2)
+    losses.build("tinybert_attention").prepare(student, teacher, num_rows=2)
+    own = Shapes({**student.taps, "value:-1": (2, 2, 3, 4)}, (2, 5))
+    theirs = Shapes({**teacher.taps, "value:-1": (2, 4, 3, 4)}, (2, 5))
+    with pytest.raises(NeedsError, match="minilm_v2"):
+        losses.build("minilm").prepare(own, theirs, num_rows=2)
+
+
+@pytest.mark.parametrize("layers", [[], "uniform", [1, 2], [[1, 2, 3]], [[1.5, 2]]])
+def test_wrong_layers_are_told(layers: object) -> None:
+    with pytest.raises(RecipeError, match=r"layers: \[\[1, 3\], \[2, 6\]\]"):
+        losses.build("hidden_mse", layers=layers)
+
+
+def test_names_are_guessed() -> None:
+    with pytest.raises(RecipeError, match="did you mean 'tinybert_attention'"):
+        losses.build("tinybert_atention")
+    with pytest.raises(RecipeError, match="did you mean 'temperature'"):
+        losses.build("kl", temprature=2)
+    with pytest.raises(RecipeError, match="'median'"):
+        F.kl(logits(2, 3), logits(2, 3), reduction="median")  # type: ignore[arg-type]
+
+
+def test_ctkd_turns_the_gradient_of_its_temperature_round() -> None:
+    loss = losses.build("ctkd", low=1.0, high=3.0)
+    student, teacher = 3 * logits(8, 5), 3 * logits(8, 5, seed=1)
+    loss(StudentView(student), TeacherSignal(DenseLogits(teacher)), {"labels": torch.zeros(8)}).sum.backward()
+    step = 1e-2
+    with torch.no_grad():
+        values = []
+        for offset in (step, -step):
+            loss.position.fill_(offset)
+            values.append(float(loss(StudentView(student), TeacherSignal(DenseLogits(teacher)), {}).sum))
+    slope = (values[0] - values[1]) / (2 * step)
+    assert float(loss.position.grad) == pytest.approx(-slope, rel=1e-2)
+    assert "position" in loss.state_dict()
+
+
+def crd(num_rows: int = 20, **options: object):
+    loss = losses.build("crd", **{"negatives": 9, "width": 4, **options})
+    loss.prepare(Shapes({"head.in": (2, 6)}, (2, 3)), Shapes({"head.in": (2, 8)}, (2, 3)), num_rows=num_rows)
+    return loss
+
+
+def crd_step(loss, ids: list[int], seed: int = 0):
+    student = logits(len(ids), 6, seed=seed).requires_grad_()
+    view = StudentView(logits(len(ids), 3), {"head.in": student})
+    signal = TeacherSignal(taps={"head.in": logits(len(ids), 8, seed=seed + 1)})
+    return student, loss(view, signal, {"row_id": torch.tensor(ids)})
+
+
+def test_crd_memory_is_saved_and_rows_keep_their_place() -> None:
+    loss = crd()
+    crd_step(loss, [900, 5, 77])
+    places = loss.rows_of({"row_id": torch.tensor([900, 5, 77])})
+    memory = loss.student_memory.clone()
+    crd_step(loss, [3, 1000], seed=4)
+    assert loss.rows_of({"row_id": torch.tensor([900, 5, 77])}).tolist() == places.tolist()
+    changed = (loss.student_memory != memory).any(1).nonzero().flatten()
+    assert sorted(changed.tolist()) == sorted(loss.rows_of({"row_id": torch.tensor([3, 1000])}).tolist())
+    again = crd()
+    again.load_state_dict(loss.state_dict())
+    assert torch.equal(again.teacher_memory, loss.teacher_memory)
+    assert again.rows_of({"row_id": torch.tensor([900, 5, 77])}).tolist() == places.tolist()
+
+
+def test_crd_never_draws_the_own_row() -> None:
+    loss = crd(num_rows=3, negatives=500)
+    index = loss.draw(torch.tensor([0, 1, 2]))
+    assert index[:, 0].tolist() == [0, 1, 2]
+    assert not (index[:, 1:] == index[:, :1]).any()
+    assert all(len(row.unique()) == 2 for row in index[:, 1:])
+
+
+def test_crd_gradient_is_of_the_memory_as_it_was() -> None:
+    loss = crd()
+    loss.train()
+    twin = crd()
+    twin.load_state_dict(loss.state_dict())
+    torch.manual_seed(1)
+    student, value = crd_step(loss, [1, 2, 3])
+    value.sum.backward()
+    torch.manual_seed(1)
+    twin.eval()
+    other, still = crd_step(twin, [1, 2, 3])
+    still.sum.backward()
+    assert not torch.equal(loss.student_memory, twin.student_memory)
+    assert float(value.sum.detach()) == pytest.approx(float(still.sum.detach()))
+    assert torch.allclose(student.grad, other.grad, atol=1e-6)
+
+
+def test_crd_scores_equal_gathered_rows() -> None:
+    from potstill.losses.contrast import MemoryScores
+
+    memory, index = logits(30, 4), torch.randint(30, (5, 11), generator=torch.Generator().manual_seed(0))
+    embedding = logits(5, 4, seed=1).requires_grad_()
+    plain = (memory[index] * embedding.unsqueeze(1)).sum(-1)
+    found = MemoryScores.apply(embedding, memory, index, torch.tensor([0]))
+    weight = logits(5, 11, seed=2)
+    expected = torch.autograd.grad((plain * weight).sum(), embedding)[0]
+    assert torch.allclose(found, plain, atol=1e-6)
+    assert torch.allclose(torch.autograd.grad((found * weight).sum(), embedding)[0], expected, atol=1e-5)
+
+
+def test_crd_refuses_a_second_forward_before_backward_and_too_many_rows() -> None:
+    loss = crd(num_rows=4)
+    _, first = crd_step(loss, [1, 2])
+    crd_step(loss, [3, 4])
+    with pytest.raises(TrainingError, match="between a forward and its backward"):
+        first.sum.backward()
+    with pytest.raises(DataError, match="holds 4"):
+        crd_step(loss, [50, 60])
+
+
+def test_crd_takes_given_row_ids_and_row_index() -> None:
+    loss = crd(num_rows=4)
+    loss.set_row_ids(torch.tensor([40, 10, 30, 20]))
+    assert loss.rows_of({"row_id": torch.tensor([10, 40])}).tolist() == [0, 3]
+    assert loss.rows_of({"row_id": torch.tensor([10]), "row_index": torch.tensor([2])}).tolist() == [2]
+
+
+def test_ofd_margin_is_the_mean_of_negative_teacher_values() -> None:
+    loss = losses.build("ofd")
+    shape = {"hidden:-1": (4, 3, 2, 2)}
+    loss.prepare(Shapes(shape, (4, 3)), Shapes(shape, (4, 3)), num_rows=4)
+    teacher = logits(4, 3, 2, 2)
+    loss(StudentView(logits(4, 3), {"hidden:-1": logits(4, 3, 2, 2, seed=1)}), TeacherSignal(taps={"hidden:-1": teacher}), {})
+    expected = [float(teacher[:, c][teacher[:, c] < 0].mean()) for c in range(3)]
+    loss.eval()
+    assert loss.bridges[0].margin(teacher, None).tolist() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(("student", "teacher"), [((8, 8), (4, 4)), ((4, 4), (8, 8)), ((7, 7), (7, 7)), ((9, 5), (4, 2))])
+def test_fitnet_regressor_lands_on_the_teachers_grid(student: tuple[int, int], teacher: tuple[int, int]) -> None:
+    from potstill.losses.hints import Regressor
+
+    assert Regressor((2, 3, *student), (2, 5, *teacher))(torch.zeros(2, 3, *student)).shape == (2, 5, *teacher)
+
+
+@pytest.mark.parametrize(
+    "name", ["hidden_mse", "cosine", "at", "gram", "affinity", "nst", "review_kd", "fsp", "ickd", "simkd", "ft", "mgd"]
+)
+def test_maps_of_other_grid_and_channels(name: str) -> None:
+    stages = {"hidden:-3": (8, 16), "hidden:-2": (16, 8), "hidden:-1": (24, 4), "head.in": (24, 4)}
+    own = {key: logits(3, width, size, size) for key, (width, size) in stages.items()}
+    theirs = {key: logits(3, width + 4, size // 2, size // 2, seed=1) for key, (width, size) in stages.items()}
+    loss = losses.build(name)
+    shapes = [Shapes({key: tuple(value.shape) for key, value in taps.items()}, (3, 5)) for taps in (own, theirs)]
+    loss.prepare(*shapes, num_rows=3)
+    value = loss(StudentView(logits(3, 5), own), TeacherSignal(taps=theirs), {})
+    assert torch.isfinite(value.sum)

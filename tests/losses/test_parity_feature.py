@@ -1,0 +1,281 @@
+"""Feature, attention, relation, contrast and gradient losses equal slow versions written from their papers."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from potstill.losses import functional as F
+from potstill.losses.flow import singular_features
+
+B, T, D, H = 3, 4, 5, 2
+
+
+def values(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def check(value: Tensor, expected: float | Tensor) -> None:
+    assert float(value) == pytest.approx(float(expected), rel=1e-8, abs=1e-10)
+
+
+def unit(vector: Tensor) -> Tensor:
+    return vector / vector.norm()
+
+
+MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0]])
+
+
+def real_tokens() -> list[list[int]]:
+    return [[t for t in range(T) if MASK[b, t]] for b in range(B)]
+
+
+def test_token_features_with_mask() -> None:
+    s, t = values(B, T, D), values(B, T, D, seed=1)
+    mse = cos = gram = whole = 0.0
+    for b, tokens in enumerate(real_tokens()):
+        mse += sum(((s[b, i] - t[b, i]) ** 2).mean() for i in tokens) / len(tokens)
+        cos += sum(1 - unit(s[b, i]) @ unit(t[b, i]) for i in tokens) / len(tokens)
+        whole += sum(((s[b, i] - t[b, i]) ** 2).sum() for i in tokens)
+        pairs = [(i, j) for i in tokens for j in tokens]
+        gram += sum((unit(s[b, i]) @ unit(s[b, j]) - unit(t[b, i]) @ unit(t[b, j])) ** 2 for i, j in pairs) / len(pairs)
+    for name in ("hidden_mse", "embedding_mse", "fitnet", "simkd", "mgd"):
+        check(getattr(F, name)(s, t, mask=MASK), mse / B)
+    check(F.cosine(s, t, mask=MASK), cos / B)
+    check(F.ghnd(s, t, mask=MASK), whole / B)
+    check(F.gram(s, t, mask=MASK), gram / B)
+    check(F.pkd(s, t), sum(((unit(s[b, 0]) - unit(t[b, 0])) ** 2).sum() for b in range(B)) / B)
+
+
+def test_map_features_are_means_over_positions() -> None:
+    s, t = values(B, D, 2, 3), values(B, D, 2, 3, seed=1)
+    tokens = [value.flatten(2).transpose(1, 2) for value in (s, t)]
+    for name in ("hidden_mse", "cosine", "ghnd", "gram", "cwd", "at", "affinity", "nst", "ickd"):
+        check(getattr(F, name)(s, t), getattr(F, name)(*tokens))
+
+
+def test_attention_transfer_and_channel_wise() -> None:
+    s, t = values(B, D, 2, 3), values(B, D, 2, 3, seed=1)
+    at = cwd = 0.0
+    for b in range(B):
+        maps = [
+            unit(torch.stack([value[b, :, i, j].abs().square().sum() for i in range(2) for j in range(3)])) for value in (s, t)
+        ]
+        at += ((maps[0] - maps[1]) ** 2).mean()
+        for c in range(D):
+            q, p = (torch.softmax(value[b, c].flatten() / 4, 0) for value in (s, t))
+            cwd += 16 * (p * (p / q).log()).sum() / D
+    check(F.at(s, t), at / B)
+    check(F.cwd(s, t), cwd / B)
+
+
+def test_attention_scores() -> None:
+    s, t = values(B, H, T, T), values(B, H, T, T, seed=1)
+    v_s, v_t = values(B, H, T, 3, seed=2), values(B, H, T, 6, seed=3)
+    mse = kl = relation = 0.0
+    for b, tokens in enumerate(real_tokens()):
+        mse += sum((s[b, h, i, j] - t[b, h, i, j]) ** 2 for h in range(H) for i in tokens for j in tokens) / (
+            H * len(tokens) ** 2
+        )
+        for h in range(H):
+            for i in tokens:
+                kl += row_kl(t[b, h, i, tokens], s[b, h, i, tokens]) / (H * len(tokens))
+                theirs, own = v_t[b, h, tokens] @ v_t[b, h, i] / math.sqrt(6), v_s[b, h, tokens] @ v_s[b, h, i] / math.sqrt(3)
+                relation += row_kl(theirs, own) / (H * len(tokens))
+    check(F.tinybert_attention(s, t, mask=MASK), mse / B)
+    check(F.attention_kl(s, t, mask=MASK), kl / B)
+    check(F.minilm(s, t, v_s, v_t, mask=MASK), (kl + relation) / B)
+
+
+def row_kl(teacher: Tensor, student: Tensor) -> Tensor:
+    p, q = torch.softmax(teacher, 0), torch.softmax(student, 0)
+    return (p * (p / q).log()).sum()
+
+
+def test_minilm_v2_splits_heads_anew() -> None:
+    s, t = values(B, 2, T, 6), values(B, 3, T, 8, seed=1)
+    expected = 0.0
+    for b in range(B):
+        own, theirs = s[b].transpose(0, 1).reshape(T, 12), t[b].transpose(0, 1).reshape(T, 24)
+        for r in range(4):
+            a, c = own[:, 3 * r : 3 * r + 3], theirs[:, 6 * r : 6 * r + 6]
+            for i in range(T):
+                expected += row_kl(c @ c[i] / math.sqrt(6), a @ a[i] / math.sqrt(3)) / (4 * T)
+    check(F.minilm_v2(s, t, relation_heads=4), expected / B)
+
+
+def test_attention_of_other_head_numbers_is_the_mean_distribution() -> None:
+    s, t = values(B, 2, T, T), values(B, 3, T, T, seed=1)
+    p, q = torch.softmax(t, -1).mean(1), torch.softmax(s, -1).mean(1)
+    check(F.attention_kl(s, t, average_heads=True), (p * (p / q).log()).sum(-1).mean())
+
+
+def test_hints() -> None:
+    s, t, variance = values(B, D), values(B, D, seed=1), values(D, seed=2).exp()
+    margin = -values(D, seed=3).abs()
+    ab = ofd = vid = 0.0
+    for b in range(B):
+        for d in range(D):
+            a, c = float(s[b, d]), float(t[b, d])
+            ab += max(0, 1 - a) ** 2 if c > 0 else max(0, 1 + a) ** 2
+            target = max(c, float(margin[d]))
+            ofd += 0 if a <= target <= 0 else (a - target) ** 2
+            vid += 0.5 * (math.log(variance[d]) + (c - a) ** 2 / float(variance[d]))
+    check(F.ab(s, t), ab / (B * D))
+    check(F.ofd(s, t, margin=margin), ofd / (B * D))
+    check(F.vid(s, t, variance), vid / (B * D))
+
+
+def test_transfers() -> None:
+    s, t, log_variance = values(B, D), values(B, D, seed=1), values(B, D, seed=2)
+    check(F.ft(s, t), sum((unit(s[b]) - unit(t[b])).abs().mean() for b in range(B)) / B)
+    prime = sum((s[b, d] - t[b, d]) ** 2 / math.exp(log_variance[b, d]) + log_variance[b, d] for b in range(B) for d in range(D))
+    check(F.pad(s, t, log_variance), prime / (B * D))
+    check(F.srd(s, t), math.log(sum(abs(float(s[b, d] - t[b, d])) ** 4 for b in range(B) for d in range(D))))
+
+
+def test_hierarchical_context() -> None:
+    s, t = values(B, D, 8, 8), values(B, D, 8, 8, seed=1)
+    expected, weights = 0.0, {8: 1.0, 4: 0.5, 2: 0.25, 1: 0.125}
+    for size, weight in weights.items():
+        step = 8 // size
+        for i in range(size):
+            for j in range(size):
+                cell = (slice(None), slice(None), slice(i * step, (i + 1) * step), slice(j * step, (j + 1) * step))
+                difference = s[cell].mean((2, 3)) - t[cell].mean((2, 3))
+                expected += weight * float((difference**2).mean()) / size**2
+    full = float(((s - t) ** 2).mean())
+    first = sum(float((s[:, :, i, j] - t[:, :, i, j]).square().mean()) for i in range(8) for j in range(8)) / 64
+    assert first == pytest.approx(full)
+    check(F.review_kd(s, t), expected / sum(weights.values()))
+
+
+def test_relations_between_rows() -> None:
+    s, t = values(5, D), values(5, D + 2, seed=1)
+    matrices = []
+    for rows in (s, t):
+        n = len(rows)
+        distance = torch.stack([torch.stack([(rows[i] - rows[j]).norm() for j in range(n)]) for i in range(n)])
+        distance = distance / (distance.sum() / (n * (n - 1)))
+        angle = torch.zeros(n, n, n, dtype=torch.float64)
+        for j in range(n):
+            for i in range(n):
+                for k in range(n):
+                    if j not in (i, k):
+                        angle[j, i, k] = unit(rows[i] - rows[j]) @ unit(rows[k] - rows[j])
+        gram = torch.stack([unit(torch.stack([rows[i] @ rows[j] for j in range(n)])) for i in range(n)])
+        cosine = torch.stack([torch.stack([unit(rows[i]) @ unit(rows[j]) for j in range(n)]) for i in range(n)])
+        kernel = sum(math.exp(-0.8) * 0.8**p / math.factorial(p) * cosine**p for p in range(3))
+        similarity = (cosine + 1) / 2
+        matrices.append((distance, angle, gram, kernel, similarity / similarity.sum(1, keepdim=True)))
+    own, theirs = matrices
+    check(F.rkd_distance(s, t), huber(own[0] - theirs[0]))
+    check(F.rkd_angle(s, t), huber(own[1] - theirs[1]))
+    check(F.sp(s, t), ((own[2] - theirs[2]) ** 2).mean())
+    check(F.cc(s, t), ((own[3] - theirs[3]) ** 2).mean())
+    assert float(F.pkt(s, t)) == pytest.approx(float((theirs[4] * (theirs[4] / own[4]).log()).mean()), abs=1e-6)
+
+
+def huber(difference: Tensor) -> Tensor:
+    size = difference.abs()
+    return torch.where(size < 1, 0.5 * size**2, size - 0.5).mean()
+
+
+def test_relations_within_rows() -> None:
+    s, t = values(B, T, D), values(B, T, D + 2, seed=1)
+    affinity = nst = 0.0
+    for b in range(B):
+        a, c = (torch.stack([unit(row) for row in value[b]]) for value in (s, t))
+        affinity += (a @ a.T - c @ c.T).norm() / T
+        x, y = ([unit(value[b, :, d]) for d in range(value.shape[2])] for value in (s, t))
+        nst += mean_kernel(y, y) + mean_kernel(x, x) - 2 * mean_kernel(x, y)
+    check(F.affinity(s, t), affinity / B)
+    check(F.nst(s, t), nst / B)
+
+
+def mean_kernel(first: list[Tensor], second: list[Tensor]) -> Tensor:
+    return sum((a @ b) ** 2 for a in first for b in second) / (len(first) * len(second))
+
+
+def test_relations_between_channels() -> None:
+    s, t = values(B, T, D), values(B, T, D, seed=1)
+    ickd = affinity = 0.0
+    for b in range(B):
+        x, y = (torch.stack([unit(value[b, :, d]) for d in range(D)]) for value in (s, t))
+        ickd += ((x @ x.T - y @ y.T) ** 2).sum() / D**2
+        outer = sum((torch.outer(x[d], x[d]) - torch.outer(y[d], y[d])).norm() / T for d in range(D))
+        affinity += outer / D
+    check(F.ickd(s, t), ickd / B)
+    check(F.affinity(s, t, over="channels"), affinity / B)
+
+
+def test_flows() -> None:
+    features = [values(B, 3, 4, 4), values(B, 5, 2, 2, seed=1), values(B, 3, 4, 4, seed=2), values(B, 5, 2, 2, seed=3)]
+    flows = []
+    for first, second in (features[:2], features[2:]):
+        pooled = first.reshape(B, 3, 2, 2, 2, 2).mean((3, 5))
+        flow = torch.zeros(B, 3, 5, dtype=torch.float64)
+        for i in range(2):
+            for j in range(2):
+                flow += pooled[:, :, i, j, None] * second[:, None, :, i, j] / 4
+        flows.append(flow)
+    check(F.fsp(*features), ((flows[0] - flows[1]) ** 2).mean())
+
+
+def test_singular_vectors_and_their_gradient() -> None:
+    matrix = values(2, 6, 4).requires_grad_()
+    found = singular_features(matrix, 2)
+    _, s, v = torch.linalg.svd(matrix, full_matrices=False)
+    expected = (s[:, :2] / s[:, :2].norm(dim=-1, keepdim=True)).unsqueeze(1) * v.transpose(1, 2)[:, :, :2]
+    expected = expected * torch.sign(expected.detach().sum(1, keepdim=True))
+    assert torch.allclose(found, expected, atol=1e-12)
+    weight = values(4, 4, seed=5)
+    for k in range(2):
+        quantities = [(value[..., k].unsqueeze(-1) * value[..., k].unsqueeze(-2) * weight).sum() for value in (found, expected)]
+        gradients = [torch.autograd.grad(quantity, matrix, retain_graph=True)[0] for quantity in quantities]
+        assert torch.allclose(*gradients, atol=1e-9)
+
+
+def test_singular_relation() -> None:
+    features = [values(B, T, D, seed=i) for i in range(4)]
+    expected = 0.0
+    for b in range(B):
+        vectors = []
+        for feature in features:
+            eigenvalues, eigenvectors = torch.linalg.eigh(feature[b].T @ feature[b])
+            vector = eigenvectors[:, eigenvalues.argmax()]
+            vectors.append(vector * torch.sign(vector.sum()))
+        own = [vector if vector @ other >= 0 else -vector for vector, other in zip(vectors[:2], vectors[2:])]
+        for i in range(D):
+            for j in range(D):
+                relations = [math.exp(-((first[i] - second[j]) ** 2) / 8) for first, second in (own, vectors[2:])]
+                expected += (relations[0] - relations[1]) ** 2 / D**2
+    check(F.kd_svd(*features), expected / B)
+
+
+def test_contrast() -> None:
+    s, t = values(B, D), values(B, D, seed=1)
+    nce = 0.0
+    for i in range(B):
+        scores = [math.exp(unit(s[i]) @ unit(t[j]) / 0.07) for j in range(B)]
+        nce += -math.log(scores[i] / sum(scores))
+    check(F.info_nce(s, t), nce / B)
+    positive, negative = values(B, seed=2), values(B, 6, seed=3)
+    noise, crd = 6 / 100, 0.0
+    for i in range(B):
+        x = math.exp(positive[i])
+        crd -= math.log(x / (x + noise))
+        crd -= sum(math.log(noise / (math.exp(negative[i, k]) + noise)) for k in range(6))
+    check(F.crd(positive, negative, num_rows=100), crd / B)
+
+
+def test_gradient_directions() -> None:
+    s, t = values(B, T, D), values(B, T, D, seed=1)
+    expected = sum(((unit(s[b].flatten()) - unit(t[b].flatten())) ** 2).sum() for b in range(B))
+    check(F.jacobian(s, t), expected / B)
+    wide = values(B, T, D + 3, seed=2)
+    lengths = sum(((unit(s[b].norm(dim=-1)) - unit(wide[b].norm(dim=-1))) ** 2).sum() for b in range(B))
+    check(F.jacobian(s, wide), lengths / B)
