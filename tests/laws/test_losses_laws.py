@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import importlib
+import inspect
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -36,7 +36,7 @@ def test_has_source_docs_and_defaults(name: str) -> None:
     assert "Source" in (loss_class.__doc__ or "")
     assert "Source" in (getattr(functional, name).__doc__ or "")
     assert f"`{name}`" in DOCS.read_text(encoding="utf-8")
-    assert all(value is not importlib.import_module("inspect").Parameter.empty for value in losses.defaults(name).values())
+    assert all(value is not inspect.Parameter.empty for value in losses.defaults(name).values())
 
 
 @pytest.mark.parametrize("name", [name for name, law in LAWS.items() if law.is_zero_at_equal])

@@ -90,8 +90,8 @@ def defaults(name: str) -> dict[str, Any]:
     Raises:
         RecipeError: No such loss.
     """
-    parameters = inspect.signature(resolve(LOSSES, name, kind="loss")).parameters
-    return {key: parameter.default for key, parameter in parameters.items()}
+    parameters = inspect.signature(resolve(LOSSES, name, kind="loss")).parameters.values()
+    return {each.name: each.default for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
 def build(name: str, **options: Any) -> Loss:
@@ -109,7 +109,7 @@ def build(name: str, **options: Any) -> Loss:
         4.0
     """
     loss_class = resolve(LOSSES, name, kind="loss")
-    accepted = tuple(inspect.signature(loss_class).parameters)
+    accepted = tuple(defaults(name))
     for option in options:
         if option not in accepted:
             guess = nearest(option, accepted)

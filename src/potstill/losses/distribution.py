@@ -138,7 +138,7 @@ def uld(
     """Universal logit distillation: Σ_i |sort(p)_i − sort(q)_i|, across different vocabularies.
 
     The shorter distribution is filled with zeros, the longer sequence is cut. τ multiplies as for `tvd`.
-    Source: Boizard et al. 2024 (arXiv 2402.12030) with the closed form of section 3.3.
+    Source: Boizard et al. 2024 (arXiv 2402.12030) in its closed form.
 
     Args:
         student_logits: [B, C] or [B, T, C].
