@@ -29,7 +29,9 @@ app = typer.Typer(
 RecipeFile = Annotated[Path | None, typer.Argument(help="A YAML recipe; flags are laid over it.", show_default=False)]
 TeacherFlag = Annotated[str | None, typer.Option("--teacher", help="Folder or hub id of the teacher.")]
 DataFlag = Annotated[str | None, typer.Option("--data", help="File, folder or hub id of the labelled data.")]
-RatioFlag = Annotated[float | None, typer.Option("--ratio", help="Share of parameters to remove: 0, or 0.10 to 0.95.  [default: 0.9]")]
+RatioFlag = Annotated[
+    float | None, typer.Option("--ratio", help="Share of parameters to remove: 0, or 0.10 to 0.95.  [default: 0.9]")
+]
 TargetFlag = Annotated[str | None, typer.Option("--target", help="Hardware that will serve the student.  [default: cpu]")]
 TaskFlag = Annotated[str | None, typer.Option("--task", help="text-classification or image-classification.  [default: auto]")]
 StudentFlag = Annotated[str | None, typer.Option("--student", help="Ready student model or config instead of a plan.")]
@@ -37,10 +39,16 @@ OutputFlag = Annotated[str | None, typer.Option("--output", "-o", help="Folder t
 MethodFlag = Annotated[str | None, typer.Option("--method", help="Distillation method; see `potstill methods`.  [default: auto]")]
 EpochsFlag = Annotated[float | None, typer.Option("--epochs", help="Passes over the training rows.")]
 UnlabelledFlag = Annotated[str | None, typer.Option("--unlabelled", help="Rows without labels for the teacher to label.")]
-QuantizeFlag = Annotated[str | None, typer.Option("--quantize", help="auto, none, dynamic, static, int8, fp16 or openvino.  [default: auto]")]
-BaselineFlag = Annotated[bool | None, typer.Option("--baseline/--no-baseline", help="Also train the student without distillation.")]
+QuantizeFlag = Annotated[
+    str | None, typer.Option("--quantize", help="auto, none, dynamic, static, int8, fp16 or openvino.  [default: auto]")
+]
+BaselineFlag = Annotated[
+    bool | None, typer.Option("--baseline/--no-baseline", help="Also train the student without distillation.")
+]
 SeedFlag = Annotated[int | None, typer.Option("--seed", help="Seed of splits, initialisation and batch order.  [default: 0]")]
-SetFlag = Annotated[list[str] | None, typer.Option("--set", help="Any recipe key, for example --set distill.epochs=5; repeatable.")]
+SetFlag = Annotated[
+    list[str] | None, typer.Option("--set", help="Any recipe key, for example --set distill.epochs=5; repeatable.")
+]
 OverwriteFlag = Annotated[bool, typer.Option("--overwrite", help="Replace an output folder that another recipe has filled.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 TracebackFlag = Annotated[bool, typer.Option("--traceback", help="Show the whole traceback of an error.")]
@@ -175,7 +183,9 @@ def doctor(as_json: JsonFlag = False) -> None:
 
 
 @app.command()
-def schema(metrics: Annotated[bool, typer.Option("--metrics", help="The schema of metrics.json instead of a recipe's.")] = False) -> None:
+def schema(
+    metrics: Annotated[bool, typer.Option("--metrics", help="The schema of metrics.json instead of a recipe's.")] = False,
+) -> None:
     """Print the JSON schema of a recipe, so that editors complete and check it."""
     if metrics:
         from potstill.report.metrics import metrics_schema

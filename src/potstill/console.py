@@ -56,7 +56,9 @@ class ConsoleObserver:
         if self._task is None:
             return
         shown = "  ".join(f"{key} {value:.4g}" for key, value in figures.items())
-        self._progress.update(self._task, completed=done, total=total, **({"figures": shown} if shown else {}))
+        self._progress.update(self._task, completed=done, total=total)
+        if shown:
+            self._progress.update(self._task, figures=shown)
         if not self.console.is_terminal and time.monotonic() - self._last_line > 20:
             self._last_line = time.monotonic()
             self.console.print(f"    {done} of {total}  {shown}", highlight=False)
@@ -69,7 +71,9 @@ class ConsoleObserver:
         self._count += 1
         counter = f"{self._count}/{self.num_stages}" if self.num_stages else str(self._count)
         state = "[dim]already done[/dim]" if skipped else f"{seconds:7.1f} s"
-        self.console.print(f"[green]✓[/green] {counter:>5}  {name:<9} {state}  [dim]{escape(self._titles.get(name, ''))}[/dim]", highlight=False)
+        self.console.print(
+            f"[green]✓[/green] {counter:>5}  {name:<9} {state}  [dim]{escape(self._titles.get(name, ''))}[/dim]", highlight=False
+        )
 
     def note(self, text: str) -> None:
         """Print a dim line."""

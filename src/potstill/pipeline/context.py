@@ -85,7 +85,9 @@ class Run:
         """The ``facts.json`` that a stage left in its folder."""
         found = read_json(self.folder / folder / "facts.json")
         if not isinstance(found, dict):
-            raise ModelError(f"{self.folder / folder} has no facts.json", "the folder as its stage wrote it", "run again with --overwrite")
+            raise ModelError(
+                f"{self.folder / folder} has no facts.json", "the folder as its stage wrote it", "run again with --overwrite"
+            )
         return found
 
     @property

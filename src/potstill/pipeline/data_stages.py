@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from datasets import Dataset
 
 from potstill.data.splits import Splits, load
@@ -54,7 +55,9 @@ def augment_data(run: Run, folder: Path) -> Sequence[str]:
     from potstill.data.augment import augment_texts
 
     train = run.split("train")
-    texts = list(zip(train["text"], train["text_pair"], strict=True)) if "text_pair" in train.column_names else list(train["text"])
+    texts = (
+        list(zip(train["text"], train["text_pair"], strict=True)) if "text_pair" in train.column_names else list(train["text"])
+    )
     wanted = augmented_rows(run, len(texts))
     teacher = run.teacher
     made = augment_texts(
@@ -62,7 +65,7 @@ def augment_data(run: Run, folder: Path) -> Sequence[str]:
         num=wanted,
         seed=run.recipe.seed,
         tokenizer=teacher.processor,
-        embeddings=teacher.model.get_input_embeddings().weight.detach().numpy(),
+        embeddings=_word_embeddings(teacher.model),
     )
     rows = _as_rows(made, run)
     rows.save_to_disk(str(folder / "rows"))
@@ -108,9 +111,7 @@ def _facts(splits: Splits, present: dict[str, Dataset], notes: list[str]) -> dic
 
 def _as_rows(made: Sequence[str | tuple[str, str]], run: Run) -> Dataset:
     if not made:
-        raise DataError(
-            "no rows could be made out of the training texts", "texts of two words or more", "set data.augment: none"
-        )
+        raise DataError("no rows could be made out of the training texts", "texts of two words or more", "set data.augment: none")
     used = [int(run.teacher_rows(name).row_ids.max()) for name in ("train", "validation", "test", "unlabelled") if run.has(name)]
     start = max(used) + 1
     columns: dict[str, object] = {"label": np.full(len(made), -100, np.int64), "row_id": np.arange(start, start + len(made))}
@@ -119,3 +120,9 @@ def _as_rows(made: Sequence[str | tuple[str, str]], run: Run) -> Dataset:
     else:
         columns["text"], columns["text_pair"] = [pair[0] for pair in made], [pair[1] for pair in made]
     return Dataset.from_dict(columns)
+
+
+def _word_embeddings(model: Any) -> np.ndarray:
+    """[V, D] the teacher's own word embeddings."""
+    table: torch.Tensor = model.get_input_embeddings().weight
+    return table.detach().numpy()

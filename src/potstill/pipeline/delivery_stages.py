@@ -70,7 +70,9 @@ def _choose(run: Run, source: Path, folder: Path, collator: Callable[..., Mappin
     )
 
 
-def batches(rows: EncodedRows, collator: Callable[..., Any], num_rows: int, batch_size: int, seed: int) -> list[dict[str, np.ndarray]]:
+def batches(
+    rows: EncodedRows, collator: Callable[..., Any], num_rows: int, batch_size: int, seed: int
+) -> list[dict[str, np.ndarray]]:
     """Batches of rows drawn by the seed, as arrays, without labels and row ids.
 
     Args:
@@ -97,7 +99,14 @@ def _keep(choice: Choice, folder: Path) -> dict[str, Any]:
         if rivals:
             kept["int8"] = _move(min(rivals, key=lambda one: (not one.accepted, one.p50_ms)), folder)
     tries = [asdict(candidate) | {"path": candidate.path.name} for candidate in choice.tries]
-    return {**kept, "chosen": choice.chosen.name, "reason": choice.reason, "max_drop": choice.max_drop, "reference": choice.reference, "tries": tries}
+    return {
+        **kept,
+        "chosen": choice.chosen.name,
+        "reason": choice.reason,
+        "max_drop": choice.max_drop,
+        "reference": choice.reference,
+        "tries": tries,
+    }
 
 
 def _move(candidate: Candidate, folder: Path) -> dict[str, Any]:
@@ -110,4 +119,10 @@ def _move(candidate: Candidate, folder: Path) -> dict[str, Any]:
         for beside in (candidate.path.with_suffix(".bin"), Path(f"{candidate.path}.data")):
             if beside.exists():
                 shutil.move(beside, target.with_suffix(".bin") if beside.suffix == ".bin" else Path(f"{target}.data"))
-    return {"name": candidate.name, "runtime": candidate.runtime, "precision": candidate.precision, "file": target.name, "threads": candidate.threads}
+    return {
+        "name": candidate.name,
+        "runtime": candidate.runtime,
+        "precision": candidate.precision,
+        "file": target.name,
+        "threads": candidate.threads,
+    }

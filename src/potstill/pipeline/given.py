@@ -84,7 +84,7 @@ def wants_training(run: Run) -> bool:
     """Whether the teacher is trained in this run."""
     if run.recipe.teacher.finetune == "always" or run.recipe.teacher.from_scratch:
         return True
-    return run._once("head is new", "", lambda: load_given(run, run.label_names).head_is_new)  # noqa: SLF001
+    return run._once("head is new", "", lambda: load_given(run, run.label_names).head_is_new)
 
 
 def given_fingerprint(run: Run) -> str:

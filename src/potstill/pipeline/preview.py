@@ -179,6 +179,15 @@ def _default_epochs() -> float:
 
 
 def _shape(config: Any) -> dict[str, Any]:
-    keys = ("model_type", "num_hidden_layers", "n_layers", "depths", "hidden_size", "dim", "hidden_sizes", "embedding_size")
+    keys: tuple[str, ...] = (
+        "model_type",
+        "num_hidden_layers",
+        "n_layers",
+        "depths",
+        "hidden_size",
+        "dim",
+        "hidden_sizes",
+        "embedding_size",
+    )
     keys += ("num_attention_heads", "intermediate_size", "vocab_size", "image_size", "patch_size")
     return {key: getattr(config, key) for key in keys if getattr(config, key, None) is not None}

@@ -64,7 +64,8 @@ class DistillationPipeline:
         self._processor = processor
         if self._teacher is not None and processor is None:
             raise RecipeError(
-                "a teacher in memory came without its tokenizer or image processor", todo="pass processor=… beside teacher_model=…"
+                "a teacher in memory came without its tokenizer or image processor",
+                todo="pass processor=… beside teacher_model=…",
             )
 
     @classmethod
@@ -138,7 +139,9 @@ def claim_folder(folder: Path, recipe: Recipe, *, overwrite: bool) -> None:
         )
     with explained_os_errors(file):
         text = yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True)
-        file.write_text(f"# Resolved recipe of a Potstill {__version__} run; repeat it with: potstill distill recipe.yaml\n{text}", "utf-8")
+        file.write_text(
+            f"# Resolved recipe of a Potstill {__version__} run; repeat it with: potstill distill recipe.yaml\n{text}", "utf-8"
+        )
 
 
 def _held_recipe(file: Path) -> dict[str, Any] | None:

@@ -61,7 +61,9 @@ def plan_student(run: Run, teacher: PreTrainedModel, counts: np.ndarray | None) 
     if recipe.latency_ms is not None:
         from potstill.pipeline.preview import latency_table
 
-        return plan(teacher, latency_ms=recipe.latency_ms, num_labels=num_labels, token_counts=counts, latency_of=latency_table(run))
+        return plan(
+            teacher, latency_ms=recipe.latency_ms, num_labels=num_labels, token_counts=counts, latency_of=latency_table(run)
+        )
     return plan(teacher, num_labels=num_labels, token_counts=counts, **recipe.budget)  # type: ignore[arg-type]
 
 
@@ -166,4 +168,6 @@ def check_ready(run: Run) -> None:
         ModelError: It is not.
     """
     if not (run.folder / "student" / "config.json").is_file():
-        raise ModelError(f"{run.folder / 'student'} holds no student", "the output folder of a finished run", "run potstill distill first")
+        raise ModelError(
+            f"{run.folder / 'student'} holds no student", "the output folder of a finished run", "run potstill distill first"
+        )

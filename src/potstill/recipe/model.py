@@ -150,10 +150,10 @@ class Recipe(Section):
     task: Literal["auto", "text-classification", "image-classification"] = Field(
         "auto", description="What a row means; auto: told by teacher and columns."
     )
-    student: StudentRecipe = Field(default_factory=StudentRecipe)
-    distill: DistillRecipe = Field(default_factory=DistillRecipe)
-    quantize: QuantizeRecipe = Field(default_factory=QuantizeRecipe)
-    evaluate: EvaluateRecipe = Field(default_factory=EvaluateRecipe)
+    student: StudentRecipe = Field(default_factory=lambda: StudentRecipe())
+    distill: DistillRecipe = Field(default_factory=lambda: DistillRecipe())
+    quantize: QuantizeRecipe = Field(default_factory=lambda: QuantizeRecipe())
+    evaluate: EvaluateRecipe = Field(default_factory=lambda: EvaluateRecipe())
     target: Literal["cpu"] = Field("cpu", description="Hardware that will serve the student.")
     baseline: bool = Field(
         False, description="Also train the same student without distillation, on the same budget, for comparison."

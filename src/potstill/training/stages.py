@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
-import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback, TrainingArguments
@@ -23,6 +22,7 @@ from potstill.disk import read_json, write_json_atomic
 from potstill.errors import TrainingError
 from potstill.losses.contract import IGNORED_LABEL, Loss
 from potstill.training.checkpoints import newest_checkpoint
+from potstill.training.precision import computes_in_bf16
 from potstill.training.taps import head_of
 from potstill.training.terms import Term
 from potstill.training.trainer import DistillationTrainer
@@ -189,7 +189,10 @@ def _trainer(
     watch: _Watch,
 ) -> DistillationTrainer:
     has_choice = eval_rows is not None and len(eval_rows) > 0 and settings.select != "last"
-    arguments = _arguments(settings, folder, len(rows), has_evaluation=eval_rows is not None, has_choice=has_choice)
+    probe = collator([rows[index] for index in range(min(settings.batch_size, len(rows)))])
+    is_half = computes_in_bf16(settings.precision, model, probe, folder)
+    has_evaluation = eval_rows is not None
+    arguments = _arguments(settings, folder, len(rows), has_evaluation=has_evaluation, has_choice=has_choice, is_half=is_half)
     callbacks: list[TrainerCallback] = [watch]
     if settings.patience is not None and has_choice:
         callbacks.append(EarlyStoppingCallback(settings.patience))
@@ -220,7 +223,7 @@ def total_steps(num_rows: int, settings: StageSettings, *, num_ranks: int = 1) -
 
 
 def _arguments(
-    settings: StageSettings, folder: Path, num_rows: int, *, has_evaluation: bool, has_choice: bool
+    settings: StageSettings, folder: Path, num_rows: int, *, has_evaluation: bool, has_choice: bool, is_half: bool
 ) -> TrainingArguments:
     arguments = TrainingArguments(output_dir=str(folder / "checkpoints"), report_to=[], disable_tqdm=True, seed=settings.seed)
     steps = total_steps(num_rows, settings, num_ranks=arguments.world_size)
@@ -240,7 +243,8 @@ def _arguments(
         max_grad_norm=settings.max_gradient_norm,
         seed=settings.seed,
         data_seed=settings.seed,
-        bf16=_computes_in_bf16(settings.precision, arguments.device, folder),
+        bf16=is_half,
+        use_cpu=arguments.device.type == "cpu",
         logging_steps=max(1, steps // 50),
         eval_strategy="steps" if has_evaluation else "no",
         eval_steps=interval,
@@ -255,21 +259,6 @@ def _arguments(
         disable_tqdm=True,
         report_to=[],
     )
-
-
-def _computes_in_bf16(precision: Precision, device: torch.device, folder: Path) -> bool:
-    """What was asked; for "auto" what was measured, remembered so that a resumed run computes alike."""
-    if precision != "auto":
-        return precision == "bf16"
-    file = folder / "precision.json"
-    known = read_json(file) if file.exists() else None
-    if isinstance(known, dict) and "bf16" in known:
-        return bool(known["bf16"])
-    from potstill.hardware import bf16_pays
-
-    pays = bool(bf16_pays(device.type))
-    write_json_atomic(file, {"bf16": pays})
-    return pays
 
 
 def _labelled_quality(task: Measured) -> Callable[[EvalPrediction], dict[str, float]]:

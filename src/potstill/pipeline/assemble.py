@@ -1,0 +1,285 @@
+"""From measurements to the one document of a run."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import io
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from potstill.evaluate.calibration import reliability
+from potstill.evaluate.fidelity import accuracy_interval, gap_closed, log_softmax, retention_interval
+from potstill.evaluate.quality import Predictions
+from potstill.hardware import choose_threads, describe, package_versions
+from potstill.report.metrics import (
+    ClassResult,
+    DataSummary,
+    Energy,
+    HistoryPoint,
+    Interval,
+    LayerSimilarity,
+    Machine,
+    Metrics,
+    ModelFigures,
+    PlanSummary,
+    Quantization,
+    QuantizationTry,
+    Ratio,
+    ReliabilityBin,
+    WorstExample,
+    history_points,
+)
+from potstill.tasks.quality import per_class
+
+if TYPE_CHECKING:
+    from potstill.pipeline.context import Run
+
+FEW_TEST_ROWS = 200
+THUMBNAIL = 96
+_SHAPE_KEYS = (
+    "model_type", "num_hidden_layers", "n_layers", "depths", "hidden_size", "dim", "hidden_sizes", "embedding_size",
+    "num_attention_heads", "n_heads", "intermediate_size", "hidden_dim", "vocab_size", "image_size", "patch_size",
+)  # fmt: skip
+
+
+def assemble(
+    run: Run,
+    models: Mapping[str, ModelFigures],
+    answers: Mapping[str, Predictions],
+    insides: LayerSimilarity | None,
+    energy: Energy,
+) -> Metrics:
+    """Put everything that was measured into one document.
+
+    Args:
+        run: The run.
+        models: Figures of each model.
+        answers: Its answers on the test rows, in the same order for all.
+        insides: Similarity of layers and attention, where there are any.
+        energy: Energy per row, or why there is none.
+    """
+    metric = run.task.metric
+    student, teacher = models["student"], models["teacher"]
+    baseline = models.get("baseline")
+    planned = run.facts("work/student")["plan"]
+    served = served_name(run, models)
+    return Metrics(
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        task=run.task.name,
+        metric=metric,
+        teacher=run.recipe.teacher.model,
+        command=f"potstill distill {run.folder / 'recipe.yaml'}",
+        ratio=Ratio(
+            asked=None if run.recipe.student.model else planned["ratio_asked"],
+            achieved=1 - (student.parameters or 0) / (teacher.parameters or 1),
+        ),
+        retention=student.retention,
+        gap_closed=None
+        if baseline is None
+        else gap_closed(student.quality[metric] or 0.0, baseline.quality[metric] or 0.0, teacher.quality[metric] or 0.0),
+        agreement=student.agreement,
+        wdsr=student.wdsr,
+        mean_kl_nats=student.mean_kl_nats,
+        models=dict(models),
+        served=served,
+        confidence=_confidence(answers, metric),
+        quantization=_quantization(run),
+        plan=_plan(run, planned),
+        layers=insides,
+        per_class=_per_class(run, answers),
+        worst_examples=_worst(run, answers),
+        history=_history(run),
+        calibration={name: _bins(found) for name, found in answers.items()},
+        energy=energy,
+        data=_data(run),
+        machine=_machine(),
+        versions=package_versions(),
+        seeds={"run": run.recipe.seed},
+        files=_files(run, served),
+        warnings=_warnings(run, answers),
+    )
+
+
+def served_name(run: Run, models: Mapping[str, ModelFigures]) -> str:
+    """The model that `quantize` chose to be served."""
+    kept = run.facts("export").get("served")
+    if kept is None or kept["file"] == "model.onnx":
+        return "student"
+    name = f"student-{kept['precision']}" if kept["precision"] != "fp32" else f"student-{kept['runtime']}"
+    return name if name in models else "student"
+
+
+def _confidence(answers: Mapping[str, Predictions], metric: str) -> dict[str, Interval]:
+    if metric != "accuracy":
+        return {}
+    teacher, student = answers["teacher"], answers["student"]
+    found = {f"{name}.accuracy": accuracy_interval(one.logits, one.labels) for name, one in answers.items()}
+    kept = retention_interval(student.logits, teacher.logits, student.labels)
+    if kept is not None:
+        found["retention"] = kept
+    return {name: Interval(low=one.low, high=one.high, level=one.confidence) for name, one in found.items()}
+
+
+def _quantization(run: Run) -> Quantization | None:
+    facts = run.facts("export")
+    if "tries" not in facts:
+        return None
+    keys = ("name", "runtime", "precision", "path", "bytes", "metric", "drop", "p50_ms", "accepted", "reason")
+    tries = [QuantizationTry(**{key: one[key] for key in keys}) for one in facts["tries"]]
+    return Quantization(chosen=facts["chosen"], reason=facts["reason"], max_drop=facts["max_drop"], candidates=tries)
+
+
+def _plan(run: Run, planned: Mapping[str, Any]) -> PlanSummary:
+    teacher = run.teacher.model.config.to_dict()
+    vocabulary = run.facts("work/student").get("vocabulary")
+    notes = list(planned["notes"])
+    if vocabulary:
+        notes.append(f"{vocabulary['tokens']:,} tokens cover {vocabulary['coverage']:.2%} of the training text")
+    return PlanSummary(
+        teacher=_shape(teacher), student=_shape(planned["config"]), layers_kept=list(planned["layers"]), notes=notes
+    )
+
+
+def _shape(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: config[key] for key in _SHAPE_KEYS if config.get(key) is not None}
+
+
+def _per_class(run: Run, answers: Mapping[str, Predictions]) -> list[ClassResult]:
+    by_model = {name: per_class(found.logits, found.labels) for name, found in answers.items()}
+    teacher = by_model["teacher"]
+    return [
+        ClassResult(
+            label=label,
+            rows=teacher[index]["support"],
+            recall={name: classes[index]["recall"] for name, classes in by_model.items()},
+            f1={name: classes[index]["f1"] for name, classes in by_model.items()},
+        )
+        for index, label in enumerate(run.label_names)
+    ]
+
+
+def _worst(run: Run, answers: Mapping[str, Predictions]) -> list[WorstExample]:
+    """Test rows on which the student gives the true label far less than the teacher does."""
+    teacher, student = answers["teacher"], answers["student"]
+    known = np.flatnonzero(student.labels >= 0)
+    labels = student.labels[known]
+    place = {int(row_id): index for index, row_id in enumerate(teacher.row_ids)}
+    same = np.array([place[int(row_id)] for row_id in student.row_ids[known]])
+    theirs = np.exp(log_softmax(teacher.logits[same]))
+    ours = np.exp(log_softmax(student.logits[known]))
+    rows = np.arange(len(known))
+    loss = theirs[rows, labels] - ours[rows, labels]
+    split = run.split("test")
+    where = {int(row_id): index for index, row_id in enumerate(split["row_id"])}
+    names, found = run.label_names, []
+    for at in np.argsort(-loss, kind="stable")[: run.recipe.evaluate.worst_examples]:
+        if loss[at] <= 0:
+            break
+        row_id = int(student.row_ids[known][at])
+        found.append(
+            WorstExample(
+                row_id=row_id,
+                **_shown(run, split[where[row_id]]),
+                label=names[labels[at]],
+                teacher_label=names[int(theirs[at].argmax())],
+                student_label=names[int(ours[at].argmax())],
+                teacher_probability=float(theirs[at, labels[at]]),
+                student_probability=float(ours[at, labels[at]]),
+            )
+        )
+    return found
+
+
+def _shown(run: Run, row: Mapping[str, Any]) -> dict[str, str]:
+    if run.task.modality == "text":
+        return {"text": run.task.text_of(row)}
+    from PIL import Image
+
+    image = row["image"].convert("RGB")
+    if max(image.size) < THUMBNAIL // 2:
+        factor = THUMBNAIL // (2 * max(image.size)) or 1
+        image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return {"image_png_base64": base64.b64encode(buffer.getvalue()).decode()}
+
+
+def _history(run: Run) -> dict[str, list[HistoryPoint]]:
+    found = {}
+    for name, folder in (("teach", "teacher"), ("baseline", "work/baseline"), ("distill", "student")):
+        if (run.folder / folder / "facts.json").is_file():
+            for key, history in _histories(name, run.facts(folder)).items():
+                found[key] = history_points(history)
+    return found
+
+
+def _histories(name: str, facts: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    stages = facts.get("stages")
+    if not stages:
+        return {name: facts["history"]}
+    return {name if len(stages) == 1 else f"{name}: {one['name']}": one["history"] for one in stages}
+
+
+def _bins(found: Predictions) -> list[ReliabilityBin]:
+    curve = reliability(found.logits, found.labels)
+    return [
+        ReliabilityBin(
+            lower=float(curve.edges[index]),
+            upper=float(curve.edges[index + 1]),
+            confidence=float(curve.confidence[index]),
+            accuracy=float(curve.accuracy[index]),
+            rows=int(curve.counts[index]),
+        )
+        for index in range(len(curve.counts))
+    ]
+
+
+def _data(run: Run) -> DataSummary:
+    facts = run.facts("work/data")
+    rows = dict(facts["rows"])
+    if run.has("augmented"):
+        rows["augmented"] = len(run.split("augmented"))
+    tokens: dict[str, float | None] = {}
+    if run.task.modality == "text":
+        lengths = run.teacher_rows("train").lengths
+        tokens = {"p50": float(np.percentile(lengths, 50)), "p95": float(np.percentile(lengths, 95)), "max": float(lengths.max())}
+    return DataSummary(
+        source=run.recipe.data.source, rows=rows, label_names=facts["label_names"], tokens=tokens, notes=facts["notes"]
+    )
+
+
+def _machine() -> Machine:
+    found = describe(look_for_gpus=True)
+    return Machine(
+        system=found.system,
+        cpu=f"{found.cpu} ({', '.join(found.flags)})" if found.flags else found.cpu,
+        cores=found.usable_cores,
+        threads=choose_threads(),
+        memory_bytes=found.ram_bytes,
+        accelerator=", ".join(found.gpus) or None,
+    )
+
+
+def _files(run: Run, served: str) -> dict[str, str]:
+    facts = run.facts("export")
+    files = {"student": "student", "onnx": "export/model.onnx"}
+    for key in ("served", "int8"):
+        kept = facts.get(key)
+        if kept is not None and kept["file"] != "model.onnx":
+            prefix = "onnx" if kept["runtime"] == "onnxruntime" else kept["runtime"]
+            files[f"{prefix}-{kept['precision']}"] = f"export/{kept['file']}"
+    return files
+
+
+def _warnings(run: Run, answers: Mapping[str, Predictions]) -> list[str]:
+    found = []
+    rows = len(answers["student"].labels)
+    if rows < FEW_TEST_ROWS:
+        found.append(f"the test split has {rows} rows only: differences of a few points may be chance")
+    if not (run.folder / "work/baseline").is_dir():
+        found.append("no baseline was trained, so this report cannot tell what distillation gained; set baseline: true")
+    return found

@@ -1,0 +1,78 @@
+"""A recipe's own losses: a list of terms, or a table by part of the network (backbone, neck, head)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from potstill.errors import RecipeError
+from potstill.losses import catalogue
+from potstill.methods.contract import ModelFacts, TermSpec
+from potstill.methods.layers import pair_layers
+
+# What a type means in each part of the network.
+PARTS: Mapping[str, Mapping[str, str]] = {
+    "backbone": {"mse": "hidden_mse", "cosine": "cosine", "attention": "at", "gram": "gram", "relation": "gram"},
+    "neck": {"mse": "hidden_mse", "cosine": "cosine", "attention": "at", "gram": "gram", "relation": "gram"},
+    "head": {"ce": "ce", "kl": "kl", "mse": "logit_mse", "soft_ce": "soft_ce"},
+}
+
+
+def read_losses(given: Any, student: ModelFacts, teacher: ModelFacts, *, layers: Any = "auto") -> tuple[TermSpec, ...]:
+    """Terms out of what a recipe says under `distill.losses`.
+
+    Args:
+        given: A list of names and mappings {name, weight, temperature, …}, or a table
+            {backbone: {type, weight}, neck: {…}, head: {…}}. The backbone is every matched block, the neck the last one,
+            the head the logits. A head taught by labels alone (type ce) leaves the teacher to the other parts.
+        student: Facts of the student.
+        teacher: Facts of the teacher.
+        layers: Which blocks are matched, where a term does not say.
+
+    Raises:
+        RecipeError: A part, type or key that does not exist.
+    """
+    if isinstance(given, Mapping):
+        return tuple(_part(name, dict(value), student, teacher, layers) for name, value in given.items())
+    return tuple(_term(entry, student, teacher, layers) for entry in given)
+
+
+def _part(name: str, value: dict[str, Any], student: ModelFacts, teacher: ModelFacts, layers: Any) -> TermSpec:
+    if name not in PARTS:
+        raise RecipeError(f"distill.losses has the part {name!r}", ", ".join(PARTS), "or give a list of losses by name")
+    kind = value.pop("type", None)
+    loss = PARTS[name].get(str(kind), str(kind))
+    if kind is None or loss not in catalogue.names():
+        raise RecipeError(
+            f"distill.losses.{name} has the type {kind!r}",
+            f"{', '.join(PARTS[name])}, or the name of a loss",
+            "see potstill losses",
+        )
+    pairs = pair_layers(layers, student, teacher)
+    if name == "neck":
+        pairs = pairs[-1:]
+    options = {"layers": pairs} if name != "head" and _takes_layers(loss) else {}
+    return TermSpec(loss, value.pop("weight", 1.0), value.pop("temperature", None), {**options, **value})
+
+
+def _term(entry: Any, student: ModelFacts, teacher: ModelFacts, layers: Any) -> TermSpec:
+    if isinstance(entry, str):
+        entry = {"name": entry}
+    if not isinstance(entry, Mapping) or "name" not in entry:
+        raise RecipeError(
+            f"distill.losses holds {entry!r}", "a name, or a mapping with the key name", "for example {name: kl, weight: 0.7}"
+        )
+    options = {key: value for key, value in entry.items() if key not in ("name", "weight", "temperature")}
+    if _takes_layers(entry["name"]):
+        wanted = options.get("layers", layers)
+        options["layers"] = pair_layers(wanted, student, teacher)
+    return TermSpec(entry["name"], entry.get("weight", 1.0), entry.get("temperature"), options)
+
+
+def _takes_layers(loss: str) -> bool:
+    return "layers" in catalogue.defaults(loss)
+
+
+def reads_layers(names: Sequence[str]) -> bool:
+    """Whether any of these losses reads blocks."""
+    return any(_takes_layers(name) for name in names)

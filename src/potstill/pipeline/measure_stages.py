@@ -1,0 +1,248 @@
+"""Stages `evaluate` and `report`: everything measured on the test split, written down once, shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from potstill.compress.quantize.candidates import open_runner
+from potstill.errors import MissingExtra
+from potstill.evaluate.calibration import reliability
+from potstill.evaluate.cost import cost
+from potstill.evaluate.energy import measure_energy
+from potstill.evaluate.fidelity import agreement, mean_kl, retention, wdsr
+from potstill.evaluate.quality import Predictions, predict, sample_batches
+from potstill.evaluate.speed import latency
+from potstill.export.onnx import export_onnx, file_bytes
+from potstill.export.runtimes import OnnxRunner, Runner, TorchRunner, num_cores
+from potstill.export.timing import time_interleaved
+from potstill.pipeline.assemble import assemble
+from potstill.pipeline.inside import compare_insides
+from potstill.pipeline.student_stages import load_student
+from potstill.report.metrics import Energy, Latency, Metrics, ModelFigures
+
+if TYPE_CHECKING:
+    from potstill.pipeline.context import Run
+
+LATENCY_BATCHES = 16
+SECONDS_PER_SIZE = 12.0
+
+
+@dataclass
+class Subject:
+    """A model under measurement: how it answers, and everything that serves it.
+
+    Args:
+        answers: What it answers on the test rows, served by the first runner.
+        runners: Ways of serving it that are timed.
+        parameters: Numbers in it.
+        bytes: On disk, of the first runner's file.
+        flops: Of one row of median length.
+        formats: Format → bytes on disk.
+        sees: "teacher" or "student": whose tokens it reads.
+    """
+
+    answers: Predictions
+    runners: dict[str, Runner]
+    parameters: int | None
+    bytes: int
+    flops: int | None
+    formats: dict[str, int]
+    sees: str
+
+
+def evaluate(run: Run, folder: Path) -> Sequence[str]:
+    """Measure teacher, baseline, student and the quantized student, and write the figures."""
+    subjects = gather(run, folder)
+    speeds, energy = measure_speed(run, subjects)
+    teacher = subjects["teacher"].answers
+    models = {name: figures_of(run, subject, teacher, speeds.get(name, {})) for name, subject in subjects.items()}
+    insides = compare_insides(run)
+    metrics = assemble(run, models, {name: subject.answers for name, subject in subjects.items()}, insides, energy)
+    metrics.write(folder / "metrics.json")
+    return []
+
+
+def write_report(run: Run, folder: Path) -> Sequence[str]:
+    """Write the page, the TensorBoard files and the model card."""
+    metrics = Metrics.read(run.folder / "work/evaluate/metrics.json")
+    return render_report(run.folder, folder, with_stage_seconds(run, metrics))
+
+
+def with_stage_seconds(run: Run, metrics: Metrics) -> Metrics:
+    """The figures with the wall seconds of every stage of this run."""
+    return metrics.model_copy(
+        update={"stages": {name: result.seconds for name, result in run.results.items() if result.seconds > 0}}
+    )
+
+
+def render_report(output: Path, folder: Path, metrics: Metrics) -> list[str]:
+    """Write everything that shows the figures.
+
+    Args:
+        output: The output folder; receives the model card.
+        folder: Receives the page and the TensorBoard files.
+        metrics: The figures.
+    """
+    from potstill.report.card import write_card
+    from potstill.report.page import render
+    from potstill.report.tensorboard import write_tensorboard
+
+    render(metrics, folder)
+    write_card(metrics, output)
+    try:
+        write_tensorboard(metrics, folder / "tensorboard")
+    except MissingExtra as missing:
+        return [str(missing)]
+    return []
+
+
+def gather(run: Run, folder: Path) -> dict[str, Subject]:
+    """Every model of the run with its answers on the test split and its runners."""
+    teacher = run.teacher
+    subjects = {"teacher": _subject(run, teacher.model, teacher.processor, "teacher")}
+    exported = export_onnx(
+        teacher.model,
+        folder / "teacher.onnx",
+        example_inputs=run.task.example_inputs(teacher.model, batch=2),
+        dynamic_axes=run.task.dynamic_axes(teacher.model),
+    )
+    fastest = _best_threads(
+        run, subjects["teacher"], lambda threads: OnnxRunner(exported.path, threads=threads, precision="fp32")
+    )
+    subjects["teacher"].runners["onnxruntime-fp32"] = fastest
+    subjects["teacher"].formats["onnx-fp32"] = exported.bytes
+    if (run.folder / "work/baseline/model").is_dir():
+        model, processor = load_student(run, run.folder / "work/baseline/model")
+        subjects["baseline"] = _subject(run, model, processor, "student")
+    model, processor = load_student(run, run.folder / "student")
+    subjects["student"] = _subject(run, model, processor, "student")
+    _add_exports(run, subjects, processor)
+    exported.path.unlink()
+    return subjects
+
+
+def _subject(run: Run, model: Any, processor: Any, sees: str) -> Subject:
+    rows = _rows(run, sees)
+    middle = int(np.median(rows.lengths)) if run.task.modality == "text" else None
+    spent = cost(model, run.task.example_inputs(model, batch=1, tokens=middle))
+    runner = TorchRunner(model)
+    answers = predict(runner, rows, run.task.collator(processor))
+    return Subject(answers, {runner.name: runner}, spent.parameters, spent.bytes, spent.flops, {"safetensors": spent.bytes}, sees)
+
+
+def _add_exports(run: Run, subjects: dict[str, Subject], processor: Any) -> None:
+    exports, student = run.folder / "export", subjects["student"]
+    facts = run.facts("export")
+    fp32 = _best_threads(run, student, lambda threads: OnnxRunner(exports / "model.onnx", threads=threads, precision="fp32"))
+    student.runners["onnxruntime-fp32"] = fp32
+    student.formats["onnx-fp32"] = file_bytes(exports / "model.onnx")
+    for key in ("served", "int8"):
+        kept = facts.get(key)
+        if kept is None or kept["file"] == "model.onnx":
+            continue
+        file = exports / kept["file"]
+        runner = open_runner(kept["runtime"], file, precision=kept["precision"], threads=kept["threads"])
+        answers = predict(runner, _rows(run, "student"), run.task.collator(processor))
+        size = file_bytes(file)
+        name = f"student-{kept['precision']}" if kept["precision"] != "fp32" else f"student-{kept['runtime']}"
+        formats = {f"{kept['runtime']}-{kept['precision']}": size}
+        subjects[name] = Subject(answers, {runner.name: runner}, student.parameters, size, student.flops, formats, "student")
+
+
+def _rows(run: Run, sees: str) -> Any:
+    return run.teacher_rows("test") if sees == "teacher" else run.student_rows("test")
+
+
+def _collator(run: Run, sees: str) -> Callable[..., Any]:
+    if sees == "teacher":
+        return run.task.collator(run.teacher.processor)
+    return run.task.collator(load_student(run, run.folder / "student")[1])
+
+
+def _best_threads(run: Run, subject: Subject, make: Callable[[int], Runner]) -> Runner:
+    """The runner with the thread count that answers one row fastest; the teacher gets the same choice as the student."""
+    counts = sorted({1, num_cores()})
+    runners = {str(count): make(count) for count in counts}
+    inputs = sample_batches(
+        _rows(run, subject.sees), _collator(run, subject.sees), sizes=(1,), num_batches=8, seed=run.recipe.seed
+    )[1]
+    timings = time_interleaved(runners, inputs, repeats=4, warm_up=1, seconds=4.0)
+    return runners[min(timings, key=lambda count: timings[count].percentile(50))]
+
+
+def measure_speed(run: Run, subjects: Mapping[str, Subject]) -> tuple[dict[str, dict[str, Any]], Energy]:
+    """Latency of every runner of every model, interleaved, on the same rows; and energy where it can be read.
+
+    Returns:
+        Model → runtime-precision → batch size → times; energy per row.
+    """
+    sizes = tuple(run.recipe.evaluate.batch_sizes)
+    inputs = {
+        sees: sample_batches(
+            _rows(run, sees), _collator(run, sees), sizes=sizes, num_batches=LATENCY_BATCHES, seed=run.recipe.seed
+        )
+        for sees in {subject.sees for subject in subjects.values()}
+    }
+    runners: dict[str, Runner] = {}
+    for name, subject in subjects.items():
+        if name != "baseline":
+            runners |= {f"{name} {way}": _Fed(runner, inputs[subject.sees]) for way, runner in subject.runners.items()}
+    numbered = {size: [{"size": size, "index": index} for index in range(LATENCY_BATCHES)] for size in sizes}
+    repeats = max(1, round(run.recipe.evaluate.repeats / LATENCY_BATCHES))
+    times = latency(runners, numbered, repeats=repeats, warm_up=1, seconds=SECONDS_PER_SIZE)
+    table: dict[str, dict[str, Any]] = {}
+    for key, by_size in times.items():
+        name, way = key.split(" ", 1)
+        table.setdefault(name, {})[way] = by_size
+    return table, _energy(runners, numbered[sizes[0]])
+
+
+class _Fed:
+    """A runner that is told which batch to take, so that models with different tokens are timed on the same rows."""
+
+    def __init__(self, runner: Runner, inputs: Mapping[int, list[Any]]) -> None:
+        self.runner, self.inputs = runner, inputs
+        self.name, self.precision, self.bytes, self.threads = runner.name, runner.precision, runner.bytes, runner.threads
+
+    def run(self, inputs: Mapping[str, Any]) -> np.ndarray:
+        """Answer the batch of that number."""
+        return self.runner.run(self.inputs[inputs["size"]][inputs["index"]])
+
+
+def _energy(runners: Mapping[str, Runner], numbered: Sequence[Mapping[str, Any]]) -> Energy:
+    joules: dict[str, float | None] = {}
+    for key, runner in runners.items():
+        spent = measure_energy(lambda runner=runner: [runner.run(batch) for batch in numbered])  # type: ignore[misc]
+        if spent.joules is None:
+            return Energy(reason=spent.reason)
+        joules[key] = spent.joules / sum(int(batch["size"]) for batch in numbered)
+    return Energy(joules_per_row=joules)
+
+
+def figures_of(run: Run, subject: Subject, teacher: Predictions, speeds: Mapping[str, Any]) -> ModelFigures:
+    """The figures of one model."""
+    logits, labels = subject.answers.logits, subject.answers.labels
+    quality = run.task.quality(logits, labels)
+    theirs = run.task.quality(teacher.logits, teacher.labels)
+    return ModelFigures(
+        quality=dict(quality),
+        parameters=subject.parameters,
+        bytes=subject.bytes,
+        formats=dict(subject.formats),
+        flops=subject.flops,
+        ece=reliability(logits, labels).ece,
+        retention=retention(quality[run.task.metric], theirs[run.task.metric]),
+        agreement=agreement(logits, teacher.logits),
+        wdsr=wdsr(logits, teacher.logits, labels),
+        mean_kl_nats=mean_kl(logits, teacher.logits),
+        latency_ms={
+            way: {str(size): Latency(p50=one.p50, p95=one.p95, p99=one.p99) for size, one in by_size.items()}
+            for way, by_size in speeds.items()
+        },
+        throughput={way: {str(size): one.rows_per_second for size, one in by_size.items()} for way, by_size in speeds.items()},
+    )

@@ -1,0 +1,101 @@
+"""The stages of a run, in order. Nothing else knows it."""
+
+from __future__ import annotations
+
+from potstill.pipeline.data_stages import augment_data, read_data, wants_augmentation
+from potstill.pipeline.delivery_stages import export_student
+from potstill.pipeline.given import wants_training
+from potstill.pipeline.measure_stages import evaluate, write_report
+from potstill.pipeline.stage import Stage
+from potstill.pipeline.student_stages import make_student
+from potstill.pipeline.teacher_stages import cache_answers, teach, wants_cache
+from potstill.pipeline.training_stages import distill, train_baseline, wants_baseline
+
+TRAINING_KEYS = ("distill", "seed", "precision")
+
+STAGES: tuple[Stage, ...] = (
+    Stage(
+        name="data",
+        title="read, split and encode the rows",
+        folder="work/data",
+        reads=("data", "task", "seed", "teacher.model", "teacher.from_scratch", "teacher.trust_remote_code"),
+        depends_on=(),
+        work=read_data,
+    ),
+    Stage(
+        name="teach",
+        title="train the teacher's new head",
+        folder="teacher",
+        reads=("teacher", "seed", "precision"),
+        depends_on=("data",),
+        work=teach,
+        is_needed=wants_training,
+    ),
+    Stage(
+        name="augment",
+        title="make rows for the teacher to label",
+        folder="work/augment",
+        reads=("data.augment", "data.max_tokens", "seed"),
+        depends_on=("data", "teach"),
+        work=augment_data,
+        is_needed=wants_augmentation,
+    ),
+    Stage(
+        name="cache",
+        title="keep the teacher's answers",
+        folder="work/cache",
+        reads=("distill.cache",),
+        depends_on=("data", "teach", "augment"),
+        work=cache_answers,
+        is_needed=wants_cache,
+    ),
+    Stage(
+        name="student",
+        title="plan the student and cut it out of the teacher",
+        folder="work/student",
+        reads=("student", "data.max_tokens", "seed"),
+        depends_on=("data", "teach", "augment"),
+        work=make_student,
+    ),
+    Stage(
+        name="baseline",
+        title="train the student without distillation, for comparison",
+        folder="work/baseline",
+        reads=TRAINING_KEYS,
+        depends_on=("student",),
+        work=train_baseline,
+        is_needed=wants_baseline,
+    ),
+    Stage(
+        name="distill",
+        title="teach the student",
+        folder="student",
+        reads=TRAINING_KEYS,
+        depends_on=("student", "cache"),
+        work=distill,
+    ),
+    Stage(
+        name="export",
+        title="export to ONNX, quantize, choose by measurement",
+        folder="export",
+        reads=("quantize", "target", "seed"),
+        depends_on=("distill",),
+        work=export_student,
+    ),
+    Stage(
+        name="evaluate",
+        title="measure quality, fidelity and speed",
+        folder="work/evaluate",
+        reads=("evaluate", "baseline", "seed"),
+        depends_on=("baseline", "distill", "export"),
+        work=evaluate,
+    ),
+    Stage(
+        name="report",
+        title="write the report",
+        folder="report",
+        reads=(),
+        depends_on=("evaluate",),
+        work=write_report,
+    ),
+)

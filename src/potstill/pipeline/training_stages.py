@@ -1,0 +1,151 @@
+"""Stages `baseline` and `distill`: the same student taught by labels alone, and by the teacher."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from potstill.data.encoded import EncodedRows
+from potstill.disk import write_json_atomic
+from potstill.errors import ModelError
+from potstill.methods.catalogue import build as build_method
+from potstill.methods.contract import MethodOptions, ModelFacts, StageSpec, TermSpec, facts_of
+from potstill.pipeline.knowledge import training_collator, training_source
+from potstill.pipeline.loss_table import read_losses
+from potstill.pipeline.student_stages import kept_layers, load_student
+from potstill.training.stages import StageSettings, TrainOutcome, total_steps, train_stage
+
+if TYPE_CHECKING:
+    from potstill.pipeline.context import Run
+
+CUSTOM_EPOCHS, CUSTOM_RATE = 8.0, 3e-4
+
+
+def distill(run: Run, folder: Path) -> Sequence[str]:
+    """Teach the student what the teacher says, and what happens inside it."""
+    student, processor = load_student(run, run.folder / "work/student/model")
+    stages = stages_of(run, student)
+    outcomes = []
+    for spec in stages:
+        outcomes.append(_train(run, student, processor, spec, folder / "training" / spec.name))
+    student.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    told = [
+        {"name": spec.name, "history": outcome.history, "best": outcome.best, "steps": outcome.steps, "seconds": outcome.seconds}
+        for spec, outcome in zip(stages, outcomes, strict=True)
+    ]
+    write_json_atomic(folder / "facts.json", {"stages": told, "method": run.recipe.distill.method})
+    shutil.rmtree(folder / "training")
+    return [_told(run, "student", outcomes[-1])]
+
+
+def train_baseline(run: Run, folder: Path) -> Sequence[str]:
+    """Teach the same cut student by the labels alone, with as many steps as distillation makes."""
+    student, processor = load_student(run, run.folder / "work/student/model")
+    stages = stages_of(run, student)
+    steps = sum(total_steps(len(_rows(run, spec)), _settings(run, spec)) for spec in stages)
+    last = stages[-1]
+    labelled = StageSpec("labels", (TermSpec("ce"),), last.epochs, last.learning_rate, rows="labelled", settings=last.settings)
+    outcome = _train(run, student, processor, labelled, folder / "training", max_steps=steps, teacher=None)
+    student.save_pretrained(folder / "model")
+    processor.save_pretrained(folder / "model")
+    write_json_atomic(folder / "facts.json", {"history": outcome.history, "best": outcome.best, "steps": outcome.steps})
+    shutil.rmtree(folder / "training")
+    return [_told(run, "without distillation", outcome)]
+
+
+def wants_baseline(run: Run) -> bool:
+    """Whether the recipe asks for it."""
+    return run.recipe.baseline
+
+
+def stages_of(run: Run, student: Any) -> tuple[StageSpec, ...]:
+    """The stages of the recipe's method, or one stage of the recipe's own losses."""
+    recipe = run.recipe.distill
+    if recipe.losses is not None:
+        depth = _facts(student, kept_layers(run))
+        terms = read_losses(recipe.losses, depth, _facts(run.teacher.model), layers=recipe.layers)
+        return (StageSpec("custom", terms, recipe.epochs or CUSTOM_EPOCHS, recipe.learning_rate or CUSTOM_RATE),)
+    options = MethodOptions(
+        epochs=recipe.epochs,
+        learning_rate=recipe.learning_rate,
+        temperature=recipe.temperature,
+        alpha=recipe.alpha,
+        layers=recipe.layers,
+        has_same_tokens=not has_own_tokens(run),
+    )
+    return build_method(recipe.method, _facts(student, kept_layers(run)), _facts(run.teacher.model), options)
+
+
+def has_own_tokens(run: Run) -> bool:
+    """Whether the student reads texts through a tokenizer that is no cut of the teacher's."""
+    return bool(run.facts("work/student").get("own_tokenizer"))
+
+
+def _facts(model: Any, layers: Sequence[int] = ()) -> ModelFacts:
+    try:
+        return facts_of(model, kept_layers=layers)
+    except ModelError:
+        config = model.config
+        depth = getattr(config, "num_hidden_layers", None) or len(getattr(config, "depths", (1,)))
+        width = getattr(config, "hidden_size", None) or (getattr(config, "hidden_sizes", None) or [0])[-1]
+        modality = "image" if hasattr(config, "image_size") or hasattr(config, "num_channels") else "text"
+        return ModelFacts(int(depth), int(width), getattr(config, "num_attention_heads", None), modality)
+
+
+def _train(
+    run: Run,
+    student: Any,
+    processor: Any,
+    spec: StageSpec,
+    folder: Path,
+    *,
+    max_steps: int | None = None,
+    teacher: Any = "the run's",
+) -> TrainOutcome:
+    return train_stage(
+        student,
+        rows=_rows(run, spec),
+        eval_rows=run.student_rows("validation"),
+        collator=training_collator(run, processor),
+        folder=folder,
+        terms=[_as_loss(term) for term in spec.terms],
+        teacher=training_source(run) if teacher == "the run's" else teacher,
+        task=run.task,
+        settings=_settings(run, spec, max_steps=max_steps),
+        on_progress=run.progress(),
+    )
+
+
+def _as_loss(term: TermSpec) -> Mapping[str, Any]:
+    return term.as_loss()
+
+
+def _rows(run: Run, spec: StageSpec) -> EncodedRows:
+    names = ["train"] if spec.rows == "labelled" else [name for name in ("train", "unlabelled", "augmented") if run.has(name)]
+    return run.student_rows(*names)
+
+
+def _settings(run: Run, spec: StageSpec, *, max_steps: int | None = None) -> StageSettings:
+    recipe = run.recipe.distill
+    given: dict[str, Any] = {
+        "epochs": spec.epochs,
+        "learning_rate": spec.learning_rate,
+        "batch_size": recipe.batch_size,
+        "accumulation": recipe.accumulation,
+        "seed": run.recipe.seed,
+        "precision": run.recipe.precision,
+        "select": spec.select if recipe.select == "auto" else recipe.select,
+        "patience": recipe.patience,
+        "max_steps": max_steps,
+    }
+    return StageSettings(**{**given, **spec.settings})
+
+
+def _told(run: Run, who: str, outcome: TrainOutcome) -> str:
+    metric = outcome.best.get(f"eval_{run.task.metric}")
+    found = "" if metric is None or math.isnan(metric) else f" {run.task.metric} {metric:.4f} on validation,"
+    return f"{who}:{found} {outcome.steps:,} steps in {outcome.seconds:.0f} s"
