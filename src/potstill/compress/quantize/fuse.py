@@ -20,7 +20,8 @@ CONVOLUTIONAL = frozenset({"resnet", "convnext", "mobilenet_v1", "mobilenet_v2",
 def fuse(source: str | Path, target: str | Path, *, fuse_embeddings: bool = False) -> Path:
     """Fuse attention and GELU into ONNX Runtime's own operators, offline.
 
-    Residual sums stay outside of normalisation (`keep_residuals_apart`), which is faster. The file then runs in ONNX Runtime only. A graph in which nothing is recognised is written as it is.
+    Residual sums stay outside of normalisation (`keep_residuals_apart`), which is faster.
+    The file then runs in ONNX Runtime only. A graph in which nothing is recognised is written as it is.
 
     Args:
         source: A file from `export_onnx`, in fp32.
