@@ -64,14 +64,14 @@ def test_the_code_of_the_card_is_python(metrics) -> None:
 
 
 def test_the_table_lists_every_model_and_runtime(metrics) -> None:
-    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(summary_table(metrics))
     text = console.export_text()
     for word in (
         "teacher",
         "baseline",
         "student-int8",
-        "onnxruntime-int8 0.2 ms",
+        "onnxruntime-int8",
         "20.0×",
         "2.00×",
         "gap closed 60 %",

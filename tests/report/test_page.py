@@ -134,6 +134,21 @@ def test_many_classes_show_those_where_the_student_loses_most(metrics) -> None:
     assert "class 37 (9)" in text
 
 
+def test_training_curves_leave_out_repeats_and_totals(metrics) -> None:
+    values = [
+        {"loss": 2.0 / step, "loss/ce": 2.0 / step, "loss/kl": 1.0 / step, "eval_loss_kl": 3.0, "grad_norm": 9.0}
+        for step in (1, 2)
+    ]
+    points = [{"step": step, "values": value} for step, value in enumerate(values, start=1)]
+    points.append({"step": 2, "values": {"train_loss": 1.5}})
+    document = json.loads(metrics.model_dump_json()) | {"history": {"distill": points}}
+    text = page(Metrics.model_validate(document))
+    assert ">loss/kl<" in text
+    assert "dashed: validation" in text
+    for name in ("loss/ce", "train_loss", "grad_norm", "eval_loss_kl"):
+        assert f">{name}<" not in text
+
+
 def test_render_writes_page_and_figures(metrics, tmp_path) -> None:
     path = render(metrics, tmp_path / "report", lang="zh")
     assert sorted(file.name for file in path.parent.iterdir()) == ["index.html", "metrics.json"]

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from potstill.report.headline import fastest
 from potstill.report.metrics import ATTENTION_WARNING, HistoryPoint, Metrics
 from potstill.report.names import in_order, model_name
-from potstill.report.numbers import milliseconds, quality, seconds, significant, size
+from potstill.report.numbers import SHARES, milliseconds, quality, seconds, significant, size
 from potstill.report.plots.bars import Bar, bars
 from potstill.report.plots.canvas import style_of
 from potstill.report.plots.classes import recall_per_class
@@ -19,8 +19,21 @@ from potstill.report.plots.tradeoff import tradeoff
 from potstill.report.words import Said, same, say
 
 MOST_MAPS = 2
+FEWEST_IN_BIN = 8
 Lines = dict[str, list[tuple[float, float]]]
-_TECHNICAL = ("runtime", "per_second", "learning_rate", "grad_norm", "flos", "weight", "temperature", "_seconds")
+_TECHNICAL = (
+    "runtime",
+    "per_second",
+    "learning_rate",
+    "grad_norm",
+    "flos",
+    "weight",
+    "temperature",
+    "_seconds",
+    "selection",
+    "mcc",
+)
+_VALIDATION_SHARES = SHARES | {"agreement"}
 
 
 def tradeoff_charts(metrics: Metrics) -> list[Markup]:
@@ -82,34 +95,36 @@ def training_charts(metrics: Metrics) -> list[Markup]:
     """Losses and validation quality of every stage that logged any."""
     charts = []
     for stage, points in metrics.history.items():
-        losses = _lines(points, lambda name: "loss" in name or not name.startswith("eval_"))
-        checks = _lines(points, lambda name: name.startswith("eval_") and "loss" not in name)
+        losses = _lines(points, lambda name: not _is_share(name))
+        checks = _lines(points, _is_share)
         if losses:
             charts.append(training_curve(losses, say("chart_loss", stage=stage), say("axis_loss")))
         if checks:
-            charts.append(
-                training_curve(
-                    checks, say("chart_quality", stage=stage), same("%" if _are_shares(checks) else ""), scale=_scale(checks)
-                )
-            )
+            charts.append(training_curve(checks, say("chart_quality", stage=stage), same("%"), scale=100.0))
     return charts
 
 
+def _is_share(name: str) -> bool:
+    return name.removeprefix("eval_") in _VALIDATION_SHARES
+
+
 def _lines(points: list[HistoryPoint], wanted: Callable[[str], bool]) -> Lines:
+    """Name → (step, value), without technical figures, single points, and lines that repeat another."""
     lines: Lines = {}
     for point in points:
         for name, value in point.values.items():
-            if value is not None and wanted(name) and not any(word in name for word in _TECHNICAL):
+            if (
+                value is not None
+                and wanted(name)
+                and not name.startswith("train_")
+                and not any(word in name for word in _TECHNICAL)
+            ):
                 lines.setdefault(name, []).append((point.step, value))
-    return lines
-
-
-def _are_shares(lines: Lines) -> bool:
-    return all(0 <= value <= 1 for points in lines.values() for _, value in points)
-
-
-def _scale(lines: Lines) -> float:
-    return 100.0 if _are_shares(lines) else 1.0
+    found: Lines = {}
+    for name, line in lines.items():
+        if line not in found.values() and (len(line) > 1 or len(points) == 1):
+            found[name] = line
+    return found
 
 
 def class_chart(metrics: Metrics) -> Markup | None:
@@ -118,17 +133,19 @@ def class_chart(metrics: Metrics) -> Markup | None:
 
 
 def calibration_chart(metrics: Metrics) -> Markup | None:
-    """Confidence against share that is right."""
+    """Confidence against share that is right; bins of very few rows are noise and left out."""
     lines = {}
     for name in in_order(metrics.calibration):
-        known = [(part.confidence, part.accuracy) for part in metrics.calibration[name]]
-        points = [(confidence, right) for confidence, right in known if confidence is not None and right is not None]
+        points = [
+            (part.confidence, part.accuracy)
+            for part in metrics.calibration[name]
+            if part.confidence is not None and part.accuracy is not None and (part.rows or 0) >= FEWEST_IN_BIN
+        ]
         if points:
             lines[name] = points
     styles = {name: style_of(name, list(lines)) for name in lines}
-    return (
-        calibration_curve(lines, styles, {name: model_name(name) for name in lines}, say("chart_calibration")) if lines else None
-    )
+    title = say("chart_calibration", rows=FEWEST_IN_BIN)
+    return calibration_curve(lines, styles, {name: model_name(name) for name in lines}, title) if lines else None
 
 
 def similarity_chart(metrics: Metrics) -> Markup | None:

@@ -23,7 +23,7 @@ def significant(value: float | None, digits: int = 3) -> str:
 
 def percent(share: float | None, places: int = 1) -> str:
     """A share of 0 to 1 as percent."""
-    return NONE if share is None else f"{100 * share:.{places}f} %"
+    return NONE if share is None else f"{100 * share:.{places}f} %".replace("-", "−")
 
 
 def quality(name: str, value: float | None) -> str:

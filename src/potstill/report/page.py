@@ -161,9 +161,7 @@ def _removed_card(metrics: Metrics) -> dict[str, Said] | None:
 
 
 def _agreement_card(metrics: Metrics, name: str) -> dict[str, Said] | None:
-    model = metrics.models[name]
-    agreement = model.agreement if model.agreement is not None else metrics.agreement
-    wdsr = model.wdsr if model.wdsr is not None else metrics.wdsr
+    agreement, wdsr = _of_model(metrics, name, "agreement"), _of_model(metrics, name, "wdsr")
     if agreement is None:
         return None
     return _card(numbers.percent(agreement), "card_agreement", say("card_agreement_note", wdsr=numbers.percent(wdsr)))
@@ -174,8 +172,8 @@ def _model_rows(metrics: Metrics) -> list[Mapping[str, object]]:
     rows: list[Mapping[str, object]] = []
     names = in_order(metrics.models)
     for name in names:
-        model, best = metrics.models[name], headline.fastest(metrics.models[name])
-        is_student = name == "student"
+        model = metrics.models[name]
+        is_teacher = name == "teacher"
         rows.append(
             {
                 "name": model_name(name),
@@ -183,16 +181,25 @@ def _model_rows(metrics: Metrics) -> list[Mapping[str, object]]:
                 "quality": headline.shown_quality(metrics, name),
                 "interval": metrics.confidence.get(f"{name}.{metrics.metric}"),
                 "others": {key: value for key, value in model.quality.items() if key != metrics.metric},
-                "retention": "" if name == "teacher" else numbers.percent(headline.retention_of(metrics, name)),
-                "agreement": model.agreement if model.agreement is not None or not is_student else metrics.agreement,
-                "wdsr": model.wdsr if model.wdsr is not None or not is_student else metrics.wdsr,
-                "kl": model.mean_kl_nats if model.mean_kl_nats is not None or not is_student else metrics.mean_kl_nats,
+                "retention": "" if is_teacher else numbers.percent(headline.retention_of(metrics, name)),
+                "agreement": None if is_teacher else _of_model(metrics, name, "agreement"),
+                "wdsr": None if is_teacher else _of_model(metrics, name, "wdsr"),
+                "kl": None if is_teacher else _of_model(metrics, name, "mean_kl_nats"),
                 "model": model,
-                "best": best,
-                "faster": numbers.times(headline.times_faster(metrics, name)) if name != "teacher" else "",
+                "best": headline.fastest(model),
+                "faster": "" if is_teacher else numbers.times(headline.times_faster(metrics, name)),
             }
         )
     return rows
+
+
+def _of_model(metrics: Metrics, name: str, figure: str) -> float | None:
+    """A model's own figure; the student's is the run's where it has none of its own."""
+    own: float | None = getattr(metrics.models[name], figure)
+    if own is None and name == "student":
+        whole: float | None = getattr(metrics, figure)
+        return whole
+    return own
 
 
 def _plan_rows(metrics: Metrics) -> list[tuple[str, str, str]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
@@ -17,41 +19,36 @@ def summary_table(metrics: Metrics) -> Table:
         metrics: The figures of the run.
 
     Returns:
-        A rich table; "faster" counts against the teacher in PyTorch fp32 where that was measured.
+        A rich table; times are medians at batch 1; "faster" counts against the teacher in PyTorch fp32 where that was measured.
     """
-    table = Table(box=SIMPLE_HEAD, caption=_caption(metrics), caption_justify="left", pad_edge=False)
-    table.add_column("model")
-    for name in (metrics.metric, "kept", "parameters", "on disk"):
-        table.add_column(name, justify="right")
-    table.add_column("p50, batch 1")
-    table.add_column("faster", justify="right")
+    table = Table(box=SIMPLE_HEAD, caption=_caption(metrics), caption_justify="left", padding=0)
+    table.add_column("model", no_wrap=True)
+    for name in (metrics.metric, "kept", "params", "on disk"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("runtime", no_wrap=True)
+    for name in ("p50 ms", "faster"):
+        table.add_column(name, justify="right", no_wrap=True)
     for name in in_order(metrics.models):
         model = metrics.models[name]
-        runtimes = [
-            f"{runtime} {numbers.milliseconds(sizes['1'].p50)}" for runtime, sizes in model.latency_ms.items() if "1" in sizes
-        ]
+        medians = {runtime: sizes["1"].p50 for runtime, sizes in model.latency_ms.items() if "1" in sizes}
         table.add_row(
             name,
             headline.shown_quality(metrics, name),
             "" if name == "teacher" else numbers.percent(headline.retention_of(metrics, name)),
             numbers.count(model.parameters),
             numbers.size(model.bytes),
-            "\n".join(runtimes) or numbers.NONE,
-            _factors(metrics, name),
+            "\n".join(medians),
+            "\n".join(numbers.significant(median) for median in medians.values()),
+            _factors(metrics, list(medians.values())),
             style="bold" if name == headline.served_name(metrics) else None,
         )
     return table
 
 
-def _factors(metrics: Metrics, name: str) -> str:
-    """One factor per runtime of the model, in the order of its runtimes."""
+def _factors(metrics: Metrics, medians: Sequence[float | None]) -> str:
+    """How many times faster than the teacher's reference each median is, one per line."""
     teacher = headline.reference(metrics.models["teacher"]) if "teacher" in metrics.models else None
-    factors = []
-    for sizes in metrics.models[name].latency_ms.values():
-        if "1" in sizes:
-            median = sizes["1"].p50
-            factors.append(numbers.times(teacher[1] / median) if teacher and median else numbers.NONE)
-    return "\n".join(factors)
+    return "\n".join(numbers.times(teacher[1] / median if teacher and median else None) for median in medians)
 
 
 def _caption(metrics: Metrics) -> str:

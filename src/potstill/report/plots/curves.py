@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from markupsafe import Markup
 
 from potstill.report.plots.canvas import Axis, Canvas, draw_axes, padded, text_width
-from potstill.report.words import Said, say
+from potstill.report.words import Said, same, say
 
 WIDTH, HEIGHT = 520, 290
 NUM_LINE_STYLES = 6
@@ -28,12 +28,13 @@ def training_curve(lines: Mapping[str, Points], title: Said, y_title: Said, *, s
     steps = [step for points in scaled.values() for step, _ in points]
     values = [value for points in scaled.values() for _, value in points]
     canvas = Canvas(WIDTH, HEIGHT)
-    rows = _legend(canvas, list(scaled))
+    styles = _styles(list(scaled))
+    rows = _legend(canvas, styles)
     x = Axis(0, max([*steps, 1]), 62, WIDTH - 18)
     y = Axis(*_range(values), HEIGHT - 48, 12 + 18 * rows)
     draw_axes(canvas, x, y, say("axis_step"), y_title)
-    for at, points in enumerate(scaled.values()):
-        _draw(canvas, points, x, y, f"l{at % NUM_LINE_STYLES}")
+    for name, points in scaled.items():
+        _draw(canvas, points, x, y, styles[name])
     return canvas.finish(title)
 
 
@@ -79,14 +80,37 @@ def _draw(canvas: Canvas, points: Points, x: Axis, y: Axis, style: str, *, dots:
             canvas.dot(x.at(at), y.at(value), style, radius=3, hint=f"{at:.4g}: {value:.4g}")
 
 
-def _legend(canvas: Canvas, names: Sequence[str]) -> int:
+def _styles(names: Sequence[str]) -> dict[str, str]:
+    """A colour per name; the validation of a training loss has its colour, dashed."""
+    styles: dict[str, str] = {}
+    for name in names:
+        trained = _trained_name(name)
+        if trained in styles:
+            styles[name] = f"{styles[trained]} dashed"
+        else:
+            styles[name] = f"l{sum('dashed' not in style for style in styles.values()) % NUM_LINE_STYLES}"
+    return styles
+
+
+def _trained_name(name: str) -> str | None:
+    """``eval_loss`` → ``loss``, ``eval_loss_kl`` → ``loss/kl``; None for what is no validation loss."""
+    if not name.startswith("eval_loss"):
+        return None
+    return name.removeprefix("eval_").replace("loss_", "loss/", 1)
+
+
+def _legend(canvas: Canvas, styles: Mapping[str, str]) -> int:
     """Names of the lines above the plot; returns how many rows they take."""
     x, row = 62.0, 0
-    for at, name in enumerate(names):
-        width = text_width(name, 12) + 36
+    entries: list[tuple[str, Said]] = [(style, same(name)) for name, style in styles.items() if "dashed" not in style]
+    if len(entries) < len(styles):
+        entries.append(("", say("dashed")))
+    for style, name in entries:
+        width = text_width(name.en) * 1.1 + 36
         if x > 62 and x + width > WIDTH:
             x, row = 62.0, row + 1
-        canvas.bar(x, 6 + 18 * row, 14, 4, f"l{at % NUM_LINE_STYLES}")
-        canvas.text(x + 20, 13 + 18 * row, name, style="label")
+        if style:
+            canvas.bar(x, 6 + 18 * row, 14, 4, style)
+        canvas.text(x + 20 if style else x, 13 + 18 * row, name, style="label" if style else "faint")
         x += width
     return row + 1
