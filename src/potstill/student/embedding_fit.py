@@ -12,14 +12,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from potstill.student.families import family_of
 from potstill.student.plan import position_offset
 
-STEPS = 400
-PAIRS_PER_STEP = 2048
+STEPS = 300
+PAIRS_PER_STEP = 1024
+METRIC_FLOOR = 0.1  # share of the plain metric in the one that the teacher's gradients give
 LEARNING_RATE = 5e-3
 COUNT_POWER = 0.75  # tokens are sampled by count ** this: rare ones more often than the data shows them
 USUAL_POSITION = 4
@@ -52,6 +53,7 @@ def fit_embeddings(
     hidden: Tensor,
     counts: np.ndarray,
     *,
+    metric: Tensor | None = None,
     seed: int = 0,
     steps: int = STEPS,
 ) -> float:
@@ -63,6 +65,8 @@ def fit_embeddings(
         kept_ids: [V] the teacher's id of each student id.
         hidden: [H] the teacher's units that stay.
         counts: [V] how often the data uses each kept token.
+        metric: [H, H] which errors at the teacher's embedding output matter (`Importance.embedding_metric`); all alike where
+            left out.
         seed: Of the sampled pairs.
         steps: Optimizer steps after the principal components; 0 keeps the closed form.
 
@@ -70,9 +74,10 @@ def fit_embeddings(
         The share of the teacher's embedding variance that the fit explains, 1 at best.
     """
     target = _Target(teacher, kept_ids, hidden)
+    root = _root(metric, len(hidden))
     generator = torch.Generator().manual_seed(seed)
     weights = torch.as_tensor(np.asarray(counts, dtype=np.float64) ** COUNT_POWER) + 1e-2
-    _principal_components(target, student, weights / weights.sum(), generator)
+    _principal_components(target, student, weights / weights.sum(), root, generator)
     _regress_projection(target, student, weights, generator)
     parameters = [*_tables(student).parameters(), *_project(student).parameters()]
     flags = [p.requires_grad for p in parameters]
@@ -83,7 +88,7 @@ def fit_embeddings(
     with torch.enable_grad():
         for _ in range(steps):
             pairs = target.sample(weights, PAIRS_PER_STEP, generator)
-            loss = nn.functional.mse_loss(_narrow(student, *pairs), target(*pairs))
+            loss = ((_narrow(student, *pairs) - target(*pairs)) @ root).square().mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -92,6 +97,16 @@ def fit_embeddings(
         parameter.requires_grad_(flag)
         parameter.grad = None
     return _explained(target, student, weights, generator)
+
+
+def _root(metric: Tensor | None, width: int) -> Tensor:
+    """The square root of the metric, its mean eigenvalue one, mixed with the plain metric."""
+    plain = torch.eye(width, dtype=torch.float64)
+    if metric is None or float(metric.diagonal().mean()) <= 0:
+        return plain.float()
+    metric = metric.double() / metric.diagonal().mean().double()
+    values, vectors = torch.linalg.eigh((1 - METRIC_FLOOR) * metric + METRIC_FLOOR * plain)
+    return ((vectors * values.clamp(min=0).sqrt()) @ vectors.T).float()
 
 
 class _Target:
@@ -126,14 +141,18 @@ class _Target:
 
 
 @torch.no_grad()
-def _principal_components(target: _Target, student: PreTrainedModel, weights: Tensor, generator: torch.Generator) -> None:
+def _principal_components(
+    target: _Target, student: PreTrainedModel, weights: Tensor, root: Tensor, generator: torch.Generator
+) -> None:
     tables = _tables(student)
     width = tables.word_embeddings.embedding_dim
     tokens = torch.arange(len(target.kept_ids))
     usual = min(USUAL_POSITION, target.num_positions - 1)
     words = target.at(tokens, usual, 0).double()
     centred = words - (weights[:, None] * words).sum(0)
-    basis = torch.linalg.eigh(centred.T @ (weights[:, None] * centred)).eigenvectors[:, -width:]
+    root = root.double()
+    seen = centred @ root
+    basis = root @ torch.linalg.eigh(seen.T @ (weights[:, None] * seen)).eigenvectors[:, -width:]
     scale = ((centred @ basis).square() * weights[:, None]).sum(0).mean().sqrt().clamp(min=1e-6)
     sample = torch.multinomial(weights, 256, replacement=True, generator=generator)
     base = words[sample].mean(0)

@@ -39,6 +39,7 @@ class Importance:
         channels: Batch norm path → [channels], for convolutional models.
         neuron_grams: Per layer [F + 1, F + 1], Σ x xᵀ of the FFN's activations x, with a one appended.
         context_grams: Per layer [A + 1, A + 1], the same of the attention's context.
+        embedding_metric: [D, D] mean of g gᵀ, g the gradient at the embedding output of one token: which errors there matter.
         rows: Rows measured.
     """
 
@@ -49,6 +50,7 @@ class Importance:
     channels: Mapping[str, np.ndarray] = field(default_factory=dict)
     neuron_grams: tuple[Tensor, ...] = ()
     context_grams: tuple[Tensor, ...] = ()
+    embedding_metric: Tensor | None = None
     rows: int = 0
 
 
@@ -127,8 +129,11 @@ class _Recorder:
             names = list(self.masks)
             gradients = torch.autograd.grad(loss, [self.masks[name] for name in names])
         for name, gradient in zip(names, gradients):
-            key = "hidden" if name.startswith("hidden") else name
-            self._add(key, gradient.double().square().sum(0))
+            if name == "embedding":
+                tokens = self._real_tokens(gradient)
+                self._add(name, (tokens.T @ tokens).double())
+            else:
+                self._add("hidden" if name.startswith("hidden") else name, gradient.double().square().sum(0))
         self.rows += len(labels)
         self.masks = {}
 
@@ -145,6 +150,7 @@ class _Recorder:
             hidden=mean["hidden"].cpu().numpy(),
             layers=np.array([float(mean[f"layers:{k}"]) for k in depth]),
             neuron_grams=tuple(self.sums[f"neuron_gram:{k}"] for k in depth),
+            embedding_metric=mean["embedding"],
             context_grams=tuple(self.sums[f"context_gram:{k}"] for k in depth),
             rows=self.rows,
         )
@@ -159,7 +165,7 @@ class _Recorder:
 
     def _encoder_hooks(self) -> list[Any]:
         family, model = self.family, self.model
-        handles = [family.embedding(model).register_forward_hook(self._unit_hook("hidden:0"))]
+        handles = [family.embedding(model).register_forward_hook(self._embedding_hook)]
         size = head_size(family, model.config)
         for k in range(1, len(family.blocks(model)) + 1):
             output, down = family.part(model, k, "attention_output"), family.part(model, k, "down")
@@ -190,6 +196,11 @@ class _Recorder:
             return output * self._mask(name, output, output.shape[-1])[:, None, :]
 
         return hook
+
+    def _embedding_hook(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        probe = torch.zeros_like(output, requires_grad=True)
+        self.masks["embedding"] = probe
+        return output * self._mask("hidden:0", output, output.shape[-1])[:, None, :] + probe
 
     def _channel_hook(self, name: str) -> Any:
         def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:

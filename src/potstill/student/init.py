@@ -70,7 +70,7 @@ def cut_student(
         return student
     kept = encoder_cut.choose(teacher, student, plan.layers, importance)
     encoder_cut.copy_layers(teacher, student, kept, importance)
-    _fill_embeddings(teacher, student, kept.hidden, vocabulary_cut, batches, seed)
+    _fill_embeddings(teacher, student, kept.hidden, vocabulary_cut, batches, importance, seed)
     _copy_head(teacher, student, kept.hidden)
     if importance is not None or family.model_type != family_of(teacher).model_type:
         _refit_head(teacher, student, batches, vocabulary_cut)
@@ -115,9 +115,10 @@ def _student_config(teacher: PreTrainedModel, plan: StudentPlan, cut: Vocabulary
 
 
 def _importance(teacher: PreTrainedModel, student: PreTrainedModel, batches: list[Any], seed: int) -> Importance | None:
-    """Scores, measured only where something inside a layer is cut."""
+    """Scores, measured only where something inside a layer is cut or the embedding is narrowed."""
     shapes = [_inner_shape(model) for model in (teacher, student)]
-    if shapes[0] == shapes[1]:
+    is_same = shapes[0] == shapes[1]
+    if is_same and (not batches or type(teacher) is type(student)):
         return None
     if not batches:
         raise ModelError(
@@ -143,6 +144,7 @@ def _fill_embeddings(
     hidden: Tensor,
     cut: VocabularyCut | None,
     batches: list[Any],
+    importance: Importance | None,
     seed: int,
 ) -> None:
     if family_of(student).modality == "image":
@@ -153,7 +155,9 @@ def _fill_embeddings(
         gather_embeddings(teacher, student, kept_ids, hidden)
         return
     counts = cut.kept_counts if cut is not None else _counts(teacher, batches)
-    explained = fit_embeddings(teacher, student, kept_ids, hidden, counts, seed=seed)
+    metric = importance.embedding_metric if importance is not None else None
+    metric = None if metric is None else metric[hidden][:, hidden]
+    explained = fit_embeddings(teacher, student, kept_ids, hidden, counts, metric=metric, seed=seed)
     logger.info("Narrow embeddings explain %.1f %% of the teacher's embedding variance", 100 * explained)
 
 

@@ -68,6 +68,7 @@ def plan(
     latency_ms: float | None = None,
     num_labels: int | None = None,
     token_counts: Mapping[int, int] | np.ndarray | None = None,
+    min_vocabulary: int | None = None,
     latency_of: Callable[[PreTrainedConfig], float] | None = None,
 ) -> StudentPlan:
     """Plan a student for one budget.
@@ -80,6 +81,7 @@ def plan(
         latency_ms: Or the latency to stay under, as `latency_of` tells it.
         num_labels: Classes of the student; the teacher's where left out.
         token_counts: How often the data uses each token id; lets the plan cut the vocabulary.
+        min_vocabulary: Tokens that a cut vocabulary must keep (`vocabulary.required_size`).
         latency_of: Configuration → milliseconds on the target, for `latency_ms`.
 
     Returns:
@@ -98,8 +100,8 @@ def plan(
     asked = _asked_ratio(whole, ratio=ratio, params=params, bytes=bytes, latency_ms=latency_ms)
     counts = _sorted_counts(token_counts, config) if family.modality == "text" else None
     if asked is None:
-        return _plan_for_latency(config, whole, counts, float(latency_ms or 0), latency_of)
-    return _plan_for_ratio(config, whole, counts, asked)
+        return _plan_for_latency(config, whole, counts, min_vocabulary or 0, float(latency_ms or 0), latency_of)
+    return _plan_for_ratio(config, whole, counts, min_vocabulary or 0, asked)
 
 
 def plan_from_config(
@@ -132,20 +134,16 @@ def plan_from_config(
 
 
 def spaced_layers(total: int, kept: int) -> tuple[int, ...]:
-    """`kept` of `total` layers, 1-based, evenly spaced, the first and the last among them.
+    """`kept` of `total` layers, 1-based, evenly spaced, the last among them.
 
     Example:
         >>> spaced_layers(12, 4)
-        (1, 5, 8, 12)
+        (3, 6, 9, 12)
     """
-    if kept >= total:
-        return tuple(range(1, total + 1))
-    if kept == 1:
-        return (1,)
-    return tuple(round(1 + i * (total - 1) / (kept - 1)) for i in range(kept))
+    return tuple(-(-total * k // kept) for k in range(1, kept + 1)) if kept < total else tuple(range(1, total + 1))
 
 
-def _plan_for_ratio(config: Any, whole: int, counts: np.ndarray | None, asked: float) -> StudentPlan:
+def _plan_for_ratio(config: Any, whole: int, counts: np.ndarray | None, min_vocabulary: int, asked: float) -> StudentPlan:
     family = family_of(config)
     if asked == 0:
         total = _depth(config)
@@ -155,7 +153,7 @@ def _plan_for_ratio(config: Any, whole: int, counts: np.ndarray | None, asked: f
         student = best_resnet(config, budget, whole)
         layers = _stage_blocks(config.depths, student.depths)
         return _finish(student, layers, None, cost.parameters(student), whole, asked, ())
-    shape = best_shape(_space(config, family, whole, counts), budget)
+    shape = best_shape(_space(config, family, whole, counts, min_vocabulary), budget)
     student = _student_config(config, family, shape)
     layers = spaced_layers(family.size(config, "layers"), shape.layers)
     cut = shape.vocabulary if family.modality == "text" and shape.vocabulary < config.vocab_size else None
@@ -163,7 +161,12 @@ def _plan_for_ratio(config: Any, whole: int, counts: np.ndarray | None, asked: f
 
 
 def _plan_for_latency(
-    config: Any, whole: int, counts: np.ndarray | None, latency_ms: float, latency_of: Callable[[PreTrainedConfig], float] | None
+    config: Any,
+    whole: int,
+    counts: np.ndarray | None,
+    min_vocabulary: int,
+    latency_ms: float,
+    latency_of: Callable[[PreTrainedConfig], float] | None,
 ) -> StudentPlan:
     if latency_of is None:
         raise RecipeError(
@@ -174,7 +177,7 @@ def _plan_for_latency(
     low, high, best = 0.0, MAX_RATIO, None
     for _ in range(LATENCY_STEPS):
         middle = (low + high) / 2
-        candidate = _plan_for_ratio(config, whole, counts, middle)
+        candidate = _plan_for_ratio(config, whole, counts, min_vocabulary, middle)
         if latency_of(candidate.build_config()) <= latency_ms:
             best, high = candidate, middle
         else:
@@ -212,7 +215,7 @@ def _asked_ratio(
     return float(asked)
 
 
-def _space(config: Any, family: Family, whole: int, counts: np.ndarray | None) -> Space:
+def _space(config: Any, family: Family, whole: int, counts: np.ndarray | None, min_vocabulary: int) -> Space:
     hidden, attention, ffn = cost.widths(config)
     size = head_size(family, config)
     is_text = family.modality == "text"
@@ -235,6 +238,7 @@ def _space(config: Any, family: Family, whole: int, counts: np.ndarray | None) -
         num_labels=config.num_labels,
         teacher_parameters=whole,
         counts=counts,
+        min_vocabulary=min_vocabulary,
         image=None if is_text else config,
         positions=(positions, positions - position_offset(family, config)),
         token_types=(token_types, max(2, token_types)),

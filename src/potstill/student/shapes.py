@@ -26,9 +26,9 @@ PENALTY_WEIGHTS = {
     "image_narrowed": 0.6,
     "heads": 0.4,  # × log2(heads that fill this width / A) ** 1.5
     "ffn": 0.25,  # × log2(F0 / F) ** 1.5
-    "rank": 0.08,  # × log2(H0 / E) ** 2
+    "rank": 0.12,  # × log2(H0 / E) ** 2
     "factorised": 0.15,  # once, where the embedding is factorised at all
-    "coverage": 0.25,  # × percent of the data's token occurrences that the kept vocabulary lacks
+    "coverage": 0.15,  # × percent of the data's token occurrences that the kept vocabulary lacks
     "vocabulary": 0.05,  # × log2(V0 / V): tokens that other texts may bring
 }
 COVERAGES = (0.95, 0.97, 0.98, 0.985, 0.99, 0.995, 0.998, 0.999, 1.0)
@@ -61,6 +61,7 @@ class Space:
         num_labels: Classes of the student.
         teacher_parameters: What ratios refer to.
         counts: Sorted token counts, most frequent first; None where the vocabulary is not to be cut, or for images.
+        min_vocabulary: Tokens that a cut vocabulary must keep.
         image: The teacher's configuration, for images; None for text.
         positions: Position rows of the teacher's own model type and of the factorised one.
         token_types: Token type rows of both.
@@ -72,6 +73,7 @@ class Space:
     num_labels: int
     teacher_parameters: int
     counts: np.ndarray | None = None
+    min_vocabulary: int = 0
     image: Any = None
     positions: tuple[int, int] = (0, 0)
     token_types: tuple[int, int] = (0, 0)
@@ -154,7 +156,7 @@ def _vocabularies(space: Space) -> Sequence[int]:
     sizes = {whole}
     for share in COVERAGES:
         needed = int(np.searchsorted(cumulative, share - 1e-12)) + 1 + reserve
-        sizes.add(min(whole, -(-needed // 16) * 16))
+        sizes.add(min(whole, max(space.min_vocabulary, -(-needed // 16) * 16)))
     return sorted(sizes)
 
 

@@ -92,11 +92,25 @@ def cut_vocabulary(
     return replace(cut, unseen_inflation=_inflation(tokenizer, cut, tokens, counts, unseen_texts))
 
 
+def required_size(tokenizer: PreTrainedTokenizerBase, token_counts: Mapping[int, int] | np.ndarray) -> int:
+    """The smallest vocabulary that `cut_vocabulary` can make: what must stay whatever the data uses.
+
+    Raises:
+        ModelError: The tokenizer cannot be cut.
+    """
+    definition = file.read(tokenizer)
+    tokens = file.token_ids(definition)
+    return len(_required(definition, tokens, _as_array(token_counts, max(tokens.values()) + 1)))
+
+
+def _required(definition: dict[str, Any], tokens: dict[str, int], counts: np.ndarray) -> set[int]:
+    needs = file.ancestors(definition, tokens)
+    return set().union(*(_closure(token_id, needs) for token_id in file.required_ids(definition, tokens, counts)))
+
+
 def _choose(definition: dict[str, Any], tokens: dict[str, int], counts: np.ndarray, size: int | None) -> set[int]:
     needs = file.ancestors(definition, tokens)
-    kept: set[int] = set()
-    for token_id in file.required_ids(definition, tokens, counts):
-        kept |= _closure(token_id, needs)
+    kept = _required(definition, tokens, counts)
     if size is not None and len(kept) > size:
         raise ModelError(
             f"a vocabulary of {size} tokens is asked; special tokens, bytes and characters alone take {len(kept)}",
