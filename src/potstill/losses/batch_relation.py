@@ -129,17 +129,19 @@ def _angles(rows: Tensor) -> Tensor:
     distances = _root((squares.unsqueeze(1) + squares.unsqueeze(0) - 2 * gram).masked_fill(diagonal, 0.0))
     inverse = torch.where(distances > 0, distances, torch.ones_like(distances)).reciprocal() * (distances > 0)
     # [j, i, k]: the angle at j between i and k
-    inner = gram.unsqueeze(0) - gram.unsqueeze(2) - gram.unsqueeze(1) + squares.view(-1, 1, 1)
+    shifted = gram - 0.5 * squares.unsqueeze(1)
+    inner = gram.unsqueeze(0) - shifted.unsqueeze(2) - shifted.unsqueeze(1)
     return inner * inverse.unsqueeze(2) * inverse.unsqueeze(1)
 
 
 def _gaussian_series(rows: Tensor, gamma: float, order: int) -> Tensor:
     similarity = rows @ rows.T
-    # Horner's scheme for Σ (2γ s)^p / p!
-    series = torch.ones_like(similarity)
-    for power in range(order, 0, -1):
-        series = 1 + series * similarity * (2 * gamma / power)
-    return math.exp(-2 * gamma) * series
+    coefficients = [math.exp(-2 * gamma) * (2 * gamma) ** power / math.factorial(power) for power in range(order + 1)]
+    # Horner's scheme, from the highest power down
+    series = similarity * coefficients[-1]
+    for coefficient in coefficients[-2:0:-1]:
+        series = (series + coefficient) * similarity
+    return series + coefficients[0]
 
 
 def _similarity_probabilities(rows: Tensor) -> Tensor:

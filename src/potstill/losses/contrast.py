@@ -23,6 +23,7 @@ from potstill.losses.reduction import Reduction, over_rows
 from potstill.losses.transfer import HEAD_INPUT, vectors
 from potstill.teacher.signal import TeacherSignal
 
+BLOCK_ROWS = 32
 UNSEEN = torch.iinfo(torch.int64).max
 
 
@@ -64,7 +65,9 @@ def crd(positive_scores: Tensor, negative_scores: Tensor, *, num_rows: int, redu
 
 
 class MemoryScores(torch.autograd.Function):
-    """Scores of embeddings [B, E] against chosen rows of a memory [N, E]: one matmul and a gather, no [B, K, E] copy.
+    """Scores of embeddings [B, E] against chosen rows of a memory [N, E]: a matmul and a gather, no [B, K, E] copy.
+
+    Rows go through in blocks of `BLOCK_ROWS`, so that no more than that many rows of [N] scores are held.
 
     The memory may take new values for `updated` rows right after; their old values are kept for the gradient.
     """
@@ -74,7 +77,10 @@ class MemoryScores(torch.autograd.Function):
         """[B, K]."""
         ctx.memory, ctx.version = memory, None
         ctx.save_for_backward(index, updated, memory[updated])
-        return (embedding @ memory.T).gather(1, index)
+        scores = embedding.new_empty(index.shape)
+        for rows, chosen, out in zip(embedding.split(BLOCK_ROWS), index.split(BLOCK_ROWS), scores.split(BLOCK_ROWS)):
+            torch.gather(rows @ memory.T, 1, chosen, out=out)
+        return scores
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
@@ -86,9 +92,12 @@ class MemoryScores(torch.autograd.Function):
                 "one backward after each forward",
                 "call backward before the next batch goes through this loss",
             )
-        weight = grad.new_zeros(grad.shape[0], ctx.memory.shape[0]).scatter_add_(1, index, grad)
-        correction = weight[:, updated] @ (old - ctx.memory[updated])
-        return weight @ ctx.memory + correction, None, None, None
+        changed = old - ctx.memory[updated]
+        gradients = []
+        for part, chosen in zip(grad.split(BLOCK_ROWS), index.split(BLOCK_ROWS)):
+            weight = part.new_zeros(part.shape[0], ctx.memory.shape[0]).scatter_add_(1, chosen, part)
+            gradients.append(weight @ ctx.memory + weight[:, updated] @ changed)
+        return torch.cat(gradients), None, None, None
 
 
 class EmbeddingPair(nn.Module):
