@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from datasets import ClassLabel, Dataset, Features, Value
+from datasets import ClassLabel, Dataset, Features, Value, concatenate_datasets
 
 from potstill import tasks
 from potstill.data import load
@@ -31,6 +31,12 @@ def test_own_order(labels: list, names: tuple[str, ...]) -> None:
     assert [names[i] for i in LabelMap(names, raw).positions(raw, "train")] == [
         str(int(label)) if isinstance(label, float) else str(label).lower() for label in labels
     ]
+
+
+def test_labels_in_several_chunks() -> None:
+    parts = [Dataset.from_dict({"label": labels}) for labels in (["a", "b"], ["c", None], ["b", "a"])]
+    assert raw_labels(concatenate_datasets(parts), "label", "train") == ["a", "b", "c", None, "b", "a"]
+    assert raw_labels(concatenate_datasets(parts).select([4, 2]), "label", "train") == ["b", "c"]
 
 
 def test_class_label_keeps_its_order_and_hides_negative_ones() -> None:
@@ -78,6 +84,16 @@ def test_a_split_keeps_its_meaning_whatever_the_order_of_names(reviews: list[dic
     assert turned.label_names == ("positive", "negative")
     np.testing.assert_array_equal(np.array(own.train["label"]), 1 - np.array(turned.train["label"]))
     assert own.fingerprint != turned.fingerprint
+
+
+def test_class_labels_name_a_teacher_without_names() -> None:
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["zebra", "ant"])})
+    rows = Dataset.from_dict({"text": [f"text {i}" for i in range(20)], "label": [i % 2 for i in range(20)]}, features=features)
+    splits = load(rows, task=TASK, label_names=("LABEL_0", "LABEL_1"))
+    assert splits.label_names == ("zebra", "ant")
+    assert any("have no names" in note for note in splits.notes)
+    with pytest.raises(DataError, match="different labels"):
+        load(rows, task=TASK, label_names=("LABEL_0", "LABEL_1", "LABEL_2"))
 
 
 def test_booleans_and_numbers_in_a_csv(tmp_path) -> None:

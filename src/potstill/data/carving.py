@@ -10,14 +10,14 @@ import pyarrow as pa
 from potstill.data.fingerprint import row_hashes
 
 
-def stratified(content: pa.Table, label: np.ndarray, count: int, seed: int) -> np.ndarray:
+def stratified(hashes: np.ndarray, label: np.ndarray, count: int, seed: int) -> np.ndarray:
     """Rows to hold out, by chance, each class with its share.
 
     A class keeps at least one row behind. Rows whose content occurs more than once stay behind too, so that no held-out
     row is also a training row, as long as enough others are left.
 
     Args:
-        content: The rows.
+        hashes: Hash of the content of each row [N].
         label: Class of each row [N].
         count: How many rows are wanted; at least one is tried for.
         seed: Fixes the choice.
@@ -25,7 +25,7 @@ def stratified(content: pa.Table, label: np.ndarray, count: int, seed: int) -> n
     Returns:
         Row numbers in ascending order [≤ count] int64; empty where no class has two rows.
     """
-    repeated = repeats(row_hashes(content))
+    repeated = repeats(hashes)
     if (~repeated).sum() < max(1, count) * 2:
         repeated = np.zeros(len(label), bool)
     label = _by_first_row(label)

@@ -11,6 +11,8 @@ import pyarrow as pa
 import xxhash
 from datasets import Dataset
 
+from potstill.data.arrow import table_of
+
 _CHUNK_ROWS = 8_192
 
 
@@ -27,10 +29,9 @@ def hash_of(*parts: str | bytes) -> str:
 def rows_hash(dataset: Dataset) -> str:
     """The hash of all rows of a data set in their order, 32 hexadecimal digits."""
     digest = xxhash.xxh3_128()
-    plain = dataset.with_format("arrow")
+    table = table_of(dataset)
     for start in range(0, len(dataset), _CHUNK_ROWS):
-        table = plain[start : start + _CHUNK_ROWS]
-        digest.update(row_hashes(table).tobytes())
+        digest.update(row_hashes(table.slice(start, _CHUNK_ROWS)).tobytes())
     return digest.hexdigest()
 
 

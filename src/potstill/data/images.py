@@ -13,6 +13,7 @@ from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as PillowImage
 from PIL import UnidentifiedImageError
 
+from potstill.data.arrow import dataset_of
 from potstill.data.tables import read_table
 from potstill.errors import DataError
 
@@ -46,7 +47,7 @@ def read_class_folders(folder: Path, *, labelled: bool = True) -> Dataset:
     files = [(path, label) for label, name in enumerate(classes) for path in image_files(name)]
     features = Features({"image": Image(), "label": ClassLabel(names=[path.name for path in classes])})
     images = image_array([str(path) for path, _ in files])
-    return Dataset(
+    return dataset_of(
         pa.table({"image": images, "label": pa.array([label for _, label in files], pa.int64())}).cast(features.arrow_schema)
     )
 
@@ -54,7 +55,7 @@ def read_class_folders(folder: Path, *, labelled: bool = True) -> Dataset:
 def paths_dataset(paths: Iterable[Path]) -> Dataset:
     """Images without labels, one column ``image``."""
     features = Features({"image": Image()})
-    return Dataset(pa.table({"image": image_array([str(path) for path in paths])}).cast(features.arrow_schema))
+    return dataset_of(pa.table({"image": image_array([str(path) for path in paths])}).cast(features.arrow_schema))
 
 
 def image_array(paths: list[str]) -> pa.Array:
@@ -90,7 +91,7 @@ def read_metadata_folder(folder: Path, metadata: Path) -> Dataset:
         )
     images = image_array([str(folder / str(name)) for name in names])
     table = table.set_column(table.column_names.index("file_name"), "image", images)
-    return Dataset(table).cast_column("image", Image())
+    return dataset_of(table).cast_column("image", Image())
 
 
 def name_of(value: Any, row: int) -> str:

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, Image
 
-from potstill.data.encoded import EncodedImages, ImageWriter, batches_of, has_rows
+from potstill.data.encoded import EncodedImages, batches_of, has_rows
 from potstill.data.fingerprint import hash_of, rows_hash
 from potstill.data.images import decode
+from potstill.data.row_files import ImageWriter
 from potstill.errors import DataError
 
 _BATCH_ROWS = 256

@@ -8,8 +8,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from datasets import ClassLabel, Dataset
 
+from potstill.data.arrow import table_of
 from potstill.errors import DataError
 
 NO_LABEL = -100
@@ -31,14 +33,27 @@ def raw_labels(dataset: Dataset, column: str, split: str) -> list[str | int | bo
         DataError: The column holds lists, infinite or fractional numbers.
     """
     feature = dataset.features[column]
-    values = (
-        dataset.data.column(column).to_pylist()
-        if dataset._indices is None
-        else dataset.with_format("arrow")[:][column].to_pylist()
-    )
-    if isinstance(feature, ClassLabel) and feature.names:
-        return [feature.int2str(int(value)) if value is not None and value >= 0 else None for value in values]
-    return [_plain(value, column, split, row) for row, value in enumerate(values, 1)]
+    values = table_of(dataset, [column]).column(0)
+    if values.num_chunks == 0:
+        return []
+    try:
+        encoded = values.dictionary_encode().unify_dictionaries()
+    except pa.ArrowNotImplementedError:
+        return [_plain(value, column, split, row) for row, value in enumerate(values.to_pylist(), 1)]
+    codes = [code for chunk in encoded.chunks for code in chunk.indices.to_pylist()]
+    rows: dict[int | None, int] = {}
+    for row, code in enumerate(codes, 1):
+        rows.setdefault(code, row)
+    distinct = encoded.chunk(0).dictionary.to_pylist()
+    named = isinstance(feature, ClassLabel) and bool(feature.names)
+    plain: dict[int | None, str | int | bool | None] = {None: None}
+    for code, value in enumerate(distinct):
+        plain[code] = _named(feature, value) if named else _plain(value, column, split, rows.get(code, 1))
+    return [plain[code] for code in codes]
+
+
+def _named(feature: ClassLabel, value: int) -> str | None:
+    return feature.int2str(value) if value is not None and value >= 0 else None
 
 
 def _plain(value: Any, column: str, split: str, row: int) -> str | int | bool | None:
@@ -155,7 +170,7 @@ class LabelMap:
                 found = {self.names[self._positions[name]] for name in found}
         if found == set(self.names) or (subset and found <= set(self.names)):
             return
-        if are_placeholders(self.names):
+        if are_placeholders(self.names) and len(found) == len(self.names):
             raise DataError(
                 f"the teacher's labels have no names ({listed(self.names)}), "
                 f"and the data name them {listed(sorted(found))}: the order is unknown",

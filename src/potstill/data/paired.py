@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from potstill.data.encoded import EncodedRows, RowWriter
+from potstill.data.encoded import EncodedRows
 from potstill.data.fingerprint import hash_of
+from potstill.data.row_files import RowWriter
 from potstill.errors import DataError
 
 PREFIX = "teacher_"

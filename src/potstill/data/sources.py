@@ -13,6 +13,7 @@ import datasets
 from datasets import Dataset, DatasetDict
 
 from potstill.data import images
+from potstill.data.arrow import dataset_of
 from potstill.data.tables import SUFFIXES, data_suffix, read_table
 from potstill.errors import DataError
 from potstill.table import nearest
@@ -86,7 +87,7 @@ def read_file(path: Path, *, labelled: bool = True) -> Dataset:
             "give it as data.unlabelled, or write JSON Lines with text and label",
         )
     try:
-        return Dataset(read_table(path))
+        return dataset_of(read_table(path))
     except PermissionError as err:
         raise DataError(f"{path} cannot be read: permission denied", "a file that you may read", f"chmod u+r {path}") from err
 

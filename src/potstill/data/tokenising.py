@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from potstill.data.encoded import EncodedText, TextWriter, batches_of, has_rows
+from potstill.data.encoded import EncodedText, batches_of, has_rows
 from potstill.data.fingerprint import hash_of, rows_hash
+from potstill.data.row_files import TextWriter
 from potstill.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,9 @@ def encode_text(dataset: Dataset, tokenizer: Any, folder: Path, *, max_tokens: i
     writer = writer or TextWriter(folder, token_types=False)
     note = f"{num_cut} of {len(dataset)} texts are longer than {limit} tokens and were cut"
     if num_cut:
-        logger.warning("%s; raise max_tokens where the model allows it", note)
+        longest = int(min(getattr(tokenizer, "model_max_length", limit), 1 << 30))
+        todo = f"set data.max_tokens: {longest}" if longest > limit else "the model takes no more"
+        logger.warning("%s; %s", note, todo)
     writer.close(fingerprint, [note] if num_cut else [])
     return EncodedText(folder)
 

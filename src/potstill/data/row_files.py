@@ -1,0 +1,110 @@
+"""Writes encoded rows: flat files that grow row by row, and a manifest that makes them valid."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+
+
+class RowWriter:
+    """Appends rows to the files of a folder; the manifest, written last, makes them valid.
+
+    Args:
+        folder: Where to write; what an earlier writer left there is replaced.
+    """
+
+    kind = ""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / MANIFEST).unlink(missing_ok=True)
+        self.rows = 0
+        self._files: dict[str, Any] = {}
+
+    def append(self, name: str, array: np.ndarray) -> None:
+        """Append an array to the file of that name."""
+        if name not in self._files:
+            self._files[name] = (self.folder / f"{name}.bin").open("wb")
+        self._files[name].write(np.ascontiguousarray(array).data)
+
+    def add(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Append rows as `EncodedRows` gives them."""
+        self.append("row_ids", np.array([row["row_id"] for row in rows], np.int64))
+        self.append("labels", np.array([row["labels"] for row in rows], np.int64))
+        self.rows += len(rows)
+
+    def facts(self) -> dict[str, Any]:
+        """What the manifest has to say beside the common part."""
+        return {}
+
+    def close(self, fingerprint: str, notes: Iterable[str] = ()) -> None:
+        """Finish the files and write the manifest."""
+        for file in self._files.values():
+            file.close()
+        manifest = {
+            "format": FORMAT,
+            "kind": self.kind,
+            "rows": self.rows,
+            "fingerprint": fingerprint,
+            "notes": list(notes),
+        } | self.facts()
+        part = self.folder / f"{MANIFEST}.part"
+        part.write_text(json.dumps(manifest, indent=1, ensure_ascii=False), "utf-8")
+        os.replace(part, self.folder / MANIFEST)
+
+
+class TextWriter(RowWriter):
+    """Writes token ids end to end."""
+
+    kind = "text"
+
+    def __init__(self, folder: Path, *, token_types: bool) -> None:
+        super().__init__(folder)
+        self.token_types, self.end = token_types, 0
+        self.append("offsets", np.zeros(1, np.int64))
+        for name in ("row_ids", "labels", "tokens", *(("token_types",) if token_types else ())):
+            self.append(name, np.zeros(0, np.uint8))
+
+    def add(self, rows: Sequence[dict[str, Any]]) -> None:
+        if not rows:
+            return
+        super().add(rows)
+        ends = self.end + np.cumsum([len(row["input_ids"]) for row in rows], dtype=np.int64)
+        self.end = int(ends[-1])
+        self.append("offsets", ends)
+        self.append("tokens", np.concatenate([np.asarray(row["input_ids"], np.int32) for row in rows]))
+        if self.token_types:
+            self.append("token_types", np.concatenate([np.asarray(row["token_type_ids"], np.uint8) for row in rows]))
+
+    def facts(self) -> dict[str, Any]:
+        return {"token_type_ids": self.token_types}
+
+
+class ImageWriter(RowWriter):
+    """Writes images of one shape [C, H, W]."""
+
+    kind = "images"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.shape: tuple[int, ...] = (0, 0, 0)
+
+    def add(self, rows: Sequence[dict[str, Any]]) -> None:
+        if not rows:
+            return
+        super().add(rows)
+        pixels = np.stack([row["pixel_values"] for row in rows])
+        self.shape = pixels.shape[1:]
+        self.append("pixels", pixels)
+
+    def facts(self) -> dict[str, Any]:
+        return {"shape": list(self.shape)}
