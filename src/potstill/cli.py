@@ -109,6 +109,7 @@ def plan(
     """Show what would be built: architecture, parameters, FLOPs, bytes, cache size, time. Trains nothing."""
     from potstill.pipeline.preview import preview
 
+    _quiet_libraries()
     result = preview(_recipe(recipe, _flags(teacher=teacher, data=data, ratio=ratio, task=task, student=student), settings))
     if as_json:
         _print_json(result.as_dict())
@@ -128,6 +129,7 @@ def evaluate(
     """Measure a finished student again, on its own test split or on other data."""
     from potstill.pipeline.reevaluate import reevaluate
 
+    _quiet_libraries()
     figures = reevaluate(folder, data=data)
     if as_json:
         _print_json(figures)
@@ -147,6 +149,7 @@ def report(
     """Write the report again from the figures in the output folder, and say where it lies."""
     from potstill.pipeline.reevaluate import rewrite_report
 
+    _quiet_libraries()
     typer.echo(rewrite_report(folder))
 
 
@@ -285,9 +288,12 @@ def _quiet_libraries() -> None:
     """Progress belongs to the bars drawn here; the libraries' own are switched off for this process."""
     import logging
 
+    import warnings
+
     import datasets
     import transformers
 
+    warnings.filterwarnings("ignore", category=FutureWarning)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()

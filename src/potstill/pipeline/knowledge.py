@@ -70,7 +70,7 @@ class AlignedCollator:
         }
 
 
-def training_source(run: Run, *, precision_bf16: bool = False) -> TeacherSource:
+def training_source(run: Run) -> TeacherSource:
     """The teacher's answers from the cache where there is one, everything else from the live model."""
     from potstill.teacher.live import LiveTeacher
     from potstill.training.taps import TapReader
@@ -79,8 +79,10 @@ def training_source(run: Run, *, precision_bf16: bool = False) -> TeacherSource:
     if not (run.folder / "work/cache/logits").is_dir():
         return live
     from potstill.teacher.cache import CachedTeacher, Fingerprints
+    from potstill.teacher.rest import fingerprint_of_processor
 
-    answers = CachedTeacher.open(run.folder / "work/cache/logits", expect=Fingerprints(teacher=live.fingerprint))
+    expected = Fingerprints(teacher=live.fingerprint, processor=fingerprint_of_processor(run.teacher.processor))
+    answers = CachedTeacher.open(run.folder / "work/cache/logits", expect=expected)
     return LayeredSource(answers, live)
 
 

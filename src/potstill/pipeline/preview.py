@@ -104,7 +104,7 @@ def preview(recipe: Recipe) -> Preview:
         counts = None
         if run.task.modality == "text" and recipe.student.vocabulary != "keep" and recipe.student.ratio != 0:
             counts = count_tokens([rows.tokens], int(teacher.model.config.vocab_size))  # type: ignore[attr-defined]
-        planned = plan_student(run, teacher.model, counts)
+        planned = plan_student(run, teacher, counts)
         extra = augmented_rows(run, len(rows)) if run.task.modality == "text" else 0
         num_rows = len(rows) + extra
         seconds = measure_seconds_per_row(LiveTeacher(teacher.model), rows, run.task.collator(teacher.processor))
@@ -189,5 +189,5 @@ def _shape(config: Any) -> dict[str, Any]:
         "hidden_sizes",
         "embedding_size",
     )
-    keys += ("num_attention_heads", "intermediate_size", "vocab_size", "image_size", "patch_size")
+    keys += ("embedding_size", "num_attention_heads", "intermediate_size", "vocab_size", "image_size", "patch_size")
     return {key: getattr(config, key) for key in keys if getattr(config, key, None) is not None}

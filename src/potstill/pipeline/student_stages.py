@@ -13,7 +13,7 @@ from potstill.disk import write_json_atomic
 from potstill.errors import ModelError
 from potstill.student.init import cut_student
 from potstill.student.plan import StudentPlan, plan, plan_from_config
-from potstill.student.vocabulary import VocabularyCut, count_tokens, cut_vocabulary
+from potstill.student.vocabulary import VocabularyCut, count_tokens, cut_vocabulary, required_size
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -30,24 +30,29 @@ def make_student(run: Run, folder: Path) -> Sequence[str]:
     """Plan the student, cut it out of the teacher, and encode the rows in its tokens."""
     teacher = run.teacher
     counts = _token_counts(run, teacher)
-    planned = plan_student(run, teacher.model, counts)
+    planned = plan_student(run, teacher, counts)
     run.observer.stage_advanced(1, 4, {})
     cut = None
     if planned.vocabulary is not None:
         assert counts is not None
         cut = cut_vocabulary(teacher.processor, counts, planned.vocabulary, unseen_texts=_unseen_texts(run))
     processor = teacher.processor if cut is None else cut.tokenizer
+    own = _named_processor(run)
     student = _named_student(run, planned) or cut_student(
         teacher.model, planned, _calibration(run, teacher), vocabulary_cut=cut, seed=run.recipe.seed
     )
     run.observer.stage_advanced(2, 4, {})
     student.save_pretrained(folder / "model")
-    processor.save_pretrained(folder / "model")
+    (own or processor).save_pretrained(folder / "model")
     notes = list(planned.notes)
+    if own is not None or cut is not None:
+        _encode(run, own or processor, folder)
     if cut is not None:
-        notes += _encode(run, processor, cut, folder)
+        np.save(folder / "kept_ids.npy", cut.kept_ids)
+        notes.append(_told(cut))
     run.observer.stage_advanced(4, 4, {})
-    write_json_atomic(folder / "facts.json", {"plan": asdict(planned), "vocabulary": _vocabulary_facts(cut)})
+    facts = {"plan": asdict(planned), "vocabulary": _vocabulary_facts(cut), "own_tokenizer": own is not None}
+    write_json_atomic(folder / "facts.json", facts)
     achieved = f"{planned.parameters:,} of {planned.teacher_parameters:,} parameters (ratio {planned.ratio:.3f})"
     return [achieved, *notes]
 
@@ -143,16 +148,30 @@ def _named_student(run: Run, planned: StudentPlan) -> PreTrainedModel | None:
     return student.eval()
 
 
-def _encode(run: Run, tokenizer: Any, cut: VocabularyCut, folder: Path) -> list[str]:
+def _named_processor(run: Run) -> Any:
+    """The tokenizer or image processor that a named student brings; None where it reads what the teacher reads."""
+    name = run.recipe.student.model
+    if name is None:
+        return None
+    if Path(name).is_dir():
+        files = ("tokenizer.json", "vocab.txt", "preprocessor_config.json")
+        if not any((Path(name) / file).is_file() for file in files):
+            return None
+    return run.task.load_processor(name)
+
+
+def _encode(run: Run, processor: Any, folder: Path) -> None:
     """Encode every split in the student's tokens."""
-    names = [name for name in ("train", "validation", "test", "unlabelled", "augmented") if run.has(name)]
-    for name in names:
-        run.task.encode(run.split(name), tokenizer, folder / "encoded" / name, max_tokens=run.recipe.data.max_tokens)
-    np.save(folder / "kept_ids.npy", cut.kept_ids)
-    return [
+    for name in ("train", "validation", "test", "unlabelled", "augmented"):
+        if run.has(name):
+            run.task.encode(run.split(name), processor, folder / "encoded" / name, max_tokens=run.recipe.data.max_tokens)
+
+
+def _told(cut: VocabularyCut) -> str:
+    return (
         f"vocabulary of {len(cut.kept_ids):,} tokens covers {cut.coverage:.2%} of the training text;"
         f" unseen text becomes {cut.unseen_inflation:.3f} times as long"
-    ]
+    )
 
 
 def _vocabulary_facts(cut: VocabularyCut | None) -> dict[str, Any] | None:

@@ -1,0 +1,116 @@
+"""Commands on a finished output folder: measure the student again, write the report again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from potstill.compress.quantize.candidates import open_runner
+from potstill.data.splits import load_rows
+from potstill.errors import OutputError
+from potstill.evaluate.fidelity import agreement, mean_kl, retention, wdsr
+from potstill.evaluate.quality import predict
+from potstill.export.runtimes import OnnxRunner, Runner, TorchRunner
+from potstill.pipeline.context import Run
+from potstill.pipeline.measure_stages import render_report
+from potstill.pipeline.observer import LoggingObserver
+from potstill.pipeline.student_stages import load_student
+from potstill.recipe import make_recipe, read_file
+from potstill.report.metrics import Metrics
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def reevaluate(folder: str | Path, *, data: str | None = None) -> dict[str, Any]:
+    """Measure teacher and student of a finished run, on its own test split or on other labelled data.
+
+    Args:
+        folder: The output folder.
+        data: A source with labels that the student knows; its test split where it has one, else all rows.
+
+    Returns:
+        Model → quality, and for students agreement, retention, WDSR and mean KL to the teacher.
+
+    Raises:
+        OutputError: The folder holds no finished run.
+        DataError: The data cannot be used.
+    """
+    run = open_run(folder)
+    student, processor = load_student(run, run.folder / "student")
+    with TemporaryDirectory(prefix="potstill-evaluate-") as place:
+        if data is None:
+            ours, theirs = run.student_rows("test"), run.teacher_rows("test")
+        else:
+            rows = load_rows(data, task=run.task, label_names=run.label_names, columns=run.recipe.data.columns)
+            limit = run.recipe.data.max_tokens
+            ours = run.task.encode(rows, processor, Path(place) / "student", max_tokens=limit)
+            theirs = run.task.encode(rows, run.teacher.processor, Path(place) / "teacher", max_tokens=limit)
+        teacher = predict(TorchRunner(run.teacher.model), theirs, run.task.collator(run.teacher.processor))
+        quality = run.task.quality(teacher.logits, teacher.labels)
+        models: dict[str, dict[str, Any]] = {"teacher": {"quality": quality}}
+        for name, runner in _served(run, student).items():
+            answers = predict(runner, ours, run.task.collator(processor))
+            found = run.task.quality(answers.logits, answers.labels)
+            models[name] = {
+                "quality": found,
+                "retention": retention(found[run.task.metric], quality[run.task.metric]),
+                "agreement": agreement(answers.logits, teacher.logits),
+                "wdsr": wdsr(answers.logits, teacher.logits, answers.labels),
+                "mean_kl_nats": mean_kl(answers.logits, teacher.logits),
+            }
+        return {"task": run.task.name, "metric": run.task.metric, "rows": len(ours), "data": data or "test split", "models": models}
+
+
+def as_table(figures: dict[str, Any]) -> Table:
+    """The figures of `reevaluate` for the terminal."""
+    from rich.table import Table
+
+    table = Table("model", figures["metric"], "kept", "agreement", "WDSR", "mean KL", title=f"{figures['rows']} rows of {figures['data']}")
+    for name, model in figures["models"].items():
+        rest = [model.get(key) for key in ("retention", "agreement", "wdsr", "mean_kl_nats")]
+        shown = ["" if value is None else f"{value:.4f}" for value in rest]
+        table.add_row(name, f"{model['quality'][figures['metric']]:.4f}", *shown)
+    return table
+
+
+def rewrite_report(folder: str | Path) -> Path:
+    """Write page, TensorBoard files and model card again from the figures; returns the page.
+
+    Raises:
+        OutputError: There are no figures.
+    """
+    folder = Path(folder)
+    metrics = Metrics.read(folder / "report" / "metrics.json")
+    render_report(folder, folder / "report", metrics)
+    return folder / "report" / "index.html"
+
+
+def open_run(folder: str | Path) -> Run:
+    """A finished output folder as a run.
+
+    Raises:
+        OutputError: It is none.
+    """
+    folder = Path(folder)
+    if not (folder / "recipe.yaml").is_file() or not (folder / "student" / "config.json").is_file():
+        raise OutputError(
+            f"{folder} holds no finished run", "the output folder of potstill distill", "run potstill distill -o there first"
+        )
+    recipe = make_recipe(read_file(folder / "recipe.yaml"), {"output": str(folder)})
+    return Run(recipe, folder, LoggingObserver())
+
+
+def _served(run: Run, student: Any) -> dict[str, Runner]:
+    """Every way in which the student is kept."""
+    facts = run.facts("export")
+    runners: dict[str, Runner] = {"student": TorchRunner(student)}
+    runners["student onnx"] = OnnxRunner(run.folder / "export" / "model.onnx", precision="fp32")
+    for key in ("served", "int8"):
+        kept = facts.get(key)
+        if kept is not None and kept["file"] != "model.onnx":
+            runners[f"student-{kept['precision']}"] = open_runner(
+                kept["runtime"], run.folder / "export" / kept["file"], precision=kept["precision"], threads=kept["threads"]
+            )
+    return runners
