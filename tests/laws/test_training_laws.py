@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import TrainerCallback
 
 SCRIPTS = Path(__file__).parents[1] / "training"
+sys.path.insert(0, str(SCRIPTS))
 CUTS = [(1, 8, 1), (1, 4, 2), (1, 2, 4), (2, 4, 1), (2, 2, 2), (2, 1, 4)]
 
 
@@ -54,3 +56,42 @@ def test_gradient_does_not_depend_on_accumulation_and_ranks(tmp_path, whole, cut
     for name, value in whole["logged"].items():
         assert other["logged"][name] == pytest.approx(value, rel=1e-5), name
     assert other["eval_loss"] == pytest.approx(whole["eval_loss"], rel=1e-3)
+
+
+class Modes(TrainerCallback):
+    """Notes at every step which modules of the student are not in train mode, and which of the teacher's are."""
+
+    def __init__(self, teacher):
+        self.teacher, self.wrong = teacher, []
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **_):
+        self.wrong += [f"student {name} at {state.global_step}" for name, part in model.named_modules() if not part.training]
+        self.wrong += [f"teacher {name} at {state.global_step}" for name, part in self.teacher.named_modules() if part.training]
+
+
+def test_student_trains_and_teacher_rests_at_every_step(tmp_path):
+    from small_models import Rows, arguments, collate, encoder, opinionated
+
+    from potstill.training.trainer import DistillationTrainer
+
+    teacher = opinionated()
+    teacher.register_buffer("seen", torch.zeros(3))
+    before = {name: value.clone() for name, value in [*teacher.named_parameters(), *teacher.named_buffers()]}
+    modes = Modes(teacher)
+    trainer = DistillationTrainer(
+        encoder(seed=1),
+        arguments(tmp_path, num_train_epochs=2, eval_strategy="steps", eval_steps=3),
+        teacher=teacher,
+        losses=["kl", "hidden_mse", "tinybert_attention", "ce"],
+        train_dataset=Rows(),
+        eval_dataset=Rows(8),
+        data_collator=collate,
+        callbacks=[modes],
+    )
+    trainer.train()
+    assert trainer.state.global_step == 12
+    assert modes.wrong == []
+    after = dict([*teacher.named_parameters(), *teacher.named_buffers()])
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert not any(parameter.requires_grad or parameter.grad is not None for parameter in teacher.parameters())
+    assert not [name for name in trainer.model.state_dict() if name.startswith("_distill")]

@@ -89,8 +89,9 @@ class Taps:
         return module.register_forward_hook(after)
 
     def _check_gradient(self, caught: Mapping[str, Tensor]) -> None:
-        is_checkpointing = self.model.training and getattr(self.model, "is_gradient_checkpointing", False)
-        if is_checkpointing and any(value.is_floating_point() and not value.requires_grad for value in caught.values()):
+        if not caught or not self.model.training or not getattr(self.model, "is_activation_checkpointing", False):
+            return
+        if any(value.is_floating_point() and not value.requires_grad for value in caught.values()):
             raise NeedsError(
                 "gradient checkpointing with use_reentrant=True hides intermediate values from the losses",
                 "gradient checkpointing with use_reentrant=False",

@@ -1,0 +1,184 @@
+"""Cost of a training step with cached teacher logits, against the bare student step on the same batches.
+
+    python benchmarks/step.py [--rounds 12] [--steps 40] [--layers 1 2 4] [--json]
+
+The bare step is forward, cross-entropy with the labels, backward, clipping, AdamW. Both sides run interleaved in one process,
+round by round, on the same padded batches; the ratio is of the medians over rounds, the CPU ratio of the least CPU times, which
+other work on the machine disturbs less. Target: ≤ 1.05.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import ElectraConfig, ElectraForSequenceClassification, PrinterCallback, TrainerCallback, TrainingArguments
+
+from potstill.teacher.signal import DenseLogits, TeacherSignal
+from potstill.training.trainer import DistillationTrainer
+
+BATCH, CLASSES, VOCABULARY = 32, 2, 6000
+TOKENS = (4, 8, 12, 16, 20, 24, 28, 32, 40, 52)  # padded lengths as batches of SST-2 sentences have them
+
+
+def student(layers: int) -> ElectraForSequenceClassification:
+    """A tenth of MiniLM-L6: whole teacher width, factorised embedding."""
+    torch.manual_seed(0)
+    config = ElectraConfig(
+        vocab_size=VOCABULARY,
+        embedding_size=64,
+        hidden_size=384,
+        num_hidden_layers=layers,
+        num_attention_heads=12,
+        intermediate_size=384,
+        num_labels=CLASSES,
+    )
+    return ElectraForSequenceClassification(config)
+
+
+class Batches(Dataset[Any]):
+    """Ready batches: a row is a batch, so that neither side pays for reading."""
+
+    def __init__(self, count: int) -> None:
+        generator = torch.Generator().manual_seed(1)
+        self.batches = [self._make(i, TOKENS[i % len(TOKENS)], generator) for i in range(count)]
+
+    def _make(self, number: int, tokens: int, generator: torch.Generator) -> dict[str, Tensor]:
+        return {
+            "input_ids": torch.randint(5, VOCABULARY, (BATCH, tokens), generator=generator),
+            "attention_mask": torch.ones(BATCH, tokens, dtype=torch.long),
+            "labels": torch.randint(CLASSES, (BATCH,), generator=generator),
+            "row_id": torch.arange(number * BATCH, (number + 1) * BATCH),
+        }
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return self.batches[index]
+
+
+class CachedLogits:
+    """Logits in memory by row id, as the knowledge cache gives them."""
+
+    provides = frozenset({"logits"})
+    fingerprint = "benchmark"
+
+    def __init__(self, num_rows: int) -> None:
+        self.logits = np.random.default_rng(0).normal(size=(num_rows, CLASSES)).astype(np.float32)
+
+    def signal(self, batch: Mapping[str, Any], needs: Collection[str]) -> TeacherSignal:
+        """Rows found by id."""
+        return TeacherSignal(DenseLogits(torch.from_numpy(self.logits[batch["row_id"].numpy()])))
+
+
+class Clock(TrainerCallback):
+    """Marks the time at the begin and the end of training, in which start and finish are not counted."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.wall, self.cpu = time.perf_counter(), time.process_time()
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.wall, self.cpu = time.perf_counter() - self.wall, time.process_time() - self.cpu
+
+
+def bare_side(layers: int, batches: Batches) -> Callable[[], tuple[float, float]]:
+    """The bare loop; returns a function that runs one round and gives wall and CPU seconds."""
+    model = student(layers).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+
+    def run() -> tuple[float, float]:
+        wall, cpu = time.perf_counter(), time.process_time()
+        for batch in batches.batches:
+            logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+            torch.nn.functional.cross_entropy(logits, batch["labels"]).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+        return time.perf_counter() - wall, time.process_time() - cpu
+
+    return run
+
+
+def trainer_side(layers: int, batches: Batches, folder: str) -> Callable[[], tuple[float, float]]:
+    """DistillationTrainer with cached logits, KL and cross-entropy."""
+    model, clock, source = student(layers), Clock(), CachedLogits(len(batches) * BATCH)
+    arguments = TrainingArguments(
+        output_dir=folder,
+        per_device_train_batch_size=1,
+        num_train_epochs=1,
+        learning_rate=1e-4,
+        save_strategy="no",
+        logging_steps=50,
+        report_to=[],
+        disable_tqdm=True,
+        use_cpu=True,
+    )
+
+    def run() -> tuple[float, float]:
+        trainer = DistillationTrainer(
+            model,
+            arguments,
+            teacher=source,
+            losses=[{"name": "kl", "weight": 0.7}, {"name": "ce", "weight": 0.3}],
+            train_dataset=batches,
+            data_collator=lambda rows: rows[0],
+            callbacks=[clock],
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+        return clock.wall, clock.cpu
+
+    return run
+
+
+def main() -> None:
+    """Print one table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--layers", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--json", action="store_true")
+    asked = parser.parse_args()
+    rows = [measure(layers, asked.rounds, asked.steps) for layers in asked.layers]
+    if asked.json:
+        print(json.dumps(rows, indent=2))
+        return
+    print(f"{'layers':>6} {'bare ms':>9} {'trainer ms':>11} {'wall ratio':>11} {'CPU ratio':>10}")
+    for row in rows:
+        print("{layers:>6} {bare_ms:>9.2f} {trainer_ms:>11.2f} {wall_ratio:>11.3f} {cpu_ratio:>10.3f}".format(**row))
+
+
+def measure(layers: int, rounds: int, steps: int) -> dict[str, float]:
+    """Interleaved rounds of both sides."""
+    batches = Batches(steps)
+    with tempfile.TemporaryDirectory() as folder:
+        sides = {"bare": bare_side(layers, batches), "trainer": trainer_side(layers, batches, folder)}
+        for run in sides.values():
+            run()
+        times: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
+        for turn in range(rounds):
+            for name in sorted(sides, reverse=bool(turn % 2)):
+                times[name].append(sides[name]())
+    wall = {name: statistics.median(pair[0] for pair in pairs) / steps for name, pairs in times.items()}
+    cpu = {name: min(pair[1] for pair in pairs) / steps for name, pairs in times.items()}
+    return {
+        "layers": layers,
+        "bare_ms": 1e3 * wall["bare"],
+        "trainer_ms": 1e3 * wall["trainer"],
+        "wall_ratio": wall["trainer"] / wall["bare"],
+        "cpu_ratio": cpu["trainer"] / cpu["bare"],
+    }
+
+
+if __name__ == "__main__":
+    main()

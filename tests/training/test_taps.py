@@ -1,0 +1,170 @@
+"""Taps read what they say, from every family, and leave nothing behind."""
+
+from __future__ import annotations
+
+import gc
+import math
+import weakref
+
+import pytest
+import torch
+from small_models import Rows, collate, encoder
+from torch import nn
+from transformers import (
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    ElectraConfig,
+    ElectraForSequenceClassification,
+    ResNetConfig,
+    ResNetForImageClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+    SqueezeBertConfig,
+    SqueezeBertForSequenceClassification,
+    ViTConfig,
+    ViTForImageClassification,
+)
+
+from potstill.errors import NeedsError
+from potstill.training.taps import TapReader, Taps, available, can_give
+
+TEXT = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
+
+
+def inputs():
+    batch = collate(Rows(4).rows)
+    return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+
+
+def text_models():
+    return {
+        "bert": encoder(layers=3),
+        "electra": ElectraForSequenceClassification(ElectraConfig(**TEXT, embedding_size=8)),
+        "roberta": RobertaForSequenceClassification(RobertaConfig(**TEXT, pad_token_id=0)),
+        "distilbert": DistilBertForSequenceClassification(
+            DistilBertConfig(vocab_size=50, dim=16, hidden_dim=32, n_layers=3, n_heads=2)
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", sorted(text_models()))
+def test_hidden_states_equal_those_of_the_model(name):
+    model = text_models()[name].eval()
+    needs = ["embedding", "hidden:0", "hidden:1", "hidden:3", "hidden:-1", "hidden:-2", "head.in"]
+    logits, values = Taps(model, needs).run(inputs())
+    states = model(**inputs(), output_hidden_states=True).hidden_states
+    assert torch.equal(values["embedding"], states[0])
+    assert torch.equal(values["hidden:0"], states[0])
+    assert torch.equal(values["hidden:1"], states[1])
+    assert torch.equal(values["hidden:3"], states[3])
+    assert torch.equal(values["hidden:-1"], states[3])
+    assert torch.equal(values["hidden:-2"], states[2])
+    assert values["head.in"].dim() == 2
+    assert torch.equal(logits, model(**inputs()).logits)
+
+
+@pytest.mark.parametrize("name", sorted(text_models()))
+def test_attention_equals_that_of_the_eager_model_before_the_mask(name):
+    model = text_models()[name].eval()
+    _, values = Taps(model, ["attention:2", "query:2", "key:2", "value:2"]).run(inputs())
+    mask = inputs()["attention_mask"][:, None, None, :]
+    ours = values["attention:2"].masked_fill(mask == 0, torch.finfo(torch.float32).min).softmax(-1)
+    model.set_attn_implementation("eager")
+    theirs = model(**inputs(), output_attentions=True).attentions[1]
+    assert torch.allclose(ours, theirs, atol=1e-5)
+    scores = values["query:2"] @ values["key:2"].transpose(-1, -2) / math.sqrt(8)
+    assert torch.allclose(values["attention:2"], scores)
+    assert values["value:2"].shape == values["query:2"].shape
+
+
+def test_images_by_block_and_by_stage():
+    pixels = {"pixel_values": torch.randn(2, 3, 16, 16)}
+    vit = ViTForImageClassification(
+        ViTConfig(image_size=16, patch_size=8, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
+    ).eval()
+    _, values = Taps(vit, ["hidden:0", "hidden:1", "hidden:2", "attention:-1"]).run(pixels)
+    states = vit(**pixels, output_hidden_states=True).hidden_states
+    assert all(torch.equal(values[f"hidden:{k}"], states[k]) for k in range(3))
+    assert values["attention:-1"].shape == (2, 2, 5, 5)
+    resnet = ResNetForImageClassification(
+        ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", num_labels=3)
+    ).eval()
+    _, values = Taps(resnet, ["hidden:1", "hidden:2", "head.in"]).run(pixels)
+    states = resnet(**pixels, output_hidden_states=True).hidden_states
+    assert torch.equal(values["hidden:2"], states[2])
+    assert values["head.in"].shape == (2, 16)
+    assert not can_give(resnet, "attention:1")
+
+
+def test_model_of_no_family_gives_hidden_states_and_modules():
+    config = SqueezeBertConfig(**TEXT, embedding_size=16, q_groups=1, k_groups=1, v_groups=1)
+    model = SqueezeBertForSequenceClassification(config).eval()
+    _, values = Taps(model, ["hidden:-1", "module:*.layers.0.output"]).run(inputs())
+    states = model(**inputs(), output_hidden_states=True).hidden_states
+    assert torch.equal(values["hidden:-1"], states[-1])
+    assert [name for name in values if name.startswith("module:")] == ["module:transformer.encoder.layers.0.output"]
+
+
+def test_nothing_stays_behind():
+    model = encoder()
+    taps = Taps(model, ["hidden:1", "attention:2", "head.in"])
+    logits, values = taps.run(inputs())
+    held = weakref.ref(values["hidden:1"])
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    del logits, values
+    gc.collect()
+    assert held() is None
+    with pytest.raises(ValueError):
+        taps.run({"nonsense": 1})
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_two_taps_on_one_model_do_not_meet():
+    model = encoder().eval()
+    one, two = Taps(model, ["hidden:1"]), Taps(model, ["hidden:2"])
+    assert list(one.run(inputs())[1]) == ["hidden:1"]
+    assert list(two.run(inputs())[1]) == ["hidden:2"]
+
+
+def test_gradient_checkpointing_changes_no_gradient():
+    def gradients(*, is_checkpointed):
+        model = encoder(seed=4).train()
+        if is_checkpointed:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        _, values = Taps(model, ["hidden:1", "attention:2"]).run(inputs())
+        (values["hidden:1"].pow(2).mean() + values["attention:2"].pow(2).mean()).backward()
+        return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+    plain, checkpointed = gradients(is_checkpointed=False), gradients(is_checkpointed=True)
+    assert plain.keys() == checkpointed.keys()
+    assert all(torch.allclose(plain[name], checkpointed[name], atol=1e-7) for name in plain)
+
+
+def test_reader_serves_any_model():
+    reader = TapReader()
+    values = reader.read(encoder().eval(), inputs(), ["logits", "hidden:1"])
+    assert set(values) == {"logits", "hidden:1"}
+
+
+@pytest.mark.parametrize(
+    ("need", "words"),
+    [
+        ("hidden:9", "has 2 blocks.*use 'hidden:2'"),
+        ("attention:0", "attention:1 to attention:2"),
+        ("atention:1", "does not give 'atention:1'.*did you mean 'attention:"),
+        ("hidden:last", "has no number of a block"),
+        ("module:bert.encodr", "names no module.*did you mean 'module:bert.encoder'"),
+    ],
+)
+def test_unknown_need_names_what_exists_and_the_nearest(need, words):
+    with pytest.raises(NeedsError, match=words):
+        Taps(encoder(), [need])
+
+
+def test_plain_module_has_a_head_and_modules_only():
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    assert available(model) == ["logits", "module:PATH", "head.in", "pooled"]
+    with pytest.raises(NeedsError, match="does not give 'hidden:1'"):
+        Taps(model, ["hidden:1"])
+    _, values = Taps(model, ["head.in", "module:1"]).run({"input": torch.ones(2, 4)})
+    assert torch.equal(values["head.in"], values["module:1"])
