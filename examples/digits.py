@@ -24,6 +24,7 @@ def main(output: str = "out/digits", ratio: str = "0.9") -> None:
     teacher, data = settings["teacher"].pop("model"), settings["data"]["source"]
     config = {
         "teacher": settings["teacher"],
+        "distill": settings["distill"],
         "compression_ratio": float(ratio),
         "hardware_target": "cpu",
         "quantization": "auto",

@@ -25,10 +25,11 @@ TEACHER_SHAPE: dict[str, Any] = {
     "image_size": IMAGE_SIDE,
     "patch_size": 4,
     "num_channels": 3,
-    "hidden_dropout_prob": 0.1,
-    "attention_probs_dropout_prob": 0.1,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
 }
 TEACHER_TRAINING: dict[str, Any] = {"from_scratch": True, "epochs": 10, "learning_rate": 1e-3, "batch_size": 64}
+STUDENT_TRAINING: dict[str, Any] = {"epochs": 20, "learning_rate": 2e-3, "batch_size": 64}
 
 
 def prepare_demo(output: str | Path, *, seed: int = 0) -> dict[str, Any]:
@@ -54,6 +55,7 @@ def prepare_demo(output: str | Path, *, seed: int = 0) -> dict[str, Any]:
         "teacher": {"model": str(teacher), **TEACHER_TRAINING},
         "data": {"source": str(data)},
         "student": {"ratio": 0.9},
+        "distill": dict(STUDENT_TRAINING),
         "baseline": True,
         "seed": seed,
         "output": str(output),
