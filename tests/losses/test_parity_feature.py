@@ -10,6 +10,7 @@ from torch import Tensor
 
 from potstill.losses import functional as F
 from potstill.losses.flow import singular_features
+from potstill.losses.relation import cross_square, distance_of_grams
 
 B, T, D, H = 3, 4, 5, 2
 
@@ -212,15 +213,24 @@ def test_relations_between_channels() -> None:
     check(F.affinity(s, t, over="channels"), affinity / B)
 
 
-def test_flows() -> None:
-    features = [values(B, 3, 4, 4), values(B, 5, 2, 2, seed=1), values(B, 3, 4, 4, seed=2), values(B, 5, 2, 2, seed=3)]
+@pytest.mark.parametrize("shape", [(B, 40, 6), (B, 6, 40), (B, 8, 8)])
+def test_products_over_positions_equal_those_over_channels(shape: tuple[int, int, int]) -> None:
+    s, t = values(*shape), values(*shape, seed=1)
+    grams = [value @ value.transpose(1, 2) for value in (s, t)]
+    assert torch.allclose(distance_of_grams(s, t), (grams[0] - grams[1]).square().sum((1, 2)), rtol=1e-9)
+    assert torch.allclose(cross_square(s, t), (s.transpose(1, 2) @ t).square().sum((1, 2)), rtol=1e-9)
+
+
+@pytest.mark.parametrize(("first", "second"), [(3, 5), (30, 40)])
+def test_flows(first: int, second: int) -> None:
+    features = [values(B, width, size, size, seed=size + n) for n in (0, 9) for width, size in ((first, 4), (second, 2))]
     flows = []
-    for first, second in (features[:2], features[2:]):
-        pooled = first.reshape(B, 3, 2, 2, 2, 2).mean((3, 5))
-        flow = torch.zeros(B, 3, 5, dtype=torch.float64)
+    for shallow, deep in (features[:2], features[2:]):
+        pooled = shallow.reshape(B, first, 2, 2, 2, 2).mean((3, 5))
+        flow = torch.zeros(B, first, second, dtype=torch.float64)
         for i in range(2):
             for j in range(2):
-                flow += pooled[:, :, i, j, None] * second[:, None, :, i, j] / 4
+                flow += pooled[:, :, i, j, None] * deep[:, None, :, i, j] / 4
         flows.append(flow)
     check(F.fsp(*features), ((flows[0] - flows[1]) ** 2).mean())
 

@@ -5,6 +5,7 @@ Shapes: B batch, T tokens, C channels, H height, W width of a map, P positions (
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -48,17 +49,35 @@ def fsp(
         mask: [B, T], true on real tokens.
         reduction: Over rows.
     """
-    difference = _flow(student_first, student_second, mask) - _flow(teacher_first, teacher_second, mask)
-    return over_rows(difference.square().mean((1, 2)), None if mask is None else mask.bool().any(1), reduction)
+    student = [_joined(value, mask) for value in match_maps(student_first, student_second)]
+    teacher = [_joined(value, mask) for value in match_maps(teacher_first, teacher_second)]
+    widths = student[0].shape[2] * student[1].shape[2]
+    values = _flow_distance(*student, *teacher) / widths
+    return over_rows(values, None if mask is None else mask.bool().any(1), reduction)
 
 
-def _flow(first: Tensor, second: Tensor, mask: Tensor | None) -> Tensor:
-    first, second = (positions(value) for value in match_maps(first, second))
+def _joined(values: Tensor, mask: Tensor | None) -> Tensor:
+    """[B, P, C], divided by √P so that a product over positions is a mean, pads zero."""
+    flat = positions(values)
     if mask is None:
-        return first.transpose(1, 2) @ second / first.shape[1]
+        return flat / math.sqrt(flat.shape[1])
     kept = mask.bool().unsqueeze(-1)
-    product = first.masked_fill(~kept, 0.0).transpose(1, 2) @ second.masked_fill(~kept, 0.0)
-    return product / kept.sum(1, keepdim=True).clamp(min=1)
+    return flat.masked_fill(~kept, 0.0) / kept.sum(1, keepdim=True).clamp(min=1).sqrt()
+
+
+def _flow_distance(student_first: Tensor, student_second: Tensor, teacher_first: Tensor, teacher_second: Tensor) -> Tensor:
+    """‖S₁ᵀS₂ − T₁ᵀT₂‖² [B], by P × P products where those are smaller: ⟨S₁ᵀS₂, T₁ᵀT₂⟩ = ⟨S₁T₁ᵀ, S₂T₂ᵀ⟩."""
+    own_positions, width = student_first.shape[1], min(student_first.shape[2], student_second.shape[2])
+    if 2 * max(own_positions, teacher_first.shape[1]) >= width:
+        difference = student_first.transpose(1, 2) @ student_second - teacher_first.transpose(1, 2) @ teacher_second
+        return difference.square().sum((1, 2))
+    own = _inner(student_first, student_first, student_second, student_second)
+    other = _inner(teacher_first, teacher_first, teacher_second, teacher_second)
+    return (own + other - 2 * _inner(student_first, teacher_first, student_second, teacher_second)).clamp(min=0)
+
+
+def _inner(first: Tensor, second: Tensor, third: Tensor, fourth: Tensor) -> Tensor:
+    return ((first @ second.transpose(1, 2)) * (third @ fourth.transpose(1, 2))).sum((1, 2))
 
 
 @full_precision
@@ -143,9 +162,9 @@ class TopSingular(torch.autograd.Function):
         own = torch.eye(values.shape[1], k, device=values.device, dtype=torch.bool)
         within = vectors @ (inside / gap).masked_fill(own, 0.0)
         outside = (grad_vectors - vectors @ inside) / torch.maximum(squared[:, None, :k], bound)
-        gram_grad = (within + outside) @ top.transpose(1, 2)
-        through_vectors = matrix @ (gram_grad + gram_grad.transpose(1, 2))
-        left = (matrix @ top) / values[:, None, :k].clamp(min=1e-6)
+        moved, projected = within + outside, matrix @ top
+        through_vectors = (matrix @ moved) @ top.transpose(1, 2) + projected @ moved.transpose(1, 2)
+        left = projected / values[:, None, :k].clamp(min=1e-6)
         return through_vectors + (left * grad_values.unsqueeze(1)) @ top.transpose(1, 2), None
 
 

@@ -98,12 +98,23 @@ def affinity(
         values = (_safe_root(2 - 2 * product.square()) / count.reshape(-1, 1)).mean(1)
     else:
         student, teacher = F.normalize(student, dim=-1), F.normalize(teacher, dim=-1)
-        squared = _gram_square(student, student) + _gram_square(teacher, teacher) - 2 * _gram_square(student, teacher)
-        values = _safe_root(squared) / count
+        values = _safe_root(distance_of_grams(student, teacher)) / count
     return over_rows(values, None if mask is None else mask.bool().any(1), reduction)
 
 
-def _gram_square(first: Tensor, second: Tensor) -> Tensor:
+def distance_of_grams(first: Tensor, second: Tensor) -> Tensor:
+    """‖AAᵀ − BBᵀ‖² [B] for A [B, P, C] and B [B, P, C'], by the smaller of P × P and C × C' products."""
+    if first.shape[1] <= min(first.shape[2], second.shape[2]):
+        difference = first @ first.transpose(1, 2) - second @ second.transpose(1, 2)
+        return difference.square().sum((1, 2))
+    own, other = cross_square(first, first), cross_square(second, second)
+    return (own + other - 2 * cross_square(first, second)).clamp(min=0)
+
+
+def cross_square(first: Tensor, second: Tensor) -> Tensor:
+    """‖AᵀB‖² = ⟨AAᵀ, BBᵀ⟩ [B] for A [B, P, C] and B [B, P, C'], by the smaller of both products."""
+    if first.shape[1] < min(first.shape[2], second.shape[2]):
+        return ((first @ first.transpose(1, 2)) * (second @ second.transpose(1, 2))).sum((1, 2))
     return (first.transpose(1, 2) @ second).square().sum((1, 2))
 
 
@@ -131,14 +142,14 @@ def nst(student_map: Tensor, teacher_map: Tensor, *, mask: Tensor | None = None,
     for value in (student_map, teacher_map):
         flat = positions(value)
         flat = flat if mask is None else flat.masked_fill(~mask.bool().unsqueeze(-1), 0.0)
-        channels.append(F.normalize(flat, dim=1).transpose(1, 2))
+        channels.append(F.normalize(flat, dim=1))
     student, teacher = channels
     values = _kernel_mean(teacher, teacher) + _kernel_mean(student, student) - 2 * _kernel_mean(student, teacher)
     return over_rows(values.clamp(min=0), None if mask is None else mask.bool().any(1), reduction)
 
 
 def _kernel_mean(first: Tensor, second: Tensor) -> Tensor:
-    return (first @ second.transpose(1, 2)).square().mean((1, 2))
+    return cross_square(first, second) / (first.shape[2] * second.shape[2])
 
 
 @full_precision
@@ -153,12 +164,12 @@ def ickd(student_map: Tensor, teacher_map: Tensor, *, mask: Tensor | None = None
         mask: [B, T], true on real tokens.
         reduction: Over rows.
     """
-    matrices = []
+    channels = []
     for value in (student_map, teacher_map):
         flat = positions(value)
         flat = F.normalize(flat if mask is None else flat.masked_fill(~mask.bool().unsqueeze(-1), 0.0), dim=1)
-        matrices.append(flat.transpose(1, 2) @ flat)
-    values = (matrices[0] - matrices[1]).square().mean((1, 2))
+        channels.append(flat.transpose(1, 2))
+    values = distance_of_grams(*channels) / channels[0].shape[1] ** 2
     return over_rows(values, None if mask is None else mask.bool().any(1), reduction)
 
 
