@@ -44,10 +44,18 @@ def test_the_card_has_figures_use_and_limits(metrics) -> None:
 
 
 def test_names_cannot_break_the_card(metrics) -> None:
-    metrics.teacher = "a`|\n<script>"
+    metrics.teacher = metrics.data.source = "a`|\n<script>"
     head, _, body = card(metrics)[4:].partition("---\n")
-    assert yaml.safe_load(head)["base_model"] == "a`|\n<script>"
+    assert yaml.safe_load(head)["model-index"][0]["results"][0]["dataset"]["name"] == "a`|\n<script>"
     assert "<script>" not in body
+
+
+def test_paths_of_the_machine_stay_out_of_the_card(metrics, tmp_path) -> None:
+    metrics.teacher, metrics.data.source = str(tmp_path / "bert"), str(tmp_path / "rows.csv")
+    text = card(metrics)
+    assert str(tmp_path) not in text
+    assert "base_model" not in _front_matter(text)
+    assert "distilled from `bert`" in text
 
 
 def test_the_card_of_a_run_with_nothing_but_a_task(tmp_path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import yaml
 from potstill.report import headline, numbers, snippets
 from potstill.report.metrics import Metrics
 from potstill.report.names import in_order
+
+_HUB_ID = re.compile(r"^[\w-][\w.-]*(/[\w.-]+)?$")
 
 
 def write_card(metrics: Metrics, folder: str | Path) -> Path:
@@ -42,13 +45,14 @@ def _front_matter(metrics: Metrics) -> dict[str, Any]:
     results = [
         {"type": name, "value": value} for name, value in (student.quality if student else {}).items() if value is not None
     ]
+    source = _public(metrics.data.source) or Path(metrics.data.source or "unknown").name
     entry = {
         "task": {"type": metrics.task},
-        "dataset": {"name": metrics.data.source or "unknown", "type": metrics.data.source or "unknown", "split": "test"},
+        "dataset": {"name": source, "type": source, "split": "test"},
         "metrics": results,
     }
     head: dict[str, Any] = {"license": metrics.license or "unknown", "library_name": "transformers", "pipeline_tag": metrics.task}
-    if metrics.teacher:
+    if _public(metrics.teacher):
         head["base_model"] = metrics.teacher
     head["tags"] = ["knowledge-distillation", "potstill"]
     head["metrics"] = [result["type"] for result in results]
@@ -56,9 +60,18 @@ def _front_matter(metrics: Metrics) -> dict[str, Any]:
     return head
 
 
+def _public(name: str | None) -> str | None:
+    """`name` where it may be a hub id; None where it is a path of this machine or nothing."""
+    return name if name and _HUB_ID.match(name) and not Path(name).exists() else None
+
+
 def _opening(metrics: Metrics) -> str:
     name, student = headline.served_name(metrics), metrics.models.get("student")
-    whose = f" distilled from `{_plain(metrics.teacher)}`" if metrics.teacher else " distilled from a larger model"
+    whose = (
+        f" distilled from `{_plain(_public(metrics.teacher) or Path(metrics.teacher).name)}`"
+        if metrics.teacher
+        else " distilled from a larger model"
+    )
     text = f"A model for {metrics.task}{whose} with Potstill."
     kept = headline.retention_of(metrics, name) if name else None
     if name and kept is not None:

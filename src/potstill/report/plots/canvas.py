@@ -129,7 +129,7 @@ class Canvas:
     def dot(self, x: float, y: float, style: str, *, radius: float = 5, hint: str = "") -> None:
         """A filled circle."""
         self._parts.append(
-            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" class="{style}"><title>{escape(hint)}</title></circle>'
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}" class="{style}"><title>{escape(hint)}</title></circle>'
         )
 
     def path(self, points: Sequence[tuple[float, float]], style: str) -> None:

@@ -43,9 +43,10 @@ def _draw(canvas: Canvas, result: ClassResult, models: Sequence[str], x: Axis, y
         return
     ends = [x.at(100 * value) for value in known.values() if value is not None]
     canvas.line(min(ends), y, max(ends), y, "whisker")
-    for name in reversed(list(known)):
+    for at, name in enumerate(known):  # smaller and smaller, so that equal ones show as rings
         value = known[name] or 0.0
-        canvas.dot(x.at(100 * value), y, style_of(name, models), radius=5, hint=f"{result.label}: {name} {percent(value)}")
+        radius = max(7.5 - 1.6 * at, 2.5)
+        canvas.dot(x.at(100 * value), y, style_of(name, models), radius=radius, hint=f"{result.label}: {name} {percent(value)}")
 
 
 def _legend(canvas: Canvas, models: Sequence[str], left: float) -> None:
