@@ -235,6 +235,16 @@ def test_flows(first: int, second: int) -> None:
     check(F.fsp(*features), ((flows[0] - flows[1]) ** 2).mean())
 
 
+@pytest.mark.parametrize("width", [3, 30])
+def test_flow_of_tokens_leaves_pads_out(width: int) -> None:
+    features = [values(B, T, width, seed=n) for n in range(4)]
+    expected = 0.0
+    for b, tokens in enumerate(real_tokens()):
+        s1, s2, t1, t2 = (feature[b, tokens] for feature in features)
+        expected += ((s1.T @ s2 - t1.T @ t2) / len(tokens)).square().mean()
+    check(F.fsp(*features, mask=MASK), expected / B)
+
+
 def test_singular_vectors_and_their_gradient() -> None:
     matrix = values(2, 6, 4).requires_grad_()
     found = singular_features(matrix, 2)

@@ -5,7 +5,6 @@ Shapes: B batch, T tokens, C channels, H height, W width of a map, P positions (
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -49,31 +48,40 @@ def fsp(
         mask: [B, T], true on real tokens.
         reduction: Over rows.
     """
-    student = [_joined(value, mask) for value in match_maps(student_first, student_second)]
-    teacher = [_joined(value, mask) for value in match_maps(teacher_first, teacher_second)]
+    student = [_positions(value, mask) for value in match_maps(student_first, student_second)]
+    teacher = [_positions(value, mask) for value in match_maps(teacher_first, teacher_second)]
+    counts = [float(side[0].shape[1]) if mask is None else mask.sum(1).clamp(min=1) for side in (student, teacher)]
     widths = student[0].shape[2] * student[1].shape[2]
-    values = _flow_distance(*student, *teacher) / widths
+    values = _flow_distance(*student, *teacher, *counts) / widths
     return over_rows(values, None if mask is None else mask.bool().any(1), reduction)
 
 
-def _joined(values: Tensor, mask: Tensor | None) -> Tensor:
-    """[B, P, C], divided by √P so that a product over positions is a mean, pads zero."""
+def _positions(values: Tensor, mask: Tensor | None) -> Tensor:
     flat = positions(values)
-    if mask is None:
-        return flat / math.sqrt(flat.shape[1])
-    kept = mask.bool().unsqueeze(-1)
-    return flat.masked_fill(~kept, 0.0) / kept.sum(1, keepdim=True).clamp(min=1).sqrt()
+    return flat if mask is None else flat.masked_fill(~mask.bool().unsqueeze(-1), 0.0)
 
 
-def _flow_distance(student_first: Tensor, student_second: Tensor, teacher_first: Tensor, teacher_second: Tensor) -> Tensor:
-    """‖S₁ᵀS₂ − T₁ᵀT₂‖² [B], by P × P products where those are smaller: ⟨S₁ᵀS₂, T₁ᵀT₂⟩ = ⟨S₁T₁ᵀ, S₂T₂ᵀ⟩."""
-    own_positions, width = student_first.shape[1], min(student_first.shape[2], student_second.shape[2])
-    if 2 * max(own_positions, teacher_first.shape[1]) >= width:
-        difference = student_first.transpose(1, 2) @ student_second - teacher_first.transpose(1, 2) @ teacher_second
+def _flow_distance(
+    student_first: Tensor,
+    student_second: Tensor,
+    teacher_first: Tensor,
+    teacher_second: Tensor,
+    student_count: float | Tensor,
+    teacher_count: float | Tensor,
+) -> Tensor:
+    """‖S₁ᵀS₂/P_s − T₁ᵀT₂/P_t‖² [B], by P × P products where those are smaller: ⟨S₁ᵀS₂, T₁ᵀT₂⟩ = ⟨S₁T₁ᵀ, S₂T₂ᵀ⟩."""
+    own_count, other_count = (
+        count.view(-1, 1, 1) if isinstance(count, Tensor) else count for count in (student_count, teacher_count)
+    )
+    width = min(student_first.shape[2], student_second.shape[2])
+    if 2 * max(student_first.shape[1], teacher_first.shape[1]) >= width:
+        own_flow = student_first.transpose(1, 2) @ student_second / own_count
+        difference = own_flow - teacher_first.transpose(1, 2) @ teacher_second / other_count
         return difference.square().sum((1, 2))
-    own = _inner(student_first, student_first, student_second, student_second)
-    other = _inner(teacher_first, teacher_first, teacher_second, teacher_second)
-    return (own + other - 2 * _inner(student_first, teacher_first, student_second, teacher_second)).clamp(min=0)
+    own = _inner(student_first, student_first, student_second, student_second) / student_count**2
+    other = _inner(teacher_first, teacher_first, teacher_second, teacher_second) / teacher_count**2
+    cross = _inner(student_first, teacher_first, student_second, teacher_second) / (student_count * teacher_count)
+    return (own + other - 2 * cross).clamp(min=0)
 
 
 def _inner(first: Tensor, second: Tensor, third: Tensor, fourth: Tensor) -> Tensor:

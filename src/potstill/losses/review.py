@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from potstill.losses.contract import LossValue, StudentView
+from potstill.losses.contract import LossValue, Shapes, StudentView
 from potstill.losses.feature import FeatureLoss
+from potstill.losses.layers import teacher_taps
 from potstill.losses.options import LayerPair, between, tap_name
 from potstill.losses.precision import full_precision
 from potstill.losses.reduction import Reduction, over_rows
@@ -91,7 +92,7 @@ class ReviewKD(FeatureLoss):
         super().__init__(layers=layers, project="linear")
         self.middle_channels = int(between("middle_channels", middle_channels, 1, 65536))
 
-    def prepare(self, student: Any, teacher: Any, *, num_rows: int) -> None:
+    def prepare(self, student: Shapes, teacher: Shapes | None, *, num_rows: int) -> None:
         deepest = student.taps.get(tap_name(self.role, self.layers[-1][0]), (0, self.middle_channels))
         self._middle = min(self.middle_channels, deepest[1])
         self._built = 0
@@ -105,10 +106,9 @@ class ReviewKD(FeatureLoss):
     def forward(self, student: StudentView, teacher: TeacherSignal | None, batch: Mapping[str, Any]) -> LossValue:
         """Mean over stages of the sum over rows, from the deepest stage to the shallowest."""
         del batch
-        assert teacher is not None
-        deeper, terms = None, []
+        taps, deeper, terms = teacher_taps(teacher), None, []
         for (student_layer, teacher_layer), fusion in zip(reversed(self.layers), reversed(list(self.bridges))):
-            teacher_map = teacher.taps[tap_name(self.role, teacher_layer)].detach()
+            teacher_map = taps[tap_name(self.role, teacher_layer)].detach()
             student_map = student.taps[tap_name(self.role, student_layer)]
             output, deeper = fusion(student_map, deeper, tuple(teacher_map.shape[-2:]))
             terms.append(review_kd(output, teacher_map, reduction="sum"))
