@@ -14,7 +14,24 @@ WORDS = {
     "good": ["bright", "lovely", "warm", "clever", "joyful", "honest", "graceful", "tender"],
     "bad": ["dull", "dreary", "cold", "clumsy", "bitter", "hollow", "careless", "harsh"],
 }
-NEUTRAL = ["film", "book", "song", "play", "story", "scene", "actor", "the", "a", "this", "was", "is", "and", "very", "quite", "with"]
+NEUTRAL = [
+    "film",
+    "book",
+    "song",
+    "play",
+    "story",
+    "scene",
+    "actor",
+    "the",
+    "a",
+    "this",
+    "was",
+    "is",
+    "and",
+    "very",
+    "quite",
+    "with",
+]
 
 
 def sentences(count: int, seed: int) -> list[tuple[str, str]]:

@@ -54,7 +54,14 @@ def test_the_student_learns_and_is_measured(finished: tuple[Path, Metrics]) -> N
 
 def test_the_folder_is_laid_out_as_documented(finished: tuple[Path, Metrics]) -> None:
     output, _ = finished
-    for file in ("recipe.yaml", "README.md", "student/config.json", "student/model.safetensors", "export/model.onnx", "report/index.html"):
+    for file in (
+        "recipe.yaml",
+        "README.md",
+        "student/config.json",
+        "student/model.safetensors",
+        "export/model.onnx",
+        "report/index.html",
+    ):
         assert (output / file).is_file(), file
     figures = json.loads((output / "report" / "metrics.json").read_text("utf-8"))
     for key in ("task", "metric", "ratio", "retention", "gap_closed", "agreement", "wdsr", "models"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from typing import TYPE_CHECKING, Any
 
@@ -120,3 +121,26 @@ def build(name: str, **options: Any) -> Loss:
             )
     loss: Loss = loss_class(**options)
     return loss
+
+
+def describe() -> list[dict[str, str]]:
+    """One row per loss for the command line: name, kind, what it reads of the teacher, options, and source."""
+    functional = importlib.import_module("potstill.losses.functional")
+    rows = []
+    for name in names():
+        loss_class = resolve(LOSSES, name, kind="loss")
+        loss = build(name)
+        own = " ".join((inspect.getdoc(loss_class) or "").split())
+        pure = " ".join((inspect.getdoc(getattr(functional, name)) or "").split())
+        source = (own if "*Source*: " in own else pure).partition("*Source*: ")[2]
+        rows.append(
+            {
+                "name": name,
+                "kind": loss_class.kind,
+                "about": pure.split(". ")[0].rstrip(". "),
+                "needs": ", ".join(loss.needs_teacher()) or "labels alone",
+                "options": ", ".join(f"{key}={value!r}" for key, value in defaults(name).items()),
+                "source": source.split(". ")[0].rstrip("."),
+            }
+        )
+    return rows

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from transformers import AutoConfig
 
 from potstill.disk import fingerprint
@@ -47,13 +48,15 @@ def load_given(run: Run, label_names: tuple[str, ...] | None) -> LoadedTeacher:
     from potstill.teacher.load import LoadedTeacher, load_teacher
 
     recipe = run.recipe.teacher
-    if run.given_teacher is not None:
-        loaded = load_teacher(run.given_teacher, run.task, label_names=label_names)
-        loaded = LoadedTeacher(loaded.model, run.given_processor or loaded.processor, loaded.head_is_new, loaded.notes)
-    elif recipe.from_scratch:
-        loaded = _from_scratch(run, label_names)
-    else:
-        loaded = load_teacher(recipe.model, run.task, label_names=label_names, trust_remote_code=recipe.trust_remote_code)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.recipe.seed)  # a new head starts from the same weights in every sitting
+        if run.given_teacher is not None:
+            loaded = load_teacher(run.given_teacher, run.task, label_names=label_names)
+            loaded = LoadedTeacher(loaded.model, run.given_processor or loaded.processor, loaded.head_is_new, loaded.notes)
+        elif recipe.from_scratch:
+            loaded = _from_scratch(run, label_names)
+        else:
+            loaded = load_teacher(recipe.model, run.task, label_names=label_names, trust_remote_code=recipe.trust_remote_code)
     if loaded.head_is_new and recipe.finetune == "never":
         raise RecipeError(
             f"teacher {recipe.model!r} has no trained head for {run.task.name}, and teacher.finetune is never",
@@ -64,7 +67,6 @@ def load_given(run: Run, label_names: tuple[str, ...] | None) -> LoadedTeacher:
 
 
 def _from_scratch(run: Run, label_names: tuple[str, ...] | None) -> LoadedTeacher:
-    import torch
     import transformers
 
     from potstill.teacher.load import AUTO_CLASSES, LoadedTeacher
@@ -73,9 +75,7 @@ def _from_scratch(run: Run, label_names: tuple[str, ...] | None) -> LoadedTeache
     names = label_names or tuple(config.id2label.values())
     config.id2label = dict(enumerate(names))
     config.label2id = {name: index for index, name in enumerate(names)}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(run.recipe.seed)
-        model = getattr(transformers, AUTO_CLASSES[run.task.name]).from_config(config)
+    model = getattr(transformers, AUTO_CLASSES[run.task.name]).from_config(config)
     processor = run.task.load_processor(run.recipe.teacher.model, model_config=config)
     return LoadedTeacher(model.eval(), processor, head_is_new=True, notes=("the teacher starts from random weights",))
 

@@ -60,14 +60,16 @@ def reevaluate(folder: str | Path, *, data: str | None = None) -> dict[str, Any]
                 "wdsr": wdsr(answers.logits, teacher.logits, answers.labels),
                 "mean_kl_nats": mean_kl(answers.logits, teacher.logits),
             }
-        return {"task": run.task.name, "metric": run.task.metric, "rows": len(ours), "data": data or "test split", "models": models}
+        about = {"task": run.task.name, "metric": run.task.metric, "rows": len(ours), "data": data or "test split"}
+        return {**about, "models": models}
 
 
 def as_table(figures: dict[str, Any]) -> Table:
     """The figures of `reevaluate` for the terminal."""
     from rich.table import Table
 
-    table = Table("model", figures["metric"], "kept", "agreement", "WDSR", "mean KL", title=f"{figures['rows']} rows of {figures['data']}")
+    title = f"{figures['rows']} rows of {figures['data']}"
+    table = Table("model", figures["metric"], "kept", "agreement", "WDSR", "mean KL", title=title)
     for name, model in figures["models"].items():
         rest = [model.get(key) for key in ("retention", "agreement", "wdsr", "mean_kl_nats")]
         shown = ["" if value is None else f"{value:.4f}" for value in rest]

@@ -57,19 +57,25 @@ def make_student(run: Run, folder: Path) -> Sequence[str]:
     return [achieved, *notes]
 
 
-def plan_student(run: Run, teacher: PreTrainedModel, counts: np.ndarray | None) -> StudentPlan:
+def plan_student(run: Run, teacher: LoadedTeacher, counts: np.ndarray | None) -> StudentPlan:
     """The plan for the recipe's budget, or for the architecture that it names."""
     recipe = run.recipe.student
     num_labels = len(run.label_names)
     if recipe.model is not None:
-        return plan_from_config(teacher, recipe.model, num_labels=num_labels)
+        return plan_from_config(teacher.model, recipe.model, num_labels=num_labels)
+    latency_of = None
     if recipe.latency_ms is not None:
         from potstill.pipeline.preview import latency_table
 
-        return plan(
-            teacher, latency_ms=recipe.latency_ms, num_labels=num_labels, token_counts=counts, latency_of=latency_table(run)
-        )
-    return plan(teacher, num_labels=num_labels, token_counts=counts, **recipe.budget)  # type: ignore[arg-type]
+        latency_of = latency_table(run)
+    return plan(
+        teacher.model,
+        num_labels=num_labels,
+        token_counts=counts,
+        min_vocabulary=None if counts is None else required_size(teacher.processor, counts),
+        latency_of=latency_of,
+        **recipe.budget,  # type: ignore[arg-type]
+    )
 
 
 def load_student(run: Run, folder: Path) -> tuple[PreTrainedModel, Any]:
