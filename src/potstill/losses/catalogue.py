@@ -132,7 +132,7 @@ def describe() -> list[dict[str, str]]:
         loss = build(name)
         own = " ".join((inspect.getdoc(loss_class) or "").split())
         pure = " ".join((inspect.getdoc(getattr(functional, name)) or "").split())
-        source = (own if "*Source*: " in own else pure).partition("*Source*: ")[2]
+        source = (own if "Source" in own else pure).replace("*", "").partition("Source: ")[2]
         rows.append(
             {
                 "name": name,
