@@ -1,0 +1,142 @@
+"""What the trainer reads and measures: batches in a fixed order, and the student against labels and teacher."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
+
+from potstill.losses.contract import StudentView
+from potstill.teacher.signal import TeacherSignal
+from potstill.training import evaluation, order, preparation
+from potstill.training.averaging import WeightAverage
+from potstill.training.objective import Objective
+
+logger = logging.getLogger(__name__)
+
+
+class MeasuringTrainer(Trainer):
+    """The reading and measuring half of `DistillationTrainer`; it has no objective of its own.
+
+    Attributes:
+        objective: The terms, set by the subclass.
+        source: The source of knowledge, or None.
+        selection: From metrics to the figure that the best model has most of, or None.
+    """
+
+    args: TrainingArguments
+    model: Any
+    train_dataset: Any
+    eval_dataset: Any
+    objective: Objective
+    source: Any
+    selection: Callable[[Mapping[str, float]], float] | None
+    _average: WeightAverage | None
+    _memories: list[evaluation.TeacherMemory]
+
+    def prepare(self) -> None:
+        """Make ready what `_view` and `_signal` need."""
+        raise TypeError(f"{type(self).__name__} does not define prepare")
+
+    def _view(self, batch: Mapping[str, Any]) -> StudentView:
+        raise TypeError(f"{type(self).__name__} does not define _view")
+
+    def _signal(self, batch: Mapping[str, Any], needs: tuple[str, ...]) -> TeacherSignal | None:
+        raise TypeError(f"{type(self).__name__} does not define _signal")
+
+    @property
+    def progress(self) -> float:
+        """Share of the optimizer steps that are done."""
+        return self.state.global_step / self.state.max_steps if self.state.max_steps > 0 else 0.0
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Batches that depend on seed, epoch and rank alone."""
+        if self.train_dataset is None or isinstance(self.train_dataset, IterableDataset):
+            return super().get_train_dataloader()
+        batches = order.training_batches(
+            self.train_dataset,
+            self._train_batch_size,
+            seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
+            drop_last=self.args.dataloader_drop_last,
+            rank=self.args.process_index,
+            num_ranks=self.args.world_size,
+        )
+        return order.loader(self.train_dataset, batches, self.data_collator, self.args)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        """Batches of like length in a fixed order."""
+        if isinstance(eval_dataset, str):
+            eval_dataset = self.eval_dataset[eval_dataset]
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        if dataset is None or isinstance(dataset, IterableDataset):
+            return super().get_eval_dataloader(dataset)
+        batches = order.FixedBatches(
+            len(dataset),
+            self.args.eval_batch_size,
+            lengths=getattr(dataset, "lengths", None),
+            rank=self.args.process_index,
+            num_ranks=self.args.world_size,
+        )
+        return order.loader(dataset, batches, self.data_collator, self.args)
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
+        """As for evaluation."""
+        return self.get_eval_dataloader(test_dataset)
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader[Any],
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Task metric, distillation loss, and agreement and mean KL where the teacher knows the rows."""
+        self.prepare()
+        has_teacher = self.source is not None and preparation.provides(self.source, "logits")
+        self.objective.set_progress(self.progress)
+        self.model.eval()
+        self.callback_handler.eval_dataloader = dataloader
+        with torch.no_grad(), self._averaged():
+            found = evaluation.predict(
+                dataloader,
+                self._prepare_inputs,
+                self._view,
+                self.objective,
+                self._signal if has_teacher else None,
+                self._memory_of(dataloader.dataset),
+                self._tick,
+            )
+        found = evaluation.gathered(found, self.args.world_size)
+        metrics = self._metrics(found)
+        named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        return EvalLoopOutput(found.logits, found.labels, named, len(found.positions))
+
+    def _metrics(self, found: evaluation.Predictions) -> dict[str, float]:
+        metrics = evaluation.loss_of(self.objective, found)
+        if found.teacher_logits is not None:
+            metrics.update(evaluation.fidelity(found.logits, found.teacher_logits))
+        if self.compute_metrics is not None and found.labels is not None:
+            metrics.update(self.compute_metrics(EvalPrediction(predictions=found.logits, label_ids=found.labels)))
+        if self.selection is not None:
+            metrics["selection"] = self.selection(metrics)
+        return metrics
+
+    def _memory_of(self, dataset: Any) -> evaluation.TeacherMemory:
+        for memory in self._memories:
+            if memory.dataset is dataset:
+                return memory
+        self._memories.append(evaluation.TeacherMemory(dataset))
+        return self._memories[-1]
+
+    def _tick(self) -> None:
+        self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+
+    def _averaged(self) -> contextlib.AbstractContextManager[None]:
+        return self._average.applied() if self._average is not None else contextlib.nullcontext()
