@@ -196,3 +196,9 @@ def test_many_labels_are_shortened():
     config = SimpleNamespace(num_labels=150, id2label={index: f"intent {index}" for index in range(150)})
     with pytest.raises(ModelError, match="and 138 more"):
         align_labels(config, [f"other {index}" for index in range(150)])
+
+
+def test_a_folder_without_a_tokenizer_is_refused_and_not_read_as_unknown_words(saved):
+    from potstill.tasks import build
+
+    assert "has no tokenizer" in message(saved, build("text-classification"))

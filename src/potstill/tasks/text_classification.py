@@ -57,6 +57,13 @@ class TextClassification:
             tokenizer = AutoTokenizer.from_pretrained(name_or_path)
         except (OSError, ValueError, ImportError) as err:
             raise loading_error(name_or_path, "a tokenizer", err) from err
+        if len(tokenizer) <= len(tokenizer.all_special_ids):
+            # transformers makes an empty tokenizer, which reads every word as unknown, where the files are missing
+            raise ModelError(
+                f"{name_or_path} has no tokenizer: tokenizer.json (or vocab.txt, or a SentencePiece model) is missing",
+                "a tokenizer in the same folder as the model",
+                "save it there with tokenizer.save_pretrained",
+            )
         if tokenizer.pad_token_id is None:
             raise ModelError(
                 f"the tokenizer of {name_or_path} has no padding token",
