@@ -1,0 +1,129 @@
+"""Write the reference pages that follow from the code: docs/recipe.md and docs/metrics.md.
+
+python docs/generate.py           # write them
+python docs/generate.py --check   # exit code 1 where they are out of date
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from potstill.recipe import recipe_schema
+from potstill.recipe.read import ALIASES, SHORTHANDS
+from potstill.report.metrics import metrics_schema
+
+FOLDER = Path(__file__).parent
+
+
+def pages() -> dict[str, str]:
+    """File name → content."""
+    return {"recipe.md": recipe_page(), "metrics.md": metrics_page()}
+
+
+def recipe_page() -> str:
+    """Every key of a recipe with its type, default and meaning."""
+    schema = recipe_schema()
+    lines = [
+        "# Recipe reference",
+        "",
+        "Written by `python docs/generate.py` from the code. `potstill schema` prints the same as a JSON schema for editors.",
+        "Every key can be given in a YAML file, in a Python mapping, or as `--set key=value` on the command line.",
+        "",
+    ]
+    top = [name for name, value in schema["properties"].items() if _section(schema, value) is None]
+    lines += ["## Top level", "", *_table(schema, {name: schema["properties"][name] for name in top}, "", schema), ""]
+    for name, value in schema["properties"].items():
+        section = _section(schema, value)
+        if section is not None:
+            lines += [
+                f"## {name}",
+                "",
+                section.get("description", ""),
+                "",
+                *_table(schema, section["properties"], f"{name}.", section),
+                "",
+            ]
+    lines += [
+        "## Other names",
+        "",
+        "Keys that the field's users know, and where they belong:",
+        "",
+        "| key | the same as |",
+        "|---|---|",
+    ]
+    lines += [f"| `{alias}` | `{home}` |" for alias, home in ALIASES.items()]
+    lines += [f"| `{section}: value` | `{section}.{key}: value` |" for section, key in SHORTHANDS.items()]
+    return "\n".join(lines) + "\n"
+
+
+def metrics_page() -> str:
+    """Every field of metrics.json."""
+    schema = metrics_schema()
+    lines = [
+        "# metrics.json",
+        "",
+        "Written by `python docs/generate.py` from the code. `potstill schema --metrics` prints the JSON schema.",
+        "",
+        "## The document",
+        "",
+        *_table(schema, schema["properties"], "", schema),
+        "",
+    ]
+    for name, part in sorted(schema["$defs"].items()):
+        lines += [f"## {name}", "", part.get("description", ""), "", *_table(schema, part["properties"], "", part), ""]
+    return "\n".join(lines) + "\n"
+
+
+def _section(schema: dict[str, Any], value: dict[str, Any]) -> dict[str, Any] | None:
+    reference = value.get("$ref")
+    return schema["$defs"][reference.rsplit("/", 1)[-1]] if reference else None
+
+
+def _table(schema: dict[str, Any], properties: dict[str, Any], prefix: str, owner: dict[str, Any]) -> list[str]:
+    required = set(owner.get("required", ()))
+    lines = ["| key | accepts | default | meaning |", "|---|---|---|---|"]
+    for name, value in properties.items():
+        default = "required" if name in required else _shown(value.get("default"))
+        meaning = value.get("description", "").replace("|", "\\|")
+        lines.append(f"| `{prefix}{name}` | {_accepts(value)} | {default} | {meaning} |")
+    return lines
+
+
+def _accepts(value: dict[str, Any]) -> str:
+    if "$ref" in value:
+        return f"[{value['$ref'].rsplit('/', 1)[-1]}](#{value['$ref'].rsplit('/', 1)[-1].lower()})"
+    if "enum" in value:
+        return ", ".join(f"`{word}`" for word in value["enum"])
+    if "const" in value:
+        return f"`{value['const']}`"
+    if "anyOf" in value:
+        return " or ".join(dict.fromkeys(_accepts(part) for part in value["anyOf"]))
+    kind = {"null": "nothing", "object": "mapping", "array": "list"}.get(value.get("type", ""), value.get("type", "anything"))
+    bounds = [f"{sign} {value[key]}" for key, sign in _BOUNDS.items() if key in value]
+    return f"{kind} ({', '.join(bounds)})" if bounds else kind
+
+
+_BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+
+
+def _shown(default: Any) -> str:
+    return "–" if default is None or default in ({}, []) else f"`{default}`"
+
+
+def main() -> None:
+    """Write or check the pages."""
+    stale = []
+    for name, text in pages().items():
+        file = FOLDER / name
+        if "--check" in sys.argv and (not file.is_file() or file.read_text("utf-8") != text):
+            stale.append(name)
+        elif "--check" not in sys.argv:
+            file.write_text(text, "utf-8")
+    if stale:
+        sys.exit(f"out of date: {', '.join(stale)}; run python docs/generate.py")
+
+
+if __name__ == "__main__":
+    main()
