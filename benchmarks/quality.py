@@ -114,22 +114,29 @@ def figures(metrics: Any, ratio: float, seed: int, seconds: float) -> dict[str, 
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
-    """Mean over seeds, and the spread, for each ratio."""
+    """Mean over seeds, and half the spread of the retention, for each ratio."""
     names = sorted({name for row in rows for name in row["quality"]})
-    print(
-        f"\n{'ratio':>6} {'seeds':>5} {'achieved':>9} "
-        + " ".join(f"{name:>14}" for name in names)
-        + f" {'retention':>16} {'gap closed':>11} {'agreement':>10} {'seconds':>8}"
-    )
+    columns = ["ratio", "seeds", "achieved", *names, "retention", "±", "gap closed", "agreement", "seconds"]
+    lines = [columns]
     for ratio in sorted({row["ratio"] for row in rows}):
         part = [row for row in rows if row["ratio"] == ratio]
-        quality = " ".join(f"{_mean([row['quality'].get(name) for row in part]):>14.4f}" for name in names)
         retention = [row["retention"] for row in part]
-        spread = max(retention) - min(retention)
-        print(
-            f"{ratio:>6} {len(part):>5} {_mean([row['achieved'] for row in part]):>9.4f} {quality} {_mean(retention):>8.4f} ±{spread / 2:.4f}"
-            f" {_mean([row['gap_closed'] for row in part]):>11.3f} {_mean([row['agreement'] for row in part]):>10.4f} {_mean([row['seconds'] for row in part]):>8.0f}"
+        lines.append(
+            [
+                f"{ratio}",
+                f"{len(part)}",
+                f"{_mean([row['achieved'] for row in part]):.4f}",
+                *(f"{_mean([row['quality'].get(name) for row in part]):.4f}" for name in names),
+                f"{_mean(retention):.4f}",
+                f"{(max(retention) - min(retention)) / 2:.4f}",
+                f"{_mean([row['gap_closed'] for row in part]):.3f}",
+                f"{_mean([row['agreement'] for row in part]):.4f}",
+                f"{_mean([row['seconds'] for row in part]):.0f}",
+            ]
         )
+    widths = [max(len(line[column]) for line in lines) for column in range(len(columns))]
+    for line in lines:
+        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
 
 
 def _mean(values: list[float | None]) -> float:
