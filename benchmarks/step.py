@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads on a busy machine falsify both sides
 
 import numpy as np
 import torch
@@ -149,13 +152,17 @@ def main() -> None:
     parser.add_argument("--layers", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
-    rows = [measure(layers, asked.rounds, asked.steps) for layers in asked.layers]
+    rows = []
+    if not asked.json:
+        print(f"{'layers':>6} {'bare ms':>9} {'trainer ms':>11} {'wall ratio':>11} {'CPU ratio':>10}", flush=True)
+    for layers in asked.layers:
+        row = measure(layers, asked.rounds, asked.steps)
+        rows.append(row)
+        if not asked.json:
+            line = "{layers:>6} {bare_ms:>9.2f} {trainer_ms:>11.2f} {wall_ratio:>11.3f} {cpu_ratio:>10.3f}"
+            print(line.format(**row), flush=True)
     if asked.json:
         print(json.dumps(rows, indent=2))
-        return
-    print(f"{'layers':>6} {'bare ms':>9} {'trainer ms':>11} {'wall ratio':>11} {'CPU ratio':>10}")
-    for row in rows:
-        print("{layers:>6} {bare_ms:>9.2f} {trainer_ms:>11.2f} {wall_ratio:>11.3f} {cpu_ratio:>10.3f}".format(**row))
 
 
 def measure(layers: int, rounds: int, steps: int) -> dict[str, float]:

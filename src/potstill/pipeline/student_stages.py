@@ -23,7 +23,14 @@ if TYPE_CHECKING:
 
 CALIBRATION_ROWS = 512
 CALIBRATION_BATCH = 32
-LEARNED_SPLITS = ("train", "unlabelled", "augmented")
+DROPOUT_KEYS = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "classifier_dropout",
+    "dropout",
+    "attention_dropout",
+    "seq_classif_dropout",
+)
 
 
 def make_student(run: Run, folder: Path) -> Sequence[str]:
@@ -78,13 +85,25 @@ def plan_student(run: Run, teacher: LoadedTeacher, counts: np.ndarray | None) ->
     )
 
 
-def load_student(run: Run, folder: Path) -> tuple[PreTrainedModel, Any]:
-    """A student of this run and its tokenizer or image processor, as `Auto…from_pretrained` gives them."""
+def load_student(run: Run, folder: Path, *, without_dropout: bool = False) -> tuple[PreTrainedModel, Any]:
+    """A student of this run and its tokenizer or image processor, as `Auto…from_pretrained` gives them.
+
+    Args:
+        run: The run.
+        folder: Where it was saved.
+        without_dropout: Load it without dropout: a small student of a teacher that labels many rows does not overfit, and
+            dropout takes from the little that it has.
+    """
     import transformers
 
     from potstill.teacher.load import AUTO_CLASSES
 
-    model = getattr(transformers, AUTO_CLASSES[run.task.name]).from_pretrained(folder).eval()
+    config: Any = transformers.AutoConfig.from_pretrained(folder)
+    if without_dropout:
+        for name in DROPOUT_KEYS:
+            if getattr(config, name, None) is not None:
+                setattr(config, name, 0.0)
+    model = getattr(transformers, AUTO_CLASSES[run.task.name]).from_pretrained(folder, config=config).eval()
     return model, run.task.load_processor(str(folder), model_config=model.config)
 
 

@@ -26,7 +26,7 @@ CUSTOM_EPOCHS, CUSTOM_RATE = 8.0, 3e-4
 
 def distill(run: Run, folder: Path) -> Sequence[str]:
     """Teach the student what the teacher says, and what happens inside it."""
-    student, processor = load_student(run, run.folder / "work/student/model")
+    student, processor = load_student(run, run.folder / "work/student/model", without_dropout=True)
     stages = stages_of(run, student)
     outcomes = []
     for spec in stages:
