@@ -63,7 +63,11 @@ def wants_baseline(run: Run) -> bool:
 
 
 def stages_of(run: Run, student: Any) -> tuple[StageSpec, ...]:
-    """The stages of the recipe's method, or one stage of the recipe's own losses."""
+    """The stages of the recipe's method, or one stage of the recipe's own losses.
+
+    For texts, `auto` learns from the cached answers alone: reading the teacher's inside in every step costs more than the
+    student's own step, and the same time spent on more rows teaches more.
+    """
     recipe = run.recipe.distill
     if recipe.losses is not None:
         depth = _facts(student, kept_layers(run))
@@ -75,6 +79,7 @@ def stages_of(run: Run, student: Any) -> tuple[StageSpec, ...]:
         temperature=recipe.temperature,
         alpha=recipe.alpha,
         layers=recipe.layers,
+        has_taps=recipe.method != "auto" or run.task.modality != "text",
         has_same_tokens=not has_own_tokens(run),
     )
     return build_method(recipe.method, _facts(student, kept_layers(run)), _facts(run.teacher.model), options)
