@@ -22,13 +22,13 @@ PENALTY_WEIGHTS = {
     "depth": 1.0,  # × log2(L0 / L) ** 1.3
     "text_width": 2.5,  # × log2(H0 / H)
     "image_width": 1.5,  # × log2(H0 / H)
-    "text_narrowed": 1.2,  # once, where the width is cut at all: no teacher layer fits whole any more
+    "text_narrowed": 2.2,  # once, where the width is cut at all: no teacher layer fits whole any more
     "image_narrowed": 0.6,
     "heads": 0.4,  # × log2(heads that fill this width / A) ** 1.5
     "ffn": 0.25,  # × log2(F0 / F) ** 1.5
-    "rank": 0.12,  # × log2(H0 / E) ** 2
+    "rank": 0.2,  # × log2(H0 / E) ** 2
     "factorised": 0.15,  # once, where the embedding is factorised at all
-    "coverage": 0.15,  # × percent of the data's token occurrences that the kept vocabulary lacks
+    "coverage": 0.1,  # × percent of the data's token occurrences that the kept vocabulary lacks
     "vocabulary": 0.05,  # × log2(V0 / V): tokens that other texts may bring
 }
 COVERAGES = (0.95, 0.97, 0.98, 0.985, 0.99, 0.995, 0.998, 0.999, 1.0)
