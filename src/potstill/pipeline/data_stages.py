@@ -18,7 +18,7 @@ from potstill.pipeline.given import load_given
 if TYPE_CHECKING:
     from potstill.pipeline.context import Run
 
-AUGMENTED_ROWS = 40_000  # about so many rows the teacher labels in a minute or two on two cores
+MOST_ROWS, MOST_TOKENS = 60_000, 1_500_000  # so much the teacher labels in a few minutes on two cores
 MOST_COPIES = 12
 
 
@@ -84,7 +84,9 @@ def augmented_rows(run: Run, num_rows: int) -> int:
     if asked == "none":
         return 0
     if asked == "auto":
-        return int(min(max(AUGMENTED_ROWS - num_rows, 0), MOST_COPIES * num_rows))
+        length = float(run.teacher_rows("train").lengths.mean())
+        total = min(MOST_ROWS, MOST_TOKENS / max(length, 1.0), (1 + MOST_COPIES) * num_rows)
+        return max(0, int(total) - num_rows)
     return int(asked) * num_rows
 
 

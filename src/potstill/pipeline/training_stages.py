@@ -13,7 +13,7 @@ from potstill.disk import write_json_atomic
 from potstill.errors import ModelError
 from potstill.methods.catalogue import build as build_method
 from potstill.methods.contract import MethodOptions, ModelFacts, StageSpec, TermSpec, facts_of
-from potstill.pipeline.knowledge import training_collator, training_source
+from potstill.pipeline.knowledge import has_own_tokens, training_collator, training_source
 from potstill.pipeline.loss_table import read_losses
 from potstill.pipeline.student_stages import kept_layers, load_student
 from potstill.training.stages import StageSettings, TrainOutcome, total_steps, train_stage
@@ -65,8 +65,8 @@ def wants_baseline(run: Run) -> bool:
 def stages_of(run: Run, student: Any) -> tuple[StageSpec, ...]:
     """The stages of the recipe's method, or one stage of the recipe's own losses.
 
-    For texts, `auto` learns from the cached answers alone: reading the teacher's inside in every step costs more than the
-    student's own step, and the same time spent on more rows teaches more.
+    For texts, `auto` learns from the cached answers to many rows: reading the teacher's inside in every step costs more than
+    the student's own step, and the same time spent on more rows teaches more.
     """
     recipe = run.recipe.distill
     if recipe.losses is not None:
@@ -79,15 +79,9 @@ def stages_of(run: Run, student: Any) -> tuple[StageSpec, ...]:
         temperature=recipe.temperature,
         alpha=recipe.alpha,
         layers=recipe.layers,
-        has_taps=recipe.method != "auto" or run.task.modality != "text",
         has_same_tokens=not has_own_tokens(run),
     )
-    return build_method(recipe.method, _facts(student, kept_layers(run)), _facts(run.teacher.model), options)
-
-
-def has_own_tokens(run: Run) -> bool:
-    """Whether the student reads texts through a tokenizer that is no cut of the teacher's."""
-    return bool(run.facts("work/student").get("own_tokenizer"))
+    return build_method(method_of(run), _facts(student, kept_layers(run)), _facts(run.teacher.model), options)
 
 
 def _facts(model: Any, layers: Sequence[int] = ()) -> ModelFacts:

@@ -1,0 +1,20 @@
+"""Distillation from the teacher's answers to many rows, most of which nobody labelled."""
+
+from __future__ import annotations
+
+from potstill.methods.contract import MethodOptions, ModelFacts, StageSpec, with_wishes
+from potstill.methods.response import response_terms
+
+AVERAGE_DECAY = 0.998
+
+
+def augmented_kd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+    """KL at τ = 2 on labelled, unlabelled and augmented rows alike; the labels count only where `alpha` asks for them.
+
+    Source: Tang et al. 2019, Distilling Task-Specific Knowledge from BERT into Simple Neural Networks (arXiv 1903.12136), who
+    learn from the teacher's logits on augmented sentences alone; here with KL instead of MSE, and the weights averaged over
+    the last 500 steps. The default for texts: answers are cached, so that the time goes into rows.
+    """
+    terms = tuple(term for term in response_terms(options, temperature=2.0, alpha=1.0) if term.weight != 0)
+    stage = StageSpec("prediction", terms, epochs=4.0, learning_rate=5e-4, settings={"average_decay": AVERAGE_DECAY})
+    return with_wishes([stage], options)
