@@ -252,8 +252,7 @@ def main() -> None:
 
 def _flags(**given: Any) -> dict[str, Any]:
     home = {"student": "student_arch", "quantize": "quantize", "teacher": "teacher_model"}
-    flags = {home.get(name, name): value for name, value in given.items() if value is not None}
-    return flags
+    return {home.get(name, name): value for name, value in given.items() if value is not None}
 
 
 def _recipe(file: Path | None, flags: dict[str, Any], settings: list[str] | None) -> Recipe:
@@ -264,12 +263,12 @@ def _recipe(file: Path | None, flags: dict[str, Any], settings: list[str] | None
 
 
 def _run(recipe: Recipe, *, overwrite: bool, as_json: bool) -> None:
-    from potstill.console import ConsoleObserver
+    from potstill.console import ConsoleObserver, warnings_told_by
     from potstill.pipeline import DistillationPipeline
 
     _quiet_libraries()
     pipeline: DistillationPipeline = DistillationPipeline.from_recipe(recipe)
-    with ConsoleObserver(num_stages=len(pipeline.stages)) as observer:
+    with ConsoleObserver(num_stages=len(pipeline.stages)) as observer, warnings_told_by(observer.warn):
         metrics = pipeline.run(observer=observer, overwrite=overwrite)
     if as_json:
         typer.echo(metrics.model_dump_json(indent=2))
@@ -287,7 +286,6 @@ def _run(recipe: Recipe, *, overwrite: bool, as_json: bool) -> None:
 def _quiet_libraries() -> None:
     """Progress belongs to the bars drawn here; the libraries' own are switched off for this process."""
     import logging
-
     import warnings
 
     import datasets

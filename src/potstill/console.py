@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+LINE_SECONDS = 20
+MOST_FIGURES = 3
+UNTOLD = ("learning_rate", "grad_norm", "epoch", "runtime", "per_second")
 
 
 class ConsoleObserver:
@@ -16,7 +22,7 @@ class ConsoleObserver:
 
     Args:
         console: Where to draw; stderr by default, so that results on stdout stay clean.
-        num_stages: How many stages the run has, for the counter.
+        num_stages: How many stages the run has, those that are left out included, for the counter.
     """
 
     def __init__(self, console: Console | None = None, num_stages: int = 0) -> None:
@@ -49,19 +55,20 @@ class ConsoleObserver:
     def stage_started(self, name: str, title: str) -> None:
         """Open a bar."""
         self._titles[name] = title
+        self._last_line = time.monotonic()
         self._task = self._progress.add_task(f"{name:<9}", total=None, figures=title)
 
     def stage_advanced(self, done: int, total: int, figures: Mapping[str, float]) -> None:
         """Move the bar; without a terminal, a line every twenty seconds instead."""
         if self._task is None:
             return
-        shown = "  ".join(f"{key} {value:.4g}" for key, value in figures.items())
+        shown = _told(figures)
         self._progress.update(self._task, completed=done, total=total)
         if shown:
             self._progress.update(self._task, figures=shown)
-        if not self.console.is_terminal and time.monotonic() - self._last_line > 20:
+        if not self.console.is_terminal and time.monotonic() - self._last_line > LINE_SECONDS:
             self._last_line = time.monotonic()
-            self.console.print(f"    {done} of {total}  {shown}", highlight=False)
+            self.console.print(f"         {done} of {total}  {shown}".rstrip(), highlight=False)
 
     def stage_finished(self, name: str, seconds: float, *, skipped: bool) -> None:
         """Close the bar and leave one line."""
@@ -75,6 +82,10 @@ class ConsoleObserver:
             f"[green]✓[/green] {counter:>5}  {name:<9} {state}  [dim]{escape(self._titles.get(name, ''))}[/dim]", highlight=False
         )
 
+    def stage_left_out(self, name: str) -> None:
+        """Count it; nothing to see."""
+        self._count += 1
+
     def note(self, text: str) -> None:
         """Print a dim line."""
         self.console.print(f"         [dim]{escape(text)}[/dim]", highlight=False)
@@ -82,3 +93,36 @@ class ConsoleObserver:
     def warn(self, text: str) -> None:
         """Print a yellow line."""
         self.console.print(f"[yellow]![/yellow]        {escape(text)}", highlight=False)
+
+
+@contextlib.contextmanager
+def warnings_told_by(tell: Callable[[str], None]) -> Iterator[None]:
+    """Within it, each warning that the library logs is told once, and not by a handler that somebody else set up."""
+    library, handler = logging.getLogger("potstill"), _Teller(tell)
+    before = library.propagate
+    library.addHandler(handler)
+    library.propagate = False
+    try:
+        yield
+    finally:
+        library.removeHandler(handler)
+        library.propagate = before
+
+
+class _Teller(logging.Handler):
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self.tell, self.told = tell, set[str]()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if text not in self.told:
+            self.told.add(text)
+            self.tell(text)
+
+
+def _told(figures: Mapping[str, float]) -> str:
+    """The few figures that a person watches: the losses, and the metric on validation."""
+    watched = {name: value for name, value in figures.items() if not any(word in name for word in UNTOLD)}
+    first = sorted(watched, key=lambda name: (name != "loss", name.count("/"), not name.endswith("accuracy")))[:MOST_FIGURES]
+    return "  ".join(f"{name.removeprefix('eval_')} {watched[name]:.4g}" for name in first)

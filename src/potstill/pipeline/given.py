@@ -13,7 +13,10 @@ from potstill.errors import ModelError, PotstillError, RecipeError
 from potstill.recipe.model import TeacherRecipe
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from potstill.pipeline.context import Run
+    from potstill.tasks.contract import Task
     from potstill.teacher.load import LoadedTeacher
 
 
@@ -67,17 +70,26 @@ def load_given(run: Run, label_names: tuple[str, ...] | None) -> LoadedTeacher:
 
 
 def _from_scratch(run: Run, label_names: tuple[str, ...] | None) -> LoadedTeacher:
-    import transformers
-
-    from potstill.teacher.load import AUTO_CLASSES, LoadedTeacher
+    from potstill.teacher.load import LoadedTeacher
 
     config = read_config(run.recipe.teacher)
     names = label_names or tuple(config.id2label.values())
     config.id2label = dict(enumerate(names))
     config.label2id = {name: index for index, name in enumerate(names)}
-    model = getattr(transformers, AUTO_CLASSES[run.task.name]).from_config(config)
+    model = new_model(run.task, config)
     processor = run.task.load_processor(run.recipe.teacher.model, model_config=config)
-    return LoadedTeacher(model.eval(), processor, head_is_new=True, notes=("the teacher starts from random weights",))
+    return LoadedTeacher(model, processor, head_is_new=True, notes=("the teacher starts from random weights",))
+
+
+def new_model(task: Task, config: Any) -> PreTrainedModel:
+    """A model of a configuration with random weights, in evaluation mode."""
+    import transformers
+
+    from potstill.teacher.load import AUTO_CLASSES
+
+    if config.architectures is None:
+        config.architectures = []  # DeiT's Auto class cannot read None
+    return getattr(transformers, AUTO_CLASSES[task.name]).from_config(config).eval()
 
 
 def wants_training(run: Run) -> bool:

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from potstill.data.encoded import EncodedRows
+from potstill.data.paired import PairedCollator, PairedRows
 from potstill.errors import NeedsError
 from potstill.evaluate.similarity import AttentionDifference, LayerSimilarity, attention_difference, layer_similarity
-from potstill.pipeline.knowledge import training_collator
+from potstill.pipeline.knowledge import has_own_tokens, training_collator
 from potstill.pipeline.student_stages import kept_layers, load_student
 from potstill.report import metrics as figures
 from potstill.training.taps import TapReader, available
@@ -43,6 +45,9 @@ def compare_insides(run: Run) -> figures.LayerSimilarity | None:
 
 
 def _attention(run: Run, student: Any, teacher: Any, batches: list[Any], reader: TapReader) -> AttentionDifference | None:
+    if has_own_tokens(run) and run.task.modality == "text":
+        logger.info("attention is not compared: teacher and student read other tokens")
+        return None
     pairs = [(block, layer) for block, layer in enumerate(kept_layers(run), start=1)]
     try:
         return attention_difference(student, teacher, batches, pairs=pairs, read=reader.read)
@@ -56,8 +61,11 @@ def _hidden(model: Any) -> list[str]:
 
 
 def _batches(run: Run, processor: Any) -> list[Any]:
-    rows = run.student_rows("test")
+    rows: EncodedRows = run.student_rows("test")
     collator = training_collator(run, processor)
+    if has_own_tokens(run):
+        collator = PairedCollator(collator, run.task.collator(run.teacher.processor))
+        rows = PairedRows(rows, run.teacher_rows("test"))
     drawn = np.random.default_rng(run.recipe.seed).permutation(len(rows))[: run.recipe.evaluate.similarity_rows]
     chosen = [drawn[start : start + BATCH].tolist() for start in range(0, len(drawn), BATCH)]
     return [collator(rows.__getitems__(part)) for part in chosen]

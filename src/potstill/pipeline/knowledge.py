@@ -6,14 +6,19 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from potstill.data.encoded import EncodedRows
 from potstill.teacher.signal import TeacherSignal
 from potstill.teacher.source import TeacherSource
 
 if TYPE_CHECKING:
     from potstill.pipeline.context import Run
+    from potstill.teacher.live import LiveTeacher
+
+WHOLE_ROW_NEEDS = ("logits", "pooled", "head.in")
 
 
 class LayeredSource:
@@ -21,7 +26,7 @@ class LayeredSource:
 
     Args:
         answers: Gives logits, by row (a cache, usually).
-        inside: Gives inner values, live, on the student's own tokens, so that positions agree.
+        inside: Gives inner values, live; where the vocabulary was cut, on the student's own tokens, so that positions agree.
     """
 
     def __init__(self, answers: TeacherSource, inside: TeacherSource) -> None:
@@ -70,20 +75,82 @@ class AlignedCollator:
         }
 
 
+class RowsTeacher:
+    """A live teacher that looks up the rows of a batch and reads them in its own tokens, whatever the student reads.
+
+    Args:
+        live: The teacher.
+        rows: All rows in the teacher's tokens (or pixels).
+        collator: Makes a batch of them.
+        token_values: Whether values with one entry per token are given; not where the student has other tokens.
+    """
+
+    def __init__(
+        self,
+        live: LiveTeacher,
+        rows: EncodedRows,
+        collator: Callable[[list[dict[str, Any]]], dict[str, Tensor]],
+        *,
+        token_values: bool,
+    ) -> None:
+        self.live, self.rows, self.collator, self.token_values = live, rows, collator, token_values
+        self.model = live.model
+        self._order = np.argsort(rows.row_ids, kind="stable")
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the teacher."""
+        return self.live.fingerprint
+
+    def can_provide(self, need: str) -> bool:
+        """Logits and values of whole rows; values of single tokens where they fall on the student's."""
+        return need in WHOLE_ROW_NEEDS or (self.token_values and self.live.can_provide(need))
+
+    def signal(self, batch: Mapping[str, Any], needs: Collection[str] = ("logits",)) -> TeacherSignal:
+        """What the teacher says of the rows with the batch's ids."""
+        wanted = batch["row_id"].cpu().numpy()
+        places = self._order[np.searchsorted(self.rows.row_ids[self._order], wanted)]
+        return self.live.signal(self.collator(self.rows.__getitems__(places.tolist())), needs)
+
+
 def training_source(run: Run) -> TeacherSource:
-    """The teacher's answers from the cache where there is one, everything else from the live model."""
+    """Answers from the cache where there is one, else from the live model on its own tokens; inner values from the live model."""
     from potstill.teacher.live import LiveTeacher
     from potstill.training.taps import TapReader
 
     live = LiveTeacher(run.teacher.model, TapReader())
-    if not (run.folder / "work/cache/logits").is_dir():
-        return live
+    cached = (run.folder / "work/cache/logits").is_dir()
+    inside: TeacherSource = live
+    if has_own_tokens(run) or (has_other_rows(run) and not cached):
+        names = [name for name in ("train", "validation", "test", "unlabelled", "augmented") if run.has(name)]
+        own = RowsTeacher(
+            live,
+            run.teacher_rows(*names),
+            run.task.collator(run.teacher.processor),
+            token_values=run.task.modality == "image",
+        )
+        if not cached:
+            return own if has_own_tokens(run) else LayeredSource(own, live)
+        inside = own
+    return LayeredSource(_cached(run, live.fingerprint), inside) if cached else live
+
+
+def has_own_tokens(run: Run) -> bool:
+    """Whether the student reads through a tokenizer or image processor that is no cut of the teacher's."""
+    return bool(run.facts("work/student").get("own_tokenizer"))
+
+
+def has_other_rows(run: Run) -> bool:
+    """Whether the rows were encoded anew for the student."""
+    return (run.folder / "work/student/encoded").is_dir()
+
+
+def _cached(run: Run, fingerprint: str) -> TeacherSource:
     from potstill.teacher.cache import CachedTeacher, Fingerprints
     from potstill.teacher.rest import fingerprint_of_processor
 
-    expected = Fingerprints(teacher=live.fingerprint, processor=fingerprint_of_processor(run.teacher.processor))
-    answers = CachedTeacher.open(run.folder / "work/cache/logits", expect=expected)
-    return LayeredSource(answers, live)
+    expected = Fingerprints(teacher=fingerprint, processor=fingerprint_of_processor(run.teacher.processor))
+    return CachedTeacher.open(run.folder / "work/cache/logits", expect=expected)
 
 
 def training_collator(run: Run, processor: Any) -> Callable[[list[dict[str, Any]]], dict[str, Tensor]]:

@@ -108,7 +108,7 @@ def gather(run: Run, folder: Path) -> dict[str, Subject]:
     exported = export_onnx(
         teacher.model,
         folder / "teacher.onnx",
-        example_inputs=run.task.example_inputs(teacher.model, batch=2),
+        example_inputs=_example(run, teacher.model, "teacher", batch=2),
         dynamic_axes=run.task.dynamic_axes(teacher.model),
     )
     fastest = _best_threads(
@@ -129,7 +129,7 @@ def gather(run: Run, folder: Path) -> dict[str, Subject]:
 def _subject(run: Run, model: Any, processor: Any, sees: str) -> Subject:
     rows = _rows(run, sees)
     middle = int(np.median(rows.lengths)) if run.task.modality == "text" else None
-    spent = cost(model, run.task.example_inputs(model, batch=1, tokens=middle))
+    spent = cost(model, _example(run, model, sees, batch=1, tokens=middle))
     runner = TorchRunner(model)
     answers = predict(runner, rows, run.task.collator(processor))
     return Subject(answers, {runner.name: runner}, spent.parameters, spent.bytes, spent.flops, {"safetensors": spent.bytes}, sees)
@@ -152,6 +152,14 @@ def _add_exports(run: Run, subjects: dict[str, Subject], processor: Any) -> None
         name = f"student-{kept['precision']}" if kept["precision"] != "fp32" else f"student-{kept['runtime']}"
         formats = {f"{kept['runtime']}-{kept['precision']}": size}
         subjects[name] = Subject(answers, {runner.name: runner}, student.parameters, size, student.flops, formats, "student")
+
+
+def _example(run: Run, model: Any, sees: str, *, batch: int, tokens: int | None = None) -> Any:
+    """Inputs as the model reads them; teacher and student may read images of other sizes."""
+    if run.task.modality == "image":
+        height, width = _rows(run, sees)[0]["pixel_values"].shape[-2:]
+        run.task.image_size = (int(height), int(width))  # type: ignore[attr-defined]
+    return run.task.example_inputs(model, batch=batch, tokens=tokens)
 
 
 def _rows(run: Run, sees: str) -> Any:

@@ -21,6 +21,9 @@ class Observer(Protocol):
     def stage_finished(self, name: str, seconds: float, *, skipped: bool) -> None:
         """A stage is whole, or was whole before."""
 
+    def stage_left_out(self, name: str) -> None:
+        """This run does without the stage."""
+
     def note(self, text: str) -> None:
         """Something that the user should know."""
 
@@ -42,6 +45,10 @@ class LoggingObserver:
     def stage_finished(self, name: str, seconds: float, *, skipped: bool) -> None:
         """Log the end."""
         logger.info("%s: %s", name, "already done" if skipped else f"{seconds:.1f} s")
+
+    def stage_left_out(self, name: str) -> None:
+        """Log at debug level."""
+        logger.debug("%s: not needed", name)
 
     def note(self, text: str) -> None:
         """Log as information."""

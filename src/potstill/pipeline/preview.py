@@ -133,16 +133,14 @@ def preview(recipe: Recipe) -> Preview:
 
 def latency_table(run: Run) -> Callable[[PreTrainedConfig], float]:
     """A function that measures an architecture on this machine: median milliseconds of one row at batch 1, each shape once."""
-    import transformers
-
-    from potstill.teacher.load import AUTO_CLASSES
+    from potstill.pipeline.given import new_model
 
     known: dict[str, float] = {}
 
     def latency_of(config: PreTrainedConfig) -> float:
         key = config.to_json_string()
         if key not in known:
-            model = getattr(transformers, AUTO_CLASSES[run.task.name]).from_config(config).eval()
+            model = new_model(run.task, config)
             known[key] = _median_ms(model, run.task.example_inputs(model, batch=1, tokens=_usual_tokens(run)))
         return known[key]
 

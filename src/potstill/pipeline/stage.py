@@ -62,6 +62,7 @@ def perform(stage: Stage, run: Run, *, replace: bool) -> StageResult:
     """
     mark = stage_fingerprint(stage, run)
     if not stage.is_needed(run):
+        run.observer.stage_left_out(stage.name)
         return StageResult(fingerprint({"not needed": mark}), 0.0, skipped=True)
     run.observer.stage_started(stage.name, stage.title)
     started = time.perf_counter()

@@ -11,6 +11,7 @@ import numpy as np
 
 from potstill.disk import write_json_atomic
 from potstill.errors import ModelError
+from potstill.pipeline.named_student import has_own_files, named_processor, named_student
 from potstill.student.init import cut_student
 from potstill.student.plan import StudentPlan, plan, plan_from_config
 from potstill.student.vocabulary import VocabularyCut, count_tokens, cut_vocabulary, required_size
@@ -44,10 +45,12 @@ def make_student(run: Run, folder: Path) -> Sequence[str]:
         assert counts is not None
         cut = cut_vocabulary(teacher.processor, counts, planned.vocabulary, unseen_texts=_unseen_texts(run))
     processor = teacher.processor if cut is None else cut.tokenizer
-    own = _named_processor(run)
-    student = _named_student(run, planned) or cut_student(
-        teacher.model, planned, _calibration(run, teacher), vocabulary_cut=cut, seed=run.recipe.seed
-    )
+    own = None
+    if run.recipe.student.model is None:
+        student = cut_student(teacher.model, planned, _calibration(run, teacher), vocabulary_cut=cut, seed=run.recipe.seed)
+    else:
+        own = named_processor(run, planned, teacher.processor)
+        student = named_student(run, planned, own or processor)
     run.observer.stage_advanced(2, 4, {})
     student.save_pretrained(folder / "model")
     (own or processor).save_pretrained(folder / "model")
@@ -58,7 +61,7 @@ def make_student(run: Run, folder: Path) -> Sequence[str]:
         np.save(folder / "kept_ids.npy", cut.kept_ids)
         notes.append(_told(cut))
     run.observer.stage_advanced(4, 4, {})
-    facts = {"plan": asdict(planned), "vocabulary": _vocabulary_facts(cut), "own_tokenizer": own is not None}
+    facts = {"plan": asdict(planned), "vocabulary": _vocabulary_facts(cut), "own_tokenizer": has_own_files(run)}
     write_json_atomic(folder / "facts.json", facts)
     achieved = f"{planned.parameters:,} of {planned.teacher_parameters:,} parameters (ratio {planned.ratio:.3f})"
     return [achieved, *notes]
@@ -147,42 +150,6 @@ def _calibration(run: Run, teacher: LoadedTeacher) -> list[Any]:
         collator(rows.__getitems__(drawn[start : start + CALIBRATION_BATCH].tolist()))
         for start in range(0, len(drawn), CALIBRATION_BATCH)
     ]
-
-
-def _named_student(run: Run, planned: StudentPlan) -> PreTrainedModel | None:
-    """The student that the recipe names, with its own weights where it has them."""
-    name = run.recipe.student.model
-    if name is None:
-        return None
-    has_weights = not Path(name).is_dir() or any(Path(name).glob("*.safetensors"))
-    if has_weights:
-        student = run.task.load_model(name, num_labels=len(run.label_names), label_names=run.label_names)
-    else:
-        import torch
-        import transformers
-
-        from potstill.teacher.load import AUTO_CLASSES
-
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(run.recipe.seed)
-            student = getattr(transformers, AUTO_CLASSES[run.task.name]).from_config(planned.build_config())
-    student.config.id2label = dict(enumerate(run.label_names))
-    student.config.label2id = {label: index for index, label in enumerate(run.label_names)}
-    if student.num_parameters() >= run.teacher.model.num_parameters():
-        run.observer.warn(f"the student {name} is not smaller than the teacher")
-    return student.eval()
-
-
-def _named_processor(run: Run) -> Any:
-    """The tokenizer or image processor that a named student brings; None where it reads what the teacher reads."""
-    name = run.recipe.student.model
-    if name is None:
-        return None
-    if Path(name).is_dir():
-        files = ("tokenizer.json", "vocab.txt", "preprocessor_config.json")
-        if not any((Path(name) / file).is_file() for file in files):
-            return None
-    return run.task.load_processor(name)
 
 
 def _encode(run: Run, processor: Any, folder: Path) -> None:
