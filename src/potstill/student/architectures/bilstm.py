@@ -40,8 +40,8 @@ class BiLSTMModel(TextEncoder):
 
     def __init__(self, config: BiLSTMConfig) -> None:
         super().__init__(config)
-        widths = [config.embedding_size, *[2 * config.hidden_size] * (config.num_hidden_layers - 1)]
-        self.layers = nn.ModuleList([BiLSTMLayer(width, config.hidden_size) for width in widths])
+        widths = [config.embedding_size, *[config.hidden_size] * (config.num_hidden_layers - 1)]
+        self.layers = nn.ModuleList([BiLSTMLayer(width, config.num_units) for width in widths])
         self.post_init()
 
     @can_return_tuple

@@ -11,7 +11,7 @@ class BiLSTMConfig(PreTrainedConfig):
     Args:
         vocab_size: Tokens.
         embedding_size: Width of a token's embedding.
-        hidden_size: Units of each direction of each layer.
+        num_units: Units of each direction of each layer; hidden states are twice as wide.
         num_hidden_layers: Layers.
         classifier_size: Units between the pooled text and the classes.
         dropout: On embeddings, between layers and before the classes.
@@ -22,16 +22,21 @@ class BiLSTMConfig(PreTrainedConfig):
 
     vocab_size: int = 30522
     embedding_size: int = 128
-    hidden_size: int = 256
+    num_units: int = 256
     num_hidden_layers: int = 1
     classifier_size: int = 256
     dropout: float = 0.1
     pad_token_id: int | None = 0
 
     @property
+    def hidden_size(self) -> int:
+        """Width of the hidden states: both directions."""
+        return 2 * self.num_units
+
+    @property
     def pooled_size(self) -> int:
         """Maximum and mean of both directions."""
-        return 4 * self.hidden_size
+        return 4 * self.num_units
 
 
 class TextCNNConfig(PreTrainedConfig):

@@ -24,7 +24,7 @@ def flops(config: Any, *, tokens: int = TOKENS) -> int:
     if config.model_type == "potstill-cnn":
         body = sum(inputs * outputs * kernel**2 * side**2 for inputs, outputs, kernel, side in convolutions(config))
     elif config.model_type == "potstill-bilstm":
-        body = tokens * sum(8 * config.hidden_size * (width + config.hidden_size) for width in _lstm_inputs(config))
+        body = tokens * sum(8 * config.num_units * (width + config.num_units) for width in _lstm_inputs(config))
     elif config.model_type == "potstill-textcnn":
         body = tokens * sum(config.kernel_sizes) * config.embedding_size * config.num_filters
     else:
@@ -45,12 +45,12 @@ def convolutions(config: Any) -> Iterator[tuple[int, int, int, int]]:
 
 
 def _bilstm(config: Any) -> int:
-    layers = sum(8 * config.hidden_size * (width + config.hidden_size + 2) for width in _lstm_inputs(config))
+    layers = sum(8 * config.num_units * (width + config.num_units + 2) for width in _lstm_inputs(config))
     return config.vocab_size * config.embedding_size + layers
 
 
 def _lstm_inputs(config: Any) -> list[int]:
-    return [config.embedding_size] + [2 * config.hidden_size] * (config.num_hidden_layers - 1)
+    return [config.embedding_size] + [config.hidden_size] * (config.num_hidden_layers - 1)
 
 
 def _textcnn(config: Any) -> int:

@@ -24,7 +24,7 @@ TOLERANCE_OF_BUDGET = 0.05  # … and of the budget, whichever is smaller
 USUAL_EMBEDDING = 256
 USUAL_WIDTH = {"bilstm": 256, "textcnn": 256, "static": 256, "cnn": 64}
 LARGEST_WIDTH = {"bilstm": 2048, "textcnn": 2048, "static": 4096, "cnn": 4096}
-SOLVED = {"bilstm": "hidden_size", "textcnn": "num_filters", "static": "classifier_size"}
+SOLVED = {"bilstm": "num_units", "textcnn": "num_filters", "static": "classifier_size"}
 PENALTIES = {
     "coverage": 0.15,  # × percent of the data's token occurrences that the vocabulary lacks
     "vocabulary": 0.05,  # × log2(V of the teacher / V)
