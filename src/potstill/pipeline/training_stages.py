@@ -84,6 +84,12 @@ def stages_of(run: Run, student: Any) -> tuple[StageSpec, ...]:
     return build_method(method_of(run), _facts(student, kept_layers(run)), _facts(run.teacher.model), options)
 
 
+def method_of(run: Run) -> str:
+    """The recipe's method; for texts, `auto` is the one that learns from the answers to many rows."""
+    asked = run.recipe.distill.method
+    return "augmented_kd" if asked == "auto" and run.task.modality == "text" else asked
+
+
 def _facts(model: Any, layers: Sequence[int] = ()) -> ModelFacts:
     try:
         return facts_of(model, kept_layers=layers)
