@@ -2,18 +2,61 @@
 
 from __future__ import annotations
 
+from potstill.errors import NeedsError
 from potstill.methods.contract import Method, MethodOptions, ModelFacts, StageSpec
 from potstill.table import resolve
 
 DEFAULT = "kd"
 
 METHODS: dict[str, str] = {
+    # the output
     "kd": "potstill.methods.response:kd",
+    "augmented_kd": "potstill.methods.augmented:augmented_kd",
+    "dkd": "potstill.methods.output:dkd",
+    "dist": "potstill.methods.output:dist",
+    "logit_std": "potstill.methods.output:logit_std",
+    "nkd": "potstill.methods.output:nkd",
+    "wsld": "potstill.methods.output:wsld",
+    "ctkd": "potstill.methods.output:ctkd",
+    "mlkd": "potstill.methods.output:mlkd",
+    # no teacher
+    "self": "potstill.methods.teacher_free:tf_kd",
+    "tf_kd": "potstill.methods.teacher_free:tf_kd",
+    "label_smoothing": "potstill.methods.teacher_free:label_smoothing",
+    # blocks of encoders
     "distilbert": "potstill.methods.response:distilbert",
     "tinybert": "potstill.methods.layerwise:tinybert",
     "pkd": "potstill.methods.layerwise:pkd",
     "minilm": "potstill.methods.layerwise:minilm",
+    # features
+    "at": "potstill.methods.features:at",
+    "vid": "potstill.methods.features:vid",
+    "ft": "potstill.methods.features:ft",
+    "ofd": "potstill.methods.features:ofd",
+    "review_kd": "potstill.methods.features:review_kd",
+    "mgd": "potstill.methods.features:mgd",
+    "cwd": "potstill.methods.features:cwd",
+    "srd": "potstill.methods.features:srd",
+    "layered": "potstill.methods.layered:layered",
+    # features first, then the output
+    "fitnets": "potstill.methods.staged:fitnets",
+    "ab": "potstill.methods.staged:ab",
+    "fsp": "potstill.methods.staged:fsp",
+    "simkd": "potstill.methods.staged:simkd",
+    # relations and contrast
+    "rkd": "potstill.methods.relations:rkd",
+    "sp": "potstill.methods.relations:sp",
+    "cc": "potstill.methods.relations:cc",
+    "pkt": "potstill.methods.relations:pkt",
+    "nst": "potstill.methods.relations:nst",
+    "crd": "potstill.methods.relations:crd",
 }
+
+# Pairs (student, teacher) that stand for a kind of model where a method is described without one.
+EXAMPLES = (
+    (ModelFacts(4, 64, 4, "text"), ModelFacts(12, 64, 4, "text")),
+    (ModelFacts(4, 64, None, "image"), ModelFacts(4, 128, None, "image")),
+)
 
 
 def names() -> tuple[str, ...]:
@@ -54,19 +97,30 @@ def build(name: str, student: ModelFacts, teacher: ModelFacts, options: MethodOp
 
 def default_epochs(name: str = "auto") -> float:
     """Passes over the rows that a method makes where the user asks for none."""
-    example = ModelFacts(4, 64, 4, "text"), ModelFacts(12, 64, 4, "text")
-    return sum(stage.epochs for stage in find(name)(*example, MethodOptions()))
+    return sum(stage.epochs for stage in example_stages(name))
+
+
+def example_stages(name: str) -> tuple[StageSpec, ...]:
+    """The stages of a method for the first kind of model that it works on.
+
+    Raises:
+        RecipeError: No such method.
+        NeedsError: It works on none of `EXAMPLES`.
+    """
+    for student, teacher in EXAMPLES[:-1]:
+        try:
+            return build(name, student, teacher)
+        except NeedsError:
+            continue
+    return build(name, *EXAMPLES[-1])
 
 
 def describe() -> list[dict[str, str]]:
     """One row per method for the command line: name, stages and terms, and source."""
-    example = ModelFacts(4, 64, 4, "text"), ModelFacts(12, 64, 4, "text")
     rows = []
     for name in names():
-        method = find(name)
-        stages = build(name, *example)
-        text = " ".join((method.__doc__ or "").split())
+        text = " ".join((find(name).__doc__ or "").split())
         about, _, source = text.partition("Source: ")
-        parts = [f"{stage.name}: {' + '.join(term.name for term in stage.terms)}" for stage in stages]
+        parts = [f"{stage.name}: {' + '.join(term.name for term in stage.terms)}" for stage in example_stages(name)]
         rows.append({"name": name, "about": about.strip(), "stages": "; ".join(parts), "source": source})
     return rows

@@ -21,6 +21,8 @@ class ModelFacts:
         heads: Attention heads of a block; None without attention.
         modality: "text" or "image".
         kept_layers: For a student cut from the teacher: the teacher's blocks that it keeps, 1-based; else empty.
+        num_classes: Outputs of the head; None where unknown.
+        strides: Pixels of the image per step of each block's grid (of its patches); empty for texts and where unknown.
     """
 
     layers: int
@@ -28,6 +30,13 @@ class ModelFacts:
     heads: int | None
     modality: str
     kept_layers: tuple[int, ...] = ()
+    num_classes: int | None = None
+    strides: tuple[int, ...] = ()
+
+    @property
+    def has_maps(self) -> bool:
+        """Whether blocks give maps [B, C, H, W] (a convolutional net) and not tokens [B, T, D]."""
+        return self.modality == "image" and self.heads is None
 
 
 @dataclass(frozen=True)
@@ -131,7 +140,18 @@ def facts_of(model: Any, *, kept_layers: Sequence[int] = ()) -> ModelFacts:
     layers = len(depth) if isinstance(depth, (list, tuple)) else int(depth)
     last_width = width[-1] if isinstance(width, (list, tuple)) else width
     kept = tuple(kept_layers) if len(kept_layers) == layers else ()
-    return ModelFacts(layers, int(last_width), heads, family.modality, kept)
+    return ModelFacts(layers, int(last_width), heads, family.modality, kept, config.num_labels, _strides(config, layers))
+
+
+def _strides(config: Any, layers: int) -> tuple[int, ...]:
+    """Strides of a ResNet's stages (its stem has 4) or a vision transformer's patches."""
+    if hasattr(config, "patch_size"):
+        patch = config.patch_size
+        return (int(patch[0] if isinstance(patch, (list, tuple)) else patch),) * layers
+    if hasattr(config, "downsample_in_first_stage"):
+        first = 8 if config.downsample_in_first_stage else 4
+        return tuple(first * 2**stage for stage in range(layers))
+    return ()
 
 
 def with_wishes(stages: Sequence[StageSpec], options: MethodOptions) -> tuple[StageSpec, ...]:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from potstill.errors import RecipeError
-from potstill.methods.contract import LayerChoice, ModelFacts
+from potstill.methods.contract import LayerChoice, MethodOptions, ModelFacts
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from potstill.methods.similarity import Read
 
 CHOICES = ("auto", "uniform", "last", "first", "skip")
 
@@ -13,7 +19,8 @@ CHOICES = ("auto", "uniform", "last", "first", "skip")
 def pair_layers(choice: LayerChoice, student: ModelFacts, teacher: ModelFacts) -> list[tuple[int, int]]:
     """Pairs (student block, teacher block), 1-based, rising.
 
-    ``auto``: the blocks that a cut student keeps, else uniform; ``uniform``: i ← i·T/S; ``last`` and ``first``: that end of
+    ``auto``: the blocks that a cut student keeps, else of convolutional nets the stages with grids of one size, else uniform;
+    ``uniform``: i ← i·T/S; ``last`` and ``first``: that end of
     the teacher; ``skip``: uniform without the last pair, which the response already teaches (patient distillation).
 
     Raises:
@@ -31,6 +38,8 @@ def pair_layers(choice: LayerChoice, student: ModelFacts, teacher: ModelFacts) -
         )
     if choice == "auto" and student.kept_layers:
         return list(enumerate(student.kept_layers, start=1))
+    if choice == "auto" and student.has_maps and teacher.has_maps and set(student.strides) & set(teacher.strides):
+        return _by_stride(student.strides, teacher.strides)
     if student.layers > teacher.layers:
         uniform = [(round(i * student.layers / teacher.layers), i) for i in range(1, teacher.layers + 1)]
     else:
@@ -43,6 +52,46 @@ def pair_layers(choice: LayerChoice, student: ModelFacts, teacher: ModelFacts) -
     if choice == "skip" and count > 1:
         return uniform[:-1]
     return uniform
+
+
+def last_pair(options: MethodOptions, student: ModelFacts, teacher: ModelFacts) -> list[tuple[int, int]]:
+    """The last blocks, for methods that compare one place; other pairs where the user names them.
+
+    Raises:
+        RecipeError: As `pair_layers`.
+    """
+    return [(student.layers, teacher.layers)] if options.layers == "auto" else pair_layers(options.layers, student, teacher)
+
+
+def pair_by_similarity(
+    student: nn.Module, teacher: nn.Module, batches: Iterable[Mapping[str, Any]], read: Read
+) -> list[tuple[int, int]]:
+    """Pairs of blocks that are most alike on these batches (debiased CKA), rising on both sides and of the largest sum.
+
+    Every block of the shallower model is in one pair. Both models should be in eval mode; a student that is still random
+    resembles nothing, so measure one that was cut from the teacher or trained for a while.
+
+    Args:
+        student: A model with blocks.
+        teacher: Likewise.
+        batches: A few batches as the collator makes them.
+        read: (model, inputs, needs) → values by need name, as `TapReader().read`.
+
+    Returns:
+        (student block, teacher block), 1-based, as `layers` takes them.
+
+    Raises:
+        DataError: Fewer than 4 rows.
+    """
+    from potstill.methods.similarity import best_rising, block_similarity
+
+    return best_rising(block_similarity(student, teacher, batches, read))
+
+
+def _by_stride(student: Sequence[int], teacher: Sequence[int]) -> list[tuple[int, int]]:
+    """The last stage of each grid that both have."""
+    ends = [{stride: stage for stage, stride in enumerate(strides, start=1)} for strides in (student, teacher)]
+    return [(stage, ends[1][stride]) for stride, stage in sorted(ends[0].items()) if stride in ends[1]]
 
 
 def _checked(pairs: Sequence[Sequence[int]], student_layers: int, teacher_layers: int) -> list[tuple[int, int]]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from potstill.errors import NeedsError
 from potstill.methods.contract import MethodOptions, ModelFacts, StageSpec, TermSpec, require_taps, with_wishes
-from potstill.methods.layers import pair_layers
+from potstill.methods.layers import last_pair, pair_layers
+from potstill.methods.needs import require_attention, require_positions, require_tokens
 from potstill.methods.response import response_terms
 
 
@@ -14,8 +14,8 @@ def tinybert(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -
     Source: Jiao et al. 2020, TinyBERT (arXiv 1909.10351), section 3.2 and the settings of its task-specific distillation
     (20 epochs, then 3). Where rows have labels and `alpha` is given, the second stage learns from them too.
     """
-    require_taps("tinybert", options)
     pairs = pair_layers(options.layers, student, teacher)
+    require_positions("tinybert", student, teacher, options, pairs)
     terms = [TermSpec("embedding_mse"), TermSpec("hidden_mse", options={"layers": pairs})]
     if student.heads and teacher.heads:
         terms.append(TermSpec("tinybert_attention", options={"layers": pairs}))
@@ -35,6 +35,7 @@ def pkd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tup
     middle ones are taken.
     """
     require_taps("pkd", options, compares_tokens=False)
+    require_tokens("pkd", student, teacher)
     pairs = pair_layers("skip" if options.layers == "auto" else options.layers, student, teacher)
     terms = (
         *response_terms(options, temperature=10.0, alpha=0.5),
@@ -48,10 +49,9 @@ def minilm(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> 
 
     Source: Wang et al. 2020, MiniLM (arXiv 2002.10957), which has the first stage on a large corpus; here on the task's rows.
     """
-    require_taps("minilm", options)
-    if not student.heads or not teacher.heads:
-        raise NeedsError("method 'minilm' needs attention in both models", "transformer encoders", "set distill.method: kd")
-    pairs = [(student.layers, teacher.layers)] if options.layers == "auto" else pair_layers(options.layers, student, teacher)
+    require_attention("minilm", student, teacher)
+    pairs = last_pair(options, student, teacher)
+    require_positions("minilm", student, teacher, options, pairs)
     name = "minilm" if student.heads == teacher.heads else "minilm_v2"
     stages = [
         StageSpec("intermediate", (TermSpec(name, options={"layers": pairs}),), epochs=10.0, learning_rate=5e-4, select="last"),

@@ -6,6 +6,7 @@ from typing import Any
 
 from potstill.methods.contract import MethodOptions, ModelFacts, StageSpec, TermSpec, with_wishes
 from potstill.methods.layers import pair_layers
+from potstill.methods.needs import require_positions
 from potstill.training.schedules import is_schedule
 
 EARLY_FEATURES = {"phases": [[0.5, 1.0], [1.0, 0.2]]}
@@ -17,7 +18,8 @@ def kd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tupl
     Source: Hinton et al. 2015, Distilling the Knowledge in a Neural Network (arXiv 1503.02531).
     """
     terms = response_terms(options, temperature=2.0, alpha=0.7)
-    if options.has_taps and options.has_same_tokens and student.width == teacher.width:
+    is_alike = options.has_same_tokens and student.has_maps == teacher.has_maps and student.strides[-1:] == teacher.strides[-1:]
+    if options.has_taps and is_alike and student.width == teacher.width:
         terms += (TermSpec("hidden_mse", EARLY_FEATURES, options={"layers": pair_layers(options.layers, student, teacher)}),)
     return with_wishes([StageSpec("prediction", terms, epochs=8.0, learning_rate=3e-4)], options)
 
@@ -27,12 +29,11 @@ def distilbert(student: ModelFacts, teacher: ModelFacts, options: MethodOptions)
 
     Source: Sanh et al. 2019, DistilBERT (arXiv 1910.01108).
     """
-    from potstill.methods.contract import require_taps
-
-    require_taps("distilbert", options)
+    pairs = [(student.layers, teacher.layers)]
+    require_positions("distilbert", student, teacher, options, pairs)
     terms = (
         *response_terms(options, temperature=2.0, alpha=5 / 7, whole=7 / 8),
-        TermSpec("cosine", 1 / 8, options={"layers": [(student.layers, teacher.layers)]}),
+        TermSpec("cosine", 1 / 8, options={"layers": pairs}),
     )
     return with_wishes([StageSpec("prediction", terms, epochs=3.0, learning_rate=5e-5)], options)
 
@@ -52,6 +53,11 @@ def response_terms(options: MethodOptions, *, temperature: float, alpha: float, 
         TermSpec("kl", _mapped(wished, lambda value: whole * value), temperature=heat),
         TermSpec("ce", _mapped(wished, lambda value: whole * (1.0 - value))),
     )
+
+
+def label_terms(options: MethodOptions, *, temperature: float = 4.0) -> tuple[TermSpec, ...]:
+    """Labels alone, as the reference protocol has them beside a feature; with `alpha`, labels and response."""
+    return tuple(term for term in response_terms(options, temperature=temperature, alpha=0.0) if term.weight != 0)
 
 
 def _mapped(schedule: Any, change: Any) -> Any:

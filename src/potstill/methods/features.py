@@ -1,0 +1,109 @@
+"""Methods on features in one stage: maps of attention, hints with uncertainty, factors, projectors, generated features.
+
+Beside the feature stand the labels at weight 1 and no response, as in the tables that the methods are compared by; `alpha` adds
+the response. Losses are means over their pairs of blocks, papers sum over them, hence weights times the number of pairs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from potstill.methods.contract import MethodOptions, ModelFacts, StageSpec, TermSpec, require_taps
+from potstill.methods.layers import last_pair, pair_layers
+from potstill.methods.needs import require_maps, require_positions, require_same_grids
+from potstill.methods.output import one_stage, warm_up
+from potstill.methods.response import label_terms
+
+
+def at(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+    """Attention transfer: where features are large, at every matched block, weight 1000 each.
+
+    Source: Zagoruyko and Komodakis 2017 (arXiv 1612.03928), β = 1000 in the reference protocol.
+    """
+    return _over_blocks("at", 1000.0, student, teacher, options)
+
+
+def vid(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+    """Variational information: Gaussians predicted from the student's blocks, weight 1 each.
+
+    Source: Ahn et al. 2019 (arXiv 1904.05835), weight of the reference protocol.
+    """
+    return _over_blocks("vid", 1.0, student, teacher, options)
+
+
+def ft(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+    """Factor transfer at the last block, weight 200.
+
+    Source: Kim et al. 2018 (arXiv 1802.04977), weight of the reference protocol. The paper trains the paraphraser before the
+    student; here both train at once, without a gradient from the student's part into it.
+    """
+    return _at_the_end("ft", 200.0, student, teacher, options)
+
+
+def ofd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+    """Overhaul: partial distance to the teacher's blocks above a margin, weight 8 each.
+
+    Source: Heo et al. 2019 (arXiv 1904.01866): 1/1000 of the sum, halved per stage from the end, is 8 times the mean on the
+    stages of its CIFAR nets (8,192 elements in the last). It reads blocks after their activation, the paper before. Grids are
+    equal.
+    """
+    pairs = pair_layers(options.layers, student, teacher)
+    require_positions("ofd", student, teacher, options, pairs)
+    require_same_grids("ofd", student, teacher, pairs)
+    return _over_blocks("ofd", 8.0, student, teacher, options)
+
+
+def review_kd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+    """Knowledge review: stages fused from deep to shallow, each compared at several sizes, weight 1 each, warmed up.
+
+    Source: Chen et al. 2021 (arXiv 2104.09044), weight of ImageNet; the authors take other weights by pair of nets on CIFAR-100.
+    """
+    require_maps("review_kd", student, teacher)
+    require_taps("review_kd", options, compares_tokens=False)
+    pairs = pair_layers(options.layers, student, teacher)
+    return _stage("review_kd", warm_up(1.0 * len(pairs)), pairs, options)
+
+
+def mgd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+    """Masked generative distillation: the teacher's last block generated from 85 % of the student's, weight 2.
+
+    Source: Yang et al. 2022 (arXiv 2205.01529): 7e-5 of the sum on ImageNet is 1.8 times the mean for ResNet-18, λ = 0.15.
+    """
+    return _at_the_end("mgd", 2.0, student, teacher, options)
+
+
+def cwd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+    """Channel-wise distillation of the last block (τ = 4), weight 50.
+
+    Source: Shu et al. 2021 (arXiv 2011.13256), the settings of feature maps; the paper teaches dense prediction.
+    """
+    return _at_the_end("cwd", 50.0, student, teacher, options)
+
+
+def srd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+    """Projector and soft maximum (power 4) on the input of the final layer, weight 1.
+
+    Source: Miles and Mikolajczyk 2024 (arXiv 2303.11098), without the term on logits of its ImageNet runs; `alpha` adds one.
+    """
+    require_taps("srd", options, compares_tokens=False)
+    return one_stage(options, (TermSpec("srd", 1.0), *label_terms(options)))
+
+
+def _over_blocks(
+    name: str, weight: float, student: ModelFacts, teacher: ModelFacts, options: MethodOptions
+) -> tuple[StageSpec, ...]:
+    pairs = pair_layers(options.layers, student, teacher)
+    require_positions(name, student, teacher, options, pairs)
+    return _stage(name, weight * len(pairs), pairs, options)
+
+
+def _at_the_end(
+    name: str, weight: float, student: ModelFacts, teacher: ModelFacts, options: MethodOptions
+) -> tuple[StageSpec, ...]:
+    pairs = last_pair(options, student, teacher)
+    require_positions(name, student, teacher, options, pairs)
+    return _stage(name, weight * len(pairs), pairs, options)
+
+
+def _stage(name: str, weight: Any, pairs: list[tuple[int, int]], options: MethodOptions) -> tuple[StageSpec, ...]:
+    return one_stage(options, (TermSpec(name, weight, options={"layers": pairs}), *label_terms(options)))

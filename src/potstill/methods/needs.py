@@ -1,0 +1,112 @@
+"""What a method needs of two models, checked before anything runs; each refusal names the nearest method that works."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from potstill.errors import NeedsError
+from potstill.methods.contract import MethodOptions, ModelFacts, require_taps
+
+Pairs = Sequence[tuple[int, int]]
+
+
+def require_positions(name: str, student: ModelFacts, teacher: ModelFacts, options: MethodOptions, pairs: Pairs) -> None:
+    """Blocks of both models give values over the same kind of positions, and over the same tokens.
+
+    Raises:
+        NeedsError: Logits alone, maps against tokens, or other tokens.
+    """
+    require_taps(name, options, compares_tokens=not (student.has_maps and teacher.has_maps))
+    if student.has_maps != teacher.has_maps:
+        kinds = ["maps" if facts.has_maps else "tokens" for facts in (student, teacher)]
+        raise NeedsError(
+            f"method {name!r} compares blocks position by position, the student's give {kinds[0]} and the teacher's {kinds[1]}",
+            "two convolutional nets, or two transformers",
+            f"set distill.method: {_nearest(student, teacher)}",
+        )
+    if not student.has_maps:
+        require_same_grids(name, student, teacher, pairs)
+
+
+def require_same_grids(name: str, student: ModelFacts, teacher: ModelFacts, pairs: Pairs) -> None:
+    """Paired blocks have grids of one size; unknown sizes pass.
+
+    Raises:
+        NeedsError: A pair has grids of two sizes.
+    """
+    if not student.strides or not teacher.strides:
+        return
+    for own, other in pairs:
+        strides = student.strides[own - 1], teacher.strides[other - 1]
+        if strides[0] != strides[1]:
+            raise NeedsError(
+                f"method {name!r} needs equal grids, block {own} of the student has a step of {strides[0]} pixels"
+                f" and block {other} of the teacher of {strides[1]}",
+                "pairs of blocks with the same step",
+                f"set distill.layers to such pairs, or distill.method: {_nearest(student, teacher)}",
+            )
+
+
+def require_maps(name: str, student: ModelFacts, teacher: ModelFacts) -> None:
+    """Both are convolutional nets.
+
+    Raises:
+        NeedsError: One is not.
+    """
+    for side, facts in (("student", student), ("teacher", teacher)):
+        if not facts.has_maps:
+            raise NeedsError(
+                f"method {name!r} needs feature maps, the {side} (a model of {facts.modality}s) gives tokens",
+                "convolutional nets such as ResNet on both sides",
+                f"set distill.method: {_nearest(student, teacher)}",
+            )
+
+
+def require_tokens(name: str, student: ModelFacts, teacher: ModelFacts) -> None:
+    """Neither is a convolutional net.
+
+    Raises:
+        NeedsError: One is.
+    """
+    for side, facts in (("student", student), ("teacher", teacher)):
+        if facts.has_maps:
+            raise NeedsError(
+                f"method {name!r} needs a first token, the {side} (a convolutional net) gives feature maps",
+                "transformers on both sides",
+                f"set distill.method: {_nearest(student, teacher)}",
+            )
+
+
+def require_attention(name: str, student: ModelFacts, teacher: ModelFacts) -> None:
+    """Both have attention heads.
+
+    Raises:
+        NeedsError: One has none.
+    """
+    for side, facts in (("student", student), ("teacher", teacher)):
+        if not facts.heads:
+            raise NeedsError(
+                f"method {name!r} needs attention in both models, the {side} has none",
+                "transformers on both sides",
+                f"set distill.method: {_nearest(student, teacher)}",
+            )
+
+
+def require_classes(name: str, student: ModelFacts, teacher: ModelFacts, *, least: int, nearest: str = "kd") -> None:
+    """Both have at least so many classes; unknown numbers pass.
+
+    Raises:
+        NeedsError: One has fewer.
+    """
+    for side, facts in (("student", student), ("teacher", teacher)):
+        if facts.num_classes is not None and facts.num_classes < least:
+            raise NeedsError(
+                f"method {name!r} needs {least} classes or more, the {side} has {facts.num_classes}",
+                f"a task with at least {least} classes",
+                f"set distill.method: {nearest}",
+            )
+
+
+def _nearest(student: ModelFacts, teacher: ModelFacts) -> str:
+    """The method on features that works where positions are not the same: `at` pools maps, `rkd` compares rows."""
+    return "at" if student.has_maps and teacher.has_maps else "rkd"

@@ -1,0 +1,73 @@
+"""Methods on relations: between rows, between channels, and by contrast with other rows.
+
+Labels have weight 1; `alpha` shares that weight with the response. Weights are those of the reference protocol unless said.
+"""
+
+from __future__ import annotations
+
+from potstill.methods.contract import MethodOptions, ModelFacts, StageSpec, TermSpec, require_taps
+from potstill.methods.layers import last_pair, pair_layers
+from potstill.methods.needs import require_positions
+from potstill.methods.output import one_stage
+from potstill.methods.response import label_terms, response_terms
+
+
+def rkd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+    """Distances (weight 25) and angles (50) between rows, on the input of the final layer.
+
+    Source: Park et al. 2019 (arXiv 1904.05068).
+    """
+    require_taps("rkd", options, compares_tokens=False)
+    return one_stage(options, (TermSpec("rkd_distance", 25.0), TermSpec("rkd_angle", 50.0), *label_terms(options)))
+
+
+def sp(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+    """Similarities between rows on the last block, weight 3000; on the input of the final layer where tokens differ.
+
+    Source: Tung and Mori 2019 (arXiv 1907.09682), γ = 3000.
+    """
+    require_taps("sp", options, compares_tokens=False)
+    pairs = last_pair(options, student, teacher)
+    where = {"layers": pairs if options.has_same_tokens else [("head.in", "head.in")]}
+    return one_stage(options, (TermSpec("sp", 3000.0 * len(where["layers"]), options=where), *label_terms(options)))
+
+
+def cc(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+    """Correlation congruence: Gaussian kernels between rows (γ = 0.4, order 2) on the input of the final layer, weight 100.
+
+    Source: Peng et al. 2019 (arXiv 1904.01802). The weight is ours: the paper's 0.003 and the protocol's 0.02 belong to
+    differences that are summed over other axes.
+    """
+    require_taps("cc", options, compares_tokens=False)
+    return one_stage(options, (TermSpec("cc", 100.0), *label_terms(options)))
+
+
+def pkt(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+    """Probabilities of being neighbours, on the input of the final layer, weight 30000.
+
+    Source: Passalis and Tefas 2018 (arXiv 1803.10837).
+    """
+    require_taps("pkt", options, compares_tokens=False)
+    return one_stage(options, (TermSpec("pkt", 30000.0), *label_terms(options)))
+
+
+def nst(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+    """Neuron selectivity: where channels fire, every matched block, weight 50 each.
+
+    Source: Huang and Wang 2017 (arXiv 1707.01219).
+    """
+    pairs = pair_layers(options.layers, student, teacher)
+    require_positions("nst", student, teacher, options, pairs)
+    terms = (TermSpec("nst", 50.0 * len(pairs), options={"layers": pairs}), *label_terms(options))
+    return one_stage(options, terms)
+
+
+def crd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+    """Contrast with 16,384 other rows on the input of the final layer (weight 0.8), KL at τ = 4 (1) and labels (1).
+
+    Source: Tian et al. 2020 (arXiv 1910.10699), its CRD+KD, the better of its two; `alpha: 0` gives CRD and labels alone.
+    """
+    require_taps("crd", options, compares_tokens=False)
+    alpha, whole = (0.5, 2.0) if options.alpha is None else (0.0, 1.0)
+    rest = tuple(term for term in response_terms(options, temperature=4.0, alpha=alpha, whole=whole) if term.weight != 0)
+    return one_stage(options, (TermSpec("crd", 0.8), *rest))

@@ -1,0 +1,91 @@
+"""Methods of two stages: first features alone, then the output."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from potstill.errors import NeedsError
+from potstill.methods.contract import MethodOptions, ModelFacts, StageSpec, TermSpec, require_taps, with_wishes
+from potstill.methods.layers import pair_layers
+from potstill.methods.needs import require_positions, require_same_grids
+from potstill.methods.output import EPOCHS, RATE
+from potstill.methods.response import label_terms, response_terms
+
+# 30 epochs before the 240 of the reference protocol.
+FIRST_EPOCHS = 1.0
+
+
+def fitnets(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+    """First the hint: the middle block through a regressor; then KL at τ = 3, weight 4 falling to 1, and labels (1).
+
+    Source: Romero et al. 2015 (arXiv 1412.6550). The first stage runs whole nets here, the paper's the lower halves.
+    """
+    pairs = _middle(student, teacher, options)
+    require_positions("fitnets", student, teacher, options, pairs)
+    prediction = response_terms(options, temperature=3.0, alpha=0.5)
+    if options.alpha is None:
+        prediction = (replace(prediction[0], weight={"linear": [4.0, 1.0]}), TermSpec("ce"))
+    return _two_stages("hint", TermSpec("fitnet", options={"layers": pairs}), prediction, options)
+
+
+def ab(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+    """First the activation boundaries of every matched block (margin 1), then the labels; `alpha` adds the response.
+
+    Source: Heo et al. 2019 (arXiv 1811.03233), with the stages of the reference protocol. It reads blocks after their
+    activation, the paper before. Grids are equal.
+    """
+    pairs = pair_layers(options.layers, student, teacher)
+    require_positions("ab", student, teacher, options, pairs)
+    require_same_grids("ab", student, teacher, pairs)
+    return _two_stages("boundaries", TermSpec("ab", options={"layers": pairs}), label_terms(options), options)
+
+
+def fsp(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+    """First the flow: products of features from one matched block to the next; then the labels; `alpha` adds the response.
+
+    Source: Yim et al. 2017, "A gift from knowledge distillation" (CVPR), with the stages and the weight (50) of the reference
+    protocol. Grids are equal.
+    """
+    pairs = pair_layers(options.layers, student, teacher)
+    require_positions("fsp", student, teacher, options, pairs)
+    require_same_grids("fsp", student, teacher, pairs)
+    if len(pairs) < 2:
+        raise NeedsError(
+            f"method 'fsp' compares the flow between blocks, and {len(pairs)} pair of blocks is matched",
+            "two pairs or more",
+            "name them in distill.layers, or set distill.method: at",
+        )
+    term = TermSpec("fsp", 50.0 * (len(pairs) - 1), options={"layers": pairs})
+    return _two_stages("flow", term, label_terms(options), options)
+
+
+def simkd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+    """First the teacher's last feature through a projector, then the student's own head: KL at τ = 4 (0.9) and labels (0.1).
+
+    Source: Chen et al. 2022, SimKD (arXiv 2203.14001), which keeps projector and teacher's classifier in the student. Here
+    the student stays a plain model of its family, so a second stage, a third as long, teaches its head.
+    """
+    require_taps("simkd", options, compares_tokens=False)
+    where = {"layers": [("head.in", "head.in")]}
+    if student.has_maps and teacher.has_maps:
+        where = {"layers": [(f"hidden:{student.layers}", f"hidden:{teacher.layers}")]}
+    prediction = response_terms(options, temperature=4.0, alpha=0.9)
+    stages = [
+        StageSpec("feature", (TermSpec("simkd", options=where),), epochs=0.75 * EPOCHS, learning_rate=RATE, select="last"),
+        StageSpec("prediction", prediction, epochs=0.25 * EPOCHS, learning_rate=RATE),
+    ]
+    return with_wishes(stages, options)
+
+
+def _two_stages(name: str, first: TermSpec, prediction: tuple[TermSpec, ...], options: MethodOptions) -> tuple[StageSpec, ...]:
+    stages = [
+        StageSpec(name, (first,), epochs=FIRST_EPOCHS, learning_rate=RATE, select="last"),
+        StageSpec("prediction", prediction, epochs=EPOCHS, learning_rate=RATE),
+    ]
+    return with_wishes(stages, options)
+
+
+def _middle(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> list[tuple[int, int]]:
+    """The middle one of the matched pairs, or the pairs that the user names."""
+    pairs = pair_layers(options.layers, student, teacher)
+    return [pairs[(len(pairs) - 1) // 2]] if isinstance(options.layers, str) else pairs

@@ -1,0 +1,36 @@
+"""Methods that need no teacher: labels softened by design."""
+
+from __future__ import annotations
+
+import logging
+
+from potstill.methods.contract import MethodOptions, ModelFacts, StageSpec, TermSpec
+from potstill.methods.needs import require_classes
+from potstill.methods.output import one_stage
+from potstill.methods.response import response_terms
+
+logger = logging.getLogger(__name__)
+
+
+def tf_kd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+    """A designed teacher that gives the label 0.99, softened by τ = 20 (weight 0.9), and the labels (0.1). Labelled rows only.
+
+    Source: Yuan et al. 2020, Tf-KD by regularisation (arXiv 1909.11723), whose α and τ vary by data set; both sides are
+    softened here, see the loss `tf_kd`.
+    """
+    require_classes("tf_kd", student, teacher, least=2, nearest="distilbert")
+    alpha = 0.9 if options.alpha is None else options.alpha
+    heat = 20.0 if options.temperature is None else options.temperature
+    labels = response_terms(options, temperature=1.0, alpha=0.9)[1]
+    return one_stage(options, (TermSpec("tf_kd", alpha, heat), labels), rows="labelled")
+
+
+def label_smoothing(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+    """Labels smoothed by ε = 0.1 and nothing else, the baseline that distillation has to beat. Labelled rows only.
+
+    Source: Szegedy et al. 2016 (arXiv 1512.00567). `alpha` and `temperature` have no effect.
+    """
+    for wish in ("alpha", "temperature"):
+        if getattr(options, wish) is not None:
+            logger.warning("method label_smoothing has no response; %s: %s has no effect", wish, getattr(options, wish))
+    return one_stage(options, (TermSpec("ce", options={"label_smoothing": 0.1}),), rows="labelled")
