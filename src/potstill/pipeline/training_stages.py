@@ -98,7 +98,8 @@ def _facts(model: Any, layers: Sequence[int] = ()) -> ModelFacts:
         depth = getattr(config, "num_hidden_layers", None) or len(getattr(config, "depths", (1,)))
         width = getattr(config, "hidden_size", None) or (getattr(config, "hidden_sizes", None) or [0])[-1]
         modality = "image" if hasattr(config, "image_size") or hasattr(config, "num_channels") else "text"
-        return ModelFacts(int(depth), int(width), getattr(config, "num_attention_heads", None), modality)
+        heads = getattr(config, "num_attention_heads", None)
+        return ModelFacts(int(depth), int(width), heads, modality, num_classes=getattr(config, "num_labels", None))
 
 
 def _train(
