@@ -34,7 +34,10 @@ def reviews(tmp_path: Path) -> Path:
 CASES = [
     (["distill"], ["'teacher' is missing", "--teacher", "'data' is missing", "--data"]),
     (["distill", "nowhere.yaml"], ["nowhere.yaml", "a YAML file"]),
-    (["distill", "--teacher", "t", "--data", "d", "--set", "distill.epoch=5"], ["'distill.epoch'", "did you mean distill.epochs?"]),
+    (
+        ["distill", "--teacher", "t", "--data", "d", "--set", "distill.epoch=5"],
+        ["'distill.epoch'", "did you mean distill.epochs?"],
+    ),
     (["distill", "--teacher", "t", "--data", "d", "--ratio", "1.5"], ["'student.ratio' is 1.5", "0.95"]),
     (["distill", "--teacher", "t", "--data", "d", "--method", "magic", "--set", "student.ratio=2"], ["'student.ratio' is 2"]),
     (["distill", "--ratio", "much"], ["--ratio", "number"]),
@@ -67,7 +70,9 @@ def test_a_missing_teacher_names_itself(
 ) -> None:
     (tmp_path / "empty").mkdir()
     code, _, err = run_cli(
-        ["distill", "--teacher", str(tmp_path / "empty"), "--data", str(reviews), "-o", str(tmp_path / "out")], monkeypatch, capsys
+        ["distill", "--teacher", str(tmp_path / "empty"), "--data", str(reviews), "-o", str(tmp_path / "out")],
+        monkeypatch,
+        capsys,
     )
     assert code == 2
     assert "config.json" in err
