@@ -10,6 +10,7 @@ _LAZY = {
     "DistillationPipeline": "potstill.pipeline:DistillationPipeline",
     "DistillationTrainer": "potstill.training.trainer:DistillationTrainer",
     "Recipe": "potstill.recipe:Recipe",
+    "load": "potstill.student.loading:load",
     "plan": "potstill.student.plan:plan",
 }
 
