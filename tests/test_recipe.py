@@ -136,3 +136,10 @@ def test_help_and_import_are_light() -> None:
     heavy = ("torch", "transformers", "datasets", "onnx")
     code = f"import sys, potstill, potstill.cli; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_student_arch_names_a_kind_of_network_or_a_model() -> None:
+    assert make_recipe(MINIMAL, {"student_arch": "bilstm", "ratio": 0.97}).student.architecture == "bilstm"
+    assert make_recipe(MINIMAL, {"student_arch": "./small"}).student.model == "./small"
+    with pytest.raises(RecipeError, match=r"above that, set student\.architecture"):
+        make_recipe(MINIMAL, {"ratio": 0.97})

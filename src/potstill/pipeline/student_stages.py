@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,11 +47,15 @@ def make_student(run: Run, folder: Path) -> Sequence[str]:
         cut = cut_vocabulary(teacher.processor, counts, planned.vocabulary, unseen_texts=_unseen_texts(run))
     processor = teacher.processor if cut is None else cut.tokenizer
     own = None
-    if run.recipe.student.model is None:
-        student = cut_student(teacher.model, planned, _calibration(run, teacher), vocabulary_cut=cut, seed=run.recipe.seed)
-    else:
+    if run.recipe.student.model is not None:
         own = named_processor(run, planned, teacher.processor)
         student = named_student(run, planned, own or processor)
+    elif run.recipe.student.architecture is not None:
+        from potstill.student.architectures.start import init_architecture
+
+        student = init_architecture(teacher.model, planned.build_config(), cut, counts, seed=run.recipe.seed)
+    else:
+        student = cut_student(teacher.model, planned, _calibration(run, teacher), vocabulary_cut=cut, seed=run.recipe.seed)
     run.observer.stage_advanced(2, 4, {})
     student.save_pretrained(folder / "model")
     (own or processor).save_pretrained(folder / "model")
@@ -78,13 +83,18 @@ def plan_student(run: Run, teacher: LoadedTeacher, counts: np.ndarray | None) ->
         from potstill.pipeline.preview import latency_table
 
         latency_of = latency_table(run)
-    return plan(
+    planner: Any = plan
+    if recipe.architecture is not None:
+        from potstill.student.architectures.plan import plan_architecture
+
+        planner = partial(plan_architecture, recipe.architecture)
+    return planner(
         teacher.model,
         num_labels=num_labels,
         token_counts=counts,
         min_vocabulary=None if counts is None else required_size(teacher.processor, counts),
         latency_of=latency_of,
-        **recipe.budget,  # type: ignore[arg-type]
+        **recipe.budget,
     )
 
 
@@ -99,8 +109,10 @@ def load_student(run: Run, folder: Path, *, without_dropout: bool = False) -> tu
     """
     import transformers
 
+    from potstill.student.architectures import register
     from potstill.teacher.load import AUTO_CLASSES
 
+    register()
     config: Any = transformers.AutoConfig.from_pretrained(folder)
     if without_dropout:
         for name in DROPOUT_KEYS:

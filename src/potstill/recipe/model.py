@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Scalar = float | dict[str, Any]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -60,24 +60,36 @@ class DataRecipe(Section):
 class StudentRecipe(Section):
     """How small, and of which shape."""
 
-    ratio: Annotated[float, Field(ge=0.0, le=0.95)] | None = Field(
+    ratio: float | None = Field(
         None, description="Share of the teacher's parameters to remove: 0 (same architecture) or 0.10 to 0.95. Default 0.9."
     )
     params: PositiveInt | None = Field(None, description="Parameters of the student, instead of a ratio.")
     bytes: PositiveInt | None = Field(None, description="Size of the student in fp32 bytes, instead of a ratio.")
     latency_ms: PositiveFloat | None = Field(None, description="Predicted milliseconds per row at batch 1, instead of a ratio.")
     model: str | None = Field(None, description="Hub id or folder of a ready student model or config, instead of a plan.")
+    architecture: Literal["bilstm", "textcnn", "static", "cnn"] | None = Field(
+        None, description="Another kind of network than the teacher's, planned for the same budget; reaches ratio 0.99."
+    )
     vocabulary: Literal["auto", "keep"] | PositiveInt = Field(
         "auto", description="auto: cut to what the data uses; keep: the teacher's; or a size."
     )
+
+    @field_validator("ratio")
+    @classmethod
+    def _in_range(cls, ratio: float | None) -> float | None:
+        if ratio is not None and ratio != 0 and not 0.10 <= ratio <= 0.99:
+            raise ValueError("0 (same architecture) or 0.10 to 0.95; up to 0.99 with student.architecture")
+        return ratio
 
     @model_validator(mode="after")
     def _one_budget(self) -> StudentRecipe:
         given = [name for name in ("ratio", "params", "bytes", "latency_ms", "model") if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"only one of ratio, params, bytes, latency_ms and model can be given, found {' and '.join(given)}")
-        if self.ratio is not None and 0.0 < self.ratio < 0.10:
-            raise ValueError("ratio must be 0 (same architecture) or from 0.10 to 0.95")
+        if self.ratio is not None and self.ratio > 0.95 and self.architecture is None:
+            raise ValueError("ratio must be at most 0.95; above that, set student.architecture: static, textcnn or bilstm")
+        if self.architecture is not None and self.model is not None:
+            raise ValueError("only one of architecture and model can be given")
         return self
 
     @property

@@ -32,6 +32,8 @@ ALIASES: Mapping[str, str] = {
     "unlabelled": "data.unlabelled",
     "output_dir": "output",
 }
+# Values of student_arch that name a kind of network; all others name a model.
+ARCHITECTURES = ("bilstm", "textcnn", "static", "cnn")
 # A plain value for a section stands for its first key.
 SHORTHANDS: Mapping[str, str] = {"teacher": "model", "data": "source", "quantize": "mode"}
 _QUANTIZATION_WORDS = {False: "none", None: "none", True: "auto", "int8": "int8"}
@@ -129,6 +131,8 @@ def _canonical(part: Mapping[str, Any], faults: list[PotstillError]) -> dict[str
     for key, value in part.items():
         if key in SHORTHANDS and not isinstance(value, Mapping):
             home = {key: {SHORTHANDS[key]: _quantization(value) if key == "quantize" else value}}
+        elif key == "student_arch" and value in ARCHITECTURES:
+            home = {"student": {"architecture": value}}
         elif key in ALIASES:
             home = _nested(ALIASES[key], _quantization(value) if key == "quantization" else value)
         else:
