@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from potstill.pipeline.check import check_recipe
 from potstill.pipeline.context import Run
 from potstill.pipeline.data_stages import augmented_rows, read_data
 from potstill.pipeline.given import load_given
@@ -96,6 +97,7 @@ def preview(recipe: Recipe) -> Preview:
     Raises:
         PotstillError: What the run itself would refuse.
     """
+    check_recipe(recipe)
     with tempfile.TemporaryDirectory(prefix="potstill-plan-") as folder:
         run = Run(recipe, Path(folder), LoggingObserver())
         read_data(run, run.folder / "work" / "data")

@@ -13,6 +13,7 @@ from potstill import __version__
 from potstill.disk import explained_os_errors, read_json
 from potstill.errors import OutputError, RecipeError
 from potstill.lock import FolderLock
+from potstill.pipeline.check import check_recipe
 from potstill.pipeline.context import Run
 from potstill.pipeline.observer import LoggingObserver, Observer
 from potstill.pipeline.order import STAGES
@@ -89,10 +90,12 @@ class DistillationPipeline:
                 the difference is done again.
 
         Raises:
+            RecipeError: The method or a loss does not exist, or has no such option.
             OutputError: The output folder belongs to another recipe, or cannot be written.
             DataError: The data cannot be used.
             ModelError: The teacher cannot be used.
         """
+        check_recipe(self.recipe)
         folder = Path(self.recipe.output)
         run = Run(
             self.recipe,

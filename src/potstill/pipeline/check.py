@@ -1,0 +1,58 @@
+"""What a recipe says about learning, checked before anything is read or trained: all faults at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from potstill.errors import Faults, PotstillError
+from potstill.methods import catalogue as methods
+from potstill.methods.contract import ModelFacts
+from potstill.pipeline.loss_table import read_losses
+from potstill.recipe import Recipe
+from potstill.training.schedules import parse
+from potstill.training.terms import read_terms
+
+ANY_MODEL = ModelFacts(1000, 8, 2, "text")  # deep enough for any block that a term may name
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Make sure that the method, the losses with their options, and the schedules exist.
+
+    Raises:
+        PotstillError: One fault.
+        Faults: Several faults, all of them.
+    """
+    distill = recipe.distill
+    checks: list[Callable[[], Any]] = [lambda: methods.find(distill.method)]
+    for name in ("temperature", "alpha"):
+        value = getattr(distill, name)
+        if value is not None:
+            checks.append(lambda name=name, value=value: parse(value, name=f"distill.{name}"))  # type: ignore[misc]
+    if distill.losses is not None:
+        checks += [lambda part=part: _read(part) for part in _parts(distill.losses)]  # type: ignore[misc]
+    faults = [fault for check in checks if (fault := _fault_of(check)) is not None]
+    if len(faults) == 1:
+        raise faults[0]
+    if faults:
+        raise Faults(faults)
+
+
+def _parts(losses: list[Any] | dict[str, Any]) -> list[list[Any] | dict[str, Any]]:
+    """Each term by itself, so that a fault in one does not hide those of the others."""
+    if isinstance(losses, dict):
+        return [{name: value} for name, value in losses.items()] or [{}]
+    return [[entry] for entry in losses] or [[]]
+
+
+def _read(losses: list[Any] | dict[str, Any]) -> None:
+    terms = read_losses(losses, ANY_MODEL, ANY_MODEL)
+    read_terms([term.as_loss() for term in terms])
+
+
+def _fault_of(check: Callable[[], Any]) -> PotstillError | None:
+    try:
+        check()
+    except PotstillError as fault:
+        return fault
+    return None
