@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from potstill.errors import ModelError
 from potstill.pipeline.named_student import has_own_files, named_processor, named_student
 from potstill.student.init import cut_student
 from potstill.student.plan import StudentPlan, plan, plan_from_config
-from potstill.student.vocabulary import VocabularyCut, count_tokens, cut_vocabulary, required_size
+from potstill.student.vocabulary import VocabularyCut, count_tokens, cut_vocabulary, required_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -83,19 +82,14 @@ def plan_student(run: Run, teacher: LoadedTeacher, counts: np.ndarray | None) ->
         from potstill.pipeline.preview import latency_table
 
         latency_of = latency_table(run)
-    planner: Any = plan
+    required = None if counts is None else required_ids(teacher.processor, counts)
+    common: dict[str, Any] = {"num_labels": num_labels, "token_counts": counts, "latency_of": latency_of, **recipe.budget}
     if recipe.architecture is not None:
         from potstill.student.architectures.plan import plan_architecture
 
-        planner = partial(plan_architecture, recipe.architecture)
-    return planner(
-        teacher.model,
-        num_labels=num_labels,
-        token_counts=counts,
-        min_vocabulary=None if counts is None else required_size(teacher.processor, counts),
-        latency_of=latency_of,
-        **recipe.budget,
-    )
+        least = None if required is None else len(required)
+        return plan_architecture(recipe.architecture, teacher.model, min_vocabulary=least, **common)
+    return plan(teacher.model, required_ids=required, **common)
 
 
 def load_student(run: Run, folder: Path, *, without_dropout: bool = False) -> tuple[PreTrainedModel, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,7 @@ def plan(
     num_labels: int | None = None,
     token_counts: Mapping[int, int] | np.ndarray | None = None,
     min_vocabulary: int | None = None,
+    required_ids: Sequence[int] | np.ndarray | None = None,
     latency_of: Callable[[PreTrainedConfig], float] | None = None,
 ) -> StudentPlan:
     """Plan a student for one budget.
@@ -82,6 +83,7 @@ def plan(
         num_labels: Classes of the student; the teacher's where left out.
         token_counts: How often the data uses each token id; lets the plan cut the vocabulary.
         min_vocabulary: Tokens that a cut vocabulary must keep (`vocabulary.required_size`).
+        required_ids: Which tokens these are (`vocabulary.required_ids`), so that what a size covers is known and not guessed.
         latency_of: Configuration → milliseconds on the target, for `latency_ms`.
 
     Returns:
@@ -98,10 +100,10 @@ def plan(
         config.num_labels = num_labels
     whole = _count(teacher, config)
     asked = _asked_ratio(whole, ratio=ratio, params=params, bytes=bytes, latency_ms=latency_ms)
-    counts = _sorted_counts(token_counts, config) if family.modality == "text" else None
+    words = _words(config, token_counts if family.modality == "text" else None, min_vocabulary, required_ids)
     if asked is None:
-        return _plan_for_latency(config, whole, counts, min_vocabulary or 0, float(latency_ms or 0), latency_of)
-    return _plan_for_ratio(config, whole, counts, min_vocabulary or 0, asked)
+        return _plan_for_latency(config, whole, words, float(latency_ms or 0), latency_of)
+    return _plan_for_ratio(config, whole, words, asked)
 
 
 def plan_from_config(
@@ -143,7 +145,16 @@ def spaced_layers(total: int, kept: int) -> tuple[int, ...]:
     return tuple(-(-total * k // kept) for k in range(1, kept + 1)) if kept < total else tuple(range(1, total + 1))
 
 
-def _plan_for_ratio(config: Any, whole: int, counts: np.ndarray | None, min_vocabulary: int, asked: float) -> StudentPlan:
+@dataclass(frozen=True)
+class _Words:
+    """What is known of the vocabulary: counts (tokens that must stay first, where they are known), and how many must stay."""
+
+    counts: np.ndarray | None
+    required: int = 0
+    reserve: int | None = None
+
+
+def _plan_for_ratio(config: Any, whole: int, words: _Words, asked: float) -> StudentPlan:
     family = family_of(config)
     if asked == 0:
         total = _depth(config)
@@ -153,18 +164,17 @@ def _plan_for_ratio(config: Any, whole: int, counts: np.ndarray | None, min_voca
         student = best_resnet(config, budget, whole)
         layers = _stage_blocks(config.depths, student.depths)
         return _finish(student, layers, None, cost.parameters(student), whole, asked, ())
-    shape = best_shape(_space(config, family, whole, counts, min_vocabulary), budget)
+    shape = best_shape(_space(config, family, whole, words), budget)
     student = _student_config(config, family, shape)
     layers = spaced_layers(family.size(config, "layers"), shape.layers)
     cut = shape.vocabulary if family.modality == "text" and shape.vocabulary < config.vocab_size else None
-    return _finish(student, layers, cut, cost.parameters(student), whole, asked, _notes(shape, config, counts))
+    return _finish(student, layers, cut, cost.parameters(student), whole, asked, _notes(shape, config, words))
 
 
 def _plan_for_latency(
     config: Any,
     whole: int,
-    counts: np.ndarray | None,
-    min_vocabulary: int,
+    words: _Words,
     latency_ms: float,
     latency_of: Callable[[PreTrainedConfig], float] | None,
 ) -> StudentPlan:
@@ -177,7 +187,7 @@ def _plan_for_latency(
     low, high, best = 0.0, MAX_RATIO, None
     for _ in range(LATENCY_STEPS):
         middle = (low + high) / 2
-        candidate = _plan_for_ratio(config, whole, counts, min_vocabulary, middle)
+        candidate = _plan_for_ratio(config, whole, words, middle)
         if latency_of(candidate.build_config()) <= latency_ms:
             best, high = candidate, middle
         else:
@@ -215,7 +225,7 @@ def _asked_ratio(
     return float(asked)
 
 
-def _space(config: Any, family: Family, whole: int, counts: np.ndarray | None, min_vocabulary: int) -> Space:
+def _space(config: Any, family: Family, whole: int, words: _Words) -> Space:
     hidden, attention, ffn = cost.widths(config)
     size = head_size(family, config)
     is_text = family.modality == "text"
@@ -237,8 +247,9 @@ def _space(config: Any, family: Family, whole: int, counts: np.ndarray | None, m
         qkv_bias=getattr(config, "qkv_bias", True),
         num_labels=config.num_labels,
         teacher_parameters=whole,
-        counts=counts,
-        min_vocabulary=min_vocabulary,
+        counts=words.counts,
+        min_vocabulary=words.required,
+        reserve=words.reserve,
         image=None if is_text else config,
         positions=(positions, positions - position_offset(family, config)),
         token_types=(token_types, max(2, token_types)),
@@ -320,22 +331,37 @@ def _finish(
     )
 
 
-def _notes(shape: Shape, config: Any, counts: np.ndarray | None) -> tuple[str, ...]:
+def _notes(shape: Shape, config: Any, words: _Words) -> tuple[str, ...]:
     notes = []
     if shape.factorised:
         notes.append(f"embeddings of rank {shape.embedding}, projected to width {shape.hidden}")
-    if counts is not None and shape.vocabulary < config.vocab_size:
-        share = float(coverage(counts, np.array(shape.vocabulary)))
+    if words.counts is not None and shape.vocabulary < config.vocab_size:
+        share = float(coverage(words.counts, np.array(shape.vocabulary), words.reserve))
         notes.append(f"vocabulary {config.vocab_size} → {shape.vocabulary}, about {share:.2%} of the data's token occurrences")
     return tuple(notes)
 
 
-def _sorted_counts(token_counts: Mapping[int, int] | np.ndarray | None, config: Any) -> np.ndarray | None:
+def _words(
+    config: Any,
+    token_counts: Mapping[int, int] | np.ndarray | None,
+    min_vocabulary: int | None,
+    required_ids: Sequence[int] | np.ndarray | None,
+) -> _Words:
     if token_counts is None:
-        return None
-    values = list(token_counts.values()) if isinstance(token_counts, Mapping) else token_counts
-    counts = np.sort(np.asarray(values, dtype=np.int64))[::-1]
-    return counts[counts > 0][: config.vocab_size]
+        return _Words(None)
+    counts = np.zeros(config.vocab_size, dtype=np.int64)
+    pairs = token_counts.items() if isinstance(token_counts, Mapping) else enumerate(token_counts)
+    for token_id, count in pairs:
+        if 0 <= token_id < len(counts):
+            counts[token_id] = count
+    if required_ids is None:
+        found = np.sort(counts)[::-1]
+        return _Words(found[found > 0], min_vocabulary or 0)
+    required = np.zeros(len(counts), dtype=bool)
+    required[np.asarray(required_ids, dtype=np.int64)] = True
+    rest = np.sort(counts[~required])[::-1]
+    ordered = np.concatenate([np.sort(counts[required])[::-1], rest[rest > 0]])
+    return _Words(ordered, int(required.sum()), 0)
 
 
 def _count(teacher: PreTrainedModel | PreTrainedConfig, config: Any) -> int:

@@ -62,6 +62,7 @@ class Space:
         teacher_parameters: What ratios refer to.
         counts: Sorted token counts, most frequent first; None where the vocabulary is not to be cut, or for images.
         min_vocabulary: Tokens that a cut vocabulary must keep.
+        reserve: Tokens of a vocabulary that are not in `counts`; None where it is not known.
         image: The teacher's configuration, for images; None for text.
         positions: Position rows of the teacher's own model type and of the factorised one.
         token_types: Token type rows of both.
@@ -74,6 +75,7 @@ class Space:
     teacher_parameters: int
     counts: np.ndarray | None = None
     min_vocabulary: int = 0
+    reserve: int | None = None
     image: Any = None
     positions: tuple[int, int] = (0, 0)
     token_types: tuple[int, int] = (0, 0)
@@ -109,16 +111,18 @@ def best_shape(space: Space, budget: int) -> Shape:
     return Shape(chosen["L"], chosen["H"], chosen["A"], chosen["F"], chosen["E"], chosen["V"], bool(chosen["factorised"]))
 
 
-def coverage(counts: np.ndarray, vocabulary: np.ndarray) -> np.ndarray:
+def coverage(counts: np.ndarray, vocabulary: np.ndarray, reserve: int | None = None) -> np.ndarray:
     """Share of token occurrences that the `vocabulary` most frequent tokens cover, less the reserved ones.
 
     Args:
         counts: Token counts, most frequent first.
         vocabulary: Vocabulary sizes, any shape.
+        reserve: Tokens of a vocabulary that are none of these; None for a guess, 0 where the counts begin with the tokens that
+            must stay.
     """
     total = max(int(counts.sum()), 1)
     cumulative = np.concatenate([[0], np.cumsum(counts)]) / total
-    reserve = min(RESERVED_TOKENS, len(counts) // 10)
+    reserve = min(RESERVED_TOKENS, len(counts) // 10) if reserve is None else reserve
     return cumulative[np.clip(vocabulary - reserve, 0, len(counts))]
 
 
@@ -150,7 +154,7 @@ def _vocabularies(space: Space) -> Sequence[int]:
     whole = space.teacher.vocabulary
     if space.counts is None:
         return [whole]
-    reserve = min(RESERVED_TOKENS, whole // 10)
+    reserve = min(RESERVED_TOKENS, whole // 10) if space.reserve is None else space.reserve
     total = max(int(space.counts.sum()), 1)
     cumulative = np.cumsum(space.counts) / total
     sizes = {whole}
@@ -202,5 +206,5 @@ def _penalty(space: Space, grid: dict[str, np.ndarray]) -> np.ndarray:
         total += weights["factorised"] * grid["factorised"]
         total += weights["vocabulary"] * np.log2(teacher.vocabulary / grid["V"])
     if space.counts is not None:
-        total += weights["coverage"] * 100 * (1 - coverage(space.counts, grid["V"]))
+        total += weights["coverage"] * 100 * (1 - coverage(space.counts, grid["V"], space.reserve))
     return total

@@ -98,9 +98,19 @@ def required_size(tokenizer: PreTrainedTokenizerBase, token_counts: Mapping[int,
     Raises:
         ModelError: The tokenizer cannot be cut.
     """
+    return len(required_ids(tokenizer, token_counts))
+
+
+def required_ids(tokenizer: PreTrainedTokenizerBase, token_counts: Mapping[int, int] | np.ndarray) -> np.ndarray:
+    """The ids [n] of the tokens that stay whatever the data uses: special tokens, bytes, characters.
+
+    Raises:
+        ModelError: The tokenizer cannot be cut.
+    """
     definition = file.read(tokenizer)
     tokens = file.token_ids(definition)
-    return len(_required(definition, tokens, _as_array(token_counts, max(tokens.values()) + 1)))
+    found = _required(definition, tokens, _as_array(token_counts, max(tokens.values()) + 1))
+    return np.array(sorted(found), dtype=np.int64)
 
 
 def _required(definition: dict[str, Any], tokens: dict[str, int], counts: np.ndarray) -> set[int]:
