@@ -231,16 +231,16 @@ def main() -> None:
 
     if "torch" not in sys.modules:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads make torch slower on a busy machine
+    code = 0
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False) or 0
     except PotstillError as error:
         if "--traceback" in sys.argv:
             raise
         typer.echo(f"error: {error}", err=True)
         sys.exit(EXIT_USER_ERROR)
-    except KeyboardInterrupt:
-        typer.echo("Interrupted. What was finished is kept; run the same command again to go on from there.", err=True)
-        sys.exit(EXIT_INTERRUPTED)
+    except (KeyboardInterrupt, typer.Abort):
+        code = EXIT_INTERRUPTED
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
     except Exception as error:
@@ -248,6 +248,10 @@ def main() -> None:
             typer.echo(f"error: {error.format_message()}", err=True)
             sys.exit(EXIT_USER_ERROR)
         raise
+    if code == EXIT_INTERRUPTED:  # typer turns Ctrl-C into this code
+        typer.echo("Interrupted. What was finished is kept; run the same command again to go on from there.", err=True)
+    if code:
+        sys.exit(code)
 
 
 def _flags(**given: Any) -> dict[str, Any]:

@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 __all__ = [
     "STAGE_RECORD",
     "StageFolder",
+    "explained_full_disk",
     "explained_os_errors",
     "fingerprint",
     "free_bytes",
@@ -32,6 +33,14 @@ __all__ = [
 ]
 
 STAGE_RECORD = "stage.json"
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL_DISK_WORDS = (
+    "No space left on device",
+    "File too large",
+    "os error 28",
+    "os error 27",
+    "PytorchStreamWriter failed writing",
+)
 
 
 def write_json_atomic(path: Path, value: Any) -> None:
@@ -83,13 +92,38 @@ def explained_os_errors(path: Path) -> Iterator[None]:
         raise explained from err
 
 
+@contextlib.contextmanager
+def explained_full_disk(path: Path) -> Iterator[None]:
+    """Turn a full disk, however a library tells it, into an `OutputError` that names the place and the remedy."""
+    try:
+        yield
+    except OutputError:
+        raise
+    except Exception as err:
+        if not _is_full_disk(err):
+            raise
+        raise _full_disk(path) from err
+
+
+def _is_full_disk(err: BaseException | None) -> bool:
+    """Whether an error, or one that led to it, says that there is no room; safetensors and torch have errors of their own."""
+    if err is None:
+        return False
+    told = getattr(err, "errno", None) in FULL_DISK or any(words in str(err) for words in FULL_DISK_WORDS)
+    return told or _is_full_disk(err.__cause__ or err.__context__)
+
+
+def _full_disk(path: Path) -> OutputError:
+    return OutputError(
+        f"the disk is full while writing {path}",
+        "a disk with room for the output; what was written whole is kept",
+        "free some space and run the same command again: it goes on where it stopped",
+    )
+
+
 def _explain(err: OSError, path: Path) -> OutputError | None:
-    if err.errno in (errno.ENOSPC, errno.EDQUOT):
-        return OutputError(
-            f"the disk is full while writing {path}",
-            "a disk with room for the output; what was written whole is kept",
-            "free some space and run the same command again: it goes on where it stopped",
-        )
+    if err.errno in FULL_DISK:
+        return _full_disk(path)
     if err.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return OutputError(
             f"{err.filename or path} may not be written ({os.strerror(err.errno)})",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
-import os
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -229,3 +230,80 @@ def test_bad_input(
         assert word in message
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert not (tmp_path / "out/student").exists()
+
+
+def test_faults_of_the_recipe_are_found_before_anything_is_read(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("openvino", "nncf"):
+        monkeypatch.setitem(sys.modules, name, None)
+    faults = ["--method", "tinybrt", "--set", "distill.losses=[kll, {name: kl, heat: 3}, 7]", "--quantize", "openvino"]
+    code, _, err = run_cli([*good()(world, tmp_path), *faults], monkeypatch, capsys)
+    assert code == 2
+    for word in ("5 faults", "'tinybert'", "'kll'", "'heat'", "holds 7", "pip install 'potstill[openvino]'"):
+        assert word in err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("place", "word"), [("file", "is a file"), ("full", "holds files"), ("other", "another recipe")])
+def test_an_output_folder_of_something_else_is_left_alone(
+    place: str, word: str, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("mine", "utf-8")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/thesis.txt").write_text("mine", "utf-8")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/recipe.yaml").write_text("teacher: {model: t}\ndata: {source: other.csv}\n", "utf-8")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    code, _, err = run_cli([*good()(world, tmp_path), "-o", str(tmp_path / place)], monkeypatch, capsys)
+    assert code == 2
+    assert word in err
+    assert "What to do: " in err
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize("fault", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("I/O error (os error 28)")])
+def test_a_full_disk_is_told_and_the_run_goes_on_later(
+    fault: Exception, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise fault
+
+    monkeypatch.setattr("potstill.pipeline.teacher_stages.write_cache", full)
+    out = tmp_path / "out"
+    caching = ["--set", "distill.cache=always", "--set", "data.augment=none", "-o", str(out)]
+    code, _, err = run_cli([*good()(world, tmp_path), *caching], monkeypatch, capsys)
+    assert code == 2
+    assert "the disk is full" in err
+    assert "run the same command again" in err
+    assert (out / "work/data/stage.json").is_file()
+
+
+def test_an_interruption_keeps_what_is_finished(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("potstill.pipeline.teacher_stages.write_cache", interrupted)
+    out = tmp_path / "out"
+    caching = ["--set", "distill.cache=always", "--set", "data.augment=none", "-o", str(out)]
+    code, _, err = run_cli([*good()(world, tmp_path), *caching], monkeypatch, capsys)
+    assert code == 130
+    assert "run the same command again" in err
+    assert (out / "work/data/stage.json").is_file()
+
+
+def test_a_corrupt_image_is_skipped_on_request(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("potstill.pipeline.student_stages.cut_student", stop)
+    skipping = ["--set", "data.skip_corrupt=true", "--epochs", "1", "-o", str(tmp_path / "out")]
+    code, _, err = run_cli([*corrupt_image(world, tmp_path), *skipping], monkeypatch, capsys)
+    assert code == 130
+    assert "000.png" in "".join(err.split())
+    assert json.loads((tmp_path / "out/work/data/facts.json").read_text("utf-8"))["rows"]["train"] > 0

@@ -1,11 +1,12 @@
-"""What a recipe says about learning, checked before anything is read or trained: all faults at once."""
+"""What a recipe asks for, checked before anything is read or trained: all faults at once."""
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
-from potstill.errors import Faults, PotstillError
+from potstill.errors import Faults, MissingExtra, PotstillError
 from potstill.methods import catalogue as methods
 from potstill.methods.contract import ModelFacts
 from potstill.pipeline.loss_table import read_losses
@@ -17,14 +18,15 @@ ANY_MODEL = ModelFacts(1000, 8, 2, "text")  # deep enough for any block that a t
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """Make sure that the method, the losses with their options, and the schedules exist.
+    """Make sure that the method, the losses with their options, the schedules and the packages exist.
 
     Raises:
+        MissingExtra: A package is not installed that the recipe needs by name.
         PotstillError: One fault.
         Faults: Several faults, all of them.
     """
     distill = recipe.distill
-    checks: list[Callable[[], Any]] = [lambda: methods.find(distill.method)]
+    checks: list[Callable[[], Any]] = [lambda: methods.find(distill.method), lambda: _check_packages(recipe.quantize.mode)]
     for name in ("temperature", "alpha"):
         value = getattr(distill, name)
         if value is not None:
@@ -36,6 +38,11 @@ def check_recipe(recipe: Recipe) -> None:
         raise faults[0]
     if faults:
         raise Faults(faults)
+
+
+def _check_packages(quantization: str) -> None:
+    if quantization == "openvino" and not all(importlib.util.find_spec(name) for name in ("openvino", "nncf")):
+        raise MissingExtra("quantize: openvino", "openvino")
 
 
 def _parts(losses: list[Any] | dict[str, Any]) -> list[list[Any] | dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from potstill import __version__
-from potstill.disk import explained_os_errors, read_json
+from potstill.disk import explained_full_disk, explained_os_errors, read_json
 from potstill.errors import OutputError, RecipeError
 from potstill.lock import FolderLock
 from potstill.pipeline.check import check_recipe
@@ -111,8 +111,9 @@ class DistillationPipeline:
         lock.acquire()
         try:
             claim_folder(folder, self.recipe, overwrite=overwrite)
-            for stage in self.stages:
-                run.results[stage.name] = perform(stage, run, replace=True)
+            with explained_full_disk(folder):
+                for stage in self.stages:
+                    run.results[stage.name] = perform(stage, run, replace=True)
         finally:
             lock.release()
         return Metrics.read(folder / "report" / "metrics.json")
