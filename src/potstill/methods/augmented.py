@@ -14,8 +14,8 @@ def augmented_kd(student: ModelFacts, teacher: ModelFacts, options: MethodOption
 
     Source: Tang et al. 2019, Distilling Task-Specific Knowledge from BERT into Simple Neural Networks (arXiv 1903.12136), who
     learn from the teacher's logits on augmented sentences alone; here with KL instead of MSE, and the weights averaged over
-    the last 500 steps. The default for texts: answers are cached, so that the time goes into rows. A student that keeps more than a
-    third of the layers starts closer to the teacher and costs more a step, so it makes fewer passes.
+    the last 500 steps. The default for texts: answers are cached, so that the time goes into rows. A student that keeps more
+    than a third of the layers starts closer to the teacher and costs more a step, so it makes fewer passes.
     """
     terms = tuple(term for term in response_terms(options, temperature=2.0, alpha=1.0) if term.weight != 0)
     passes = max(FEWEST_EPOCHS, EPOCHS * min(1.0, teacher.layers / (3.0 * student.layers)))
