@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import transformers
 from datasets import Dataset
 
@@ -170,3 +171,23 @@ assert classify.model.config.id2label[int(logits.argmax())] == best
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_a_live_teacher_says_what_the_cache_says_though_the_student_reads_a_cut_vocabulary(bert: Path, tmp_path: Path) -> None:
+    from potstill.pipeline.context import Run
+    from potstill.pipeline.knowledge import has_other_rows, training_source
+    from potstill.pipeline.observer import LoggingObserver
+    from potstill.recipe import make_recipe
+
+    distilled(tmp_path / "out", bert, dataset(100), ratio=0.9, student={"vocabulary": 100}, distill={"cache": "always"})
+    recipe = make_recipe({"teacher": str(bert), "data": "in memory", "task": "text-classification"})
+    run = Run(recipe, tmp_path / "out", LoggingObserver())
+    assert has_other_rows(run)
+    rows = run.student_rows("test")
+    batch = run.task.collator(run.task.load_processor(str(tmp_path / "out/student")))(rows.__getitems__(list(range(len(rows)))))
+    answers = []
+    for cache in ("cache", "no-cache"):
+        answers.append(training_source(run).signal(batch, ("logits",)).response.values)
+        if cache == "cache":
+            (tmp_path / "out/work/cache").rename(tmp_path / "out/work/no-cache")
+    torch.testing.assert_close(answers[0], answers[1], atol=1e-3, rtol=0)

@@ -18,6 +18,7 @@ from potstill.pipeline.given import load_given
 from potstill.pipeline.observer import LoggingObserver
 from potstill.pipeline.student_stages import plan_student
 from potstill.recipe import Recipe
+from potstill.report.numbers import size
 from potstill.student.vocabulary import count_tokens
 from potstill.teacher.cache import estimate, measure_seconds_per_row
 from potstill.teacher.live import LiveTeacher
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from transformers import PreTrainedConfig
 
-MEGA, GIGA = 1e6, 1e9
+GIGA = 1e9
 # A step is a forward, a backward of twice its work, and the optimizer's traffic: about four forwards of the student.
 STEP_IN_FORWARDS = 4.0
 
@@ -80,10 +81,10 @@ class Preview:
             table.add_row(key, str(value))
         table.add_row("parameters", f"{self.parameters:,} of {self.teacher_parameters:,} (ratio {self.ratio:.3f})")
         table.add_row("FLOPs of one row", f"{self.flops / GIGA:.3f} GFLOP")
-        table.add_row("weights", f"{self.bytes_fp32 / MEGA:.1f} MB fp32, about {self.bytes_int8 / MEGA:.1f} MB INT8")
+        table.add_row("weights", f"{size(self.bytes_fp32)} fp32, about {size(self.bytes_int8)} INT8")
         table.add_row("latency, batch 1, PyTorch here", f"{self.latency_ms:.2f} ms")
         table.add_row("rows in a pass", f"{self.rows:,}")
-        table.add_row("teacher's answers on disk", f"{self.cache_bytes / MEGA:.1f} MB, {self.cache_seconds:.0f} s to write")
+        table.add_row("teacher's answers on disk", f"{size(self.cache_bytes)}, {self.cache_seconds:.0f} s to write")
         table.add_row("time that they save", f"{self.seconds_saved:.0f} s")
         table.add_row("training the student", f"about {self.training_seconds:.0f} s")
         for note in self.notes:

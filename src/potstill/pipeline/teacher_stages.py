@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from potstill.disk import write_json_atomic
 from potstill.pipeline.given import load_given
+from potstill.report.numbers import size
 from potstill.teacher.cache import estimate, measure_seconds_per_row, write_cache
 from potstill.teacher.live import LiveTeacher
 from potstill.teacher.rest import at_rest, fingerprint_of_processor
@@ -67,7 +68,7 @@ def cache_answers(run: Run, folder: Path) -> Sequence[str]:
     seconds = measure_seconds_per_row(source, rows, collator)
     cost = estimate(len(rows), len(run.label_names), passes=_passes(run), seconds_per_row=seconds)
     run.observer.note(
-        f"the answers to {len(rows):,} rows take {cost.bytes / 1e6:.1f} MB and about {cost.seconds_to_write:.0f} s,"
+        f"the answers to {len(rows):,} rows take {size(cost.bytes)} and about {cost.seconds_to_write:.0f} s,"
         f" and save about {cost.seconds_saved:.0f} s"
     )
     write_cache(
