@@ -12,7 +12,7 @@ from transformers import ElectraConfig, ElectraForSequenceClassification, ResNet
 
 from potstill.compress.quantize.candidates import MODES, ways_of
 from potstill.compress.quantize.choose import Candidate, choose, pick
-from potstill.compress.quantize.dynamic import quantize_dynamic
+from potstill.compress.quantize.dynamic import int8_share, quantize_dynamic
 from potstill.compress.quantize.embeddings import quantize_embeddings, quantize_rows
 from potstill.compress.quantize.fp16 import convert_fp16
 from potstill.compress.quantize.fuse import fuse
@@ -233,3 +233,23 @@ def test_modes_and_messages(trained, tmp_path):
         quantize_static(trained, tmp_path / "x.onnx", calibration(), method="median")
     with pytest.raises(DataError, match=r"no row was given to measure latency"):
         choose(trained, tmp_path, metric_of=accuracy, calibration=[], latency_inputs=[])
+
+
+def test_a_file_that_is_int8_in_name_only_is_left_out(tmp_path):
+    torch.manual_seed(0)
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", num_labels=2)
+    images = torch.randn(2, 3, 16, 16)
+    exported = export_onnx(
+        ResNetForImageClassification(config).eval(),
+        tmp_path / "model.onnx",
+        example_inputs={"pixel_values": images},
+        dynamic_axes={"pixel_values": {0: "batch"}},
+    )
+    inputs = [{"pixel_values": images[:1].numpy()}]
+    choice = choose(
+        exported.path, tmp_path / "tries", metric_of=lambda runner: 1.0, calibration=inputs, latency_inputs=inputs, mode="int8"
+    )
+    by_name = {candidate.name: candidate for candidate in choice.tries}
+    assert "stay in fp32" in by_name["dynamic"].reason
+    assert by_name["static-minmax"].p50_ms is not None
+    assert int8_share(choice.chosen.path) >= 0.5

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from potstill.compress.quantize.candidates import Way, open_runner, ways_of
+from potstill.compress.quantize.dynamic import int8_share
 from potstill.errors import DataError, ModelError, PotstillError
 from potstill.export.onnx import file_bytes
 from potstill.export.runtimes import OnnxRunner, Runner, num_cores
@@ -18,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 TIE = 1.03  # candidates within 3 % of the fastest count as equally fast; the smallest file is taken
 SETTLE_SECONDS = 20.0
+LEAST_INT8_SHARE = 0.5  # of the weights; below it a file is INT8 in name only
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,9 @@ def _try(
     candidate = Candidate(way.name, way.runtime, way.precision, folder / way.file)
     try:
         path = Path(way.build(source, candidate.path, calibration))
+        if way.precision == "int8" and path.suffix == ".onnx" and int8_share(path) < LEAST_INT8_SHARE:
+            reason = "left out: almost all weights stay in fp32 (dynamic quantization does not reach convolutions)"
+            return replace(candidate, bytes=file_bytes(path), reason=reason)
         runner = open_runner(way.runtime, path, precision=way.precision, threads=num_cores())
         metric = float(metric_of(runner))
     except Exception as error:

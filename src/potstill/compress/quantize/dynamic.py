@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,3 +83,15 @@ def has_int8_dot_product() -> bool:
         return True
     words = cpuinfo.read_text(errors="replace").split()
     return not {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"}.isdisjoint(words)
+
+
+def int8_share(path: str | Path) -> float:
+    """Share of a file's weights, by number, that are stored in 8 bits.
+
+    Args:
+        path: An ``.onnx`` file.
+    """
+    small = {onnx.TensorProto.INT8, onnx.TensorProto.UINT8}
+    sizes = [(math.prod(one.dims), one.data_type in small) for one in onnx.load(str(path)).graph.initializer]
+    total = sum(size for size, _ in sizes)
+    return sum(size for size, is_small in sizes if is_small) / total if total else 0.0
