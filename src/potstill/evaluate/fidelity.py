@@ -98,8 +98,8 @@ def retention(student: float, teacher: float) -> float | None:
 
 
 def gap_closed(student: float, baseline: float, teacher: float) -> float | None:
-    """(student − baseline) ÷ (teacher − baseline); None where teacher and baseline are equal."""
-    return None if teacher == baseline else (student - baseline) / (teacher - baseline)
+    """(student − baseline) ÷ (teacher − baseline); None where the baseline is as good as the teacher: there is no gap."""
+    return None if teacher <= baseline else (student - baseline) / (teacher - baseline)
 
 
 def accuracy_interval(
