@@ -29,7 +29,7 @@ TEACHER_SHAPE: dict[str, Any] = {
     "attention_probs_dropout_prob": 0.0,
 }
 TEACHER_TRAINING: dict[str, Any] = {"from_scratch": True, "epochs": 10, "learning_rate": 1e-3, "batch_size": 64}
-STUDENT_TRAINING: dict[str, Any] = {"epochs": 30, "learning_rate": 3e-3, "batch_size": 64}
+STUDENT_TRAINING: dict[str, Any] = {"epochs": 30, "learning_rate": 2e-3, "batch_size": 64, "temperature": 4.0}
 
 
 def prepare_demo(output: str | Path, *, seed: int = 0) -> dict[str, Any]:
@@ -57,6 +57,7 @@ def prepare_demo(output: str | Path, *, seed: int = 0) -> dict[str, Any]:
         "student": {"ratio": 0.9},
         "distill": dict(STUDENT_TRAINING),
         "baseline": True,
+        "precision": "fp32",
         "seed": seed,
         "output": str(output),
     }

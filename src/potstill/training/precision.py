@@ -41,7 +41,7 @@ def computes_in_bf16(precision: str, model: nn.Module, batch: Mapping[str, Any],
     if isinstance(known, dict) and "bf16" in known:
         return bool(known["bf16"])
     device = TrainingArguments(output_dir=str(folder), report_to=[]).device
-    pays = bf16_pays(device.type) and step_gains(model, _inputs(model, batch), device)
+    pays = bf16_pays(device.type) and step_gains(model, model_inputs(model, batch), device)
     write_json_atomic(file, {"bf16": pays})
     return pays
 
@@ -53,7 +53,7 @@ def step_gains(model: nn.Module, inputs: Mapping[str, Any], device: torch.device
     seconds: dict[bool, list[float]] = {False: [], True: []}
     for turn in range(ROUNDS + 1):
         for is_half in (False, True):
-            spent = _time_step(trial, batch, device, is_half=is_half)
+            spent = time_step(trial, batch, device, is_half=is_half)
             if turn > 0:
                 seconds[is_half].append(spent)
     full, half = statistics.median(seconds[False]), statistics.median(seconds[True])
@@ -61,12 +61,14 @@ def step_gains(model: nn.Module, inputs: Mapping[str, Any], device: torch.device
     return half < WORTHWHILE_SHARE * full
 
 
-def _inputs(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
+def model_inputs(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a batch the model takes, labels left out."""
     taken = inspect.signature(model.forward).parameters
     return {name: value for name, value in batch.items() if name in taken and name != "labels"}
 
 
-def _time_step(model: nn.Module, batch: Mapping[str, Any], device: torch.device, *, is_half: bool) -> float:
+def time_step(model: nn.Module, batch: Mapping[str, Any], device: torch.device, *, is_half: bool) -> float:
+    """Seconds of one forward and backward."""
     started = time.perf_counter()
     with torch.random.fork_rng(devices=[]), torch.autocast(device.type, dtype=torch.bfloat16, enabled=is_half):
         loss = logits_of(model(**batch)).float().square().mean()

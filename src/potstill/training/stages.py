@@ -25,6 +25,7 @@ from potstill.training.checkpoints import newest_checkpoint
 from potstill.training.precision import computes_in_bf16
 from potstill.training.taps import head_of
 from potstill.training.terms import Term
+from potstill.training.threads import fastest_threads
 from potstill.training.trainer import DistillationTrainer
 
 logger = logging.getLogger(__name__)
@@ -157,9 +158,11 @@ def train_stage(
         return done
     folder.mkdir(parents=True, exist_ok=True)
     watch = _Watch(folder, on_progress)
-    trainer = _trainer(model, rows, collator, folder, terms, teacher, eval_rows, task, metric, settings, watch)
-    checkpoint = newest_checkpoint(trainer.folder)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    probe = collator([rows[index] for index in range(min(settings.batch_size, len(rows)))])
+    with fastest_threads(model, probe, folder):
+        trainer = _trainer(model, rows, collator, folder, terms, teacher, eval_rows, task, metric, settings, watch)
+        checkpoint = newest_checkpoint(trainer.folder)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     model.eval()
     outcome = TrainOutcome(

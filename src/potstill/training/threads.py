@@ -1,0 +1,61 @@
+"""How many threads a model trains fastest with: small ones lose more by waiting for each other than they gain."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import statistics
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from potstill.disk import read_json, write_json_atomic
+from potstill.training.precision import model_inputs, time_step
+
+logger = logging.getLogger(__name__)
+
+ROUNDS = 4
+
+
+@contextlib.contextmanager
+def fastest_threads(model: nn.Module, batch: Mapping[str, Any], folder: Path) -> Iterator[int]:
+    """Use one thread or all that PyTorch has, whichever trains this model faster, while the block runs.
+
+    The answer is remembered in the folder, so that a resumed run computes alike.
+
+    Args:
+        model: The model to be trained; a copy of it is timed.
+        batch: One batch as the collator makes it.
+        folder: Remembers the answer.
+    """
+    most = torch.get_num_threads()
+    chosen = _remembered(model, batch, folder, most) if most > 1 and not torch.cuda.is_available() else most
+    torch.set_num_threads(chosen)
+    try:
+        yield chosen
+    finally:
+        torch.set_num_threads(most)
+
+
+def _remembered(model: nn.Module, batch: Mapping[str, Any], folder: Path, most: int) -> int:
+    file = folder / "threads.json"
+    known = read_json(file)
+    if isinstance(known, dict) and "threads" in known:
+        return min(most, int(known["threads"]))
+    seconds: dict[int, list[float]] = {1: [], most: []}
+    trial, inputs = copy.deepcopy(model).train(), model_inputs(model, batch)
+    for turn in range(ROUNDS + 1):
+        for count, times in seconds.items():
+            torch.set_num_threads(count)
+            spent = time_step(trial, inputs, torch.device("cpu"), is_half=False)
+            if turn > 0:
+                times.append(spent)
+    medians = {count: statistics.median(times) for count, times in seconds.items()}
+    chosen = min(medians, key=lambda count: medians[count])
+    logger.info("a step takes %s", ", ".join(f"{spent * 1e3:.1f} ms with {count} threads" for count, spent in medians.items()))
+    write_json_atomic(file, {"threads": chosen})
+    return chosen
