@@ -111,9 +111,7 @@ def gather(run: Run, folder: Path) -> dict[str, Subject]:
         example_inputs=_example(run, teacher.model, "teacher", batch=2),
         dynamic_axes=run.task.dynamic_axes(teacher.model),
     )
-    fastest = _best_threads(
-        run, subjects["teacher"], lambda threads: OnnxRunner(exported.path, threads=threads, precision="fp32")
-    )
+    fastest = _best_threads(run, "teacher", lambda threads: OnnxRunner(exported.path, threads=threads, precision="fp32"))
     subjects["teacher"].runners["onnxruntime-fp32"] = fastest
     subjects["teacher"].formats["onnx-fp32"] = exported.bytes
     if (run.folder / "work/baseline/model").is_dir():
@@ -130,7 +128,7 @@ def _subject(run: Run, model: Any, processor: Any, sees: str) -> Subject:
     rows = _rows(run, sees)
     middle = int(np.median(rows.lengths)) if run.task.modality == "text" else None
     spent = cost(model, _example(run, model, sees, batch=1, tokens=middle))
-    runner = TorchRunner(model)
+    runner = _best_threads(run, sees, lambda threads: TorchRunner(model, threads=threads))
     answers = predict(runner, rows, run.task.collator(processor))
     return Subject(answers, {runner.name: runner}, spent.parameters, spent.bytes, spent.flops, {"safetensors": spent.bytes}, sees)
 
@@ -138,7 +136,7 @@ def _subject(run: Run, model: Any, processor: Any, sees: str) -> Subject:
 def _add_exports(run: Run, subjects: dict[str, Subject], processor: Any) -> None:
     exports, student = run.folder / "export", subjects["student"]
     facts = run.facts("export")
-    fp32 = _best_threads(run, student, lambda threads: OnnxRunner(exports / "model.onnx", threads=threads, precision="fp32"))
+    fp32 = _best_threads(run, "student", lambda threads: OnnxRunner(exports / "model.onnx", threads=threads, precision="fp32"))
     student.runners["onnxruntime-fp32"] = fp32
     student.formats["onnx-fp32"] = file_bytes(exports / "model.onnx")
     for key in ("served", "int8"):
@@ -172,13 +170,11 @@ def _collator(run: Run, sees: str) -> Callable[..., Any]:
     return run.task.collator(load_student(run, run.folder / "student")[1])
 
 
-def _best_threads(run: Run, subject: Subject, make: Callable[[int], Runner]) -> Runner:
+def _best_threads(run: Run, sees: str, make: Callable[[int], Runner]) -> Runner:
     """The runner with the thread count that answers one row fastest; the teacher gets the same choice as the student."""
     counts = sorted({1, num_cores()})
     runners = {str(count): make(count) for count in counts}
-    inputs = sample_batches(
-        _rows(run, subject.sees), _collator(run, subject.sees), sizes=(1,), num_batches=8, seed=run.recipe.seed
-    )[1]
+    inputs = sample_batches(_rows(run, sees), _collator(run, sees), sizes=(1,), num_batches=8, seed=run.recipe.seed)[1]
     timings = time_interleaved(runners, inputs, repeats=4, warm_up=1, seconds=4.0)
     return runners[min(timings, key=lambda count: timings[count].percentile(50))]
 
