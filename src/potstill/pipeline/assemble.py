@@ -280,6 +280,6 @@ def _warnings(run: Run, answers: Mapping[str, Predictions]) -> list[str]:
     rows = len(answers["student"].labels)
     if rows < FEW_TEST_ROWS:
         found.append(f"the test split has {rows} rows only: differences of a few points may be chance")
-    if not (run.folder / "work/baseline").is_dir():
+    if not run.recipe.baseline:
         found.append("no baseline was trained, so this report cannot tell what distillation gained; set baseline: true")
     return found

@@ -114,7 +114,7 @@ def gather(run: Run, folder: Path) -> dict[str, Subject]:
     fastest = _best_threads(run, "teacher", lambda threads: OnnxRunner(exported.path, threads=threads, precision="fp32"))
     subjects["teacher"].runners["onnxruntime-fp32"] = fastest
     subjects["teacher"].formats["onnx-fp32"] = exported.bytes
-    if (run.folder / "work/baseline/model").is_dir():
+    if run.recipe.baseline:
         model, processor = load_student(run, run.folder / "work/baseline/model")
         subjects["baseline"] = _subject(run, model, processor, "student")
     model, processor = load_student(run, run.folder / "student")
