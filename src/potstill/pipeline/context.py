@@ -7,11 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from datasets import Dataset, load_from_disk
 
 from potstill.data.encoded import EncodedRows, concatenate, open_rows
-from potstill.disk import fingerprint, read_json
+from potstill.disk import read_json
 from potstill.errors import ModelError
 from potstill.recipe import Recipe
 from potstill.tasks import build as build_task
@@ -167,13 +166,3 @@ class Run:
         from potstill.teacher.load import load_teacher
 
         return load_teacher(trained, self.task, label_names=self.label_names)
-
-
-def row_ids_of(rows: EncodedRows) -> np.ndarray:
-    """Row ids [N] int64 of encoded rows, as an array of its own."""
-    return np.array(rows.row_ids, dtype=np.int64)
-
-
-def short_hash(value: Any) -> str:
-    """The first twelve digits of a fingerprint, for names of files."""
-    return fingerprint(value)[:12]

@@ -112,16 +112,12 @@ def _facts(splits: Splits, present: dict[str, Dataset], notes: list[str]) -> dic
 
 
 def _as_rows(made: Sequence[str | tuple[str, str]], run: Run) -> Dataset:
+    from potstill.data.augment import augmented_rows as rows_of_texts
+
     if not made:
         raise DataError("no rows could be made out of the training texts", "texts of two words or more", "set data.augment: none")
     used = [int(run.teacher_rows(name).row_ids.max()) for name in ("train", "validation", "test", "unlabelled") if run.has(name)]
-    start = max(used) + 1
-    columns: dict[str, object] = {"label": np.full(len(made), -100, np.int64), "row_id": np.arange(start, start + len(made))}
-    if isinstance(made[0], str):
-        columns["text"] = list(made)
-    else:
-        columns["text"], columns["text_pair"] = [pair[0] for pair in made], [pair[1] for pair in made]
-    return Dataset.from_dict(columns)
+    return rows_of_texts(made, first_row_id=max(used) + 1)
 
 
 def _word_embeddings(model: Any) -> np.ndarray:

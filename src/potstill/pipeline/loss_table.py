@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from potstill.errors import RecipeError
@@ -71,8 +71,3 @@ def _term(entry: Any, student: ModelFacts, teacher: ModelFacts, layers: Any) -> 
 
 def _takes_layers(loss: str) -> bool:
     return "layers" in catalogue.defaults(loss)
-
-
-def reads_layers(names: Sequence[str]) -> bool:
-    """Whether any of these losses reads blocks."""
-    return any(_takes_layers(name) for name in names)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from potstill import __version__
-from potstill.disk import explained_full_disk, explained_os_errors, read_json
+from potstill.disk import explained_full_disk, explained_os_errors
 from potstill.errors import OutputError, RecipeError
 from potstill.lock import FolderLock
 from potstill.pipeline.check import check_recipe
@@ -167,13 +167,3 @@ def _differences(held: Mapping[str, Any], wanted: Mapping[str, Any], path: str =
         elif before != after:
             found.append(f"{path}{key} was {before!r}, is {after!r}")
     return found
-
-
-def stage_seconds(folder: Path) -> dict[str, float]:
-    """Wall seconds of each finished stage of an output folder, in order."""
-    seconds = {}
-    for stage in STAGES:
-        record = read_json(folder / stage.folder / "stage.json")
-        if isinstance(record, dict) and record.get("finished"):
-            seconds[stage.name] = float(record["seconds"])
-    return seconds

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from potstill.disk import write_json_atomic
-from potstill.errors import ModelError
 from potstill.pipeline.named_student import has_own_files, named_processor, named_student
 from potstill.student.init import cut_student
 from potstill.student.plan import StudentPlan, plan, plan_from_config
@@ -176,15 +175,3 @@ def _vocabulary_facts(cut: VocabularyCut | None) -> dict[str, Any] | None:
     if cut is None:
         return None
     return {"tokens": len(cut.kept_ids), "coverage": cut.coverage, "unseen_inflation": cut.unseen_inflation}
-
-
-def check_ready(run: Run) -> None:
-    """Make sure that the student folder is there.
-
-    Raises:
-        ModelError: It is not.
-    """
-    if not (run.folder / "student" / "config.json").is_file():
-        raise ModelError(
-            f"{run.folder / 'student'} holds no student", "the output folder of a finished run", "run potstill distill first"
-        )
