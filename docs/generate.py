@@ -35,16 +35,7 @@ def recipe_page() -> str:
     top = [name for name, value in schema["properties"].items() if _section(schema, value) is None]
     lines += ["## Top level", "", *_table(schema, {name: schema["properties"][name] for name in top}, "", schema), ""]
     for name, value in schema["properties"].items():
-        section = _section(schema, value)
-        if section is not None:
-            lines += [
-                f"## {name}",
-                "",
-                section.get("description", ""),
-                "",
-                *_table(schema, section["properties"], f"{name}.", section),
-                "",
-            ]
+        lines += _part(schema, name, value, "##")
     lines += [
         "## Other names",
         "",
@@ -56,6 +47,17 @@ def recipe_page() -> str:
     lines += [f"| `{alias}` | `{home}` |" for alias, home in ALIASES.items()]
     lines += [f"| `{section}: value` | `{section}.{key}: value` |" for section, key in SHORTHANDS.items()]
     return "\n".join(lines) + "\n"
+
+
+def _part(schema: dict[str, Any], path: str, value: dict[str, Any], level: str) -> list[str]:
+    """A section with its table, then the sections within it."""
+    section = _section(schema, value)
+    if section is None:
+        return []
+    inner = {name: part for name, part in section["properties"].items() if _section(schema, part) is not None}
+    plain = {name: part for name, part in section["properties"].items() if name not in inner}
+    lines = [f"{level} {path}", "", section.get("description", ""), "", *_table(schema, plain, f"{path}.", section), ""]
+    return lines + [line for name, part in inner.items() for line in _part(schema, f"{path}.{name}", part, f"{level}#")]
 
 
 def metrics_page() -> str:

@@ -143,3 +143,38 @@ def test_student_arch_names_a_kind_of_network_or_a_model() -> None:
     assert make_recipe(MINIMAL, {"student_arch": "./small"}).student.model == "./small"
     with pytest.raises(RecipeError, match=r"above that, set student\.architecture"):
         make_recipe(MINIMAL, {"ratio": 0.97})
+
+
+def test_several_teachers_share_the_settings_of_the_section() -> None:
+    given = {"teacher": {"models": ["a", {"model": "b", "epochs": 2}], "epochs": 7, "combine": "agreement"}, "data": "x.csv"}
+    recipe = make_recipe(given)
+    assert [(one.model, one.epochs) for one in recipe.teacher.all] == [("a", 7), ("b", 2)]
+    assert recipe == make_recipe(recipe.model_dump(mode="json"))
+    assert make_recipe({"teachers": ["a", "b"], "data": "x.csv"}).teacher.others[0].model == "b"
+
+
+@pytest.mark.parametrize(
+    ("teacher", "told"),
+    [
+        ({"models": ["a", "b"], "combine": "fixed"}, "needs weights"),
+        ({"models": ["a", "b"], "weights": [1, 2]}, "set combine: fixed"),
+        ({"models": ["a", "b"], "combine": "agreement", "weights": [1]}, "one weight per teacher"),
+        ({"models": ["a", "b"], "combine": "learned", "weights": [0, 0]}, "not all 0"),
+        ({"model": "a", "combine": "learned"}, "list them under teacher.models"),
+        ({"models": "a"}, "a list of folders"),
+        ({"model": "a", "models": ["b"]}, "both given"),
+        ({"models": ["a", {"model": "b", "epoch": 2}]}, r"did you mean teacher\.others\.0\.epochs"),
+    ],
+)
+def test_teachers_that_do_not_fit_are_refused(teacher: dict[str, object], told: str) -> None:
+    with pytest.raises(RecipeError, match=told):
+        make_recipe({"teacher": teacher, "data": "x.csv"})
+
+
+def test_a_route_is_kept_for_the_method_that_reads_it() -> None:
+    assert make_recipe({"teacher": "a", "data": "x.csv", "method": "rco"}).teacher.anchors == 4
+    assert make_recipe({"teacher": "a", "data": "x.csv"}).teacher.anchors is None
+    assert (
+        make_recipe({"teacher": "a", "data": "x.csv", "distill": {"method": "rco", "chain": {"route": ["c"]}}}).teacher.anchors
+        is None
+    )

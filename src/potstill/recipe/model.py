@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+ANCHORS = 4  # of a route that nobody sized
 Scalar = float | dict[str, Any]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -18,8 +19,8 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=False, validate_default=True, frozen=True)
 
 
-class TeacherRecipe(Section):
-    """The model that knows."""
+class OneTeacherRecipe(Section):
+    """A model that knows, and how its head is trained where it is new."""
 
     model: str = Field(description="Folder or hub id of the teacher.")
     finetune: Literal["auto", "never", "always"] = Field(
@@ -34,6 +35,46 @@ class TeacherRecipe(Section):
     batch_size: PositiveInt = Field(32, description="Rows per step of the `teach` stage.")
     from_scratch: bool = Field(False, description="The folder holds a config only: start from random weights.")
     trust_remote_code: bool = Field(False, description="Run code that comes with the model.")
+
+
+class TeacherRecipe(OneTeacherRecipe):
+    """The model that knows, or several; `teacher: {models: [a, b]}` and `teachers: [a, b]` fill `model` and `others`."""
+
+    others: list[OneTeacherRecipe] = Field(
+        default_factory=list,
+        description="Further teachers, heard together with the first; each may have its own settings and, for text, tokenizer.",
+    )
+    combine: Literal["mean", "fixed", "confidence", "max_probability", "agreement", "learned"] = Field(
+        "mean",
+        description="How several teachers become one: mean of probabilities; fixed weights; weights of each row by the teacher's "
+        "entropy, its largest probability or its agreement with the label; or weights learned with the student.",
+    )
+    weights: list[float] | None = Field(
+        None, description="One per teacher: the weights of `fixed`, and where the other ways start; none: equal."
+    )
+    anchors: PositiveInt | None = Field(
+        None, description="States of its way that the `teach` stage keeps, for method rco; none: 4 with rco, else none."
+    )
+
+    @model_validator(mode="after")
+    def _weights_fit(self) -> TeacherRecipe:
+        count = 1 + len(self.others)
+        if self.weights is not None and len(self.weights) != count:
+            raise ValueError(f"weights has {len(self.weights)} entries for {count} teacher(s): give one weight per teacher")
+        if self.weights is not None and (min(self.weights) < 0 or not 0 < sum(self.weights) < float("inf")):
+            raise ValueError("weights must be finite, 0 or more, and not all 0")
+        if self.combine == "fixed" and self.weights is None:
+            raise ValueError("combine: fixed needs weights, one per teacher; or combine: mean")
+        if self.combine == "mean" and self.weights is not None:
+            raise ValueError("combine: mean takes no weights; set combine: fixed to use them")
+        if self.combine != "mean" and not self.others:
+            raise ValueError(f"combine: {self.combine} needs several teachers; list them under teacher.models")
+        return self
+
+    @property
+    def all(self) -> tuple[OneTeacherRecipe, ...]:
+        """Every teacher, the first one first."""
+        return (self, *self.others)
 
 
 class DataRecipe(Section):
@@ -102,6 +143,22 @@ class StudentRecipe(Section):
         return {"ratio": 0.9}
 
 
+class ChainRecipe(Section):
+    """Models and states between teacher and student, for the methods takd, rco and ban."""
+
+    assistants: Literal["auto"] | Annotated[int, Field(ge=1, le=8)] = Field(
+        "auto", description="takd: models between teacher and student; auto: so many that no step shrinks more than fourfold."
+    )
+    generations: Annotated[int, Field(ge=2, le=10)] = Field(
+        3, description="ban: students of the same shape, each taught by the one before; the last is delivered."
+    )
+    ensemble: bool = Field(False, description="ban: also measure the mean of all generations.")
+    route: list[str] = Field(
+        default_factory=list,
+        description="rco: folders of earlier states of the teacher, in order; none: those that `teach` keeps (teacher.anchors).",
+    )
+
+
 class DistillRecipe(Section):
     """How the student learns."""
 
@@ -131,6 +188,7 @@ class DistillRecipe(Section):
     cache: Literal["auto", "always", "never"] = Field(
         "auto", description="Teacher outputs from disk (always), live (never), or what pays (auto)."
     )
+    chain: ChainRecipe = Field(default_factory=ChainRecipe, description="For methods with a chain: takd, rco, ban.")
     select: Literal["auto", "metric", "fidelity", "last"] = Field("auto", description="Which checkpoint is kept.")
     patience: PositiveInt | None = Field(None, description="Stop after so many evaluations without gain; none: never early.")
 
@@ -175,3 +233,8 @@ class Recipe(Section):
     )
     seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of splits, initialisation and batch order.")
     output: str = Field("out", description="Folder that receives everything.")
+
+    @model_validator(mode="after")
+    def _keeps_a_route(self) -> Recipe:
+        wants = self.distill.method == "rco" and not self.distill.chain.route and self.teacher.anchors is None
+        return self.model_copy(update={"teacher": self.teacher.model_copy(update={"anchors": ANCHORS})}) if wants else self

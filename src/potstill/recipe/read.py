@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from potstill.errors import Faults, PotstillError, RecipeError
 from potstill.recipe.model import Recipe
+from potstill.recipe.teachers import open_teachers
 from potstill.table import nearest
 
 # Keys that the field's users know → where they live in a recipe.
@@ -104,6 +105,7 @@ def make_recipe(*parts: Mapping[str, Any]) -> Recipe:
     merged: dict[str, Any] = {}
     for part in parts:
         merged = merge(merged, _canonical(part, faults))
+    merged = open_teachers(merged, faults)
     try:
         recipe = Recipe.model_validate(merged)
     except ValidationError as error:
@@ -221,6 +223,8 @@ def _is_branch(piece: Any) -> bool:
 def _known_keys(location: Sequence[Any]) -> list[str]:
     model: Any = Recipe
     for piece in location:
+        if isinstance(piece, int):
+            continue  # an entry of a list has the keys of the list's type
         field = model.model_fields.get(str(piece)) if isinstance(model, type) and issubclass(model, BaseModel) else None
         if field is None:
             return []
