@@ -80,6 +80,15 @@ LOSSES: dict[str, str] = {
 }
 
 
+# Losses on the probabilities of classes that exclude each other: nothing for several labels at once, numbers or embeddings.
+OF_CLASSES = frozenset(
+    {
+        *("ce", "kl", "reverse_kl", "jsd", "skew_kl", "skew_reverse_kl", "tvd", "soft_ce", "dkd", "nkd", "wsld", "tf_kd"),
+        *("label_smoothing_kd", "probability_shift", "dist", "logit_std_kl", "mlkd", "uld", "ctkd"),
+    }
+)
+
+
 def names() -> tuple[str, ...]:
     """Every loss of the catalogue, grouped by kind as in the table."""
     return tuple(LOSSES)

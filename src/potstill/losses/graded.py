@@ -5,7 +5,7 @@ Shapes: B batch, C labels or numbers per row.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch.nn.functional as F
@@ -98,7 +98,7 @@ def bounded_regression(
 class TargetLoss(Loss):
     """Base of losses whose target is the teacher's output or the label, by the option `target`.
 
-    With labels, rows that have none (-100 in every place) are not counted.
+    With labels, rows that have none (-100 or NaN in every place) are not counted.
     """
 
     def __init__(self, *, target: str = "teacher") -> None:
@@ -142,9 +142,30 @@ class TargetLoss(Loss):
         raise TypeError(f"{type(self).__name__} does not define from_labels")
 
 
+def known_places(labels: Tensor) -> Tensor:
+    """True where there is a label: neither -100 nor NaN; shaped as `labels`."""
+    return (labels != IGNORED_LABEL) & ~labels.isnan()
+
+
 def labelled_rows(labels: Tensor) -> Tensor:
     """[B], true on rows with a label in any place."""
-    return (labels != IGNORED_LABEL).reshape(labels.shape[0], -1).any(1)
+    return known_places(labels).reshape(labels.shape[0], -1).any(1)
+
+
+def scaled(values: Tensor, scale: Sequence[float] | None) -> Tensor:
+    """Values [B, C] in units of `scale`, one per number or one for all; as they are without one."""
+    return values if scale is None else values / values.new_tensor(scale)
+
+
+def checked_scale(scale: Sequence[float] | float | None) -> tuple[float, ...] | None:
+    """The option `scale`.
+
+    Raises:
+        RecipeError: A unit that is not above 0.
+    """
+    if scale is None:
+        return None
+    return tuple(positive("scale", float(unit)) for unit in (scale if isinstance(scale, Sequence) else (scale,)))
 
 
 class BCE(TargetLoss):
@@ -163,7 +184,7 @@ class BCE(TargetLoss):
         return bce(student_logits, teacher_logits, temperature=self.temperature, reduction="sum")
 
     def from_labels(self, student_logits: Tensor, labels: Tensor) -> Tensor:
-        known = labels != IGNORED_LABEL
+        known = known_places(labels)
         logits = finite(student_logits.float())
         values = F.binary_cross_entropy_with_logits(logits, labels.masked_fill(~known, 0).to(logits.dtype), reduction="none")
         return over_rows(values, known, "sum")
@@ -173,27 +194,36 @@ class Regression(TargetLoss):
     """Mean squared difference of predicted numbers; see `functional.regression`. Source: arXiv 1312.6184.
 
     Args:
-        target: "teacher" or "labels" (-100 where there is none).
+        target: "teacher" or "labels" (-100 or NaN where there is none).
+        scale: What one unit of error is, for each number or for all (usually the labels' standard deviation); None for 1.
     """
 
+    def __init__(self, *, target: str = "teacher", scale: Sequence[float] | float | None = None) -> None:
+        super().__init__(target=target)
+        self.scale = checked_scale(scale)
+
     def from_teacher(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-        return regression(student_logits, teacher_logits, reduction="sum")
+        return regression(scaled(student_logits, self.scale), scaled(teacher_logits, self.scale), reduction="sum")
 
     def from_labels(self, student_logits: Tensor, labels: Tensor) -> Tensor:
-        return regression(student_logits, labels.to(student_logits.dtype), mask=labels != IGNORED_LABEL, reduction="sum")
+        known = known_places(labels)
+        values = scaled(labels.to(student_logits.dtype), self.scale)
+        return regression(scaled(student_logits, self.scale), values, mask=known, reduction="sum")
 
 
 class BoundedRegression(ResponseLoss):
     """Teacher-bounded regression on labelled rows; see `functional.bounded_regression`. Source: Chen et al. 2017.
 
     Args:
-        margin: m, in squared units of the label.
+        margin: m, in squared units of the label, or of `scale`.
+        scale: As for `Regression`.
     """
 
     unit: ClassVar[str] = "labelled"
 
-    def __init__(self, *, margin: float = 0.0) -> None:
+    def __init__(self, *, margin: float = 0.0, scale: Sequence[float] | float | None = None) -> None:
         super().__init__()
+        self.scale = checked_scale(scale)
         self.margin = between("margin", margin, 0, float("inf"))
 
     def needs_batch(self) -> tuple[str, ...]:
@@ -205,7 +235,8 @@ class BoundedRegression(ResponseLoss):
     def compare(self, student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None, batch: Mapping[str, Any]) -> Tensor:
         labels = batch["labels"].view_as(student_logits).to(teacher_logits.dtype)
         rows = labelled_rows(batch["labels"])
-        return bounded_regression(student_logits, teacher_logits, labels, margin=self.margin, mask=rows, reduction="sum")
+        values = [scaled(each, self.scale) for each in (student_logits, teacher_logits, labels)]
+        return bounded_regression(*values, margin=self.margin, mask=rows, reduction="sum")
 
     def forward(self, student: StudentView, teacher: TeacherSignal | None, batch: Mapping[str, Any]) -> LossValue:
         """Sum over labelled rows."""

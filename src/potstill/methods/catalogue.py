@@ -6,6 +6,8 @@ from potstill.errors import NeedsError
 from potstill.methods.contract import Method, MethodOptions, ModelFacts, StageSpec
 from potstill.table import resolve
 
+DESCRIBED = {"labels": "several labels at once", "numbers": "numbers", "embedding": "embeddings"}
+
 DEFAULT = "kd"
 
 METHODS: dict[str, str] = {
@@ -52,6 +54,9 @@ METHODS: dict[str, str] = {
     "crd": "potstill.methods.relations:crd",
 }
 
+# Methods on the probabilities of classes that exclude each other.
+OF_CLASSES = frozenset({"dkd", "dist", "logit_std", "nkd", "wsld", "ctkd", "mlkd", "self", "tf_kd", "label_smoothing"})
+
 # Pairs (student, teacher) that stand for a kind of model where a method is described without one.
 EXAMPLES = (
     (ModelFacts(4, 64, 4, "text"), ModelFacts(12, 64, 4, "text")),
@@ -92,7 +97,24 @@ def build(name: str, student: ModelFacts, teacher: ModelFacts, options: MethodOp
         >>> [stage.name for stage in build("tinybert", tiny, base)]
         ['intermediate', 'prediction']
     """
-    return find(name)(student, teacher, options or MethodOptions())
+    options = options or MethodOptions()
+    require_answers(name, options)
+    return find(name)(student, teacher, options)
+
+
+def require_answers(name: str, options: MethodOptions) -> None:
+    """Refuse a method on class probabilities where a row's answer is something else.
+
+    Raises:
+        NeedsError: It is; names the methods that work.
+    """
+    if name in OF_CLASSES and not options.answers.is_distribution:
+        raise NeedsError(
+            f"method {name!r} compares probabilities of classes that exclude each other;"
+            f" the answers of this task are {DESCRIBED.get(options.answers.kind, options.answers.kind)}",
+            f"methods that take the task's own losses: {', '.join(each for each in names() if each not in OF_CLASSES)}",
+            "set distill.method: auto",
+        )
 
 
 def default_epochs(name: str = "auto") -> float:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from potstill.errors import NeedsError
+from potstill.tasks.answers import ONE_CLASS, Answers
 
 LayerChoice = str | Sequence[Sequence[int]]
 
@@ -51,6 +52,7 @@ class MethodOptions:
         layers: auto, uniform, last, first, skip, or pairs (student, teacher).
         has_taps: The source of knowledge gives more than logits.
         has_same_tokens: Student and teacher see the same tokens, so that token values can be compared.
+        answers: What the task's answers are, and which losses teach them.
     """
 
     epochs: float | None = None
@@ -60,6 +62,7 @@ class MethodOptions:
     layers: LayerChoice = "auto"
     has_taps: bool = True
     has_same_tokens: bool = True
+    answers: Answers = ONE_CLASS
 
 
 @dataclass(frozen=True)

@@ -98,4 +98,4 @@ def _with_labels(
     heat = options.temperature if temperature is not None and options.temperature is not None else temperature
     if options.alpha is None:
         return TermSpec(name, weight, heat), TermSpec("ce", labels)
-    return TermSpec(name, options.alpha, heat), response_terms(options, temperature=1.0, alpha=1.0)[1]
+    return TermSpec(name, options.alpha, heat), response_terms(options, temperature=1.0, alpha=1.0)[-1]

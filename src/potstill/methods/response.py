@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from typing import Any
 
+from potstill.errors import NeedsError
+from potstill.losses.catalogue import defaults
 from potstill.methods.contract import MethodOptions, ModelFacts, StageSpec, TermSpec, with_wishes
 from potstill.methods.layers import pair_layers
 from potstill.methods.needs import require_positions
 from potstill.training.schedules import is_schedule
+
+logger = logging.getLogger(__name__)
 
 # Epochs and peak rate of plain distillation. Small students of images are far from converged at the rates that suit texts.
 PASSES = {"text": (8.0, 3e-4), "image": (16.0, 1e-3), "maps": (16.0, 2e-3)}
@@ -42,20 +48,60 @@ def distilbert(student: ModelFacts, teacher: ModelFacts, options: MethodOptions)
 
 
 def response_terms(options: MethodOptions, *, temperature: float, alpha: float, whole: float = 1.0) -> tuple[TermSpec, ...]:
-    """KL with weight α and cross-entropy with 1 − α, the user's wishes before the method's defaults.
+    """The teacher's answers with weight α and the labels with 1 − α, the user's wishes before the method's defaults.
+
+    For one class per row these are KL and cross-entropy; other tasks say which losses take their place. A method's τ is
+    meant for one distribution over classes: other answers are taught at τ = 1 unless the user sets it. Where rows have no
+    labels to learn from, the teacher has all the weight.
 
     Args:
-        options: May hold `temperature` and `alpha`.
+        options: May hold `temperature` and `alpha`, and says what the answers are.
         temperature: The method's τ.
         alpha: The method's α.
-        whole: Sum of both weights.
+        whole: Sum of all weights.
+
+    Returns:
+        The teacher's terms, then the one of the labels where there is one.
     """
+    answers = options.answers
     wished = alpha if options.alpha is None else options.alpha
-    heat = temperature if options.temperature is None else options.temperature
-    return (
-        TermSpec("kl", _mapped(wished, lambda value: whole * value), temperature=heat),
-        TermSpec("ce", _mapped(wished, lambda value: whole * (1.0 - value))),
-    )
+    if answers.from_labels is None:
+        return _from_teacher(options, whole, temperature)
+    theirs = _from_teacher(options, _mapped(wished, lambda value: whole * value), temperature)
+    return (*theirs, _term(answers.from_labels, _mapped(wished, lambda value: whole * (1.0 - value))))
+
+
+def label_term(options: MethodOptions, weight: Any = 1.0) -> TermSpec:
+    """The loss that learns from the labels of this task.
+
+    Raises:
+        NeedsError: Rows of this task have no labels to learn from.
+    """
+    if options.answers.from_labels is None:
+        raise NeedsError(
+            "the rows of this task have no labels that a student could learn from",
+            "methods that learn from the teacher",
+            "leave distill.method: auto, and baseline: false",
+        )
+    return _term(options.answers.from_labels, weight)
+
+
+def _from_teacher(options: MethodOptions, weight: Any, temperature: float) -> tuple[TermSpec, ...]:
+    answers = options.answers
+    terms = []
+    for entry in answers.from_teacher:
+        share = float(entry.get("weight", 1.0))
+        heat = options.temperature if options.temperature is not None else temperature if answers.is_distribution else None
+        heat = heat if "temperature" in defaults(entry["name"]) else None
+        terms.append(_term(entry, _mapped(weight, lambda value, share=share: share * value), heat))
+    if options.temperature is not None and all(term.temperature is None for term in terms):
+        logger.warning("the answers of this task have no temperature; temperature: %s has no effect", options.temperature)
+    return tuple(terms)
+
+
+def _term(entry: Mapping[str, Any], weight: Any, temperature: Any = None) -> TermSpec:
+    options = {key: value for key, value in entry.items() if key not in ("name", "weight")}
+    return TermSpec(entry["name"], weight, temperature, options)
 
 
 def label_terms(options: MethodOptions, *, temperature: float = 4.0) -> tuple[TermSpec, ...]:

@@ -9,7 +9,7 @@ from potstill.methods.contract import MethodOptions, ModelFacts, StageSpec, Term
 from potstill.methods.layers import pair_layers
 from potstill.methods.needs import require_positions, require_same_grids
 from potstill.methods.output import EPOCHS, RATE
-from potstill.methods.response import label_terms, response_terms
+from potstill.methods.response import label_term, label_terms, response_terms
 
 # 30 epochs before the 240 of the reference protocol.
 FIRST_EPOCHS = 1.0
@@ -23,8 +23,9 @@ def fitnets(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) ->
     pairs = _middle(student, teacher, options)
     require_positions("fitnets", student, teacher, options, pairs)
     prediction = response_terms(options, temperature=3.0, alpha=0.5)
-    if options.alpha is None:
-        prediction = (replace(prediction[0], weight={"linear": [4.0, 1.0]}), TermSpec("ce"))
+    if options.alpha is None and options.answers.from_labels is not None:
+        theirs = (replace(term, weight={"linear": [8.0 * term.weight, 2.0 * term.weight]}) for term in prediction[:-1])
+        prediction = (*theirs, label_term(options))
     return _two_stages("hint", TermSpec("fitnet", options={"layers": pairs}), prediction, options)
 
 

@@ -21,7 +21,7 @@ def tf_kd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> t
     require_classes("tf_kd", student, teacher, least=2, nearest="distilbert")
     alpha = 0.9 if options.alpha is None else options.alpha
     heat = 20.0 if options.temperature is None else options.temperature
-    labels = response_terms(options, temperature=1.0, alpha=0.9)[1]
+    labels = response_terms(options, temperature=1.0, alpha=0.9)[-1]
     return one_stage(options, (TermSpec("tf_kd", alpha, heat), labels), rows="labelled")
 
 

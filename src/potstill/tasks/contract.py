@@ -12,6 +12,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from potstill.data.encoded import EncodedRows
+from potstill.tasks.answers import Answers
 
 
 @runtime_checkable
@@ -21,12 +22,14 @@ class Task(Protocol):
     Attributes:
         name: As in `potstill.tasks.TASKS`.
         modality: ``"text"`` or ``"image"``.
-        metric: The measure that models are compared by, a key of `quality`.
+        metric: The measure that models are compared by, a key of `quality`; higher is better.
+        label_kind: How labels are written and encoded: ``"class"``, ``"labels"``, ``"numbers"``; see `potstill.data.label_kinds`.
     """
 
     name: str
     modality: str
     metric: str
+    label_kind: str
 
     def find_columns(self, dataset: Dataset, asked: Mapping[str, str] | None, *, labelled: bool = True) -> dict[str, str]:
         """Role → column; raises DataError with the choices where it is not clear."""
@@ -56,8 +59,16 @@ class Task(Protocol):
         """Input name → {axis: ``"batch"`` or ``"tokens"``}."""
         ...
 
-    def quality(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        """Measures of answers [N, C] against labels [N]."""
+    def answers(self, labels: np.ndarray | None = None) -> Answers:
+        """What is answered and which losses teach it; `labels` of the training rows set scales where there are any."""
+        ...
+
+    def metric_for(self, labels: np.ndarray) -> str:
+        """The measure that models are compared by on rows with these labels."""
+        ...
+
+    def quality(self, logits: np.ndarray, labels: np.ndarray, *, teacher: np.ndarray | None = None) -> dict[str, float]:
+        """Measures of answers [N, C] against labels [N] or [N, C], and against the teacher's answers where a measure is."""
         ...
 
     def text_of(self, row: Mapping[str, Any]) -> str:

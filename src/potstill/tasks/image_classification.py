@@ -17,13 +17,14 @@ from potstill.data.collate import ImageCollator
 from potstill.data.columns import find_image
 from potstill.data.encoded import EncodedImages
 from potstill.errors import ModelError
+from potstill.tasks.answers import OneClass
 from potstill.tasks.loading import head_names, loading_error
 from potstill.tasks.quality import classification_quality, per_class
 
 _DEFAULT_SIDE = 224
 
 
-class ImageClassification:
+class ImageClassification(OneClass):
     """One class for an image.
 
     Attributes:
@@ -33,7 +34,6 @@ class ImageClassification:
 
     name = "image-classification"
     modality = "image"
-    metric = "accuracy"
 
     def __init__(self) -> None:
         self.image_size: tuple[int, int] | None = None
@@ -100,7 +100,7 @@ class ImageClassification:
         """The batch."""
         return {"pixel_values": {0: "batch"}}
 
-    def quality(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    def quality(self, logits: np.ndarray, labels: np.ndarray, *, teacher: np.ndarray | None = None) -> dict[str, float]:
         """Accuracy, macro F1 and Matthews correlation; see `potstill.tasks.quality.classification_quality`."""
         return classification_quality(logits, labels)
 

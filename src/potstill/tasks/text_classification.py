@@ -18,18 +18,18 @@ from potstill.data.collate import TextCollator
 from potstill.data.columns import find_text
 from potstill.data.encoded import EncodedText
 from potstill.errors import ModelError
+from potstill.tasks.answers import OneClass
 from potstill.tasks.loading import head_names, loading_error
 from potstill.tasks.quality import classification_quality, per_class
 
 _DEFAULT_TOKENS = 128
 
 
-class TextClassification:
+class TextClassification(OneClass):
     """One class for a text, or for a pair of texts."""
 
     name = "text-classification"
     modality = "text"
-    metric = "accuracy"
 
     def find_columns(self, dataset: Dataset, asked: Mapping[str, str] | None, *, labelled: bool = True) -> dict[str, str]:
         """``text``, optionally ``text_pair``, and ``label`` → columns; see `potstill.data.columns.find_text`."""
@@ -102,7 +102,7 @@ class TextClassification:
         names = ["input_ids", "attention_mask", *(["token_type_ids"] if _takes_token_types(model) else [])]
         return {name: {0: "batch", 1: "tokens"} for name in names}
 
-    def quality(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    def quality(self, logits: np.ndarray, labels: np.ndarray, *, teacher: np.ndarray | None = None) -> dict[str, float]:
         """Accuracy, macro F1 and Matthews correlation; see `potstill.tasks.quality.classification_quality`."""
         return classification_quality(logits, labels)
 
