@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from potstill.data.encoded import EncodedRows, concatenate, open_rows
 from potstill.disk import read_json
 from potstill.errors import ModelError
 from potstill.recipe import Recipe
+from potstill.recipe.model import OneTeacherRecipe, StudentRecipe, TeacherRecipe
 from potstill.tasks import build as build_task
 from potstill.tasks import infer as infer_task
 from potstill.tasks.contract import Task
@@ -27,6 +29,25 @@ if TYPE_CHECKING:
 SPLITS = ("train", "validation", "test", "unlabelled")
 
 
+@dataclass(frozen=True)
+class Places:
+    """Where a run's teacher and student lie, below the output folder; further teachers and models of a chain have their own.
+
+    Args:
+        teacher: The trained teacher.
+        encoded: Rows in the teacher's tokens, a folder for each split.
+        augmented: The same of the augmented rows.
+        cache: The teacher's answers.
+        student: The cut student and the rows in its tokens.
+    """
+
+    teacher: str = "teacher"
+    encoded: str = "work/data/encoded"
+    augmented: str = "work/augment/encoded"
+    cache: str = "work/cache"
+    student: str = "work/student"
+
+
 class Run:
     """One run. Stages hand results to each other through the output folder; this opens them, each once.
 
@@ -37,6 +58,7 @@ class Run:
         given_teacher: A teacher in memory; None where the recipe names one.
         given_processor: Its tokenizer or image processor.
         given_data: Data in memory; None where the recipe names them.
+        places: Where teacher and student lie.
     """
 
     def __init__(
@@ -48,11 +70,32 @@ class Run:
         given_teacher: PreTrainedModel | None = None,
         given_processor: Any = None,
         given_data: Any = None,
+        places: Places | None = None,
     ) -> None:
         self.recipe, self.folder, self.observer = recipe, folder, observer
+        self.places = places or Places()
         self.given_teacher, self.given_processor, self.given_data = given_teacher, given_processor, given_data
         self.results: dict[str, StageResult] = {}
         self._opened: dict[str, tuple[str, Any]] = {}
+
+    def variant(self, *, places: Places, teacher: OneTeacherRecipe | None = None, student: StudentRecipe | None = None) -> Run:
+        """The same run with another teacher or student, which lies elsewhere; rows and results are shared.
+
+        Args:
+            places: Where they lie.
+            teacher: Another teacher; None for the same.
+            student: Another student; None for the same.
+        """
+        changes: dict[str, Any] = {"task": self.task.name}
+        if teacher is not None:
+            changes["teacher"] = TeacherRecipe(**teacher.model_dump(include=set(OneTeacherRecipe.model_fields)))
+        if student is not None:
+            changes["student"] = student
+        given = {"given_teacher": self.given_teacher, "given_processor": self.given_processor} if teacher is None else {}
+        recipe = self.recipe.model_copy(update=changes)
+        other = Run(recipe, self.folder, self.observer, given_data=self.given_data, places=places, **given)
+        other.results = self.results
+        return other
 
     # -- what was given
 
@@ -109,12 +152,12 @@ class Run:
 
     def student_rows(self, *names: str) -> EncodedRows:
         """Rows in the student's tokens; the teacher's where the student reads the same."""
-        return self._rows("student" if (self.folder / "work/student/encoded").is_dir() else "teacher", names)
+        return self._rows("student" if (self.folder / self.places.student / "encoded").is_dir() else "teacher", names)
 
     @property
     def teacher(self) -> LoadedTeacher:
         """The teacher that is distilled: the one trained here, or the one given."""
-        folder = "teacher" if (self.folder / "teacher").is_dir() else ""
+        folder = self.places.teacher if (self.folder / self.places.teacher).is_dir() else ""
         return self._once("teacher", folder, self._load_teacher)
 
     def forget(self, folder: str) -> None:
@@ -143,9 +186,9 @@ class Run:
         parts = []
         for name in names:
             if who == "teacher":
-                folder = "work/augment/encoded" if name == "augmented" else f"work/data/encoded/{name}"
+                folder = self.places.augmented if name == "augmented" else f"{self.places.encoded}/{name}"
             else:
-                folder = f"work/student/encoded/{name}"
+                folder = f"{self.places.student}/encoded/{name}"
             parts.append(self._once(f"{who} rows {name}", folder, partial(open_rows, self.folder / folder)))
         return concatenate(parts)
 
@@ -160,7 +203,7 @@ class Run:
         return read_config(self.recipe.teacher)
 
     def _load_teacher(self) -> LoadedTeacher:
-        trained = self.folder / "teacher"
+        trained = self.folder / self.places.teacher
         if not trained.is_dir():
             return self.load_given_teacher(self.label_names)
         from potstill.teacher.load import load_teacher

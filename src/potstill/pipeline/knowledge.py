@@ -119,7 +119,7 @@ def training_source(run: Run) -> TeacherSource:
     from potstill.training.taps import TapReader
 
     live = LiveTeacher(run.teacher.model, TapReader())
-    cached = (run.folder / "work/cache/logits").is_dir()
+    cached = (run.folder / run.places.cache / "logits").is_dir()
     inside: TeacherSource = live
     if has_own_tokens(run) or (has_other_rows(run) and not cached):
         names = [name for name in ("train", "validation", "test", "unlabelled", "augmented") if run.has(name)]
@@ -137,12 +137,12 @@ def training_source(run: Run) -> TeacherSource:
 
 def has_own_tokens(run: Run) -> bool:
     """Whether the student reads through a tokenizer or image processor that is no cut of the teacher's."""
-    return bool(run.facts("work/student").get("own_tokenizer"))
+    return bool(run.facts(run.places.student).get("own_tokenizer"))
 
 
 def has_other_rows(run: Run) -> bool:
     """Whether the rows were encoded anew for the student."""
-    return (run.folder / "work/student/encoded").is_dir()
+    return (run.folder / run.places.student / "encoded").is_dir()
 
 
 def _cached(run: Run, fingerprint: str) -> TeacherSource:
@@ -150,7 +150,7 @@ def _cached(run: Run, fingerprint: str) -> TeacherSource:
     from potstill.teacher.rest import fingerprint_of_processor
 
     expected = Fingerprints(teacher=fingerprint, processor=fingerprint_of_processor(run.teacher.processor))
-    return CachedTeacher.open(run.folder / "work/cache/logits", expect=expected)
+    return CachedTeacher.open(run.folder / run.places.cache / "logits", expect=expected)
 
 
 def training_collator(run: Run, processor: Any) -> Callable[[list[dict[str, Any]]], dict[str, Tensor]]:

@@ -117,12 +117,12 @@ def load_student(run: Run, folder: Path, *, without_dropout: bool = False) -> tu
 
 def kept_layers(run: Run) -> tuple[int, ...]:
     """The teacher's layers (1-based) that the student's blocks were cut from."""
-    return tuple(run.facts("work/student")["plan"]["layers"])
+    return tuple(run.facts(run.places.student)["plan"]["layers"])
 
 
 def kept_ids(run: Run) -> np.ndarray | None:
     """[student vocabulary] the teacher's id of each of the student's tokens; None where both read the same tokens."""
-    file = run.folder / "work/student/kept_ids.npy"
+    file = run.folder / run.places.student / "kept_ids.npy"
     return np.load(file) if file.is_file() else None
 
 
