@@ -6,7 +6,6 @@ Shapes: B batch, C classes, T tokens, D width.
 from __future__ import annotations
 
 import functools
-import inspect
 import re
 from collections.abc import Collection, Mapping
 from typing import Any, Literal
@@ -16,12 +15,15 @@ from torch import Tensor, nn
 
 from potstill.errors import ModelError
 from potstill.hardware import bf16_pays
+from potstill.tasks.units import answers_of, head_output
+from potstill.teacher.inputs import MAIN_INPUTS, InputNames
 from potstill.teacher.rest import at_rest, ensure_eval, fingerprint_of
 from potstill.teacher.signal import DenseLogits, TeacherSignal
 from potstill.teacher.source import TapReader, require
 
 _HIDDEN = re.compile(r"hidden:(-?\d+)|embedding")
 TEACHER_PREFIX = "teacher_"
+_NO_INPUT = frozenset({"labels"})
 
 
 class LiveTeacher:
@@ -31,7 +33,7 @@ class LiveTeacher:
     (``teacher_input_ids`` …) where the batch has them, else the student's.
 
     Args:
-        model: A classifier with a configuration, as transformers makes them; it is put at rest in place.
+        model: A classifier whose forward returns logits, or an object with ``logits``; it is put at rest in place.
         tap_reader: Reads intermediate values by need name; without one, only logits and hidden states are at hand.
         dtype: What to compute in: "float32", "bfloat16", or "auto" (bfloat16 where a measurement says that it pays).
             The weights stay as they are.
@@ -54,8 +56,8 @@ class LiveTeacher:
         return fingerprint_of(self.model)
 
     @functools.cached_property
-    def _accepted(self) -> frozenset[str]:
-        return frozenset(inspect.signature(self.model.forward).parameters) - {"labels"}
+    def _names(self) -> InputNames:
+        return InputNames(self.model)
 
     @property
     def device(self) -> torch.device:
@@ -84,11 +86,12 @@ class LiveTeacher:
             ModelError: The batch has none of them.
         """
         own = {key[len(TEACHER_PREFIX) :]: value for key, value in batch.items() if key.startswith(TEACHER_PREFIX)}
-        inputs = {key: value.to(self.device) for key, value in (own or batch).items() if key in self._accepted}
+        known = {key: value for key, value in (own or batch).items() if key in self._names.names or key in MAIN_INPUTS}
+        inputs = {key: value.to(self.device) for key, value in self._names.take(known, leave=_NO_INPUT).items()}
         if not inputs:
             raise ModelError(
                 f"the batch has none of the teacher's inputs; it has {', '.join(batch) or 'nothing'}",
-                ", ".join(sorted(self._accepted & {"input_ids", "attention_mask", "pixel_values"})),
+                ", ".join(name for name in self._names.names if name not in _NO_INPUT),
                 "encode the data with the teacher's processor, under keys that begin with teacher_",
             )
         return inputs
@@ -101,7 +104,7 @@ class LiveTeacher:
             needs: Need names.
 
         Returns:
-            Logits [B, C] and taps in float32, on the model's device, free of any graph and fit to be used in one.
+            Logits [B, C] (per unit where the batch has units, see `tasks.units`) and taps in float32, on the model's device, free of any graph and fit to be used in one.
 
         Raises:
             NeedsError: A need cannot be met without a tap reader.
@@ -121,12 +124,18 @@ class LiveTeacher:
             values = self._forward(inputs, taps, with_logits="logits" in needs or not taps)
         logits = values.pop("logits", None)
         if logits is not None:
+            logits, _ = answers_of(logits, self._units(batch))
             logits = logits.float() if not logits.is_inference() else logits.float().clone()
         return TeacherSignal(
             response=None if logits is None or "logits" not in needs else DenseLogits(logits),
             taps={name: value.float() if value.is_floating_point() else value for name, value in values.items()},
             token_mask=inputs.get("attention_mask"),
         )
+
+    def _units(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Where the units of the rows stand in the teacher's tokens; in the student's where both read the same."""
+        own = {key[len(TEACHER_PREFIX) :]: value for key, value in batch.items() if key.startswith(f"{TEACHER_PREFIX}unit_")}
+        return own or batch
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.computes_in_bf16())
@@ -135,7 +144,7 @@ class LiveTeacher:
         if self.tap_reader is not None and taps:
             return dict(self.tap_reader.read(self.model, inputs, [*taps, "logits"] if with_logits else taps))
         output = self.model(**inputs, **({"output_hidden_states": True} if taps else {}))
-        return {"logits": output.logits} | {need: _hidden_state(output.hidden_states, need) for need in taps}
+        return {"logits": head_output(output)} | {need: _hidden_state(output.hidden_states, need) for need in taps}
 
 
 def _hidden_state(states: tuple[Tensor, ...], need: str) -> Tensor:

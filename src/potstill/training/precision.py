@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import logging
 import statistics
 import time
@@ -17,6 +16,7 @@ from transformers import TrainingArguments
 
 from potstill.disk import read_json, write_json_atomic
 from potstill.hardware import bf16_pays
+from potstill.teacher.inputs import MAIN_INPUTS, InputNames
 from potstill.training.taps import logits_of
 
 logger = logging.getLogger(__name__)
@@ -63,8 +63,9 @@ def step_gains(model: nn.Module, inputs: Mapping[str, Any], device: torch.device
 
 def model_inputs(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
     """What of a batch the model takes, labels left out."""
-    taken = inspect.signature(model.forward).parameters
-    return {name: value for name, value in batch.items() if name in taken and name != "labels"}
+    names = InputNames(model)
+    known = {name: value for name, value in batch.items() if name in names.names or name in MAIN_INPUTS}
+    return names.take(known, leave=frozenset({"labels"}))
 
 
 def time_step(model: nn.Module, batch: Mapping[str, Any], device: torch.device, *, is_half: bool) -> float:

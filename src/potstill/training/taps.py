@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from potstill.errors import NeedsError, PotstillError
 from potstill.table import nearest
+from potstill.tasks.units import head_output
 
 INDEXED = ("hidden", "attention", "query", "key", "value")
 _PROJECTIONS = ("query", "key", "value")
@@ -115,6 +116,11 @@ class Taps:
             raise self._missing(need)
 
     def _resolve_hidden(self, need: str, index: int) -> None:
+        stages = stages_of(self.model)
+        if stages:
+            position = self._position(need, index, len(stages), lowest=1)
+            self._slot(f"hidden:{position}", stages[position - 1], need)
+            return
         if self._family is None:
             count = _block_count(self.model)
             if count is None:
@@ -230,12 +236,34 @@ def head_of(model: nn.Module) -> nn.Module | None:
     return linears[-1] if linears else None
 
 
+def stages_of(model: nn.Module) -> list[nn.Module]:
+    """The modules that a model names in its attribute ``tap_stages`` (paths): their outputs are ``hidden:1``, ``hidden:2`` …
+
+    Raises:
+        NeedsError: A path that leads to no module.
+    """
+    modules = dict(model.named_modules())
+    paths = tuple(getattr(model, "tap_stages", ()))
+    for path in paths:
+        if path not in modules:
+            guess = nearest(path, modules)
+            raise NeedsError(
+                f"tap_stages of {type(model).__name__} names {path!r}, which is no module of it",
+                "paths of named_modules()",
+                f"did you mean {guess!r}?" if guess else "print the names with dict(model.named_modules())",
+            )
+    return [modules[path] for path in paths]
+
+
 def available(model: nn.Module) -> list[str]:
     """Need names that this model gives, for messages and for choosing layers."""
     family = family_or_none(model)
     names = ["logits", "module:PATH"]
     if head_of(model) is not None:
         names += ["head.in", "pooled"]
+    stages = stages_of(model)
+    if stages:
+        return [*names, *(f"hidden:{k}" for k in range(1, len(stages) + 1))]
     count = len(list(family.blocks(model))) if family is not None else _block_count(model)
     if count is None:
         return names
@@ -260,7 +288,7 @@ def logits_of(outputs: Any) -> Tensor:
     Raises:
         NeedsError: The forward returned nothing of the kind.
     """
-    value = getattr(outputs, "logits", None)
+    value = head_output(outputs) if hasattr(outputs, "start_logits") else getattr(outputs, "logits", None)
     if value is None and isinstance(outputs, Mapping):
         value = outputs.get("logits")
     if value is None and isinstance(outputs, (Tensor, tuple, list)):

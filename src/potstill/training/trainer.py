@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import inspect
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,8 +17,11 @@ from torch.utils.data import IterableDataset
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_utils import EvalPrediction
 
+from potstill.data.collate import NOT_INPUTS
 from potstill.errors import TrainingError
 from potstill.losses.contract import Loss, StudentView
+from potstill.tasks.units import answers_of
+from potstill.teacher.inputs import InputNames
 from potstill.teacher.signal import TeacherSignal
 from potstill.training import checkpoints, evaluation, preparation
 from potstill.training.averaging import WeightAverage
@@ -31,7 +33,6 @@ from potstill.training.terms import Term, read_terms
 logger = logging.getLogger(__name__)
 
 DEFAULT_LOSSES: tuple[Mapping[str, Any], ...] = ({"name": "kl", "weight": 0.7, "temperature": 2.0}, {"name": "ce", "weight": 0.3})
-_NOT_FOR_THE_STUDENT = frozenset({"row_id", "labels", "row_index"})
 
 
 class DistillationTrainer(MeasuringTrainer):
@@ -107,7 +108,7 @@ class DistillationTrainer(MeasuringTrainer):
         self.selection = selection
         self._average: WeightAverage | None = None
         self._taps: Taps | None = None
-        self._accepted: frozenset[str] | None = _accepted_inputs(self.model)
+        self._names = InputNames(self.model)
         self._roles: Mapping[str, nn.Module] = {}
         self._memories: list[evaluation.TeacherMemory] = []
         self._num_weights = 0
@@ -136,7 +137,7 @@ class DistillationTrainer(MeasuringTrainer):
         if dataset is not None:
             batch = self._prepare_inputs(self._probe(dataset))
             preparation.check_batch(terms, batch)
-            student = preparation.shapes_of_student(taps, self._student_inputs(batch))
+            student = preparation.shapes_of_student(taps, self._student_inputs(batch), batch)
             teacher = preparation.shapes_of_teacher(self.source, batch, self.objective.needs_teacher())
             num_rows = len(dataset) if hasattr(dataset, "__len__") else 0
             with torch.random.fork_rng(devices=[]):
@@ -278,7 +279,8 @@ class DistillationTrainer(MeasuringTrainer):
         if self._taps is None:
             raise TrainingError("the trainer is not prepared", todo="call train() or evaluate()")
         logits, taps = self._taps.run(self._student_inputs(batch))
-        return StudentView(logits, taps, batch.get("attention_mask"), self._roles)
+        answers, unit_mask = answers_of(logits, batch)
+        return StudentView(answers, taps, batch.get("attention_mask"), self._roles, unit_mask)
 
     def _signal(self, batch: Mapping[str, Any], needs: tuple[str, ...]) -> TeacherSignal | None:
         if not needs:
@@ -286,10 +288,8 @@ class DistillationTrainer(MeasuringTrainer):
         return preparation.to_device(self.source.signal(batch, needs), self.args.device)
 
     def _student_inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        inputs = {
-            name: value for name, value in batch.items() if name not in _NOT_FOR_THE_STUDENT and not name.startswith("teacher_")
-        }
-        return inputs if self._accepted is None else {name: value for name, value in inputs.items() if name in self._accepted}
+        inputs = {name: value for name, value in batch.items() if name not in NOT_INPUTS and not name.startswith("teacher_")}
+        return self._names.take(inputs)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Six per weight and input element; the weights are counted once, not every step."""
@@ -390,11 +390,3 @@ def _as_source(teacher: Any, device: torch.device) -> Any:
 
     dtype: Literal["float32", "auto"] = "float32" if device.type == "cpu" else "auto"
     return LiveTeacher(teacher.to(device), TapReader(), dtype=dtype)
-
-
-def _accepted_inputs(model: nn.Module) -> frozenset[str] | None:
-    """Names that the model's forward takes; None where it takes any."""
-    parameters = inspect.signature(model.forward).parameters.values()
-    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
-        return None
-    return frozenset(parameter.name for parameter in parameters)
