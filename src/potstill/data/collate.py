@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+NOT_INPUTS = frozenset({"labels", "row_id", "row_index", "unit_positions", "unit_ends"})
+"""What a batch carries beside the inputs of a model."""
+
 
 @dataclass(frozen=True)
 class TextCollator:
@@ -88,5 +91,6 @@ def _numbers(value: Any) -> tuple[float, ...]:
 
 
 def _identity(rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    labels = torch.tensor([row["labels"] for row in rows], dtype=torch.int64)
-    return {"labels": labels, "row_id": torch.tensor([row["row_id"] for row in rows], dtype=torch.int64)}
+    labels = np.asarray([row["labels"] for row in rows])
+    labels = labels.astype(np.float32 if labels.dtype.kind == "f" else np.int64)
+    return {"labels": torch.from_numpy(labels), "row_id": torch.tensor([row["row_id"] for row in rows], dtype=torch.int64)}

@@ -24,8 +24,9 @@ class EncodedRows(TorchDataset):
 
     Attributes:
         row_ids: Row id of each row [N] int64.
-        labels: Label of each row [N] int64, −100 where there is none.
+        labels: Label of each row [N] int64, −100 where there is none; [N, C] float32 of several labels (−100) or numbers (NaN).
         lengths: Tokens of each row [N] int32; ones for images.
+        groups: Where long inputs were split into several rows: the row id of the first part, for each row [N]; else None.
         fingerprint: Hash of what the rows were made of.
         notes: What there is to say about the encoding.
     """
@@ -34,6 +35,7 @@ class EncodedRows(TorchDataset):
     labels: np.ndarray
     lengths: np.ndarray
     fingerprint: str
+    groups: np.ndarray | None = None
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -45,6 +47,10 @@ class EncodedRows(TorchDataset):
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """The rows at `indices`: ``row_id``, ``labels`` and the model's inputs as arrays without a batch axis."""
         raise NotImplementedError
+
+    def label(self, index: int) -> Any:
+        """The label of one row: a number, or [C] float32."""
+        return self.labels[index] if self.labels.ndim > 1 else self.labels[index].item()
 
     def writer(self, folder: Path) -> RowWriter:
         """A writer for rows of this kind."""
@@ -86,7 +92,8 @@ class _Stored(EncodedRows):
         self.rows = int(manifest["rows"])
         self.fingerprint, self.notes = manifest["fingerprint"], tuple(manifest["notes"])
         self.row_ids = self._array("row_ids", np.int64, (self.rows,))
-        self.labels = self._array("labels", np.int64, (self.rows,))
+        kind = manifest.get("labels", {"dtype": "int64", "shape": []})
+        self.labels = self._array("labels", np.dtype(kind["dtype"]), (self.rows, *kind["shape"]))
 
     def _array(self, name: str, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
         path = self.folder / f"{name}.bin"
@@ -122,21 +129,24 @@ class EncodedText(_Stored):
         total = int(self.offsets[-1])
         self.tokens = self._array("tokens", np.int32, (total,))
         self.types = self._array("token_types", np.uint8, (total,)) if self.has_types else None
+        self.groups = self._array("groups", np.int64, (self.rows,)) if manifest.get("groups") else None
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         rows = []
         for i in indices:
             i = self.rows + i if i < 0 else i
             start, end = self.offsets[i], self.offsets[i + 1]
-            row = {"row_id": int(self.row_ids[i]), "labels": int(self.labels[i]), "input_ids": self.tokens[start:end]}
+            row = {"row_id": int(self.row_ids[i]), "labels": self.label(i), "input_ids": self.tokens[start:end]}
             if self.types is not None:
                 row["token_type_ids"] = self.types[start:end]
+            if self.groups is not None:
+                row["group"] = int(self.groups[i])
             rows.append(row)
         return rows
 
     def writer(self, folder: Path) -> TextWriter:
         """A writer of rows with the same inputs."""
-        return TextWriter(folder, token_types=self.has_types)
+        return TextWriter(folder, token_types=self.has_types, groups=self.groups is not None)
 
     def token_counts(self) -> dict[int, int]:
         """How often each token id occurs, padding left out because it is never stored."""
@@ -163,7 +173,7 @@ class EncodedImages(_Stored):
         self.pixels = self._array("pixels", np.uint8, (self.rows, *self.shape))
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        return [{"row_id": int(self.row_ids[i]), "labels": int(self.labels[i]), "pixel_values": self.pixels[i]} for i in indices]
+        return [{"row_id": int(self.row_ids[i]), "labels": self.label(i), "pixel_values": self.pixels[i]} for i in indices]
 
     def writer(self, folder: Path) -> ImageWriter:
         """A writer of images."""
@@ -185,6 +195,7 @@ class _Selection(EncodedRows):
         if len(indices) and (indices.min() < -len(base) or indices.max() >= len(base)):
             raise IndexError(f"rows {indices.min()} to {indices.max()} asked for, of {len(base)}")
         self.row_ids, self.labels, self.lengths = base.row_ids[indices], base.labels[indices], base.lengths[indices]
+        self.groups = None if base.groups is None else base.groups[indices]
         self.fingerprint, self.notes = hash_of(base.fingerprint, indices.tobytes()), base.notes
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
@@ -203,6 +214,8 @@ class _Joined(EncodedRows):
         self.row_ids = np.concatenate([part.row_ids for part in parts])
         self.labels = np.concatenate([part.labels for part in parts])
         self.lengths = np.concatenate([part.lengths for part in parts])
+        if any(part.groups is not None for part in parts):
+            self.groups = np.concatenate([part.row_ids if part.groups is None else part.groups for part in parts])
         self.fingerprint = hash_of(*(part.fingerprint for part in parts))
         self.notes = tuple(dict.fromkeys(note for part in parts for note in part.notes))
 
@@ -247,6 +260,10 @@ def open_rows(folder: Path | str) -> EncodedRows:
         CacheError: No encoded rows there, or files that are not as they were written.
     """
     kind = _read_manifest(Path(folder))["kind"]
+    if kind == "units":
+        from potstill.data.unit_rows import EncodedUnits
+
+        return EncodedUnits(folder)
     return EncodedText(folder) if kind == "text" else EncodedImages(folder)
 
 

@@ -34,7 +34,7 @@ class PairedRows(EncodedRows):
         self.student, self.teacher = student, teacher
         self.row_ids, self.labels, self.lengths = student.row_ids, student.labels, student.lengths
         self.fingerprint = hash_of("paired", student.fingerprint, teacher.fingerprint)
-        self.notes = student.notes
+        self.notes, self.groups = student.notes, student.groups
         order = np.argsort(teacher.row_ids, kind="stable")
         found = np.searchsorted(teacher.row_ids[order], student.row_ids)
         self.places = order[np.minimum(found, len(order) - 1)] if len(order) else np.zeros(0, np.int64)

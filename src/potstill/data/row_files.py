@@ -28,6 +28,7 @@ class RowWriter:
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / MANIFEST).unlink(missing_ok=True)
         self.rows = 0
+        self.labels: dict[str, Any] = {"dtype": "int64", "shape": []}
         self._files: dict[str, Any] = {}
 
     def append(self, name: str, array: np.ndarray) -> None:
@@ -39,8 +40,15 @@ class RowWriter:
     def add(self, rows: Sequence[dict[str, Any]]) -> None:
         """Append rows as `EncodedRows` gives them."""
         self.append("row_ids", np.array([row["row_id"] for row in rows], np.int64))
-        self.append("labels", np.array([row["labels"] for row in rows], np.int64))
+        self.append_labels([row["labels"] for row in rows])
         self.rows += len(rows)
+
+    def append_labels(self, labels: Sequence[Any]) -> None:
+        """Append labels: whole numbers, or as many float32 numbers for each row."""
+        values = np.asarray(labels)
+        values = values.astype(np.float32 if values.dtype.kind == "f" else np.int64)
+        self.labels = {"dtype": values.dtype.name, "shape": list(values.shape[1:])}
+        self.append("labels", values)
 
     def facts(self) -> dict[str, Any]:
         """What the manifest has to say beside the common part."""
@@ -54,6 +62,7 @@ class RowWriter:
             "format": FORMAT,
             "kind": self.kind,
             "rows": self.rows,
+            "labels": self.labels,
             "fingerprint": fingerprint,
             "notes": list(notes),
         } | self.facts()
@@ -67,11 +76,11 @@ class TextWriter(RowWriter):
 
     kind = "text"
 
-    def __init__(self, folder: Path, *, token_types: bool) -> None:
+    def __init__(self, folder: Path, *, token_types: bool, groups: bool = False) -> None:
         super().__init__(folder)
-        self.token_types, self.end = token_types, 0
+        self.token_types, self.groups, self.end = token_types, groups, 0
         self.append("offsets", np.zeros(1, np.int64))
-        for name in ("row_ids", "labels", "tokens", *(("token_types",) if token_types else ())):
+        for name in ("row_ids", "labels", "tokens", *(("token_types",) if token_types else ()), *(("groups",) if groups else ())):
             self.append(name, np.zeros(0, np.uint8))
 
     def add(self, rows: Sequence[dict[str, Any]]) -> None:
@@ -84,9 +93,11 @@ class TextWriter(RowWriter):
         self.append("tokens", np.concatenate([np.asarray(row["input_ids"], np.int32) for row in rows]))
         if self.token_types:
             self.append("token_types", np.concatenate([np.asarray(row["token_type_ids"], np.uint8) for row in rows]))
+        if self.groups:
+            self.append("groups", np.array([row["group"] for row in rows], np.int64))
 
     def facts(self) -> dict[str, Any]:
-        return {"token_type_ids": self.token_types}
+        return {"token_type_ids": self.token_types, "groups": self.groups}
 
 
 class ImageWriter(RowWriter):

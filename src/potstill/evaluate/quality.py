@@ -9,9 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import torch
 
+from potstill.data.collate import NOT_INPUTS
 from potstill.errors import DataError, ModelError
 from potstill.export.runtimes import Runner
+from potstill.tasks.units import FLOOR, answers_of, joined
 
 
 class Rows(Protocol):
@@ -27,14 +30,31 @@ class Predictions(NamedTuple):
     """Answers in the order of the rows.
 
     Args:
-        logits: [N, C] float32.
-        labels: [N] int64, −100 where there is none.
+        logits: [N, C] float32; [N, U, C] where rows have several units.
+        labels: [N] or [N, U] int64, −100 where there is none.
         row_ids: [N] int64.
+        mask: [N, U], true on the units that count; None where a row is one unit.
     """
 
     logits: np.ndarray
     labels: np.ndarray
     row_ids: np.ndarray
+    mask: np.ndarray | None = None
+
+    def units(self) -> Predictions:
+        """One row for each unit that counts: logits [M, C], labels [M], row ids [M]; itself where a row is one unit."""
+        if self.mask is None:
+            return self
+        row_ids = np.broadcast_to(self.row_ids[:, None], self.mask.shape)[self.mask]
+        return Predictions(self.logits[self.mask], self.labels[self.mask], row_ids)
+
+
+def shared_units(first: Predictions, second: Predictions) -> tuple[Predictions, Predictions]:
+    """Both, each with the units that count in both: a word that only one model's tokenizer cut off is left out."""
+    if first.mask is None or second.mask is None:
+        return first, second
+    both = first.mask & second.mask
+    return first._replace(mask=both).units(), second._replace(mask=both).units()
 
 
 def predict(
@@ -61,27 +81,28 @@ def predict(
     if len(rows) == 0:
         raise DataError("no rows were given to be predicted", "at least one row")
     order = np.argsort(np.asarray(rows.lengths), kind="stable")
-    logits: np.ndarray | None = None
-    labels, row_ids = np.empty(len(rows), np.int64), np.empty(len(rows), np.int64)
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in ("logits", "labels", "row_id", "mask")}
     for start in range(0, len(order), batch_size):
         indices = order[start : start + batch_size]
         batch = {name: np.asarray(value) for name, value in collator(rows.__getitems__(indices.tolist())).items()}
         answers = runner.run(batch)
-        labels[indices], row_ids[indices] = batch["labels"], batch["row_id"]
         if not np.isfinite(answers).all():
-            bad = row_ids[indices][~np.isfinite(answers).all(axis=-1)]
+            bad = batch["row_id"][~np.isfinite(answers).reshape(len(answers), -1).all(axis=-1)]
             raise ModelError(
                 f"{runner.name} gives logits that are not finite for rows {bad[:5].tolist()}",
                 "finite logits",
                 "train the model again with a lower learning rate, or serve it in fp32",
             )
-        if logits is None:
-            logits = np.empty((len(rows), *answers.shape[1:]), np.float32)
-        logits[indices] = answers
+        read, mask = answers_of(torch.from_numpy(np.ascontiguousarray(answers)), batch)
+        found = {"logits": read.numpy(), "labels": batch["labels"], "row_id": batch["row_id"]}
+        for name, value in (found if mask is None else found | {"mask": mask.numpy()}).items():
+            parts[name].append(value)
         if on_batch is not None:
             on_batch(len(indices))
-    assert logits is not None
-    return Predictions(logits, labels, row_ids)
+    back = np.argsort(order, kind="stable")
+    fills = {"logits": FLOOR, "labels": -100, "row_id": -1, "mask": False}
+    whole = {name: joined(arrays, fills[name])[back] for name, arrays in parts.items() if arrays}
+    return Predictions(whole["logits"], whole["labels"], whole["row_id"], whole.get("mask"))
 
 
 def sample_batches(
@@ -116,5 +137,5 @@ def sample_batches(
         for _ in range(num_batches):
             indices = generator.choice(len(rows), size=size, replace=size > len(rows)).tolist()
             batch = collator(rows.__getitems__(indices))
-            drawn[size].append({name: np.asarray(value) for name, value in batch.items() if name not in ("labels", "row_id")})
+            drawn[size].append({name: np.asarray(value) for name, value in batch.items() if name not in NOT_INPUTS})
     return drawn

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from potstill.data.collate import NOT_INPUTS
 from potstill.errors import DataError, NeedsError
 
 Read = Callable[[Any, Mapping[str, Any], Sequence[str]], Mapping[str, Tensor]]
@@ -220,7 +221,7 @@ def model_inputs(batch: Mapping[str, Any], *, teacher: bool = False) -> dict[str
     own = {name.removeprefix("teacher_"): value for name, value in batch.items() if name.startswith("teacher_")}
     if teacher and own:
         return own
-    return {name: value for name, value in batch.items() if not name.startswith("teacher_") and name not in ("labels", "row_id")}
+    return {name: value for name, value in batch.items() if not name.startswith("teacher_") and name not in NOT_INPUTS}
 
 
 def _unbiased_hsic(x: np.ndarray, y: np.ndarray) -> float:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from potstill.errors import ModelError, OutputError
 from potstill.export.parity import largest_difference
+from potstill.tasks.units import head_output
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class OnnxExport:
 
 
 class LogitsOnly(nn.Module):
-    """A model seen as a function of positional tensors that returns logits [B, C] and nothing else."""
+    """A model seen as a function of positional tensors that returns logits and nothing else; see `tasks.units.head_output`."""
 
     def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
         super().__init__()
@@ -54,8 +55,7 @@ class LogitsOnly(nn.Module):
 
     def forward(self, *values: Tensor) -> Tensor:
         """Logits of one batch."""
-        output = self.model(**dict(zip(self.names, values)))
-        return output if isinstance(output, Tensor) else output.logits
+        return head_output(self.model(**dict(zip(self.names, values))))
 
 
 def export_onnx(
@@ -147,7 +147,10 @@ def _traceable(model: nn.Module, names: Sequence[str]) -> LogitsOnly:
 
 def _trace(wrapper: LogitsOnly, examples: Mapping[str, Tensor], axes: Axes, path: Path) -> None:
     """The tracing exporter: ten times faster than the other and easier for runtimes to fuse."""
-    dynamic = {name: dict(axes.get(name, {})) for name in examples} | {"logits": {0: "batch"}}
+    with torch.no_grad():
+        has_tokens = wrapper(*examples.values()).dim() == 3
+    outputs = {"logits": {0: "batch"} | ({1: "tokens"} if has_tokens else {})}
+    dynamic = {name: dict(axes.get(name, {})) for name in examples} | outputs
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         torch.onnx.export(

@@ -14,6 +14,7 @@ import numpy as np
 
 from potstill.errors import ModelError
 from potstill.export.onnx import file_bytes, read_metadata
+from potstill.tasks.units import head_output
 
 
 @runtime_checkable
@@ -76,8 +77,7 @@ class TorchRunner:
                 torch.set_num_threads(self.threads)
             with torch.inference_mode():
                 output = self.model(**tensors)
-            logits = output if isinstance(output, torch.Tensor) else output.logits
-            return logits.float().cpu().numpy()
+            return head_output(output).float().cpu().numpy()
         finally:
             if before != self.threads:
                 torch.set_num_threads(before)

@@ -22,16 +22,18 @@ class StudentView:
     """What the student gave for one batch.
 
     Args:
-        logits: [B, C].
+        logits: [B, C]; [B, U, C] where a row has several units.
         taps: Intermediate values by need name.
         token_mask: [B, T], 1 on real tokens, for token models; None otherwise.
         modules: The student's own modules by role, for losses that reuse one (``"head"``).
+        unit_mask: [B, U], true on the units that count; None where logits are of whole rows or of tokens.
     """
 
     logits: Tensor
     taps: Mapping[str, Tensor] = field(default_factory=dict)
     token_mask: Tensor | None = None
     modules: Mapping[str, nn.Module] = field(default_factory=dict)
+    unit_mask: Tensor | None = None
 
 
 @dataclass(frozen=True)

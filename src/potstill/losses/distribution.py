@@ -18,7 +18,7 @@ from potstill.losses.contract import LossValue, Shapes, StudentView
 from potstill.losses.options import between, positive
 from potstill.losses.precision import finite, full_precision
 from potstill.losses.reduction import Reduction, of_batch, over_rows
-from potstill.losses.response import ResponseLoss, divergence, kl, log_probabilities
+from potstill.losses.response import ResponseLoss, divergence, kl, log_probabilities, logit_mask
 from potstill.teacher.signal import TeacherSignal
 
 
@@ -232,8 +232,8 @@ class ULD(ResponseLoss):
             student.logits,
             teacher.logits.detach(),
             temperature=self.temperature,
-            mask=student.token_mask if student.logits.dim() == 3 else None,
-            teacher_mask=teacher.token_mask if student.logits.dim() == 3 else None,
+            mask=logit_mask(student),
+            teacher_mask=student.unit_mask if student.unit_mask is not None or student.logits.dim() != 3 else teacher.token_mask,
             reduction="sum",
         )
         return LossValue(sum=total, count=float(student.logits.shape[0]))

@@ -271,7 +271,9 @@ class ResponseLoss(Loss):
 
 
 def logit_mask(student: StudentView) -> Tensor | None:
-    """The token mask where the logits are per token, else None."""
+    """The mask of units or tokens where the logits are per unit or token, else None."""
+    if student.unit_mask is not None:
+        return student.unit_mask
     return student.token_mask if student.logits.dim() == 3 else None
 
 

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from potstill.data.collate import NOT_INPUTS
 from potstill.errors import DataError
 from potstill.training.taps import available
 
 Read = Callable[[nn.Module, Mapping[str, Any], Sequence[str]], Mapping[str, Tensor]]
 LEAST_ROWS = 4
 TEACHER = "teacher_"
-_NOT_INPUTS = ("labels", "row_id", "row_index")
 
 
 def block_similarity(
@@ -105,7 +105,7 @@ def _blocks(model: nn.Module) -> list[str]:
 
 def _inputs(batch: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     own = {key.removeprefix(TEACHER): value for key, value in batch.items() if prefix and key.startswith(prefix)}
-    return own or {key: value for key, value in batch.items() if key not in _NOT_INPUTS and not key.startswith(TEACHER)}
+    return own or {key: value for key, value in batch.items() if key not in NOT_INPUTS and not key.startswith(TEACHER)}
 
 
 def _row_vectors(values: Tensor, mask: Tensor | None) -> Tensor:

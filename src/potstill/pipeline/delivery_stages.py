@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from potstill.compress.quantize.choose import Candidate, Choice, choose
+from potstill.data.collate import NOT_INPUTS
 from potstill.data.encoded import EncodedRows
 from potstill.disk import write_json_atomic
 from potstill.evaluate.quality import predict
@@ -86,7 +87,7 @@ def batches(
     made = []
     for start in range(0, len(drawn), batch_size):
         batch = collator(rows.__getitems__(drawn[start : start + batch_size].tolist()))
-        made.append({name: value.numpy() for name, value in batch.items() if name not in ("labels", "row_id")})
+        made.append({name: value.numpy() for name, value in batch.items() if name not in NOT_INPUTS})
     return made
 
 

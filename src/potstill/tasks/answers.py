@@ -1,112 +1,49 @@
-"""From what a model's head gives to what is taught and judged: an answer for the row, for each word, or a span.
-
-Shapes: B batch, T tokens, U units of the row with most (words; places where a span may begin or end), C classes.
-A batch says itself which it is: without ``unit_positions`` the head's output is the answer; with them the answer is read at the
-first token of each unit, [B, U, C]; with ``unit_ends`` beside them it is a span, [B, 2, U]: one distribution over units for its
-first and one for its last. What student and teacher say is then comparable, whatever tokens each of them reads.
-"""
+"""What the answers of a task are, and which losses teach them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
-
-from potstill.data.unit_rows import PADDING
-
-FLOOR = -1e4
-"""The logit of a unit that cannot be chosen: its probability is zero, and products with it stay finite."""
 
 
-def head_output(output: Any) -> Tensor:
-    """The logits of a transformers output: [B, C], [B, T, C], or [B, T, 2] out of start and end logits.
+@dataclass(frozen=True)
+class Answers:
+    """What a task's answers are and how they are learned.
 
     Args:
-        output: A tensor, or an output with ``logits`` or with ``start_logits`` and ``end_logits``.
+        kind: "class" (one class excludes the others), "labels" (several at once), "numbers" or "embedding".
+        from_labels: The loss that learns from labels, a name and its options; None where rows have none.
+        from_teacher: The losses that learn from the teacher's answers, each with its share as ``weight``.
     """
-    if isinstance(output, Tensor):
-        return output
-    start = getattr(output, "start_logits", None)
-    return output.logits if start is None else torch.stack([start, output.end_logits], dim=-1)
+
+    kind: str = "class"
+    from_labels: Mapping[str, Any] | None = field(default_factory=lambda: {"name": "ce"})
+    from_teacher: tuple[Mapping[str, Any], ...] = ({"name": "kl"},)
+
+    @property
+    def is_distribution(self) -> bool:
+        """Whether the logits are those of classes that exclude each other."""
+        return self.kind == "class"
 
 
-def has_units(batch: Mapping[str, Any]) -> bool:
-    """Whether the answer to a row of this batch has several units."""
-    return "unit_positions" in batch
+ONE_CLASS = Answers()
 
 
-def is_span(batch: Mapping[str, Any]) -> bool:
-    """Whether the answer is a span of units."""
-    return "unit_ends" in batch
+class OneClass:
+    """The part of a task whose rows have one class each."""
 
+    metric = "accuracy"
+    label_kind = "class"
 
-def read_units(values: Tensor, batch: Mapping[str, Any]) -> Tensor:
-    """The values at each unit's token: [B, U, C] out of [B, T, C]; zero for units without one.
+    def answers(self, labels: np.ndarray | None = None) -> Answers:
+        """One distribution over classes: cross-entropy with labels, KL with the teacher."""
+        del labels
+        return ONE_CLASS
 
-    Of a span the second value is read at the last token of each unit.
-    """
-    positions = _tensor(batch["unit_positions"], values.device)
-    found = _gathered(values, positions)
-    if is_span(batch):
-        ends = _gathered(values[..., 1:], _tensor(batch["unit_ends"], values.device))
-        found = torch.cat([found[..., :1], ends], dim=-1)
-    return found.masked_fill((positions < 0).unsqueeze(-1), 0.0)
-
-
-def arranged(units: Tensor, batch: Mapping[str, Any]) -> Tensor:
-    """Values of units [B, U, C] as an answer: the same, or [B, 2, U] of a span, where units without a token cannot be chosen."""
-    if not is_span(batch):
-        return units
-    absent = _tensor(batch["unit_positions"], units.device) < 0
-    return units.masked_fill(absent.unsqueeze(-1), FLOOR).transpose(1, 2)
-
-
-def by_unit(answers: Tensor, batch: Mapping[str, Any]) -> Tensor:
-    """The inverse of `arranged`: [B, U, C]."""
-    return answers.transpose(1, 2) if is_span(batch) else answers
-
-
-def answers_of(logits: Tensor, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:
-    """The answers to a batch, and which of their units count.
-
-    Args:
-        logits: What the head gives; see `head_output`.
-        batch: The batch that it was given.
-
-    Returns:
-        [B, C] and None; [B, U, C] and the mask [B, U]; or [B, 2, U] and a mask of ones [B, 2].
-    """
-    if not has_units(batch):
-        return logits, None
-    answers = arranged(read_units(logits, batch), batch)
-    if is_span(batch):
-        return answers, torch.ones(answers.shape[:2], dtype=torch.bool, device=logits.device)
-    return answers, _tensor(batch["unit_positions"], logits.device) >= 0
-
-
-def real_units(batch: Mapping[str, Any]) -> Tensor:
-    """Which entries are units of their rows and no padding [B, U] bool, whether they have a token or not."""
-    return _tensor(batch["unit_positions"]) != PADDING
-
-
-def joined(parts: Sequence[np.ndarray], fill: float) -> np.ndarray:
-    """Arrays of several batches as one, each padded with `fill` to the widest along every axis but the first."""
-    shape = np.max([part.shape[1:] for part in parts], axis=0).tolist() if parts[0].ndim > 1 else []
-    whole = np.full((sum(len(part) for part in parts), *shape), fill, parts[0].dtype)
-    start = 0
-    for part in parts:
-        whole[(slice(start, start + len(part)), *(slice(0, size) for size in part.shape[1:]))] = part
-        start += len(part)
-    return whole
-
-
-def _gathered(values: Tensor, positions: Tensor) -> Tensor:
-    index = positions.clamp(min=0).unsqueeze(-1).expand(-1, -1, values.shape[-1])
-    return values.gather(1, index)
-
-
-def _tensor(value: Any, device: torch.device | None = None) -> Tensor:
-    return torch.as_tensor(value, device=device)
+    def metric_for(self, labels: np.ndarray) -> str:
+        """The same measure on any rows."""
+        del labels
+        return self.metric

@@ -16,7 +16,10 @@ from scipy.special import log_softmax
 from torch import Tensor
 
 from potstill.errors import CacheError
-from potstill.losses.contract import StudentView
+from potstill.losses.contract import IGNORED_LABEL, StudentView
+from potstill.losses.response import logit_mask
+from potstill.tasks.units import FLOOR
+from potstill.tasks.units import joined as joined_batches
 from potstill.teacher.signal import DenseLogits, TeacherSignal
 from potstill.training.objective import Objective
 
@@ -45,12 +48,13 @@ class Predictions:
     """What one pass gave, in the order of the batches.
 
     Args:
-        logits: [N, C]; None where there was no batch.
-        labels: [N], or None where the rows have none.
-        teacher_logits: [N, C], or None where the teacher was not there.
+        logits: [N, C], or [N, U, C] where rows have several units; None where there was no batch.
+        labels: [N] or [N, U], or None where the rows have none.
+        teacher_logits: Like `logits`, or None where the teacher was not there.
         positions: [N], the row of each in its data set.
         sums: Per term the sum of the loss.
         counts: Per term the units of the sum; 0 where the term could not be computed.
+        mask: [N, U], true on the units that count; None where a row is one unit.
     """
 
     logits: Any
@@ -59,6 +63,11 @@ class Predictions:
     positions: np.ndarray
     sums: np.ndarray
     counts: np.ndarray
+    mask: np.ndarray | None = None
+
+    def counted(self, *logits: Any) -> list[np.ndarray]:
+        """Each of `logits` as one row for each unit that counts [M, C]; unchanged where a row is one unit."""
+        return [values if self.mask is None else values[self.mask] for values in logits]
 
 
 def predict(
@@ -81,7 +90,7 @@ def predict(
         memory: Teacher logits kept over epochs.
         on_batch: Called after each batch.
     """
-    logits, labels, teacher = [], [], []
+    logits, labels, teacher, masks = [], [], [], []
     sums, counts = torch.zeros(len(objective.terms), dtype=torch.float64), torch.zeros(len(objective.terms), dtype=torch.float64)
     for number, batch in enumerate(map(placed, loader)):
         view = student(batch)
@@ -90,6 +99,9 @@ def predict(
             sums[position] += total
             counts[position] += count
         logits.append(view.logits.float().cpu().numpy())
+        mask = logit_mask(view)
+        if mask is not None:
+            masks.append(mask.bool().cpu().numpy())
         if "labels" in batch:
             labels.append(batch["labels"].cpu().numpy())
         if signal is not None and isinstance(signal.response, DenseLogits):
@@ -102,7 +114,8 @@ def predict(
         if batches is None
         else np.asarray([row for batch in batches for row in batch], dtype=np.int64)
     )
-    return Predictions(joined, _join(labels), _join(teacher), positions, sums.numpy(), counts.numpy())
+    found = joined, _join(labels, IGNORED_LABEL), _join(teacher), positions, sums.numpy(), counts.numpy()
+    return Predictions(*found, _join(masks, False))
 
 
 def gathered(found: Predictions, num_ranks: int) -> Predictions:
@@ -117,17 +130,18 @@ def gathered(found: Predictions, num_ranks: int) -> Predictions:
     positions = np.concatenate([part.positions for part in parts])
     order = np.argsort(positions, kind="stable")
 
-    def joined(name: str) -> Any:
+    def joined(name: str, fill: float = FLOOR) -> Any:
         arrays = [getattr(part, name) for part in parts]
-        return None if any(array is None for array in arrays) else np.concatenate(arrays)[order]
+        return None if any(array is None for array in arrays) else _join(arrays, fill)[order]
 
     return Predictions(
         joined("logits"),
-        joined("labels"),
+        joined("labels", IGNORED_LABEL),
         joined("teacher_logits"),
         positions[order],
         np.sum([part.sums for part in parts], axis=0),
         np.sum([part.counts for part in parts], axis=0),
+        joined("mask", False),
     )
 
 
@@ -186,5 +200,5 @@ def _terms(
     return values
 
 
-def _join(parts: list[np.ndarray]) -> Any:
-    return np.concatenate(parts) if parts else None
+def _join(parts: list[np.ndarray], fill: float = FLOOR) -> Any:
+    return joined_batches(parts, fill) if parts else None
