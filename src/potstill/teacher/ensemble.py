@@ -16,7 +16,9 @@ from potstill.errors import ModelError
 from potstill.teacher.signal import DenseLogits, TeacherSignal
 from potstill.teacher.source import TeacherSource, require
 
+EACH = "logits:each"  # need name of the log-probabilities of every teacher
 _IGNORED_LABEL = -100
+Confidence = Literal["none", "entropy", "max", "label"]
 
 
 class EnsembleTeacher:
@@ -27,15 +29,19 @@ class EnsembleTeacher:
     The teachers may differ in architecture and inputs; their classes must be in the same order.
 
     With `confidence`, the weights are also set for every row: w_s · c_s(row), normalised. "entropy" takes
-    c = exp(−H(p_s)), high where a teacher is sure; "label" takes c = p_s(label), high where it is right, and leaves
-    rows without a label (−100) to the fixed weights.
+    c = exp(−H(p_s)) and "max" the largest probability, both high where a teacher is sure; "label" takes c = p_s(label), high
+    where it is right, and leaves rows without a label (−100) to the fixed weights.
+
+    Beside the logits it gives ``logits:each`` [B, S, C], the log-probabilities of every teacher, from which
+    `potstill.training.teacher_weights.TeacherWeights` learns the weights.
 
     *Source*: mixture, Hinton et al. 2015, arXiv:1503.02531, section 1; weights by label, Zhang et al. 2022,
     arXiv:2201.00007 (CA-MKD), here with the probability of the label where the paper takes its cross-entropy.
 
     Args:
         sources: Teachers.
-        weights: One per source, not negative; equal where left out. They are normalised to sum to 1.
+        weights: One per source, not negative; equal where left out. They are normalised to sum to 1. Or a function that gives
+            them [S] anew for every batch, already normalised: ``TeacherWeights.shares``.
         mode: Where the mean is taken.
         confidence: Whether and how each row sets its own weights.
 
@@ -46,25 +52,27 @@ class EnsembleTeacher:
     def __init__(
         self,
         sources: Sequence[TeacherSource],
-        weights: Sequence[float] | None = None,
+        weights: Sequence[float] | Callable[[], Tensor] | None = None,
         *,
         mode: Literal["probability", "logit"] = "probability",
-        confidence: Literal["none", "entropy", "label"] = "none",
+        confidence: Confidence = "none",
     ) -> None:
         self.sources = tuple(sources)
-        self.weights = _normalise(weights, len(self.sources))
-        self._mean = _choose("mode", mode, _MEANS)
-        self._confidence = _choose("confidence", confidence, _CONFIDENCES)
+        self._learned = weights if callable(weights) else None
+        self.weights = _normalise(None if callable(weights) else weights, len(self.sources))
+        _choose("mode", mode, _MEANS)
+        _choose("confidence", confidence, _CONFIDENCES)
         self.mode, self.confidence = mode, confidence
 
     @property
     def fingerprint(self) -> str:
         """Of all teachers, their weights and how they are joined."""
-        return fingerprint([[source.fingerprint for source in self.sources], self.weights, self.mode, self.confidence])
+        weights = "learned" if self._learned is not None else self.weights
+        return fingerprint([[source.fingerprint for source in self.sources], weights, self.mode, self.confidence])
 
     def can_provide(self, need: str) -> bool:
-        """Logits, where every source can provide them."""
-        return need == "logits" and all(source.can_provide(need) for source in self.sources)
+        """Logits, joined or each, where every source can provide them."""
+        return need in ("logits", EACH) and all(source.can_provide("logits") for source in self.sources)
 
     def signal(self, batch: Mapping[str, Any], needs: Collection[str] = ("logits",)) -> TeacherSignal:
         """The joint log-probabilities [B, C] of one batch, as dense logits.
@@ -79,15 +87,33 @@ class EnsembleTeacher:
         if len(set(widths)) > 1:
             raise ModelError(f"the teachers have {', '.join(map(str, widths))} classes", "the same classes in the same order")
         logs = torch.stack([signal.logits.float().log_softmax(-1) for signal in signals])
-        row_weights = self._row_weights(logs, batch)
-        return TeacherSignal(response=DenseLogits(self._mean(logs, row_weights)), token_mask=signals[0].token_mask)
+        weights = logs.new_tensor(self.weights) if self._learned is None else self._learned().detach().to(logs)
+        joint = combine(logs, weights, batch.get("labels"), mode=self.mode, confidence=self.confidence)
+        each = {EACH: logs.transpose(0, 1)} if EACH in needs else {}
+        return TeacherSignal(response=DenseLogits(joint), taps=each, token_mask=signals[0].token_mask)
 
-    def _row_weights(self, logs: Tensor, batch: Mapping[str, Any]) -> Tensor:
-        """[S, B, 1], summing to 1 over S."""
-        fixed = logs.new_tensor(self.weights)[:, None]
-        weights = fixed * self._confidence(logs, batch)
-        total = weights.sum(0)
-        return torch.where(total > 0, weights / total.clamp_min(torch.finfo(weights.dtype).tiny), fixed)[..., None]
+
+def combine(
+    logs: Tensor, weights: Tensor, labels: Tensor | None = None, *, mode: str = "probability", confidence: str = "none"
+) -> Tensor:
+    """The joint log-probabilities [B, C] of several teachers; see `EnsembleTeacher`.
+
+    Args:
+        logs: Their log-probabilities [S, B, C].
+        weights: [S], summing to 1.
+        labels: [B], for the confidence "label"; −100 where there is none.
+        mode: "probability" or "logit".
+        confidence: "none", "entropy", "max" or "label".
+    """
+    return _MEANS[mode](logs, row_weights(logs, weights, labels, confidence=confidence)[..., None])
+
+
+def row_weights(logs: Tensor, weights: Tensor, labels: Tensor | None = None, *, confidence: str = "none") -> Tensor:
+    """The weights [S, B] of every teacher in every row, summing to 1 over S; arguments as of `combine`."""
+    fixed = weights[:, None]
+    own = fixed * _CONFIDENCES[confidence](logs, labels)
+    total = own.sum(0)
+    return torch.where(total > 0, own / total.clamp_min(torch.finfo(own.dtype).tiny), fixed)
 
 
 def _mixture(logs: Tensor, weights: Tensor) -> Tensor:
@@ -99,25 +125,32 @@ def _product(logs: Tensor, weights: Tensor) -> Tensor:
     return torch.where(weights > 0, weights * logs, 0.0).sum(0).log_softmax(-1)
 
 
-def _no_confidence(logs: Tensor, batch: Mapping[str, Any]) -> Tensor:
+def _no_confidence(logs: Tensor, labels: Tensor | None) -> Tensor:
     return logs.new_ones(logs.shape[:2])
 
 
-def _low_entropy(logs: Tensor, batch: Mapping[str, Any]) -> Tensor:
+def _low_entropy(logs: Tensor, labels: Tensor | None) -> Tensor:
     return torch.exp(-torch.special.entr(logs.exp()).sum(-1))
 
 
-def _label_probability(logs: Tensor, batch: Mapping[str, Any]) -> Tensor:
-    labels = batch["labels"].to(logs.device)
+def _largest(logs: Tensor, labels: Tensor | None) -> Tensor:
+    return logs.amax(-1).exp()
+
+
+def _label_probability(logs: Tensor, labels: Tensor | None) -> Tensor:
+    if labels is None:
+        return _no_confidence(logs, labels)
+    labels = labels.to(logs.device)
     has_label = labels != _IGNORED_LABEL
     index = labels.clamp_min(0).expand(logs.shape[0], -1)[..., None]
     return torch.where(has_label, logs.exp().gather(-1, index)[..., 0], 1.0)
 
 
 _MEANS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"probability": _mixture, "logit": _product}
-_CONFIDENCES: dict[str, Callable[[Tensor, Mapping[str, Any]], Tensor]] = {
+_CONFIDENCES: dict[str, Callable[[Tensor, Tensor | None], Tensor]] = {
     "none": _no_confidence,
     "entropy": _low_entropy,
+    "max": _largest,
     "label": _label_probability,
 }
 

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from potstill.errors import Faults, NeedsError, PotstillError
 from potstill.losses.contract import Shapes
+from potstill.tasks.units import answers_of
+from potstill.teacher.ensemble import EACH
 from potstill.teacher.signal import DenseLogits, SparseLogits, TeacherSignal
 from potstill.training.taps import Taps, available, can_give, head_of
 from potstill.training.terms import Term
@@ -41,6 +43,22 @@ def check_needs(terms: Sequence[Term], student: nn.Module, source: Any) -> None:
         raise Faults(faults)
 
 
+def check_peers(terms: Sequence[Term]) -> None:
+    """Peers share the objective, so none of its losses may hold something of one network.
+
+    Raises:
+        NeedsError: A loss reads inner values, or has parts that train.
+    """
+    for term in terms:
+        inner = [need for need in (*term.loss.needs_student(), *term.loss.needs_teacher()) if need != "logits"]
+        if inner or any(True for _ in term.loss.parameters()):
+            raise NeedsError(
+                f"loss {term.name!r} {f'reads {inner[0]!r}' if inner else 'has parts that train'}, and peers compare logits",
+                "losses on logits, such as 'kl', and on labels, such as 'ce'",
+                f"leave {term.name!r} out, or train without peers",
+            )
+
+
 def check_batch(terms: Sequence[Term], batch: Mapping[str, Any]) -> None:
     """Every batch column that a term reads is there.
 
@@ -61,11 +79,17 @@ def provides(source: Any, need: str) -> bool:
     """Whether a source of knowledge says that it has the needed value."""
     promised = bool(source.can_provide(need)) if hasattr(source, "can_provide") else need in source.provides
     model = getattr(source, "model", None)
-    return promised and (not isinstance(model, nn.Module) or can_give(model, need))
+    return promised and (need == EACH or not isinstance(model, nn.Module) or can_give(model, need))
 
 
-def shapes_of_student(taps: Taps, inputs: Mapping[str, Any]) -> Shapes:
-    """Shapes of the student's values on one batch; the model's mode is left as it was."""
+def shapes_of_student(taps: Taps, inputs: Mapping[str, Any], batch: Mapping[str, Any] | None = None) -> Shapes:
+    """Shapes of the student's values on one batch; the model's mode is left as it was.
+
+    Args:
+        taps: Reads the student.
+        inputs: What of the batch goes into the model.
+        batch: The whole batch, which says whether rows have several units; None where they have not.
+    """
     modes = [(module, module.training) for module in taps.model.modules()]
     taps.model.eval()
     try:
@@ -74,7 +98,8 @@ def shapes_of_student(taps: Taps, inputs: Mapping[str, Any]) -> Shapes:
     finally:
         for module, mode in modes:
             module.training = mode
-    return Shapes(_shapes(values), tuple(logits.shape), student_modules(taps.model))
+    answers, _ = answers_of(logits, batch or {})
+    return Shapes(_shapes(values), tuple(answers.shape), student_modules(taps.model))
 
 
 def shapes_of_teacher(source: Any, batch: Mapping[str, Any], needs: Iterable[str]) -> Shapes | None:
