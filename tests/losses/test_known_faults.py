@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from potstill import losses
-from potstill.errors import DataError, NeedsError, RecipeError, TrainingError
+from potstill.errors import DataError, NeedsError, RecipeError
 from potstill.losses import functional as F
 from potstill.losses.contract import Shapes, StudentView
 from potstill.teacher.signal import DenseLogits, TeacherSignal
@@ -199,12 +199,20 @@ def test_crd_memory_is_saved_and_rows_keep_their_place() -> None:
     assert again.rows_of({"row_id": torch.tensor([900, 5, 77])}).tolist() == places.tolist()
 
 
-def test_crd_never_draws_the_own_row() -> None:
+def test_crd_draws_other_rows_for_each_member() -> None:
+    loss = crd(num_rows=3, negatives=500, share_negatives=False)
+    rows = torch.tensor([0, 1, 2])
+    draw = loss.draw(rows)
+    assert draw.hits is None
+    assert not (draw.negatives == rows.unsqueeze(1)).any()
+    assert all(len(row.unique()) == 2 for row in draw.negatives)
+
+
+def test_crd_counts_how_often_shared_negatives_hit_the_own_row() -> None:
     loss = crd(num_rows=3, negatives=500)
-    index = loss.draw(torch.tensor([0, 1, 2]))
-    assert index[:, 0].tolist() == [0, 1, 2]
-    assert not (index[:, 1:] == index[:, :1]).any()
-    assert all(len(row.unique()) == 2 for row in index[:, 1:])
+    draw = loss.draw(torch.tensor([2, 0]))
+    assert draw.negatives.shape == (500,)
+    assert draw.hits.tolist() == [int((draw.negatives == row).sum()) for row in (2, 0)]
 
 
 def test_crd_gradient_is_of_the_memory_as_it_was() -> None:
@@ -224,25 +232,93 @@ def test_crd_gradient_is_of_the_memory_as_it_was() -> None:
     assert torch.allclose(student.grad, other.grad, atol=1e-6)
 
 
-def test_crd_scores_equal_gathered_rows() -> None:
-    from potstill.losses.contrast import MemoryScores
-
-    memory, index = logits(30, 4), torch.randint(30, (5, 11), generator=torch.Generator().manual_seed(0))
-    embedding = logits(5, 4, seed=1).requires_grad_()
-    plain = (memory[index] * embedding.unsqueeze(1)).sum(-1)
-    found = MemoryScores.apply(embedding, memory, index, torch.tensor([0]))
-    weight = logits(5, 11, seed=2)
-    expected = torch.autograd.grad((plain * weight).sum(), embedding)[0]
-    assert torch.allclose(found, plain, atol=1e-6)
-    assert torch.allclose(torch.autograd.grad((found * weight).sum(), embedding)[0], expected, atol=1e-5)
+ONE_AND_A_HALF = torch.tensor(1.5, dtype=torch.float64)
 
 
-def test_crd_refuses_a_second_forward_before_backward_and_too_many_rows() -> None:
+def contrast_case() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    unit = torch.nn.functional.normalize
+    memory, embedding = unit(logits(30, 4).double(), dim=-1), unit(logits(5, 4, seed=1).double(), dim=-1)
+    return memory, embedding.requires_grad_(), torch.tensor([7, 3, 29, 0, 11])
+
+
+def gathered_crd(embedding: torch.Tensor, memory: torch.Tensor, rows: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    scores = [(memory[places] * embedding.unsqueeze(1)).sum(-1) / 0.2 - 1.5 for places in (rows.unsqueeze(1), index)]
+    return F.crd(scores[0][:, 0], scores[1], num_rows=len(memory), reduction="sum")
+
+
+def test_crd_in_one_pass_equals_gathered_rows() -> None:
+    from potstill.losses.memory import Draw, memory_contrast
+
+    memory, embedding, rows = contrast_case()
+    index = torch.randint(30, (5, 11), generator=torch.Generator().manual_seed(0))
+    plain = gathered_crd(embedding, memory, rows, index)
+    found = memory_contrast(embedding, memory, Draw(rows, index, None), temperature=0.2, log_constant=ONE_AND_A_HALF)
+    assert float(found.detach()) == pytest.approx(float(plain.detach()), rel=1e-12)
+    expected = torch.autograd.grad(3 * plain, embedding)[0]
+    assert torch.allclose(torch.autograd.grad(3 * found, embedding)[0], expected, atol=1e-12)
+
+
+def test_shared_negatives_equal_negatives_of_each_row_in_expectation() -> None:
+    from potstill.losses.memory import memory_contrast, shared_draw
+
+    memory, embedding, rows = contrast_case()
+    # every row once, own one included: what is left is each member against its 29 others
+    draw = shared_draw(rows, torch.arange(30), 30)
+    found = memory_contrast(embedding, memory, draw, temperature=0.2, log_constant=ONE_AND_A_HALF)
+    scores = (embedding @ memory.T / 0.2 - 1.5).double()
+    others = torch.ones(5, 30, dtype=torch.bool)
+    others[torch.arange(5), rows] = False
+    own = scores[torch.arange(5), rows]
+    expected = torch.nn.functional.softplus(-own).sum() + 30 / 29 * torch.nn.functional.softplus(scores[others]).sum()
+    assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-12)
+    gradients = [torch.autograd.grad(value, embedding)[0] for value in (found, expected)]
+    assert torch.allclose(*gradients, atol=1e-12)
+
+
+def test_crd_in_blocks_equals_crd_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from potstill.losses import memory as module
+
+    memory, embedding, rows = contrast_case()
+    constant = ONE_AND_A_HALF
+    for draw in (module.draw_shared(rows, 13, 30), module.draw_for_each(rows, 13, 30)):
+        found = []
+        for size in (1, 10**6):
+            monkeypatch.setattr(module, "SHARED_SCORES", size)
+            monkeypatch.setattr(module, "OWN_SCORES", size)
+            value = module.memory_contrast(embedding, memory, draw, temperature=0.2, log_constant=constant)
+            normaliser = module.log_normaliser(embedding.detach(), memory, draw, temperature=0.2)
+            found.append(torch.stack([value.detach(), normaliser, *torch.autograd.grad(value, embedding)[0].flatten()]))
+        assert torch.allclose(*found, atol=1e-12)
+
+
+def test_crd_normaliser_makes_the_mean_score_one_in_n() -> None:
+    from potstill.losses.memory import draw_for_each, log_normaliser
+
+    memory, embedding, rows = contrast_case()
+    draw = draw_for_each(rows, 9, 30)
+    index = torch.cat([rows.unsqueeze(1), draw.negatives], 1)
+    scores = (memory[index] * embedding.detach().unsqueeze(1)).sum(-1) / 0.2
+    constant = log_normaliser(embedding.detach(), memory, draw, temperature=0.2)
+    assert float((scores - constant).exp().mean()) == pytest.approx(1 / 30)
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_crd_goes_forward_twice_and_backward_after(share: bool) -> None:
+    loss, alone = crd(share_negatives=share), crd(share_negatives=share)
+    alone.load_state_dict(loss.state_dict())
+    torch.manual_seed(1)
+    student, value = crd_step(loss, [1, 2])
+    crd_step(loss, [1, 2], seed=5)
+    value.sum.backward()
+    torch.manual_seed(1)
+    other, still = crd_step(alone, [1, 2])
+    still.sum.backward()
+    assert torch.equal(student.grad, other.grad)
+
+
+def test_crd_refuses_too_many_rows() -> None:
     loss = crd(num_rows=4)
-    _, first = crd_step(loss, [1, 2])
-    crd_step(loss, [3, 4])
-    with pytest.raises(TrainingError, match="between a forward and its backward"):
-        first.sum.backward()
+    crd_step(loss, [1, 2, 3, 4])
     with pytest.raises(DataError, match="holds 4"):
         crd_step(loss, [50, 60])
 

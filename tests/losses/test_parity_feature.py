@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from potstill.losses import functional as F
-from potstill.losses.flow import singular_features
 from potstill.losses.relation import cross_square, distance_of_grams
+from potstill.losses.singular import singular_features
 
 B, T, D, H = 3, 4, 5, 2
 
@@ -274,6 +274,51 @@ def test_singular_relation() -> None:
                 relations = [math.exp(-((first[i] - second[j]) ** 2) / 8) for first, second in (own, vectors[2:])]
                 expected += (relations[0] - relations[1]) ** 2 / D**2
     check(F.kd_svd(*features), expected / B)
+
+
+@pytest.mark.parametrize("num_vectors", [1, 2])
+def test_singular_relation_is_the_same_by_pairs(num_vectors: int) -> None:
+    features = [values(2, T, 9, seed=i) for i in range(4)]
+    features[0].requires_grad_()
+    vectors = [singular_features(feature, num_vectors) for feature in features]
+    for side in (0, 1):
+        vectors[side] = vectors[side] * torch.sign((vectors[side].detach() * vectors[side + 2]).sum(1, keepdim=True))
+    relations = []
+    for first, second in (vectors[:2], vectors[2:]):
+        relations.append(torch.exp(-(first.unsqueeze(2) - second.unsqueeze(1)).square().sum(-1) / 8))
+    expected, found = (relations[0] - relations[1]).square().mean(), F.kd_svd(*features, num_vectors=num_vectors)
+    check(found.detach(), expected.detach())
+    gradients = [torch.autograd.grad(value, features[0], retain_graph=True)[0] for value in (found, expected)]
+    assert torch.allclose(*gradients, rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(3, 7), (7, 3)])
+def test_gradient_of_singular_vectors_of_wide_and_tall_features(shape: tuple[int, int]) -> None:
+    matrix = values(2, *shape, seed=8).requires_grad_()
+    found = singular_features(matrix, 2)
+    _, scales, transposed = torch.linalg.svd(matrix, full_matrices=False)
+    vectors = transposed.transpose(1, 2)[:, :, :2]
+    vectors = vectors * torch.sign(vectors.detach().sum(1, keepdim=True))
+    expected = (scales[:, :2] / scales[:, :2].norm(dim=-1, keepdim=True)).unsqueeze(1) * vectors
+    assert torch.allclose(found, expected, atol=1e-10)
+    weight = values(*found.shape, seed=6)
+    # what does not depend on the sign of a vector
+    gradients = [
+        torch.autograd.grad((value.square() * weight).sum(), matrix, retain_graph=True)[0] for value in (found, expected)
+    ]
+    assert torch.allclose(*gradients, atol=1e-9)
+
+
+def test_congruence_gradient() -> None:
+    for order in (1, 2, 4):
+        s, t = values(B, D).requires_grad_(), values(B, D + 2, seed=1)
+        kernels = []
+        for rows in (s, t):
+            similarity = torch.nn.functional.normalize(rows, dim=1) @ torch.nn.functional.normalize(rows, dim=1).T
+            kernels.append(sum(math.exp(-0.6) * 0.6**p / math.factorial(p) * similarity**p for p in range(order + 1)))
+        expected, found = (kernels[0] - kernels[1]).square().mean(), F.cc(s, t, gamma=0.3, order=order)
+        check(found.detach(), expected.detach())
+        assert torch.allclose(*(torch.autograd.grad(value, s)[0] for value in (found, expected)), atol=1e-12)
 
 
 def test_contrast() -> None:

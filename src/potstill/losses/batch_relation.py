@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from potstill.losses.layers import PairedLoss, mask_for
 from potstill.losses.options import LAST_LAYER, LayerPair, between, positive
@@ -68,7 +69,8 @@ def cc(
 ) -> Tensor:
     """Correlation congruence: 1/B² ‖K_s − K_t‖², K the Gaussian kernel on rows of length one, by its series.
 
-    exp(−γ‖x − y‖²) ≈ e^{−2γ} Σ_{p=0}^{P} (2γ)^p / p! · ⟨x, y⟩^p.
+    exp(−γ‖x − y‖²) ≈ e^{−2γ} Σ_{p=0}^{P} (2γ)^p / p! · ⟨x, y⟩^p. The teacher's feature gets no gradient; the student's is
+    computed along with the value, from the same matrices.
     Source: Peng et al. 2019 (arXiv 1904.01802).
 
     Args:
@@ -78,10 +80,37 @@ def cc(
         order: P.
         reduction: See the module.
     """
-    kernels = [
-        _gaussian_series(F.normalize(flat_rows(value), dim=1), gamma, order) for value in (student_feature, teacher_feature)
-    ]
-    return of_batch((kernels[0] - kernels[1]).square().mean(), student_feature.shape[0], reduction)
+    student, teacher = (F.normalize(flat_rows(value), dim=1) for value in (student_feature, teacher_feature.detach()))
+    value = _Congruence.apply(student, teacher, gaussian_coefficients(gamma, order))  # type: ignore[no-untyped-call]
+    return of_batch(value, student_feature.shape[0], reduction)
+
+
+def gaussian_coefficients(gamma: float, order: int) -> tuple[float, ...]:
+    """Coefficients of 1, g, g² … in the series of exp(−γ‖x − y‖²) for unit vectors with inner product g."""
+    return tuple(math.exp(-2 * gamma) * (2 * gamma) ** power / math.factorial(power) for power in range(order + 1))
+
+
+class _Congruence(torch.autograd.Function):
+    """1/B² ‖k(S Sᵀ) − k(T Tᵀ)‖² of a polynomial k by entries; d/dS = 4/B² [(k(S Sᵀ) − k(T Tᵀ)) ∘ k′(S Sᵀ)] S."""
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, coefficients: Sequence[float]) -> Tensor:  # type: ignore[override]
+        gram = student @ student.T
+        # the constant term is the same on both sides
+        difference = _series(gram, coefficients[1:]).mul_(gram)
+        other = teacher @ teacher.T
+        difference -= _series(other, coefficients[1:]).mul_(other)
+        size = len(student) ** 2
+        value = torch.dot(difference.flatten(), difference.flatten()) / size
+        slopes = [power * coefficient for power, coefficient in enumerate(coefficients)][1:]
+        ctx.save_for_backward(torch.mm(_series(gram, slopes).mul_(difference), student).mul_(4 / size))
+        return value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        (gradient,) = ctx.saved_tensors
+        return grad * gradient, None, None
 
 
 @full_precision
@@ -134,14 +163,14 @@ def _angles(rows: Tensor) -> Tensor:
     return inner * inverse.unsqueeze(2) * inverse.unsqueeze(1)
 
 
-def _gaussian_series(rows: Tensor, gamma: float, order: int) -> Tensor:
-    similarity = rows @ rows.T
-    coefficients = [math.exp(-2 * gamma) * (2 * gamma) ** power / math.factorial(power) for power in range(order + 1)]
-    # Horner's scheme, from the highest power down
-    series = similarity * coefficients[-1]
+def _series(values: Tensor, coefficients: Sequence[float]) -> Tensor:
+    """Σ_p coefficients[p] · values^p by Horner's scheme, in a tensor of its own."""
+    if len(coefficients) == 1:
+        return torch.full_like(values, coefficients[0])
+    series = values * coefficients[-1]
     for coefficient in coefficients[-2:0:-1]:
-        series = (series + coefficient) * similarity
-    return series + coefficients[0]
+        series = series.add_(coefficient).mul_(values)
+    return series.add_(coefficients[0])
 
 
 def _similarity_probabilities(rows: Tensor) -> Tensor:

@@ -71,9 +71,9 @@ LOSSES: dict[str, str] = {
     "nst": "potstill.losses.relation:NST",
     "ickd": "potstill.losses.relation:ICKD",
     "fsp": "potstill.losses.flow:FSP",
-    "kd_svd": "potstill.losses.flow:KDSVD",
+    "kd_svd": "potstill.losses.singular:KDSVD",
     # contrast
-    "crd": "potstill.losses.contrast:CRD",
+    "crd": "potstill.losses.crd:CRD",
     "info_nce": "potstill.losses.contrast:InfoNCE",
     # gradient
     "jacobian": "potstill.losses.gradient:Jacobian",

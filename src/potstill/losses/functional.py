@@ -7,7 +7,7 @@ from potstill.losses.batch_relation import cc, pkt, rkd_angle, rkd_distance, sp
 from potstill.losses.contrast import crd, info_nce
 from potstill.losses.distribution import ctkd, dist, logit_std_kl, mlkd, uld
 from potstill.losses.feature import cosine, cwd, embedding_mse, ghnd, hidden_mse, mgd, pkd
-from potstill.losses.flow import fsp, kd_svd
+from potstill.losses.flow import fsp
 from potstill.losses.graded import bce, bounded_regression, regression
 from potstill.losses.gradient import jacobian
 from potstill.losses.hints import ab, fitnet, ofd, vid
@@ -16,6 +16,7 @@ from potstill.losses.minilm import minilm, minilm_v2
 from potstill.losses.relation import affinity, gram, ickd, nst
 from potstill.losses.response import ce, jsd, kl, logit_mse, reverse_kl, skew_kl, skew_reverse_kl, soft_ce, tvd
 from potstill.losses.review import review_kd
+from potstill.losses.singular import kd_svd
 from potstill.losses.transfer import ft, pad, simkd, srd
 
 __all__ = [

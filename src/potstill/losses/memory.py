@@ -1,0 +1,147 @@
+"""Contrast of embeddings with the rows of a memory: value and gradient in one pass, without a copy of [B, K, E].
+
+Shapes: B batch, E width of the embedding, N rows of the memory, K negatives per row of the batch.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+# Scores held at a time, shared negatives and own ones: what a core keeps in its cache, or what fills a GPU.
+SHARED_SCORES, OWN_SCORES = 2**17, 2**21
+GPU_FACTOR = 16
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Which rows of a memory a batch is contrasted with.
+
+    Args:
+        rows: [B], the own row of each member of the batch, its positive.
+        negatives: [K] drawn once for the whole batch, out of all N rows; or [B, K], for each member out of the N − 1 others.
+        hits: [B], how often each own row is among shared negatives; None where the negatives are not shared.
+    """
+
+    rows: Tensor
+    negatives: Tensor
+    hits: Tensor | None
+
+
+def draw_shared(rows: Tensor, num_negatives: int, num_rows: int) -> Draw:
+    """K rows for the whole batch, uniformly out of all N."""
+    negatives = torch.randint(num_rows, (num_negatives,), device=rows.device)
+    return shared_draw(rows, negatives, num_rows)
+
+
+def shared_draw(rows: Tensor, negatives: Tensor, num_rows: int) -> Draw:
+    """The draw of given shared negatives [K]."""
+    counts = torch.zeros(num_rows, dtype=torch.int64, device=rows.device)
+    counts.scatter_add_(0, negatives, torch.ones_like(negatives))
+    return Draw(rows, negatives, counts.index_select(0, rows))
+
+
+def draw_for_each(rows: Tensor, num_negatives: int, num_rows: int) -> Draw:
+    """K rows for each member of the batch, uniformly out of the N − 1 others."""
+    drawn = torch.randint(max(num_rows - 1, 1), (len(rows), num_negatives), device=rows.device)
+    return Draw(rows, (drawn + (drawn >= rows.unsqueeze(1))).clamp(max=num_rows - 1), None)
+
+
+def memory_contrast(embedding: Tensor, memory: Tensor, draw: Draw, *, temperature: float, log_constant: Tensor) -> Tensor:
+    """Sum over the batch of −log h(x₊) − Σ_K log(1 − h(x₋)), h(x) = x / (x + K/N), log x = ⟨e, m⟩/τ − log Z.
+
+    Equals `functional.crd` on the gathered scores where every member has its own negatives. Negatives that are shared hit
+    the own row now and then; those are taken out again and the rest scaled by N/(N−1), so that value and gradient have the
+    expectation of negatives drawn for each member out of the other rows.
+    The memory gets no gradient and may change before the backward pass, because the gradient is computed in the forward.
+    Source: Tian et al. 2020 (arXiv 1910.10699), section 3, for negatives of each member.
+
+    Args:
+        embedding: [B, E], of length one.
+        memory: [N, E].
+        draw: Positives and negatives.
+        temperature: τ.
+        log_constant: log Z, a scalar tensor.
+    """
+    return _Contrast.apply(embedding, memory, draw, temperature, log_constant)  # type: ignore[no-untyped-call,no-any-return]
+
+
+def log_normaliser(embedding: Tensor, memory: Tensor, draw: Draw, *, temperature: float) -> Tensor:
+    """log Z that makes the mean score of positives and negatives 1/N."""
+    own = (embedding * memory.index_select(0, draw.rows)).sum(1, keepdim=True) / temperature
+    parts = [torch.logsumexp(own.flatten(), 0)]
+    if draw.hits is not None:
+        for chosen in draw.negatives.split(_block(SHARED_SCORES, len(embedding), embedding)):
+            scores = embedding @ memory.index_select(0, chosen).T / temperature
+            parts.append(torch.logsumexp(scores.flatten(), 0))
+    else:
+        size = _block(OWN_SCORES, len(memory), embedding)
+        for members, chosen in zip(embedding.split(size), draw.negatives.split(size)):
+            scores = (members @ memory.T).gather(1, chosen) / temperature
+            parts.append(torch.logsumexp(scores.flatten(), 0))
+    count = len(embedding) * (draw.negatives.shape[-1] + 1)
+    return torch.logsumexp(torch.stack(parts), 0) + math.log(len(memory) / count)
+
+
+class _Contrast(torch.autograd.Function):
+    """`memory_contrast`, its gradient kept as one [B, E]."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, embedding: Tensor, memory: Tensor, draw: Draw, temperature: float, log_constant: Tensor
+    ) -> Tensor:
+        bias = math.log(draw.negatives.shape[-1] / len(memory))
+        own = memory.index_select(0, draw.rows)
+        positive = (embedding * own).sum(1) / temperature - log_constant - bias
+        total, slope = F.softplus(-positive).sum(), -torch.sigmoid(-positive)
+        if draw.hits is None:
+            negatives, gradient = _for_each(embedding, memory, draw.negatives, temperature, log_constant + bias)
+        else:
+            share = len(memory) / max(len(memory) - 1, 1)
+            hits = share * draw.hits.to(positive.dtype)
+            negatives, gradient = _shared(embedding, memory, draw.negatives, temperature, log_constant + bias)
+            negatives = share * negatives - (hits * F.softplus(positive)).sum()
+            gradient.mul_(share)
+            slope = slope - hits * torch.sigmoid(positive)
+        gradient.addcmul_(slope.unsqueeze(1), own).div_(temperature)
+        ctx.save_for_backward(gradient)
+        return total + negatives
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:  # type: ignore[override]
+        (gradient,) = ctx.saved_tensors
+        return grad * gradient, None, None, None, None
+
+
+def _shared(embedding: Tensor, memory: Tensor, negatives: Tensor, temperature: float, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """Σ softplus(score − shift) over [B, K], and its gradient [B, E] times τ."""
+    total, gradient, scaled = embedding.new_zeros(()), torch.zeros_like(embedding), embedding / temperature
+    for chosen in negatives.split(_block(SHARED_SCORES, len(embedding), embedding)):
+        rows = memory.index_select(0, chosen)
+        logits = (scaled @ rows.T).sub_(shift)
+        total += F.softplus(logits).sum()
+        gradient.addmm_(logits.sigmoid_(), rows)
+    return total, gradient
+
+
+def _for_each(embedding: Tensor, memory: Tensor, negatives: Tensor, temperature: float, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """As `_shared`, for [B, K] places: all N scores of some members at a time, of which the drawn ones are gathered."""
+    total, gradient, scaled = embedding.new_zeros(()), torch.empty_like(embedding), embedding / temperature
+    size = _block(OWN_SCORES, len(memory), embedding)
+    for members, chosen, out in zip(scaled.split(size), negatives.split(size), gradient.split(size)):
+        scores = members @ memory.T
+        logits = scores.gather(1, chosen).sub_(shift)
+        total += F.softplus(logits).sum()
+        torch.mm(scores.zero_().scatter_add_(1, chosen, logits.sigmoid_()), memory, out=out)
+    return total, gradient
+
+
+def _block(scores: int, width: int, embedding: Tensor) -> int:
+    return max(1, (scores if embedding.device.type == "cpu" else scores * GPU_FACTOR) // max(width, 1))
