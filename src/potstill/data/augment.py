@@ -84,14 +84,21 @@ def augment_texts(
     return list(made)
 
 
-def augmented_rows(texts: Sequence[Text], *, first_row_id: int) -> Dataset:
-    """Texts or pairs as rows without labels, ready to be encoded: ``text``, ``text_pair``, ``label`` −100, ``row_id``."""
+def augmented_rows(texts: Sequence[Text], *, first_row_id: int, no_label: np.ndarray | None = None) -> Dataset:
+    """Texts or pairs as rows without labels, ready to be encoded: ``text``, ``text_pair``, ``label``, ``row_id``.
+
+    Args:
+        texts: The texts.
+        first_row_id: Row id of the first; the others follow.
+        no_label: [N, ...] what stands for no label; −100 where left out.
+    """
     from datasets import Dataset
 
     columns: dict[str, Any] = {"text": [text if isinstance(text, str) else text[0] for text in texts]}
     if texts and not isinstance(texts[0], str):
         columns["text_pair"] = [text[1] for text in texts]
-    columns["label"] = np.full(len(texts), -100, np.int64)
+    label = np.full(len(texts), -100, np.int64) if no_label is None else no_label
+    columns["label"] = label if label.ndim == 1 else list(label)
     columns["row_id"] = np.arange(first_row_id, first_row_id + len(texts), dtype=np.int64)
     return Dataset.from_dict(columns)
 

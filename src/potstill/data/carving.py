@@ -75,12 +75,19 @@ def note_duplicates(tables: Mapping[str, tuple[pa.Table, np.ndarray]], notes: li
 
 
 def thin(
-    content: pa.Table, label: np.ndarray, count: int, seed: int, split: str, notes: list[str]
+    content: pa.Table,
+    label: np.ndarray,
+    count: int,
+    seed: int,
+    split: str,
+    notes: list[str],
+    *,
+    strata: np.ndarray | None = None,
 ) -> tuple[pa.Table, np.ndarray]:
-    """At most `count` rows of a split, each class with its share and at least one row where there is room."""
+    """At most `count` rows of a split, each class (or group of `strata`) with its share and a row where there is room."""
     if content.num_rows <= count:
         return content, label
-    own = _by_first_row(label)
+    own = _by_first_row(label if strata is None else strata)
     first = np.unique(own, return_index=True)[1]
     rows = np.setdiff1d(np.random.default_rng(seed).permutation(len(own)), first, assume_unique=True)
     quotas = _quotas(np.unique(own, return_counts=True), count)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ from datasets import Dataset, Image
 from potstill.data import labels
 from potstill.data.arrow import table_of
 from potstill.data.images import corrupt_image, image_array, is_readable, name_of
+from potstill.data.label_kinds import kind_of, label_columns
 from potstill.data.sources import Source, read_source
 from potstill.errors import DataError
 
@@ -23,7 +24,7 @@ class Columns(Protocol):
 
     modality: str
 
-    def find_columns(self, dataset: Dataset, asked: Mapping[str, str] | None, *, labelled: bool = True) -> dict[str, str]:
+    def find_columns(self, dataset: Dataset, asked: Mapping[str, Any] | None, *, labelled: bool = True) -> dict[str, str]:
         """Role → column."""
         ...
 
@@ -36,21 +37,27 @@ class Part:
     raw: list[Any]
     label_column: str = "label"
     feature: Any = None
+    roles: Mapping[str, str] = field(default_factory=dict)
 
 
 class Reader:
     """Brings each split into fixed columns and collects what there is to say."""
 
-    def __init__(self, task: Columns, columns: Mapping[str, str] | None, skip_corrupt: bool) -> None:
+    def __init__(self, task: Columns, columns: Mapping[str, Any] | None, skip_corrupt: bool) -> None:
         self.task, self.asked, self.skip_corrupt = task, dict(columns or {}), skip_corrupt
         self.notes: list[str] = []
+        self.kind = kind_of(task)
         self.roles: dict[str, str] | None = None
 
     def part(self, dataset: Dataset, split: str, source: Source) -> Part:
         """A split with labels; every row must have one."""
         dataset, roles, raw = self._labelled(dataset, split)
-        labels.refuse_missing(raw, roles["label"], split)
+        self._refuse_missing(raw, roles, split)
         return self._build(dataset, split, roles, raw, source)
+
+    def _refuse_missing(self, raw: list[Any], roles: Mapping[str, str], split: str) -> None:
+        if not self.kind.is_optional:
+            labels.refuse_missing(raw, " or ".join(label_columns(roles)), split)
 
     def extra(self, split: str, given: Any, found: Source) -> Part | None:
         """The validation or test split: from its own source, else from the main one; None where there is none with labels."""
@@ -59,10 +66,10 @@ class Reader:
             return None
         chosen = split if split in source.splits else next(iter(source.splits))
         dataset, roles, raw = self._labelled(source.splits[chosen], split)
-        if given is None and all(label is None or label == -1 for label in raw):
+        if given is None and not self.kind.is_optional and all(label is None or label == -1 for label in raw):
             self.notes.append(f"the {split} split has no labels and is not used")
             return None
-        labels.refuse_missing(raw, roles["label"], split)
+        self._refuse_missing(raw, roles, split)
         return self._build(dataset, split, roles, raw, source)
 
     def unlabelled(self, given: Any, found: Source) -> pa.Table | None:
@@ -86,7 +93,7 @@ class Reader:
             self.roles = self.roles or roles
         else:
             roles = self.roles
-        return dataset, roles, labels.raw_labels(dataset, roles["label"], split)
+        return dataset, roles, self.kind.read(dataset, roles, split)
 
     def _build(self, dataset: Dataset, split: str, roles: dict[str, str], raw: list[Any], source: Source) -> Part:
         label = roles.get("label", "")
@@ -96,7 +103,7 @@ class Reader:
             raw = [raw[i] for i in keep] if raw and len(keep) < len(raw) else raw
         else:
             content = self._texts(dataset, roles, split)
-        return Part(content, raw, label, feature)
+        return Part(content, raw, label, feature, roles)
 
     def _texts(self, dataset: Dataset, roles: Mapping[str, str], split: str) -> pa.Table:
         wanted = [role for role in ("text", "text_pair") if role in roles]

@@ -11,10 +11,11 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, Features, Image, Value
 
-from potstill.data import carving, labels
+from potstill.data import carving
 from potstill.data.arrow import dataset_of
 from potstill.data.fingerprint import hash_of, row_hashes, rows_hash
-from potstill.data.reading import Columns, Part, Reader
+from potstill.data.label_kinds import LabelKind
+from potstill.data.reading import Columns, Reader
 from potstill.data.sources import read_source
 from potstill.errors import DataError
 
@@ -28,8 +29,8 @@ SHARE = 0.1
 class Splits:
     """Rows ready to be encoded.
 
-    Every split has the columns ``text`` (and ``text_pair``) or ``image``, ``label`` (int64, −100 where there is none)
-    and ``row_id`` (int64, unique over all splits).
+    Every split has the columns ``text`` (and ``text_pair``) or ``image``, ``label`` (int64, −100 where there is none; float32
+    lists for several labels, −100, and for numbers, NaN) and ``row_id`` (int64, unique over all splits).
 
     Attributes:
         train: Rows to learn from.
@@ -54,7 +55,7 @@ def load(
     source: Any,
     *,
     task: Columns,
-    columns: Mapping[str, str] | None = None,
+    columns: Mapping[str, Any] | None = None,
     label_names: Sequence[str] | None = None,
     validation: Any = None,
     test: Any = None,
@@ -93,16 +94,22 @@ def load(
     for split, given in (("validation", validation), ("test", test)):
         if part := reader.extra(split, given, found):
             parts[split] = part
-    names, mapping = _label_order(parts["train"], label_names)
+    train, kind = parts["train"], reader.kind
+    names, mapping = kind.order(train.raw, train.roles, train.feature, label_names)
     reader.notes += mapping.notes
     positions = {split: mapping.positions(part.raw, split) for split, part in parts.items()}
     tables = {split: (part.content, positions[split]) for split, part in parts.items()}
     carving.note_duplicates(tables, reader.notes)
-    _carve_missing(tables, seed, reader.notes)
+    _carve_missing(tables, seed, reader.notes, kind)
     if max_rows is not None:
-        tables = {split: carving.thin(*table, max_rows, seed, split, reader.notes) for split, table in tables.items()}
+        tables = {
+            split: carving.thin(*table, max_rows, seed, split, reader.notes, strata=kind.strata(table[1]))
+            for split, table in tables.items()
+        }
     extra = reader.unlabelled(unlabelled, found)
-    return _finish(tables, extra, names, reader.notes)
+    if extra is not None:
+        tables["unlabelled"] = (extra, kind.missing(extra.num_rows, names))
+    return _finish({split: kind.spread(*table) for split, table in tables.items()}, names, reader.notes)
 
 
 def load_rows(
@@ -131,44 +138,19 @@ def load_rows(
     found = read_source(source, modality=task.modality)
     chosen = split if split in found.splits else next(iter(found.splits))
     part = reader.part(found.splits[chosen], chosen, found)
-    mapping = labels.LabelMap(label_names, part.raw, given=True, subset=True)
-    return _as_dataset(part.content, mapping.positions(part.raw, chosen), 0)
+    values = reader.kind.known(label_names, part.raw).positions(part.raw, chosen)
+    return _as_dataset(*reader.kind.spread(part.content, values), 0)
 
 
-def _label_order(train: Part, given: Sequence[str] | None) -> tuple[tuple[str, ...], labels.LabelMap]:
-    found = set(train.raw)
-    own = labels.names_of(found, train.feature)
-    present = {labels.as_name(label) for label in found}
-    if len(present) < 2:
-        raise DataError(
-            f"all {len(train.raw)} training rows have the label {next(iter(present))!r} (column {train.label_column!r})",
-            "at least two labels",
-            "add rows of another label, or name another label column: data.columns: {label: …}",
-        )
-    if given is None:
-        return own, labels.LabelMap(own, found)
-    if getattr(train.feature, "names", None) and labels.are_placeholders(given) and len(own) == len(given):
-        mapping = labels.LabelMap(own, found)
-        mapping.notes.append("the teacher's labels have no names; those of the data are taken, in the data's order")
-        return own, mapping
-    names = tuple(str(name) for name in given)
-    return names, labels.LabelMap(names, _seen_by_teacher(train, own), given=True)
-
-
-def _seen_by_teacher(train: Part, own: Sequence[str]) -> list[Any]:
-    """What has to agree with the teacher: all names of a ClassLabel, also those without a row, else the labels found."""
-    return list(own) if getattr(train.feature, "names", None) else list(set(train.raw))
-
-
-def _carve_missing(tables: dict[str, tuple[pa.Table, np.ndarray]], seed: int, notes: list[str]) -> None:
+def _carve_missing(tables: dict[str, tuple[pa.Table, np.ndarray]], seed: int, notes: list[str], kind: LabelKind) -> None:
     missing = [split for split in ("validation", "test") if split not in tables]
     if not missing:
         return
     content, label = tables["train"]
-    hashes = row_hashes(content)
+    hashes, strata = row_hashes(content), kind.strata(label)
     left = np.arange(len(label))
     for offset, split in enumerate(missing):
-        rows = left[carving.stratified(hashes[left], label[left], round(len(label) * SHARE), seed + offset)]
+        rows = left[carving.stratified(hashes[left], strata[left], round(len(label) * SHARE), seed + offset)]
         if len(rows) == 0:
             raise DataError(
                 f"the {len(label)} training rows are too few to carve a {split} split out of them",
@@ -183,13 +165,9 @@ def _carve_missing(tables: dict[str, tuple[pa.Table, np.ndarray]], seed: int, no
     tables["train"] = (content.take(left), label[left])
 
 
-def _finish(
-    tables: dict[str, tuple[pa.Table, np.ndarray]], extra: pa.Table | None, names: tuple[str, ...], notes: list[str]
-) -> Splits:
+def _finish(tables: dict[str, tuple[pa.Table, np.ndarray]], names: tuple[str, ...], notes: list[str]) -> Splits:
     made: dict[str, Dataset] = {}
     start = 0
-    if extra is not None:
-        tables = {**tables, "unlabelled": (extra, np.full(extra.num_rows, labels.NO_LABEL, np.int64))}
     for split in ("train", "validation", "test", "unlabelled"):
         if split in tables:
             made[split] = _as_dataset(*tables[split], start)
@@ -202,13 +180,19 @@ def _finish(
 
 def _as_dataset(content: pa.Table, label: np.ndarray, start: int) -> Dataset:
     row_ids = pa.array(np.arange(start, start + content.num_rows, dtype=np.int64))
-    table = content.append_column("label", pa.array(label, pa.int64())).append_column("row_id", row_ids)
+    table = content.append_column("label", _label_column(label)).append_column("row_id", row_ids)
     if "image" in content.column_names and pa.types.is_struct(table.schema.field("image").type):
         features = Features({"image": Image(), "label": Value("int64"), "row_id": Value("int64")})
         struct = table.column("image")
         table = table.set_column(0, "image", _plain_images(struct))
         return dataset_of(table.replace_schema_metadata(None).cast(features.arrow_schema))
     return dataset_of(table.replace_schema_metadata(None))
+
+
+def _label_column(label: np.ndarray) -> pa.Array:
+    if label.ndim == 1:
+        return pa.array(label, pa.int64())
+    return pa.FixedSizeListArray.from_arrays(pa.array(label.ravel(), pa.float32()), label.shape[1])
 
 
 def _plain_images(struct: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -63,7 +63,7 @@ def _write(writer: TextWriter, batch: dict[str, list[Any]], encoded: Any) -> Non
     lengths = np.array([len(ids) for ids in encoded["input_ids"]], np.int64)
     ends = writer.end + np.cumsum(lengths)
     writer.append("row_ids", np.array(batch["row_id"], np.int64))
-    writer.append("labels", np.array(batch["label"], np.int64))
+    writer.append_labels(batch["label"])
     writer.append("offsets", ends)
     writer.append("tokens", np.fromiter(chain.from_iterable(encoded["input_ids"]), np.int32, int(lengths.sum())))
     if writer.token_types:

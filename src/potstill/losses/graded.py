@@ -207,7 +207,7 @@ class Regression(TargetLoss):
 
     def from_labels(self, student_logits: Tensor, labels: Tensor) -> Tensor:
         known = known_places(labels)
-        values = scaled(labels.to(student_logits.dtype), self.scale)
+        values = scaled(labels.masked_fill(~known, 0).to(student_logits.dtype), self.scale)
         return regression(scaled(student_logits, self.scale), values, mask=known, reduction="sum")
 
 
@@ -233,8 +233,8 @@ class BoundedRegression(ResponseLoss):
         return labelled_rows(batch["labels"]).sum()
 
     def compare(self, student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None, batch: Mapping[str, Any]) -> Tensor:
-        labels = batch["labels"].view_as(student_logits).to(teacher_logits.dtype)
-        rows = labelled_rows(batch["labels"])
+        labels = batch["labels"].view_as(student_logits)
+        rows, labels = labelled_rows(labels), labels.masked_fill(~known_places(labels), 0).to(teacher_logits.dtype)
         values = [scaled(each, self.scale) for each in (student_logits, teacher_logits, labels)]
         return bounded_regression(*values, margin=self.margin, mask=rows, reduction="sum")
 
