@@ -6,9 +6,10 @@
         --peer textbrewer=/tmp/textbrewer/bin/python --peer torchdistill=/tmp/torchdistill/bin/python
 
 `--run` names a finished output folder, which gives teacher, cut student and rows. Every side is a process of its own in its own
-interpreter, started in turns, on the same number of threads, in fp32. A peer is used through its public interface alone, and is given its rows tokenised:
-only its training is timed. Potstill's side is timed from the texts on: tokenising, the teacher's answers, training. `--pad` says how
-the peers pad: `longest` (of the batch, the kindest), or a fixed number of tokens. The objective is 0.7 · τ² · KL + 0.3 · CE at τ = 2, AdamW, a rate that falls linearly.
+interpreter, started in turns, on the same number of threads, in fp32. A peer is used through its public interface alone and
+is given its rows tokenised: only its training is timed. Potstill's side is timed from the texts on: tokenising, the teacher's
+answers, training. `--pad` says how the peers pad: `longest` (of the batch, the kindest), or a fixed number of tokens.
+The objective is 0.7 · τ² · KL + 0.3 · CE at τ = 2, with AdamW and a rate that falls linearly.
 """
 
 from __future__ import annotations
@@ -282,7 +283,7 @@ def with_torchdistill(place: Path) -> dict[str, Any]:
 def declare_detection_operators() -> None:
     """Let torchvision be imported beside a torch that its compiled part does not fit; none of these operators is used.
 
-    The wheel of torchvision on PyPI is built for CUDA; with a torch for the CPU alone its operators are missing, and the import fails.
+    The wheel of torchvision on PyPI is built for CUDA; beside a torch for the CPU alone its import fails for want of operators.
     """
     import torch
 
@@ -310,6 +311,7 @@ KEPT: list[Any] = []
 def with_potstill(place: Path) -> dict[str, Any]:
     """A stage with cached answers, from the texts on."""
     import torch
+
     from plain_loop import potstill_run
     from potstill.cli import _quiet_libraries
     from potstill.pipeline.reevaluate import open_run
@@ -341,17 +343,15 @@ SIDES: dict[str, Callable[[Path], dict[str, Any]]] = {
 def print_table(found: dict[str, list[dict[str, Any]]], arguments: argparse.Namespace) -> None:
     """Medians over the rounds, side by side; the ratio is the peer's seconds over Potstill's."""
     ours = statistics.median(one["seconds"] for one in found["potstill"])
-    print(
-        f"{arguments.epochs} epochs, batch size {arguments.batch_size}, {arguments.threads} thread(s), peers pad to {arguments.pad}, {arguments.rounds} round(s)"
-    )
+    about = f"{arguments.epochs} epochs, batch size {arguments.batch_size}, {arguments.threads} thread(s)"
+    print(f"{about}, peers pad to {arguments.pad}, {arguments.rounds} round(s)")
     print(f"{'side':<22} {'seconds':>9} {'CPU s':>9} {'ms/step':>9} {'accuracy':>9} {'ratio':>7}")
     for side, rounds in found.items():
         seconds, cpu = (statistics.median(one[key] for one in rounds) for key in ("seconds", "cpu_seconds"))
         one = rounds[-1]
         name = f"{side} {one['version']}"
-        print(
-            f"{name:<22} {seconds:>9.1f} {cpu:>9.1f} {1000 * seconds / one['steps']:>9.1f} {one['accuracy']:>9.4f} {seconds / ours:>7.2f}"
-        )
+        milliseconds = 1000 * seconds / one["steps"]
+        print(f"{name:<22} {seconds:>9.1f} {cpu:>9.1f} {milliseconds:>9.1f} {one['accuracy']:>9.4f} {seconds / ours:>7.2f}")
     for name, seconds in found["potstill"][-1]["parts"].items():
         print(f"  potstill, {name}: {seconds:.1f} s")
 

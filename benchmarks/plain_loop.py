@@ -4,11 +4,11 @@
     python benchmarks/plain_loop.py --run out/quality/sst2-seed0-ratio0.9 --epochs 3 --rows 640 --whole
 
 The plain loop pads every row to 512 tokens, asks the teacher live in every epoch, does not bucket, and reads the loss back
-in every step. All its steps are of one shape, so by default `--steps` of them are timed, half before and half after Potstill's side,
-and their mean is multiplied by the number of steps: the table says so, and gives no accuracy for what was not trained. `--whole`
-runs it to the end, which with `--rows` takes minutes, and compares the accuracies. Potstill's side is always timed whole: tokenising, the
-teacher's answers, training. Both sides use fp32 and the same threads (OMP_NUM_THREADS). `--run` names a finished output folder, which
-gives teacher, cut student and rows.
+in every step. All its steps are of one shape, so by default `--steps` of them are timed, half before and half after
+Potstill's side, and their mean is multiplied by the number of steps: the table says so, and gives no accuracy for what was
+not trained. `--whole` runs it to the end, which with `--rows` takes minutes, and compares the accuracies. Potstill's side is
+always timed whole: tokenising, the teacher's answers, training. Both sides use fp32 and the same threads (OMP_NUM_THREADS).
+`--run` names a finished output folder, which gives teacher, cut student and rows.
 """
 
 from __future__ import annotations
