@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,6 +18,7 @@ from potstill.teacher.signal import TeacherSignal
 from potstill.training import evaluation, order, preparation
 from potstill.training.averaging import WeightAverage
 from potstill.training.objective import Objective
+from potstill.training.peers import Peers
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +39,9 @@ class MeasuringTrainer(Trainer):
     objective: Objective
     source: Any
     selection: Callable[[Mapping[str, float]], float] | None
+    peers: Peers | None
+    class_pairs: bool
+    training_collator: Callable[[list[Any]], dict[str, Any]]
     _average: WeightAverage | None
     _memories: list[evaluation.TeacherMemory]
 
@@ -66,8 +71,17 @@ class MeasuringTrainer(Trainer):
             drop_last=self.args.dataloader_drop_last,
             rank=self.args.process_index,
             num_ranks=self.args.world_size,
+            memory=self.objective.rows,
+            class_pairs=self.class_pairs,
+            total_batches=self._total_batches(len(self.train_dataset)),
         )
-        return order.loader(self.train_dataset, batches, self.data_collator, self.args)
+        return order.loader(self.train_dataset, batches, self.training_collator, self.args)
+
+    def _total_batches(self, num_rows: int) -> float:
+        """Batches of all ranks in the whole training."""
+        if self.args.max_steps > 0:
+            return float(self.args.max_steps * self.args.gradient_accumulation_steps * self.args.world_size)
+        return self.args.num_train_epochs * -(-num_rows // self._train_batch_size)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
         """Batches of like length in a fixed order."""
@@ -99,29 +113,45 @@ class MeasuringTrainer(Trainer):
     ) -> EvalLoopOutput:
         """Task metric, distillation loss, and agreement and mean KL where the teacher knows the rows."""
         self.prepare()
-        has_teacher = self.source is not None and preparation.provides(self.source, "logits")
         self.objective.set_progress(self.progress)
         self.model.eval()
         self.callback_handler.eval_dataloader = dataloader
         with torch.no_grad(), self._averaged():
-            found = evaluation.predict(
-                dataloader,
-                self._prepare_inputs,
-                self._view,
-                self.objective,
-                self._signal if has_teacher else None,
-                self._memory_of(dataloader.dataset),
-                self._tick,
-            )
-        found = evaluation.gathered(found, self.args.world_size)
-        metrics = self._metrics(found)
+            found = self._predictions(dataloader, self._view)
+            metrics = self._metrics(found)
+            if self.peers is not None:
+                found, metrics = self._best_of_peers(dataloader, found, metrics)
         named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         return EvalLoopOutput(found.logits, found.labels, named, len(found.positions))
+
+    def _predictions(self, dataloader: DataLoader[Any], network: evaluation.Student) -> evaluation.Predictions:
+        """What one network says of every row, beside the teacher's answers where there is one that stays as it is."""
+        is_fixed = self.source is not None and getattr(self.source, "is_fixed", True)
+        has_teacher = is_fixed and preparation.provides(self.source, "logits")
+        fetch = self._signal if has_teacher else None
+        memory = self._memory_of(dataloader.dataset)
+        found = evaluation.predict(dataloader, self._prepare_inputs, network, self.objective, fetch, memory, self._tick)
+        return evaluation.gathered(found, self.args.world_size)
+
+    def _best_of_peers(
+        self, dataloader: DataLoader[Any], first: evaluation.Predictions, metrics: dict[str, float]
+    ) -> tuple[evaluation.Predictions, dict[str, float]]:
+        """The answers and figures of the best network, with those of each beside them as ``peer_<number>_<figure>``."""
+        assert self.peers is not None
+        self.peers.others.eval()
+        all_found, all_metrics = [first], [metrics]
+        for number in range(2, self.peers.count + 1):
+            all_found.append(self._predictions(dataloader, functools.partial(self.peers.view, number)))
+            all_metrics.append(self._metrics(all_found[-1]))
+        figures = [each.get("selection", -each.get("loss", 0.0)) for each in all_metrics]
+        best = max(range(len(figures)), key=figures.__getitem__)
+        single = {f"peer_{k}_{name}": value for k, each in enumerate(all_metrics, start=1) for name, value in each.items()}
+        return all_found[best], {**all_metrics[best], "best_peer": float(best + 1), **single}
 
     def _metrics(self, found: evaluation.Predictions) -> dict[str, float]:
         metrics = evaluation.loss_of(self.objective, found)
         if found.teacher_logits is not None:
-            metrics.update(evaluation.fidelity(found.logits, found.teacher_logits))
+            metrics.update(evaluation.fidelity(*found.counted(found.logits, found.teacher_logits)))
         if self.compute_metrics is not None and found.labels is not None:
             metrics.update(self.compute_metrics(EvalPrediction(predictions=found.logits, label_ids=found.labels)))
         if self.selection is not None:

@@ -1,7 +1,8 @@
 """The training objective: terms over micro-batches, normalised by counts over the whole global batch.
 
 objective = Σ_terms weight · Σ sum / count, where the count runs over accumulation × ranks. Losses return sums, so the same
-gradient comes out however the global batch is cut.
+gradient comes out however the global batch is cut. Weights of rows (`RowMemory`, mean one over the training set) and factors of
+terms (`Balance`) change between optimizer steps only, so they leave that law as it is.
 """
 
 from __future__ import annotations
@@ -14,11 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from potstill.errors import TrainingError
-from potstill.losses.contract import StudentView
+from potstill.losses.contract import LossValue, StudentView
 from potstill.teacher.signal import TeacherSignal
+from potstill.training.balance import Balance
+from potstill.training.row_memory import RowMemory, row_losses, uncertainty_of, weighted_view
+from potstill.training.schedules import PerSample
 from potstill.training.terms import Term
 
 logger = logging.getLogger(__name__)
+
+# Beside the losses; a name of a term cannot be one of them.
+ROWS_KEY, BALANCE_KEY = "rows of training", "balance of terms"
 
 
 class Objective:
@@ -33,12 +40,30 @@ class Objective:
         self.terms = tuple(terms)
         self.device = device
         self.modules = nn.ModuleDict({term.key: term.loss for term in terms})
+        self.rows: RowMemory | None = None
+        self.balance: Balance | None = None
         self._weights = [term.weight(0.0) for term in terms]
         self._scales: list[float] | Tensor = [1.0] * len(terms)
         self._totals = torch.zeros(len(terms), device=device)
         self._steps = [0] * len(terms)
         self._metrics: dict[str, tuple[Tensor, int]] = {}
         self._suspects: list[tuple[Tensor, Any]] = []
+        self._progress = 0.0
+        self.knows_answers = False
+
+    def attach(self, *, rows: RowMemory | None, balance: Balance | None, knows_answers: bool) -> None:
+        """Take on weights of rows and factors of terms; their state is kept beside that of the losses.
+
+        Args:
+            rows: Of the training set.
+            balance: Of the terms.
+            knows_answers: Whether the source gives logits, so that the student can be compared with them by row.
+        """
+        self.rows, self.balance, self.knows_answers = rows, balance, knows_answers
+        if rows is not None:
+            self.modules[ROWS_KEY] = rows
+        if balance is not None:
+            self.modules[BALANCE_KEY] = balance
 
     def needs_student(self) -> tuple[str, ...]:
         """Every value of the student that some term reads at some time."""
@@ -50,7 +75,9 @@ class Objective:
 
     def active_needs_teacher(self) -> tuple[str, ...]:
         """Values of the teacher that the terms of this step read."""
-        return _union(term.loss.needs_teacher() for term, weight in zip(self.terms, self._weights) if weight)
+        needs = _union(term.loss.needs_teacher() for term, weight in zip(self.terms, self._weights) if weight)
+        watches = self.rows is not None and self.rows.plan.focus == "student_loss" and self.knows_answers
+        return _union([needs, ("logits",)]) if watches else needs
 
     def count(self, batches: Sequence[Mapping[str, Any]]) -> Tensor:
         """Units of each term over these batches, [terms], on the CPU where the batches are."""
@@ -63,6 +90,7 @@ class Objective:
 
     def set_progress(self, progress: float) -> None:
         """Set weights and temperatures for this share of training, 0 to 1."""
+        self._progress = progress
         self._weights = [term.weight(progress) for term in self.terms]
         for term in self.terms:
             if term.temperature is not None:
@@ -89,14 +117,18 @@ class Objective:
         """
         total = torch.zeros((), device=self.device)
         parts: list[Tensor] = []
+        weighed = self._weighed(view, signal, batch)
+        factors = [1.0] * len(self.terms) if self.balance is None else self.balance.factors(self._progress)
         for position, (term, weight) in enumerate(zip(self.terms, self._weights)):
             if not weight:
                 parts.append(self._totals.new_zeros(()))
                 continue
-            value = term.loss(view, signal, batch)
+            value = self._value(term, view if term.loss.kind == "gradient" else weighed, signal, batch)
             part = value.sum.float() * self._scales[position]
             parts.append(part.detach())
-            total = total + weight * part
+            total = total + weight * factors[position] * part
+            if self.balance is not None:
+                total = self._balanced(total, position, part, value.count)
             for name, metric in value.metrics.items():
                 held, times = self._metrics.get(f"{term.name}/{name}", (0.0, 0))
                 self._metrics[f"{term.name}/{name}"] = (held + metric.detach(), times + 1)
@@ -106,6 +138,42 @@ class Objective:
         if self.device.type == "cpu":
             self.check()
         return total
+
+    def _weighed(self, view: StudentView, signal: TeacherSignal | None, batch: Mapping[str, Any]) -> StudentView:
+        """The student's values with the rows' weights in their gradients; what the student does with the rows is kept."""
+        if self.rows is None or "row_id" not in batch or not torch.is_grad_enabled():
+            return view
+        if self.rows.plan.focus == "student_loss":
+            self.rows.remember(batch["row_id"], row_losses(view, signal, batch))
+        return weighted_view(view, self.rows.weights_of(batch["row_id"])) if self.rows.plan.weighs_rows else view
+
+    def _value(self, term: Term, view: StudentView, signal: TeacherSignal | None, batch: Mapping[str, Any]) -> LossValue:
+        """The term's loss, at a temperature per row where the term has one."""
+        heat = term.temperature
+        if not isinstance(heat, PerSample) or signal is None:
+            return term.loss(view, signal, batch)  # type: ignore[no-any-return]
+        mask = view.token_mask if signal.logits.dim() == 3 else None
+        certainty = 1 - uncertainty_of(signal.logits, mask)
+        rows = heat.low + (heat.high - heat.low) * certainty
+        term.loss.temperature = rows.view(-1, *[1] * (signal.logits.dim() - 1))
+        try:
+            return term.loss(view, signal, batch)  # type: ignore[no-any-return]
+        finally:
+            term.loss.temperature = heat(self._progress)  # type: ignore[assignment]
+
+    def _balanced(self, total: Tensor, position: int, part: Tensor, count: Tensor | float) -> Tensor:
+        assert self.balance is not None
+        if torch.is_grad_enabled():
+            self.balance.measure(position, part)
+        penalty = self.balance.penalty(position, count * self._scales[position])
+        return total if penalty is None else total + penalty
+
+    def after_step(self, num_ranks: int) -> None:
+        """The optimizer has moved: take over what rows and terms did in the step."""
+        if self.rows is not None:
+            self.rows.after_step(num_ranks)
+        if self.balance is not None:
+            self.balance.after_step(self._weights, num_ranks)
 
     def check(self) -> None:
         """Look at the micro-batches since the last check.

@@ -9,6 +9,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from potstill.training.class_pairs import ClassPairBatches, labels_of
+from potstill.training.row_memory import RowMemory
+from potstill.training.row_plan import RowPlan
+
 
 class ShuffledBatches(Sampler[list[int]]):
     """Shuffled batches for rows that have no lengths.
@@ -36,6 +40,93 @@ class ShuffledBatches(Sampler[list[int]]):
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.num_rows)
         for position in range(len(self)):
             yield order[position * self.batch_size : (position + 1) * self.batch_size].tolist()
+
+
+class PlannedBatches(Sampler[list[int]]):
+    """Batches that a plan chooses: easy rows first, or rows drawn in proportion to their weights.
+
+    An epoch has as many batches as a plain one. It is drawn in blocks of at most 50 batches: a curriculum takes each block from
+    the easiest rows of the share that it has reached, each row once before one comes again; a focus draws rows in proportion to
+    their weights, floor or ceil of the expected times (systematic sampling). Within a block rows of like length share a batch.
+    The order follows from seed, epoch and the weights at the beginning of the epoch.
+
+    Args:
+        plan: What is wanted.
+        memory: Difficulty and weights of the rows.
+        batch_size: Rows a batch; the last one may be smaller.
+        seed: With the epoch it decides the order.
+        total_batches: Of the whole training, for the pace of a curriculum.
+        lengths: [N] tokens of each row, or None.
+        drop_last: Leave out a last batch that is not full.
+    """
+
+    def __init__(
+        self,
+        plan: RowPlan,
+        memory: RowMemory,
+        batch_size: int,
+        *,
+        seed: int,
+        total_batches: float,
+        lengths: Sequence[int] | None = None,
+        drop_last: bool = False,
+    ) -> None:
+        self.plan, self.memory, self.batch_size, self.seed = plan, memory, batch_size, seed
+        self.total_batches, self.drop_last, self.epoch = max(1.0, total_batches), drop_last, 0
+        self.lengths = None if lengths is None else np.asarray(lengths)
+        self.num_rows = len(memory.row_ids)
+
+    def set_epoch(self, epoch: int) -> None:
+        """The next iteration is drawn for this epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        whole, rest = divmod(self.num_rows, self.batch_size)
+        return whole + (1 if rest and not self.drop_last else 0)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        random = np.random.default_rng((self.seed, self.epoch))
+        easiest = np.argsort(self.memory.difficulty.cpu().numpy(), kind="stable")
+        weights = self.memory.weights_of_epoch(self.epoch) if self.plan.focus != "none" and self.plan.by == "sampling" else None
+        had = np.zeros(0, dtype=np.int64)
+        block = int(min(50, max(1, self.total_batches // 40)))
+        for start in range(0, len(self), block):
+            stop = min(start + block, len(self))
+            count = min(stop * self.batch_size, self.num_rows) - start * self.batch_size
+            reached = self.plan.competence((self.epoch * len(self) + start) / self.total_batches)
+            pool = easiest[: max(min(count, self.num_rows), round(reached * self.num_rows))]
+            if weights is None:
+                drawn, had = _in_turn(pool, had, count, random)
+            else:
+                drawn = _by_weight(pool, weights, count, random)
+            yield from self._cut(drawn, random)
+
+    def _cut(self, drawn: np.ndarray, random: np.random.Generator) -> Iterator[list[int]]:
+        if self.lengths is not None:
+            drawn = drawn[np.argsort(self.lengths[drawn], kind="stable")]
+        batches = [drawn[start : start + self.batch_size].tolist() for start in range(0, len(drawn), self.batch_size)]
+        for position in random.permutation(len(batches)):
+            yield batches[position]
+
+
+def _in_turn(pool: np.ndarray, had: np.ndarray, count: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """`count` rows of the pool, first those that had no turn in this round; and all that have had one then."""
+    drawn = random.permutation(np.setdiff1d(pool, had))[:count]
+    had = np.concatenate([had, drawn])
+    while len(drawn) < count:
+        again = random.permutation(pool)[: count - len(drawn)]
+        drawn, had = np.concatenate([drawn, again]), again
+    return random.permutation(drawn), had
+
+
+def _by_weight(pool: np.ndarray, weights: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
+    """`count` rows, each drawn floor or ceil of its expected times."""
+    pool = random.permutation(pool)
+    ends = np.cumsum(np.maximum(weights[pool], 0.0))
+    if ends[-1] <= 0:
+        ends = np.arange(1.0, len(pool) + 1)
+    points = (np.arange(count) + random.random()) * ends[-1] / count
+    return random.permutation(pool[np.minimum(np.searchsorted(ends, points, side="right"), len(pool) - 1)])
 
 
 class RankBatches(Sampler[list[int]]):
@@ -97,16 +188,45 @@ class FixedBatches(Sampler[list[int]]):
         return iter(self.batches)
 
 
-def training_batches(dataset: Any, batch_size: int, *, seed: int, drop_last: bool, rank: int, num_ranks: int) -> RankBatches:
-    """Batches for training: of like length where the data set knows its `lengths`, else shuffled."""
+def training_batches(
+    dataset: Any,
+    batch_size: int,
+    *,
+    seed: int,
+    drop_last: bool,
+    rank: int,
+    num_ranks: int,
+    memory: RowMemory | None = None,
+    total_batches: float = 1.0,
+    class_pairs: bool = False,
+) -> RankBatches:
+    """Batches for training: of like length where the data set knows its `lengths`, else shuffled; or as a plan chooses them.
+
+    Args:
+        dataset: Rows.
+        batch_size: Rows a batch.
+        seed: Of the order.
+        drop_last: Leave out a last batch that is not full.
+        rank: This process.
+        num_ranks: All processes.
+        memory: Of the rows, where its plan chooses them.
+        total_batches: Of all ranks in the whole training.
+        class_pairs: Add to each row of a batch another one of its class.
+    """
     lengths = getattr(dataset, "lengths", None)
     batches: Any
-    if lengths is None:
+    if memory is not None and memory.plan.chooses_rows:
+        batches = PlannedBatches(
+            memory.plan, memory, batch_size, seed=seed, total_batches=total_batches, lengths=lengths, drop_last=drop_last
+        )
+    elif lengths is None:
         batches = ShuffledBatches(len(dataset), batch_size, seed=seed, drop_last=drop_last)
     else:
         from potstill.data.bucketing import BucketBatchSampler
 
         batches = BucketBatchSampler(lengths, batch_size, seed=seed, drop_last=drop_last)
+    if class_pairs:
+        batches = ClassPairBatches(batches, labels_of(dataset), seed=seed)
     return RankBatches(batches, rank=rank, num_ranks=num_ranks)
 
 

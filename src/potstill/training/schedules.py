@@ -97,6 +97,47 @@ class Phases:
         return self.phases[-1][1]
 
 
+@dataclass(frozen=True)
+class PerSample:
+    """A temperature for each row: `high` where the teacher is sure, `low` where it hesitates between all classes.
+
+    Formula: τ_i = low + (high − low) · (1 − H(p_i) / log C), with p the teacher's distribution at τ = 1. What the teacher says
+    with certainty is softened most, since only then do its other classes say something; what it already doubts is left sharp.
+    Source: ours, after Li et al. 2023 (arXiv 2211.16231), whose per-instance temperatures a network learns.
+
+    Example:
+        >>> PerSample(1.0, 4.0)(0.3)
+        2.5
+    """
+
+    low: float
+    high: float
+
+    def __call__(self, progress: float) -> float:
+        """The middle, where rows are measured together."""
+        return (self.low + self.high) / 2
+
+
+def parse_temperature(value: Any, *, name: str) -> Schedule:
+    """Read a temperature: a schedule as `parse` has it, or ``{per_sample: [low, high]}``.
+
+    Raises:
+        RecipeError: Anything else, or a temperature that is not above 0.
+
+    Example:
+        >>> parse_temperature({"per_sample": [1, 4]}, name="temperature").high
+        4.0
+    """
+    if not (isinstance(value, Mapping) and set(value) == {"per_sample"}):
+        return parse(value, name=name)
+    ends = value["per_sample"]
+    if not (_is_list(ends) and len(ends) == 2 and all(map(_is_number, ends)) and 0 < ends[0] <= ends[1]):
+        raise RecipeError(
+            f"{name} is {dict(value)!r}", "{per_sample: [low, high]} with 0 < low ≤ high", "for example {per_sample: [1.0, 4.0]}"
+        )
+    return PerSample(float(ends[0]), float(ends[1]))
+
+
 def parse(value: Any, *, name: str = "the schedule") -> Schedule:
     """Read a schedule as a recipe writes it.
 
@@ -122,7 +163,9 @@ def parse(value: Any, *, name: str = "the schedule") -> Schedule:
 
 def is_schedule(value: Any) -> bool:
     """Whether `value` changes over training (a mapping or a schedule that is not `Constant`)."""
-    return isinstance(value, (Mapping, Linear, Cosine, Phases)) or (callable(value) and not isinstance(value, Constant))
+    return isinstance(value, (Mapping, Linear, Cosine, Phases, PerSample)) or (
+        callable(value) and not isinstance(value, Constant)
+    )
 
 
 def _from_mapping(value: Mapping[str, Any], name: str) -> Schedule:

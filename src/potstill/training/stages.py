@@ -23,6 +23,7 @@ from potstill.errors import TrainingError
 from potstill.losses.contract import IGNORED_LABEL, Loss
 from potstill.training.checkpoints import newest_checkpoint
 from potstill.training.precision import computes_in_bf16
+from potstill.training.row_plan import RowPlan
 from potstill.training.taps import head_of
 from potstill.training.terms import Term
 from potstill.training.threads import fastest_threads
@@ -70,6 +71,8 @@ class StageSettings:
         average_decay: Keep the moving average of the weights; None for the weights themselves.
         max_gradient_norm: Longer gradients are shortened to this.
         workers: Processes that load rows.
+        rows: Easy rows first, or more of those that teach most.
+        balance: How terms are weighed against each other: "none", "phases", "gradient_norm" or "uncertainty".
     """
 
     epochs: float = 3.0
@@ -89,6 +92,8 @@ class StageSettings:
     average_decay: float | None = None
     max_gradient_norm: float = 1.0
     workers: int = 0
+    rows: RowPlan = field(default_factory=RowPlan)
+    balance: str = "none"
 
 
 @dataclass
@@ -212,6 +217,8 @@ def _trainer(
         average_decay=settings.average_decay,
         learning_rate_multiples=_head_multiples(model, settings.head_multiple),
         selection=_selection(settings.select, metric or (task.metric if task else None)),
+        rows=settings.rows,
+        balance=settings.balance,
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
@@ -267,8 +274,7 @@ def _arguments(
 def _labelled_quality(task: Measured) -> Callable[[EvalPrediction], dict[str, float]]:
     def measure(prediction: EvalPrediction) -> dict[str, float]:
         logits, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
-        known = labels != IGNORED_LABEL
-        return task.quality(logits[known], labels[known]) if labels.ndim == 1 and known.any() else {}
+        return task.quality(logits, labels) if (labels != IGNORED_LABEL).any() else {}
 
     return measure
 

@@ -8,7 +8,10 @@ from typing import Any
 
 from potstill.errors import RecipeError
 from potstill.losses.contract import Loss
-from potstill.training.schedules import Constant, Schedule, is_schedule, parse
+from potstill.training.schedules import Constant, PerSample, Schedule, is_schedule, parse, parse_temperature
+
+# Losses whose formula takes a temperature per row.
+PER_SAMPLE = ("kl", "reverse_kl")
 
 
 @dataclass
@@ -83,7 +86,13 @@ def _build(options: dict[str, Any]) -> Term:
     weight = parse(options.pop("weight", 1.0), name=f"the weight of {label!r}")
     temperature: Schedule | None = None
     if is_schedule(options.get("temperature")):
-        temperature = parse(options["temperature"], name=f"the temperature of {label!r}")
+        temperature = parse_temperature(options["temperature"], name=f"the temperature of {label!r}")
+        if isinstance(temperature, PerSample) and loss_name not in PER_SAMPLE:
+            raise RecipeError(
+                f"the loss {loss_name!r} has a temperature per sample, its formula has one for all rows",
+                f"{{per_sample: [low, high]}} for {' and '.join(PER_SAMPLE)}",
+                "take the loss kl, or write a number or a schedule",
+            )
         options["temperature"] = temperature(0.0)
     return Term(str(label), catalogue.build(loss_name, **options), weight, temperature)
 

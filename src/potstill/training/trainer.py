@@ -23,16 +23,23 @@ from potstill.losses.contract import Loss, StudentView
 from potstill.tasks.units import answers_of
 from potstill.teacher.inputs import InputNames
 from potstill.teacher.signal import TeacherSignal
+from potstill.training import balance as balancing
 from potstill.training import checkpoints, evaluation, preparation
 from potstill.training.averaging import WeightAverage
 from potstill.training.measuring import MeasuringTrainer
-from potstill.training.objective import NonFiniteLoss, Objective
+from potstill.training.objective import BALANCE_KEY, NonFiniteLoss, Objective
+from potstill.training.peers import KEY as PEERS_KEY
+from potstill.training.peers import Peers, own_name
+from potstill.training.row_answers import make_memory
+from potstill.training.row_plan import RowPlan, read_row_plan
+from potstill.training.self_average import SelfAverage
 from potstill.training.taps import TapReader, Taps
 from potstill.training.terms import Term, read_terms
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_LOSSES: tuple[Mapping[str, Any], ...] = ({"name": "kl", "weight": 0.7, "temperature": 2.0}, {"name": "ce", "weight": 0.3})
+PEER_LOSSES: tuple[Mapping[str, Any], ...] = ({"name": "kl", "temperature": 1.0}, {"name": "ce"})
 
 
 class DistillationTrainer(MeasuringTrainer):
@@ -57,9 +64,14 @@ class DistillationTrainer(MeasuringTrainer):
         average_decay: Evaluate and save the exponential moving average of the weights; None for the weights themselves.
         learning_rate_multiples: Pattern of parameter names (``"classifier.*"``, ``"_distill.*"``) → factor of the learning rate.
         selection: From the metrics of an evaluation to the figure that the best model has most of, told as ``eval_selection``.
+        rows: Easy rows first, or more of those that teach most; see `RowPlan`.
+        balance: How terms are weighed against each other: "none", "phases", "gradient_norm" or "uncertainty".
+        peers: Other networks that train beside the student, in place of a teacher; the best of all is left in `model`.
+        training_collator: Makes the batches of training, where they differ from those of evaluation.
+        class_pairs: Every batch of training holds, beside each labelled row, another one of its class.
 
     Raises:
-        TrainingError: Several GPUs in one process (`DataParallel`).
+        TrainingError: Several GPUs in one process (`DataParallel`), or peers together with a teacher or an average.
 
     Example:
         trainer = DistillationTrainer(student, args, teacher=teacher, losses=["kl", {"name": "ce", "weight": 0.3}], …)
@@ -85,8 +97,14 @@ class DistillationTrainer(MeasuringTrainer):
         average_decay: float | None = None,
         learning_rate_multiples: Mapping[str, float] | None = None,
         selection: Callable[[Mapping[str, float]], float] | None = None,
+        rows: RowPlan | Mapping[str, Any] | None = None,
+        balance: str = "none",
+        peers: Peers | None = None,
+        training_collator: Callable[[list[Any]], dict[str, Any]] | None = None,
+        class_pairs: bool = False,
     ) -> None:
         args = _own_arguments(args)
+        _refuse_beside_peers(peers, teacher, average_decay)
         with _unchanged_config(model):
             super().__init__(
                 model=model,
@@ -100,12 +118,16 @@ class DistillationTrainer(MeasuringTrainer):
                 optimizers=optimizers,
             )
         if losses is None:
-            losses = DEFAULT_LOSSES if teacher is not None else ("ce",)
+            losses = DEFAULT_LOSSES if teacher is not None else PEER_LOSSES if peers is not None else ("ce",)
         self.objective = Objective(read_terms(losses), args.device)
-        self.source = _as_source(teacher, args.device)
+        self.source = _as_source(teacher, args.device) if peers is None else peers
+        self.peers, self.class_pairs = peers, class_pairs
+        self.training_collator = training_collator or self.data_collator
         self.average_decay = average_decay
         self.learning_rate_multiples = dict(learning_rate_multiples or {})
         self.selection = selection
+        self.row_plan = read_row_plan(rows)
+        self.balance = balancing.known(balance)
         self._average: WeightAverage | None = None
         self._taps: Taps | None = None
         self._names = InputNames(self.model)
@@ -132,6 +154,7 @@ class DistillationTrainer(MeasuringTrainer):
             return
         terms = self.objective.terms
         preparation.check_needs(terms, self.model, self.source)
+        self._build_beside()
         dataset = self.train_dataset if self.train_dataset is not None else self.eval_dataset
         taps = Taps(self.model, self.objective.needs_student())
         if dataset is not None:
@@ -144,17 +167,41 @@ class DistillationTrainer(MeasuringTrainer):
                 torch.manual_seed(self.args.seed)
                 for term in terms:
                     term.loss.prepare(student, teacher if term.loss.needs_teacher() else None, num_rows=num_rows)
+        self._attach()
         self.objective.modules.to(self.args.device)
         self._roles = preparation.student_modules(self.model)
         self._num_weights = sum(p.numel() for p in self.model.parameters())
         self._taps = taps
+
+    def _attach(self) -> None:
+        """Weights of rows and factors of terms become part of the objective and of its checkpoints."""
+        losses = [term.loss for term in self.objective.terms]
+        trained = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        memory = None
+        if not self.row_plan.is_default and self.train_dataset is not None:
+            place = self._prepare_inputs
+            memory = make_memory(self.row_plan, self.train_dataset, self.data_collator, self.source, self.args, place)
+        self.objective.attach(
+            rows=memory,
+            balance=balancing.build(self.balance, losses, trained),
+            knows_answers=self.source is not None and preparation.provides(self.source, "logits"),
+        )
 
     def _probe(self, dataset: Any) -> dict[str, Any]:
         if isinstance(dataset, IterableDataset):
             rows = [row for row, _ in zip(dataset, range(preparation.PROBE_ROWS))]
         else:
             rows = [dataset[i] for i in range(min(preparation.PROBE_ROWS, len(dataset)))]
-        return dict(self.data_collator(rows))
+        return dict(self.training_collator(rows) if dataset is self.train_dataset else self.data_collator(rows))
+
+    def _build_beside(self) -> None:
+        """Make the peers, or let the average follow the student."""
+        if isinstance(self.source, SelfAverage):
+            self.source.follow(self.model, None, self._answers)
+        if self.peers is not None:
+            preparation.check_peers(self.objective.terms)
+            self.peers.build(self.model, self.objective.needs_student(), self._view_of, seed=self.args.seed)
+            self.objective.modules[PEERS_KEY] = self.peers.others
 
     @contextlib.contextmanager
     def _losses_attached(self) -> Iterator[None]:
@@ -193,8 +240,12 @@ class DistillationTrainer(MeasuringTrainer):
         with self._losses_attached():
             if self.average_decay is not None:
                 self._average = WeightAverage(self.model, self.average_decay)
+            if isinstance(self.source, SelfAverage):
+                self.source.follow(self.model, self._average, self._answers)
             try:
-                return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+                outcome = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+                self._keep_best_peer()
+                return outcome
             except NonFiniteLoss as err:
                 self._save_stopped(err)
                 raise
@@ -205,6 +256,19 @@ class DistillationTrainer(MeasuringTrainer):
         if average is not None:
             average.keep()
         return super()._finalize_training(*args)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        if self.peers is not None:
+            checkpoints.load_state(str(self.state.best_model_checkpoint), self.objective.modules, None)
+
+    def _keep_best_peer(self) -> None:
+        """Leave the network in `model` that the evaluation of its weights found best."""
+        if self.peers is None:
+            return
+        best = evaluation.best_peer(self.state, at_best=self.args.load_best_model_at_end)
+        self.peers.hand_over(self.model, best)
+        logger.info("network %d of %d peers is kept", best, self.peers.count)
 
     def _save_stopped(self, err: NonFiniteLoss) -> None:
         folder = self.folder / f"stopped-at-step-{self.state.global_step}"
@@ -243,11 +307,14 @@ class DistillationTrainer(MeasuringTrainer):
         self.prepare()
         if num_items_in_batch is None:
             self.objective.begin_step(self.progress, self.objective.count([inputs]))
-        signal = self._signal(inputs, self.objective.active_needs_teacher())
+        peers = self.peers
+        signal = None if peers is not None else self._training_signal(inputs, self.objective.active_needs_teacher())
         views: list[StudentView] = []
 
         def objective() -> Tensor:
             views.append(self._view(inputs))
+            if peers is not None:
+                return peers.objective(self.objective, views[-1], inputs)
             return self.objective(views[-1], signal, inputs)
 
         loss = objective() if model is self.model else self._inside(model, inputs, objective)
@@ -278,7 +345,13 @@ class DistillationTrainer(MeasuringTrainer):
     def _view(self, batch: Mapping[str, Any]) -> StudentView:
         if self._taps is None:
             raise TrainingError("the trainer is not prepared", todo="call train() or evaluate()")
-        logits, taps = self._taps.run(self._student_inputs(batch))
+        return self._view_of(self._taps, batch)
+
+    def _answers(self, batch: Mapping[str, Any]) -> Tensor:
+        return self._view_of(Taps(self.model, ()), batch).logits
+
+    def _view_of(self, network: Taps, batch: Mapping[str, Any]) -> StudentView:
+        logits, taps = network.run(self._student_inputs(batch))
         answers, unit_mask = answers_of(logits, batch)
         return StudentView(answers, taps, batch.get("attention_mask"), self._roles, unit_mask)
 
@@ -286,6 +359,13 @@ class DistillationTrainer(MeasuringTrainer):
         if not needs:
             return None
         return preparation.to_device(self.source.signal(batch, needs), self.args.device)
+
+    def _training_signal(self, batch: Mapping[str, Any], needs: tuple[str, ...]) -> TeacherSignal | None:
+        """The knowledge of a batch of training, which a source may disturb."""
+        ask = getattr(self.source, "training_signal", None)
+        if not needs or ask is None:
+            return self._signal(batch, needs)
+        return preparation.to_device(ask(batch, needs), self.args.device)
 
     def _student_inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         inputs = {name: value for name, value in batch.items() if name not in NOT_INPUTS and not name.startswith("teacher_")}
@@ -297,7 +377,8 @@ class DistillationTrainer(MeasuringTrainer):
         return 6 * main.numel() * self._num_weights if isinstance(main, Tensor) else 0
 
     def after_step(self) -> None:
-        """Follow the weights with their average."""
+        """Follow the weights with their average, and keep what rows and terms did."""
+        self.objective.after_step(self.args.world_size)
         if self._average is not None:
             self._average.update()
 
@@ -319,9 +400,10 @@ class DistillationTrainer(MeasuringTrainer):
         for name, parameter in source.named_parameters():
             if not parameter.requires_grad:
                 continue
-            is_bridge = name.startswith(checkpoints.PREFIX)
+            own = own_name(name, checkpoints.PREFIX)
+            is_bridge = own.startswith(checkpoints.PREFIX)
             decay = self.args.weight_decay if name in decayed and not is_bridge else 0.0
-            groups.setdefault((is_bridge, decay, self._multiple_of(name)), []).append(parameter)
+            groups.setdefault((is_bridge, decay, self._multiple_of(own)), []).append(parameter)
         settings = [
             {"params": parameters, "weight_decay": decay, "lr": self.args.learning_rate * multiple}
             for (_, decay, multiple), parameters in groups.items()
@@ -331,7 +413,18 @@ class DistillationTrainer(MeasuringTrainer):
         return self.optimizer
 
     def _multiple_of(self, name: str) -> float:
+        if self.objective.balance is not None and name.startswith(f"{checkpoints.PREFIX}{BALANCE_KEY}."):
+            return self.objective.balance.learning_rate_multiple
         return next((value for pattern, value in self.learning_rate_multiples.items() if fnmatchcase(name, pattern)), 1.0)
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        """Each network's gradient is shortened by its own length, so that peers do not slow one another."""
+        if self.peers is None:
+            return super()._clip_grad_norm(model)
+        own, *others = self.peers.groups(model)
+        for group in others:
+            nn.utils.clip_grad_norm_(group, self.args.max_grad_norm)
+        return self.accelerator.clip_grad_norm_(own, self.args.max_grad_norm)
 
     # -- checkpoints
 
@@ -356,6 +449,17 @@ class _AfterStep(TrainerCallback):
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.trainer.after_step()
+
+
+def _refuse_beside_peers(peers: Peers | None, teacher: Any, average_decay: float | None) -> None:
+    others = {"a teacher": teacher, "average_decay": average_decay}
+    given = [name for name, value in others.items() if value is not None]
+    if peers is not None and given:
+        raise TrainingError(
+            f"peers are given together with {' and '.join(given)}",
+            "peers that teach one another, or a teacher, or an average of the student",
+            f"leave {' and '.join(given)} out, or peers",
+        )
 
 
 def _own_arguments(args: TrainingArguments | None) -> TrainingArguments:

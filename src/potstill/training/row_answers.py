@@ -1,0 +1,108 @@
+"""Before the first step: the id of every training row, and how hard it is to the teacher or by its length.
+
+Shapes: N rows of the training set.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from potstill.errors import NeedsError
+from potstill.training import order, preparation
+from potstill.training.row_memory import RowMemory, uncertainty_of
+from potstill.training.row_plan import RowPlan
+
+logger = logging.getLogger(__name__)
+Placed = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+def make_memory(plan: RowPlan, dataset: Any, collator: Any, source: Any, args: Any, placed: Placed) -> RowMemory:
+    """The memory of a training set's rows, with what the plan asks of teacher and rows.
+
+    Args:
+        plan: What is wanted.
+        dataset: Rows of known number, with row ids.
+        collator: Makes batches of them.
+        source: Of the teacher's answers, or None.
+        args: Training arguments: batch size, ranks, loaders.
+        placed: Moves a batch to the device.
+
+    Raises:
+        NeedsError: Rows that stream or have no id or length, or no teacher to ask.
+    """
+    _refuse(plan, dataset, source)
+    row_ids = _row_ids(dataset)
+    zeros = torch.zeros(len(row_ids))
+    uncertainty = _uncertainty(dataset, row_ids, collator, source, args, placed) if plan.asks_teacher else zeros
+    difficulty = zeros
+    if plan.order == "curriculum":
+        difficulty = torch.from_numpy(np.asarray(dataset.lengths)).float() if plan.difficulty == "length" else uncertainty
+        difficulty = difficulty / difficulty.max().clamp(min=1e-12)
+    return RowMemory(plan, row_ids, difficulty, uncertainty)
+
+
+def _refuse(plan: RowPlan, dataset: Any, source: Any) -> None:
+    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
+        raise NeedsError(
+            "rows.order and rows.focus need to know all rows, and these come as a stream",
+            "a data set with a length",
+            "encode the rows first, or leave distill.rows out",
+        )
+    if plan.order == "curriculum" and plan.difficulty == "length" and not hasattr(dataset, "lengths"):
+        raise NeedsError(
+            "rows.difficulty: length needs the length of every row, the data set has no `lengths`",
+            "texts, or difficulty: teacher",
+            "set rows.difficulty: teacher",
+        )
+    if plan.asks_teacher and (source is None or not preparation.provides(source, "logits")):
+        what = "rows.focus: teacher_uncertainty" if plan.focus == "teacher_uncertainty" else "rows.difficulty: teacher"
+        raise NeedsError(
+            f"{what} needs the teacher's logits, and there are none",
+            "a teacher that gives logits",
+            "set rows.focus: student_loss, or rows.difficulty: length",
+        )
+
+
+def _row_ids(dataset: Any) -> Tensor:
+    known = getattr(dataset, "row_ids", None)
+    if known is not None:
+        return torch.as_tensor(np.asarray(known)).to(torch.int64)
+    try:
+        return torch.tensor([int(dataset[index]["row_id"]) for index in range(len(dataset))])
+    except (KeyError, TypeError) as error:
+        raise NeedsError(
+            "rows.order and rows.focus find rows by their id, and the rows have none",
+            "a key row_id in every row, or an attribute row_ids of the data set",
+            "add row_id, a different whole number for each row",
+        ) from error
+
+
+def _uncertainty(dataset: Any, row_ids: Tensor, collator: Any, source: Any, args: Any, placed: Placed) -> Tensor:
+    """[N] the teacher's uncertainty; each rank asks for its share of the rows."""
+    started = time.monotonic()
+    batches = order.FixedBatches(
+        len(row_ids),
+        args.eval_batch_size,
+        lengths=getattr(dataset, "lengths", None),
+        rank=args.process_index,
+        num_ranks=args.world_size,
+    )
+    found = torch.zeros(len(row_ids), device=args.device if args.world_size > 1 else None)
+    loader = order.loader(dataset, batches, collator, args)
+    for positions, batch in zip(batches, loader, strict=True):
+        signal = preparation.to_device(source.signal(placed(batch), ("logits",)), args.device)
+        mask = signal.token_mask if signal.logits.dim() == 3 else None
+        found[positions] = uncertainty_of(signal.logits, mask).to(found.device)
+    if args.world_size > 1:
+        torch.distributed.all_reduce(found)
+    seconds = time.monotonic() - started
+    logger.info("the teacher's uncertainty on %d rows, mean %.3f of 1, took %.1f s", len(found), float(found.mean()), seconds)
+    return found.cpu()
