@@ -33,7 +33,7 @@ IMAGE_NAMES = (
     *("image", "img", "images", "picture", "photo", "jpg", "png", "image_path", "image_file", "file_name", "filename"),
     *("file", "path", "图片", "图像"),
 )
-_IGNORED = ("id", "idx", "index", "row_id", "guid", "uid", "uuid", "unnamed: 0", "__index_level_0__", "编号", "序号")
+IGNORED = ("id", "idx", "index", "row_id", "guid", "uid", "uuid", "unnamed: 0", "__index_level_0__", "编号", "序号")
 
 
 def find_text(features: Features, asked: Mapping[str, str] | None, *, labelled: bool = True) -> dict[str, str]:
@@ -100,7 +100,7 @@ def is_image(feature: object) -> bool:
 
 
 def _others(features: Features, taken: set[str]) -> list[str]:
-    return [name for name in features if name not in taken and name.lower() not in _IGNORED]
+    return [name for name in features if name not in taken and name.lower() not in IGNORED]
 
 
 def _named(columns: Iterable[str], names: Sequence[str]) -> list[str]:

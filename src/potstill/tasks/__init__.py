@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
 TASKS = {
     "image-classification": "potstill.tasks.image_classification:ImageClassification",
+    "multi-label": "potstill.tasks.multi_label:MultiLabel",
+    "regression": "potstill.tasks.regression:Regression",
     "text-classification": "potstill.tasks.text_classification:TextClassification",
 }
 

@@ -1,12 +1,14 @@
-"""What the answers of a task are, and which losses teach them."""
+"""What the answers of a task are, and which losses teach them: said once, read by methods, training and evaluation."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
+NO_LABEL = -100
 
 
 @dataclass(frozen=True)
@@ -14,22 +16,26 @@ class Answers:
     """What a task's answers are and how they are learned.
 
     Args:
-        kind: "class" (one class excludes the others), "labels" (several at once), "numbers" or "embedding".
-        from_labels: The loss that learns from labels, a name and its options; None where rows have none.
+        kind: "class" (one class excludes the others), "labels" (several at once), "numbers" or "embedding";
+            `potstill.evaluate.judges` has a judge for each.
+        from_labels: The loss that learns from labels, a name and its options; None where rows have none to learn from.
         from_teacher: The losses that learn from the teacher's answers, each with its share as ``weight``.
+        scale: What one unit of error is for each number of a row; None for 1.
     """
 
     kind: str = "class"
     from_labels: Mapping[str, Any] | None = field(default_factory=lambda: {"name": "ce"})
     from_teacher: tuple[Mapping[str, Any], ...] = ({"name": "kl"},)
+    scale: Sequence[float] | None = None
 
     @property
     def is_distribution(self) -> bool:
-        """Whether the logits are those of classes that exclude each other."""
+        """Whether the logits are those of classes that exclude each other, so that softmax and temperature mean something."""
         return self.kind == "class"
 
 
 ONE_CLASS = Answers()
+SEVERAL_LABELS = Answers("labels", {"name": "bce", "target": "labels"}, ({"name": "bce"},))
 
 
 class OneClass:
@@ -37,6 +43,7 @@ class OneClass:
 
     metric = "accuracy"
     label_kind = "class"
+    config_values: Mapping[str, Any] = {}
 
     def answers(self, labels: np.ndarray | None = None) -> Answers:
         """One distribution over classes: cross-entropy with labels, KL with the teacher."""
@@ -47,3 +54,16 @@ class OneClass:
         """The same measure on any rows."""
         del labels
         return self.metric
+
+
+def known_rows(labels: np.ndarray) -> np.ndarray:
+    """Rows with a label in any place [N] bool; `NO_LABEL` and NaN stand for none.
+
+    Args:
+        labels: [N] or [N, ...].
+    """
+    values = np.asarray(labels)
+    known = values != NO_LABEL
+    if values.dtype.kind == "f":
+        known &= ~np.isnan(values)
+    return known.reshape(len(values), -1).any(1)

@@ -23,6 +23,7 @@ class Task(Protocol):
         name: As in `potstill.tasks.TASKS`.
         modality: ``"text"`` or ``"image"``.
         metric: The measure that models are compared by, a key of `quality`; higher is better.
+        config_values: What the configuration of a model for this task says beside its labels.
         label_kind: How labels are written and encoded: ``"class"``, ``"labels"``, ``"numbers"``; see `potstill.data.label_kinds`.
     """
 
@@ -30,6 +31,7 @@ class Task(Protocol):
     modality: str
     metric: str
     label_kind: str
+    config_values: Mapping[str, Any]
 
     def find_columns(self, dataset: Dataset, asked: Mapping[str, str] | None, *, labelled: bool = True) -> dict[str, str]:
         """Role → column; raises DataError with the choices where it is not clear."""

@@ -13,7 +13,13 @@ _HEADLESS = ("Model", "ForMaskedLM", "ForPreTraining", "ForMaskedImageModeling",
 _HEADS = {
     "text-classification": "ForSequenceClassification",
     "image-classification": "ForImageClassification",
+    "token-classification": "ForTokenClassification",
+    "question-answering": "ForQuestionAnswering",
+    "multi-label": "ForSequenceClassification",
+    "regression": "ForSequenceClassification",
 }
+PROBLEMS = {"multi-label": "multi_label_classification", "regression": "regression"}
+"""The problem type that transformers writes into the configuration, for tasks that share a head."""
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -59,16 +65,20 @@ def _looks_local(name: str) -> bool:
     return name.startswith((".", "~", os.sep)) or os.path.isabs(name) or name.count("/") > 1 or name.endswith("/")
 
 
-def check_config(name: str, config: Any) -> None:
-    """Refuse configurations that no classifier can have.
+def check_config(name: str, config: Any, task: NamedTask) -> None:
+    """Refuse configurations that no teacher of the task can have.
 
     Raises:
-        ModelError: A regression or multi-label model, or an encoder with a decoder.
+        ModelError: A model trained for another kind of answers, or an encoder with a decoder.
     """
     problem = getattr(config, "problem_type", None)
-    if problem in ("regression", "multi_label_classification"):
+    own = PROBLEMS.get(task.name, "single_label_classification")
+    if problem in PROBLEMS.values() and problem != own:
+        fitting = next(each for each, theirs in PROBLEMS.items() if theirs == problem)
         raise ModelError(
-            f"{name} was trained for {problem.replace('_', ' ')}", "classifiers with one label per row", "choose another teacher"
+            f"{name} was trained for {problem.replace('_', ' ')}, the task is {task.name}",
+            f"a teacher for {task.name}",
+            f"set task: {fitting}, or choose another teacher",
         )
     if getattr(config, "is_encoder_decoder", False):
         raise ModelError(

@@ -25,6 +25,10 @@ logger = logging.getLogger(__name__)
 AUTO_CLASSES = {
     "text-classification": "AutoModelForSequenceClassification",
     "image-classification": "AutoModelForImageClassification",
+    "token-classification": "AutoModelForTokenClassification",
+    "question-answering": "AutoModelForQuestionAnswering",
+    "multi-label": "AutoModelForSequenceClassification",
+    "regression": "AutoModelForSequenceClassification",
 }
 
 
@@ -83,12 +87,14 @@ def load_teacher(
     else:
         name = os.path.expanduser(str(source))
         check_folder(name)
-        config = _load_config(name, trust_remote_code)
+        config = _load_config(name, trust_remote_code, task)
         has_head = check_fits_task(name, config, task, AUTO_CLASSES)
         model, head_is_new, notes = _load_model(
             name, config, task, num_labels=num_labels, has_head=has_head, trust_remote_code=trust_remote_code
         )
         processor = _load_processor(name, model.config, task)
+    for key, value in getattr(task, "config_values", {}).items():
+        setattr(model.config, key, value)
     _check_finite(model, str(source) if not isinstance(source, PreTrainedModel) else type(model).__name__)
     if head_is_new:
         name_classes(model, label_names)
@@ -104,7 +110,7 @@ def load_teacher(
 
 
 def _take_model(model: PreTrainedModel, task: TaskLike) -> tuple[PreTrainedModel, Any]:
-    check_config(type(model).__name__, model.config)
+    check_config(type(model).__name__, model.config, task)
     check_fits_task(type(model).__name__, model.config, task, AUTO_CLASSES, architectures=[type(model).__name__])
     path = getattr(model.config, "_name_or_path", "") or ""
     has_processor = Path(path).is_dir() and any((Path(path) / name).exists() for name in _PROCESSOR_FILES)
@@ -114,7 +120,7 @@ def _take_model(model: PreTrainedModel, task: TaskLike) -> tuple[PreTrainedModel
 _PROCESSOR_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "preprocessor_config.json", "processor_config.json")
 
 
-def _load_config(name: str, trust_remote_code: bool) -> Any:
+def _load_config(name: str, trust_remote_code: bool, task: TaskLike) -> Any:
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
     except json.JSONDecodeError as err:
@@ -127,7 +133,7 @@ def _load_config(name: str, trust_remote_code: bool) -> Any:
                 "read the code, then set teacher.trust_remote_code: true",
             ) from err
         raise _not_a_model(name, err) from err
-    check_config(name, config)
+    check_config(name, config, task)
     return config
 
 
