@@ -87,6 +87,8 @@ def new_model(task: Task, config: Any) -> PreTrainedModel:
 
     from potstill.teacher.load import AUTO_CLASSES
 
+    for key, value in task.config_values.items():
+        setattr(config, key, value)
     if config.architectures is None:
         config.architectures = []  # DeiT's Auto class cannot read None
     return getattr(transformers, AUTO_CLASSES[task.name]).from_config(config).eval()
@@ -102,20 +104,21 @@ def wants_training(run: Run) -> bool:
 def given_fingerprint(run: Run) -> str:
     """Of teacher and data by content; hub ids by name."""
     recipe = run.recipe
-    parts: dict[str, Any] = {"teacher": _content(recipe.teacher.model), "task": recipe.task}
+    parts: dict[str, Any] = {"teacher": content_of(recipe.teacher.model), "task": recipe.task}
     if run.given_teacher is not None:
         from potstill.teacher.rest import fingerprint_of
 
         parts["teacher"] = fingerprint_of(run.given_teacher)
     for key in ("source", "validation", "test", "unlabelled"):
         value = getattr(recipe.data, key)
-        parts[key] = None if value is None else _content(value)
+        parts[key] = None if value is None else content_of(value)
     if run.given_data is not None:
         parts["source"] = _in_memory(run.given_data)
     return fingerprint(parts)
 
 
-def _content(name: str) -> Any:
+def content_of(name: str) -> Any:
+    """What the fingerprint of a name is made from: the files where they are on this machine, else the name."""
     path = Path(name).expanduser()
     return path if path.exists() else name
 
