@@ -122,7 +122,7 @@ def default_epochs(name: str = "auto") -> float:
     return sum(stage.epochs for stage in example_stages(name))
 
 
-def example_stages(name: str) -> tuple[StageSpec, ...]:
+def example_stages(name: str, options: MethodOptions | None = None) -> tuple[StageSpec, ...]:
     """The stages of a method for the first kind of model that it works on.
 
     Raises:
@@ -131,10 +131,10 @@ def example_stages(name: str) -> tuple[StageSpec, ...]:
     """
     for student, teacher in EXAMPLES[:-1]:
         try:
-            return build(name, student, teacher)
+            return build(name, student, teacher, options)
         except NeedsError:
             continue
-    return build(name, *EXAMPLES[-1])
+    return build(name, *EXAMPLES[-1], options)
 
 
 def describe() -> list[dict[str, str]]:

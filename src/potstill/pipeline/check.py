@@ -8,10 +8,11 @@ from typing import Any
 
 from potstill.errors import Faults, MissingExtra, PotstillError
 from potstill.methods import catalogue as methods
-from potstill.methods.contract import ModelFacts
+from potstill.methods.contract import MethodOptions, ModelFacts
 from potstill.pipeline.loss_table import read_losses
 from potstill.recipe import Recipe
-from potstill.training.schedules import parse
+from potstill.recipe.model import DistillRecipe
+from potstill.training.schedules import PerSample, parse, parse_temperature
 from potstill.training.terms import read_terms
 
 ANY_MODEL = ModelFacts(1000, 8, 2, "text")  # deep enough for any block that a term may name
@@ -27,10 +28,10 @@ def check_recipe(recipe: Recipe) -> None:
     """
     distill = recipe.distill
     checks: list[Callable[[], Any]] = [lambda: methods.find(distill.method), lambda: _check_packages(recipe.quantize.mode)]
-    for name in ("temperature", "alpha"):
-        value = getattr(distill, name)
-        if value is not None:
-            checks.append(lambda name=name, value=value: parse(value, name=f"distill.{name}"))  # type: ignore[misc]
+    if distill.temperature is not None:
+        checks.append(lambda: _check_temperature(distill))
+    if distill.alpha is not None:
+        checks.append(lambda: parse(distill.alpha, name="distill.alpha"))
     if distill.losses is not None:
         checks += [lambda part=part: _read(part) for part in _parts(distill.losses)]  # type: ignore[misc]
     faults = [fault for check in checks if (fault := _fault_of(check)) is not None]
@@ -38,6 +39,15 @@ def check_recipe(recipe: Recipe) -> None:
         raise faults[0]
     if faults:
         raise Faults(faults)
+
+
+def _check_temperature(distill: DistillRecipe) -> None:
+    """The temperature by itself, and on the terms of the method that it is for."""
+    heat = parse_temperature(distill.temperature, name="distill.temperature")
+    if distill.losses is None and isinstance(heat, PerSample):
+        options = MethodOptions(temperature=distill.temperature)
+        for stage in methods.example_stages(distill.method, options):
+            read_terms(stage.losses())
 
 
 def _check_packages(quantization: str) -> None:

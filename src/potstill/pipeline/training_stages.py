@@ -16,6 +16,7 @@ from potstill.methods.contract import MethodOptions, ModelFacts, StageSpec, Term
 from potstill.pipeline.knowledge import has_own_tokens, training_collator, training_source
 from potstill.pipeline.loss_table import read_losses
 from potstill.pipeline.student_stages import kept_layers, load_student
+from potstill.training.row_plan import RowPlan
 from potstill.training.stages import StageSettings, TrainOutcome, total_steps, train_stage
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def _train(
         terms=[_as_loss(term) for term in spec.terms],
         teacher=training_source(run) if teacher == "the run's" else teacher,
         task=run.task,
-        settings=_settings(run, spec, max_steps=max_steps),
+        settings=_settings(run, spec, max_steps=max_steps, is_taught=teacher is not None),
         on_progress=run.progress(),
     )
 
@@ -135,7 +136,7 @@ def _rows(run: Run, spec: StageSpec) -> EncodedRows:
     return run.student_rows(*names)
 
 
-def _settings(run: Run, spec: StageSpec, *, max_steps: int | None = None) -> StageSettings:
+def _settings(run: Run, spec: StageSpec, *, max_steps: int | None = None, is_taught: bool = True) -> StageSettings:
     recipe = run.recipe.distill
     given: dict[str, Any] = {
         "epochs": spec.epochs,
@@ -148,6 +149,8 @@ def _settings(run: Run, spec: StageSpec, *, max_steps: int | None = None) -> Sta
         "patience": recipe.patience,
         "max_steps": max_steps,
     }
+    if is_taught:
+        given |= {"rows": RowPlan(**recipe.rows.model_dump()), "balance": recipe.balance}
     return StageSettings(**{**given, **spec.settings})
 
 

@@ -159,6 +159,30 @@ class ChainRecipe(Section):
     )
 
 
+class RowsRecipe(Section):
+    """Which rows are learnt from, when, and how much."""
+
+    order: Literal["random", "curriculum"] = Field(
+        "random", description="curriculum: the easiest rows first, more of them from step to step."
+    )
+    difficulty: Literal["teacher", "length"] = Field(
+        "teacher", description="What is hard in a curriculum: rows that the teacher is unsure of, or long ones."
+    )
+    start: Annotated[float, Field(gt=0.0, le=1.0)] = Field(0.3, description="Share of the rows that a curriculum begins with.")
+    pace: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        0.5, description="Share of training after which a curriculum has reached all rows."
+    )
+    focus: Literal["none", "teacher_uncertainty", "student_loss"] = Field(
+        "none", description="Which rows count more: those the teacher is unsure of, or those the student still answers otherwise."
+    )
+    by: Literal["weight", "sampling"] = Field(
+        "weight", description="Whether a row's focus weighs its gradient or how often it is drawn."
+    )
+    strength: Fraction = Field(
+        1.0, description="λ of the focus: a row's weight is 1 − λ + λ · value / mean value; 0 leaves all rows alike."
+    )
+
+
 class DistillRecipe(Section):
     """How the student learns."""
 
@@ -173,7 +197,8 @@ class DistillRecipe(Section):
     batch_size: PositiveInt = Field(32, description="Rows per step and rank.")
     accumulation: PositiveInt = Field(1, description="Micro-batches per optimizer step.")
     temperature: Scalar | None = Field(
-        None, description="τ of the response loss: a number or a schedule; none: the method's default."
+        None,
+        description="τ of the response loss: a number, a schedule, or {per_sample: [low, high]}; none: the method's default.",
     )
     alpha: Scalar | None = Field(
         None, description="Weight of the teacher's soft targets; the labels get 1 − alpha. None: the method's default."
@@ -183,7 +208,13 @@ class DistillRecipe(Section):
         description="Own terms instead of a method's: names, mappings {name, weight, …}, or a table {backbone, neck, head}.",
     )
     layers: str | list[tuple[int, int]] = Field(
-        "auto", description="Which blocks are matched: auto, uniform, last, first, skip, or pairs [student, teacher]."
+        "auto",
+        description="Matched blocks: auto (measured), uniform, last, first, skip, dynamic (each step), or pairs [student, teacher].",
+    )
+    rows: RowsRecipe = Field(default_factory=RowsRecipe, description="Which rows are learnt from, when, and how much.")
+    balance: Literal["none", "phases", "gradient_norm", "uncertainty"] = Field(
+        "none",
+        description="How terms are weighed against each other: as given, by phase, by gradient norm, or by learned variances.",
     )
     cache: Literal["auto", "always", "never"] = Field(
         "auto", description="Teacher outputs from disk (always), live (never), or what pays (auto)."
