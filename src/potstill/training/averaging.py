@@ -17,7 +17,8 @@ class WeightAverage:
     The rising decay keeps the random start of a new head out of the average of a short run.
 
     Args:
-        model: The student; parameters under the prefix `ignored` are left alone.
+        model: The student; parameters under the prefix `ignored` are left alone. Statistics of its norms (buffers of floating
+            point that are saved) are averaged too, so that they fit the averaged weights.
         decay: Share of the old average that a step keeps, below 1.
         ignored: Name prefix of parameters that are not averaged.
 
@@ -30,6 +31,12 @@ class WeightAverage:
             raise TrainingError(f"average_decay is {decay}", "a number between 0 and 1", "set 0.999, or None for no averaging")
         self.decay, self.steps = decay, 0
         named = {name: p for name, p in model.named_parameters() if p.requires_grad and not name.startswith(ignored)}
+        kept = model.state_dict(keep_vars=True)
+        named |= {
+            name: b
+            for name, b in model.named_buffers()
+            if name in kept and b.is_floating_point() and not name.startswith(ignored)
+        }
         self._names, self._weights = list(named), list(named.values())
         self._averages = [weight.detach().clone() for weight in self._weights]
 

@@ -161,6 +161,22 @@ def fidelity(student_logits: np.ndarray, teacher_logits: np.ndarray) -> dict[str
     }
 
 
+def best_peer(state: Any, *, at_best: bool) -> int:
+    """Which of the peers, from 1, the evaluation of the kept weights found best; 1 where there was none.
+
+    Args:
+        state: The trainer's state with its history.
+        at_best: The weights of the best evaluation are kept, and not the last.
+    """
+    told = [entry for entry in state.log_history if "eval_best_peer" in entry]
+    if not told:
+        return 1
+    if at_best and state.best_model_checkpoint is not None:
+        step = int(str(state.best_model_checkpoint).rpartition("-")[2])
+        told = [entry for entry in told if entry["step"] == step] or told
+    return int(told[-1]["eval_best_peer"])
+
+
 def loss_of(objective: Objective, found: Predictions) -> dict[str, float]:
     """The objective over a whole set, and each term; empty where no term could be computed."""
     means = {term.name: total / count for term, total, count in zip(objective.terms, found.sums, found.counts) if count}

@@ -153,6 +153,8 @@ class DistillationTrainer(MeasuringTrainer):
         if self._taps is not None:
             return
         terms = self.objective.terms
+        if self.peers is not None:
+            preparation.check_peers(terms)
         preparation.check_needs(terms, self.model, self.source)
         self._build_beside()
         dataset = self.train_dataset if self.train_dataset is not None else self.eval_dataset
@@ -199,7 +201,6 @@ class DistillationTrainer(MeasuringTrainer):
         if isinstance(self.source, SelfAverage):
             self.source.follow(self.model, None, self._answers)
         if self.peers is not None:
-            preparation.check_peers(self.objective.terms)
             self.peers.build(self.model, self.objective.needs_student(), self._view_of, seed=self.args.seed)
             self.objective.modules[PEERS_KEY] = self.peers.others
 
