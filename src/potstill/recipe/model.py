@@ -209,9 +209,9 @@ class DistillRecipe(Section):
     )
     layers: str | list[tuple[int, int]] = Field(
         "auto",
-        description="Matched blocks: auto (measured), uniform, last, first, skip, dynamic (each step), or pairs [student, teacher].",
+        description="Matched blocks: auto (measured), uniform, last, first, skip, dynamic, or pairs [student, teacher].",
     )
-    rows: RowsRecipe = Field(default_factory=RowsRecipe, description="Which rows are learnt from, when, and how much.")
+    rows: RowsRecipe = Field(default_factory=RowsRecipe, description="Easy rows first, or more of those that teach most.")
     balance: Literal["none", "phases", "gradient_norm", "uncertainty"] = Field(
         "none",
         description="How terms are weighed against each other: as given, by phase, by gradient norm, or by learned variances.",
