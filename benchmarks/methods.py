@@ -1,0 +1,384 @@
+"""Methods of the field on CIFAR-10 with the field's small nets: teacher, no distillation, and nine methods, over seeds.
+
+    python benchmarks/methods.py --threads 1                       # reduced protocol, every pair
+    python benchmarks/methods.py --pairs resnet56-resnet20 --seeds 0
+    python benchmarks/methods.py --protocol full                   # on an accelerator: 240 epochs, teachers of 93 % and more
+    python benchmarks/methods.py --table                           # the table of what is done so far
+
+Both protocols train with SGD (momentum 0.9, weight decay 5e-4, batches of 64) on random crops and flips, the same number of
+epochs for every cell; weights of the methods are the published ones (CIFAR-100 protocol), given by the catalogue of methods or
+by `cifar_nets.PAIRS` where they were published by pair. Losses and methods are Potstill's own, run by `DistillationTrainer`.
+
+The REDUCED protocol is made to end within an hour on two cores, so its accuracies are far below those of the full one, and its
+order of methods says little about convergence: images scaled to 16 × 16, 4,000 training images in few epochs, a
+cosine schedule, bfloat16. Each cell is one file under --output; a second start does what is missing, and a second process
+beside the first takes other cells: on two cores start the command twice with --threads 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+from torch import nn
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments
+
+from cifar_nets import PAIRS, Pair, StagedNet, build
+from cifar_rows import CLASSES, Views, load
+from potstill import DistillationTrainer
+from potstill.disk import read_json, write_json_atomic
+from potstill.errors import OutputError
+from potstill.lock import FolderLock
+from potstill.methods import catalogue
+from potstill.methods.contract import MethodOptions, ModelFacts, StageSpec, TermSpec
+from potstill.teacher.live import LiveTeacher
+from potstill.training.taps import TapReader
+
+METHODS = ("baseline", "kd", "at", "sp", "rkd", "crd", "review_kd", "dkd", "dist", "simkd")
+BATCH, MOMENTUM, DECAY = 64, 0.9, 5e-4
+WARM_UP = 0.1  # share of the steps, where the schedule is a cosine
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How long and on what.
+
+    Args:
+        side: Pixels.
+        images: Training images.
+        teacher_images: Those of the teachers.
+        tests: Test images.
+        epochs: Of every student.
+        teacher_epochs: Of every teacher.
+        is_stepped: The published steps (a tenth at 5/8, 6/8 and 7/8 of the epochs), else a cosine.
+    """
+
+    side: int
+    images: int
+    teacher_images: int
+    tests: int
+    epochs: int
+    teacher_epochs: int
+    is_stepped: bool
+
+
+PROTOCOLS = {
+    "reduced": Protocol(16, 4_000, 10_000, 2_000, 8, 8, False),
+    "full": Protocol(32, 50_000, 50_000, 10_000, 240, 240, True),
+}
+
+
+class ProtocolTrainer(DistillationTrainer):
+    """`DistillationTrainer` with the optimizer and schedule of the protocol; bridges of losses are trained like the student."""
+
+    is_stepped = False
+
+    def create_optimizer(self, model: nn.Module | None = None) -> Any:
+        """SGD over student and bridges."""
+        if self.optimizer is None:
+            source: nn.Module = self.model if model is None else model
+            parameters = [parameter for parameter in source.parameters() if parameter.requires_grad]
+            self.optimizer = torch.optim.SGD(parameters, lr=self.args.learning_rate, momentum=MOMENTUM, weight_decay=DECAY)
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The published steps, or a cosine behind a short rise."""
+
+        def factor(step: int) -> float:
+            share = step / max(1, num_training_steps)
+            if self.is_stepped:
+                return 0.1 ** sum(share >= end for end in (150 / 240, 180 / 240, 210 / 240))
+            if share < WARM_UP:
+                return (step + 1) / (WARM_UP * num_training_steps + 1)
+            turn = torch.tensor(torch.pi * (share - WARM_UP) / (1 - WARM_UP))
+            return 0.5 * (1 + float(torch.cos(turn)))
+
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
+        return self.lr_scheduler
+
+
+class EachEpoch(TrainerCallback):
+    """Turns to the next views of the images, and measures the student on the test images after the epoch."""
+
+    def __init__(self, rows: Views, tests: Views, offset: int) -> None:
+        self.rows, self.tests, self.epoch = rows, tests, offset
+        self.accuracies: list[float] = []
+        self.seconds = 0.0
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Other crops and flips."""
+        self.rows.view = self.epoch
+        self.epoch += 1
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Accuracy on the test images."""
+        started = time.perf_counter()
+        self.accuracies.append(accuracy(model, self.tests, args.device))
+        self.seconds += time.perf_counter() - started
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, rows: Views, device: torch.device) -> float:
+    """Share of the rows whose largest logit is the label's."""
+    was_training = model.training
+    model.eval()
+    right = 0
+    for start in range(0, len(rows), 250):
+        batch = rows.collate(rows.__getitems__(list(range(start, min(start + 250, len(rows))))))
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            logits = model(batch["pixel_values"].to(device))
+        right += int((logits.argmax(-1).cpu() == batch["labels"]).sum())
+    model.train(was_training)
+    return right / len(rows)
+
+
+def stages_of(method: str, pair: Pair, student: StagedNet, teacher: StagedNet, epochs: float) -> tuple[StageSpec, ...]:
+    """The stages of the catalogue's method at the weights published for CIFAR nets and for the pair."""
+    if method == "baseline":
+        return (StageSpec("labels", (TermSpec("ce"),), epochs=epochs, learning_rate=pair.learning_rate),)
+    options = MethodOptions(epochs=epochs, learning_rate=pair.learning_rate)
+    if method == "kd":  # logits alone, α = 0.9 at τ = 4
+        options = replace(options, alpha=0.9, temperature=4.0, has_taps=False)
+    if method == "dist":
+        options = replace(options, temperature=4.0)
+    stages = catalogue.build(method, facts_of(student), facts_of(teacher), options)
+    return tuple(replace(stage, terms=tuple(_for_pair(term, pair) for term in stage.terms)) for stage in stages)
+
+
+def _for_pair(term: TermSpec, pair: Pair) -> TermSpec:
+    if term.name == "dkd":
+        return replace(term, options={**term.options, "beta": pair.response_beta})
+    if term.name == "review_kd":
+        rise = [[end, weight * pair.review_weight] for end, weight in term.weight["phases"]]
+        return replace(term, weight={"phases": rise})
+    return term
+
+
+def facts_of(net: StagedNet) -> ModelFacts:
+    """What the methods ask of a net."""
+    return ModelFacts(len(net.widths), net.widths[-1], None, "image", num_classes=CLASSES, strides=net.strides)
+
+
+def train(net: StagedNet, stages: Sequence[StageSpec], rows: Views, teacher: Any, seed: int, run: Run) -> list[float]:
+    """Train through the stages and return the accuracy on the test images after every epoch."""
+    found: list[float] = []
+    for stage in stages:
+        each = EachEpoch(rows, run.tests, len(found))
+        arguments = TrainingArguments(
+            output_dir=str(run.output / "scratch"),
+            per_device_train_batch_size=BATCH,
+            num_train_epochs=stage.epochs,
+            learning_rate=stage.learning_rate,
+            max_grad_norm=0.0,
+            bf16=run.is_bf16(net),
+            use_cpu=run.device.type == "cpu",
+            seed=seed,
+            save_strategy="no",
+            logging_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            dataloader_drop_last=True,
+            dataloader_pin_memory=False,
+        )
+        trainer = ProtocolTrainer(
+            net,
+            arguments,
+            teacher=teacher,
+            losses=stage.losses(),
+            train_dataset=rows,
+            data_collator=rows.collate,
+            callbacks=[each],
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.is_stepped = run.protocol.is_stepped
+        trainer.train()
+        found += each.accuracies
+    return found
+
+
+class Run:
+    """The settings of one start, the images, and the teachers, each trained or loaded once."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.protocol = protocol_of(arguments)
+        self.output: Path = arguments.output / arguments.protocol
+        self.output.mkdir(parents=True, exist_ok=True)
+        self.rows, self.tests = load(self.protocol.images, self.protocol.tests, self.protocol.side)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.teachers: dict[str, StagedNet] = {}
+
+    def is_bf16(self, net: StagedNet) -> bool:
+        """Whether a net trains in bfloat16: on a CPU filters of single channels are slower in it."""
+        return self.device.type == "cuda" or not any(isinstance(m, nn.Conv2d) and m.groups > 1 for m in net.modules())
+
+    def teacher(self, name: str) -> StagedNet:
+        """A trained teacher."""
+        if name not in self.teachers:
+            file, net = self.output / f"teacher-{name}.safetensors", new(name, 0)
+            from safetensors.torch import load_file, save_file
+
+            with waiting_lock(self.output / f"teacher-{name}"):
+                if not file.is_file():
+                    save_file({key: value.contiguous() for key, value in self._teach(name, net).state_dict().items()}, file)
+            net.load_state_dict(load_file(file))
+            self.teachers[name] = net.eval()
+        return self.teachers[name]
+
+    def _teach(self, name: str, net: StagedNet) -> StagedNet:
+        started = time.perf_counter()
+        rows, _ = load(self.protocol.teacher_images, 1, self.protocol.side)
+        stage = StageSpec("labels", (TermSpec("ce"),), epochs=self.protocol.teacher_epochs, learning_rate=0.05)
+        found = train(net, [stage], rows, None, 0, self)
+        record(self.output / f"teacher-{name}.json", found, time.perf_counter() - started, {"net": name})
+        return net.cpu()
+
+    def cell(self, pair_name: str, method: str, seed: int) -> None:
+        """One student, unless its file is there."""
+        pair = PAIRS[pair_name]
+        file = self.output / pair_name / f"{method}-seed{seed}.json"
+        file.parent.mkdir(exist_ok=True)
+        teacher = self.teacher(pair.teacher)
+        with contextlib.suppress(OutputError), held_lock(file.with_suffix("")):
+            if file.is_file():
+                return
+            started = time.perf_counter()
+            student = new(pair.student, seed)
+            stages = stages_of(method, pair, student, teacher, self.protocol.epochs)
+            source = None if method == "baseline" else LiveTeacher(teacher.to(self.device), TapReader(), dtype="bfloat16")
+            found = train(student, stages, self.rows, source, seed, self)
+            told = {"pair": pair_name, "method": method, "seed": seed, "terms": [stage.losses() for stage in stages]}
+            record(file, found, time.perf_counter() - started, told)
+            print(f"{pair_name:<24} {method:<10} seed {seed}  last {found[-1]:.4f}  best {max(found):.4f}", flush=True)
+
+
+def new(name: str, seed: int) -> StagedNet:
+    """A net with random weights, laid out for convolutions."""
+    torch.manual_seed(seed)
+    return build(name, CLASSES).to(memory_format=torch.channels_last)
+
+
+def record(file: Path, accuracies: list[float], seconds: float, told: dict[str, Any]) -> None:
+    """Write one cell."""
+    figures = {"last": accuracies[-1], "best": max(accuracies), "epochs": accuracies, "seconds": round(seconds, 1)}
+    write_json_atomic(file, {**told, **figures, "threads": torch.get_num_threads()})
+
+
+@contextlib.contextmanager
+def held_lock(path: Path) -> Iterator[None]:
+    """Only one process works on a cell; raises OutputError where another does."""
+    lock = FolderLock(path)
+    lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def waiting_lock(path: Path) -> Iterator[None]:
+    """As `held_lock`, waiting for the other process."""
+    lock = FolderLock(path)
+    while True:
+        try:
+            lock.acquire()
+            break
+        except OutputError:
+            time.sleep(2)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def protocol_of(arguments: argparse.Namespace) -> Protocol:
+    """The named protocol with what the command line changes of it."""
+    named = PROTOCOLS[arguments.protocol]
+    changes = {name: getattr(arguments, name) for name in asdict(named) if getattr(arguments, name, None) is not None}
+    return replace(named, **changes)
+
+
+def table(folder: Path, pairs: Sequence[str]) -> list[dict[str, Any]]:
+    """Print what is done as markdown, last (best) epoch, mean over seeds ± their deviation, and return it as rows."""
+    rows = []
+    for pair in pairs:
+        teacher = read_json(folder / f"teacher-{PAIRS[pair].teacher}.json")
+        if not isinstance(teacher, dict):
+            continue
+        rows.append({"pair": pair, "method": "teacher", "seeds": 1, "last": teacher["last"], "best": teacher["best"]})
+        cells = [cell for file in sorted((folder / pair).glob("*-seed*.json")) if isinstance(cell := read_json(file), dict)]
+        for method in METHODS:
+            own = [cell for cell in cells if cell["method"] == method]
+            if own:
+                rows.append({"pair": pair, "method": method, "seeds": len(own), **_figures(own)})
+    print("| pair | method | seeds | last % | best % | gain over baseline | seconds |")
+    print("|---|---|---|---|---|---|---|")
+    for row in rows:
+        base = next((other["last"] for other in rows if other["pair"] == row["pair"] and other["method"] == "baseline"), None)
+        is_student = row["method"] not in ("teacher", "baseline")
+        row["gain"] = None if base is None or not is_student else row["last"] - base
+        gain = "" if row["gain"] is None else f"{100 * row['gain']:+.2f}"
+        spread = f" ± {100 * row['spread']:.2f}" if "spread" in row else ""
+        print(
+            f"| {row['pair']} | {row['method']} | {row['seeds']} | {100 * row['last']:.2f}{spread} | {100 * row['best']:.2f} |"
+            f" {gain} | {row.get('seconds', '')} |"
+        )
+    return rows
+
+
+def _figures(cells: list[dict[str, Any]]) -> dict[str, Any]:
+    last = [cell["last"] for cell in cells]
+    best = statistics.mean(cell["best"] for cell in cells)
+    spread = {"spread": statistics.stdev(last)} if len(last) > 1 else {}
+    return {
+        "last": statistics.mean(last),
+        "best": best,
+        **spread,
+        "seconds": round(statistics.mean(c["seconds"] for c in cells), 1),
+    }
+
+
+def main() -> None:
+    """Do what is missing and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--protocol", choices=PROTOCOLS, default="reduced")
+    parser.add_argument("--pairs", nargs="+", choices=PAIRS, default=list(PAIRS))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--output", type=Path, default=Path("out/methods"))
+    parser.add_argument("--table", action="store_true", help="only print what is done")
+    for name in ("side", "images", "teacher-images", "tests", "epochs", "teacher-epochs"):
+        parser.add_argument(f"--{name}", type=int, help="instead of the protocol's")
+    arguments = parser.parse_args()
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    torch.set_num_threads(arguments.threads)
+    if not arguments.table:
+        run = Run(arguments)
+        for seed in arguments.seeds:
+            for pair in arguments.pairs:
+                for method in arguments.methods:
+                    run.cell(pair, method, seed)
+    folder = arguments.output / arguments.protocol
+    print(f"\nprotocol {arguments.protocol}: {protocol_of(arguments)}\n")
+    rows = table(folder, arguments.pairs)
+    if not rows:
+        sys.exit(f"{folder} holds no finished cell")
+    write_json_atomic(folder / "table.json", {"protocol": asdict(protocol_of(arguments)), "rows": rows})
+    print(f"\nfigures: {folder / 'table.json'}")
+
+
+if __name__ == "__main__":
+    main()
