@@ -213,6 +213,25 @@ def test_relations_between_channels() -> None:
     check(F.affinity(s, t, over="channels"), affinity / B)
 
 
+@pytest.mark.parametrize("grid", [(8, 8), (7, 7), (6, 4), (2, 2)])
+def test_review_pools_each_map_from_its_own_grid(grid: tuple[int, int]) -> None:
+    s, t = values(2, 3, *grid), values(2, 3, *grid, seed=1)
+    expected, weights = (s - t).square().mean(), 1.0
+    for n, size in enumerate(size for size in (4, 2, 1) if size < grid[0]):
+        pooled = [torch.nn.functional.adaptive_avg_pool2d(value, size) for value in (s, t)]
+        expected, weights = expected + 0.5 ** (n + 1) * (pooled[0] - pooled[1]).square().mean(), weights + 0.5 ** (n + 1)
+    check(F.review_kd(s, t), expected / weights)
+
+
+def test_review_gates_equal_a_convolution_of_joined_maps() -> None:
+    from potstill.losses.review import AttentionFusion
+
+    fusion = AttentionFusion(3, 4, 5, is_deepest=False).double()
+    fused, deeper = values(2, 4, 6, 6), values(2, 4, 3, 3, seed=1)
+    grown = torch.nn.functional.interpolate(deeper, (6, 6), mode="nearest")
+    assert torch.allclose(torch.cat(fusion.gates(fused, deeper), 1), fusion.attention(torch.cat([fused, grown], 1)))
+
+
 @pytest.mark.parametrize("shape", [(B, 40, 6), (B, 6, 40), (B, 8, 8)])
 def test_products_over_positions_equal_those_over_channels(shape: tuple[int, int, int]) -> None:
     s, t = values(*shape), values(*shape, seed=1)

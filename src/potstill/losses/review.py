@@ -35,18 +35,21 @@ def review_kd(student_map: Tensor, teacher_map: Tensor, *, reduction: Reduction 
         teacher_map: [B, C, H, W].
         reduction: Over rows.
     """
-    total, weight, sum_weights = _mean_square(student_map, teacher_map), 1.0, 1.0
+    whole = difference = student_map - teacher_map
+    total, weight, sum_weights = _mean_square(whole), 1.0, 1.0
     for size in PYRAMID:
         if size >= student_map.shape[2]:
             continue
         weight /= 2
-        pooled = [F.adaptive_avg_pool2d(value, size) for value in (student_map, teacher_map)]
-        total, sum_weights = total + weight * _mean_square(*pooled), sum_weights + weight
+        difference = F.adaptive_avg_pool2d(difference, size)
+        total, sum_weights = total + weight * _mean_square(difference), sum_weights + weight
+        if whole.shape[2] % size or whole.shape[3] % size:
+            difference = whole  # a pool of unequal parts cannot be pooled again
     return over_rows(total / sum_weights, None, reduction)
 
 
-def _mean_square(first: Tensor, second: Tensor) -> Tensor:
-    return (first - second).square().flatten(1).mean(1)
+def _mean_square(values: Tensor) -> Tensor:
+    return values.square().mean((1, 2, 3))
 
 
 class AttentionFusion(nn.Module):
@@ -69,12 +72,28 @@ class AttentionFusion(nn.Module):
 
     def forward(self, student_map: Tensor, deeper: Tensor | None, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """The output in the teacher's channels and grid, and the fused map to hand to the next stage."""
-        fused = self.inner(student_map.to(self.inner[0].weight.dtype))  # type: ignore[arg-type]
+        weight = self.inner[0].weight
+        assert isinstance(weight, Tensor)
+        # 1 × 1 convolutions of wide maps are twice as fast with the channels innermost
+        fused = self.inner(student_map.to(weight.dtype, memory_format=torch.channels_last))
         if self.attention is not None and deeper is not None:
-            deeper = F.interpolate(deeper, fused.shape[-2:], mode="nearest")
-            weights = self.attention(torch.cat([fused, deeper], dim=1))
-            fused = fused * weights[:, :1] + deeper * weights[:, 1:]
-        return self.outer(F.interpolate(fused, grid, mode="nearest")), fused
+            own, other = self.gates(fused, deeper)
+            fused = fused * own + F.interpolate(deeper, fused.shape[-2:], mode="nearest") * other
+        same = tuple(fused.shape[-2:]) == tuple(grid)
+        return self.outer(fused if same else F.interpolate(fused, grid, mode="nearest")), fused
+
+    def gates(self, fused: Tensor, deeper: Tensor) -> tuple[Tensor, Tensor]:
+        """Attention [B, 1, H, W] on the stage and on what comes from the deeper ones.
+
+        A 1 × 1 convolution of two joined maps is the sum of one of each, and of the smaller map it is made before that grows.
+        """
+        assert self.attention is not None
+        layer = self.attention[0]
+        assert isinstance(layer, nn.Conv2d)
+        middle = fused.shape[1]
+        below = F.interpolate(F.conv2d(deeper, layer.weight[:, middle:]), fused.shape[-2:], mode="nearest")
+        own, other = torch.sigmoid(F.conv2d(fused, layer.weight[:, :middle], layer.bias) + below).split(1, dim=1)
+        return own, other
 
 
 class ReviewKD(FeatureLoss):
