@@ -54,8 +54,18 @@ def reliability(logits: np.ndarray, labels: np.ndarray, *, num_bins: int = 15) -
     if not known.any() or num_bins < 1:
         raise DataError(f"{int(known.sum())} labelled rows and {num_bins} bins were given", "at least one of each")
     probabilities = np.exp(log_softmax(logits[known]))
-    sure = np.minimum(probabilities.max(-1), 1.0)
-    right = (probabilities.argmax(-1) == np.asarray(labels)[known]).astype(np.float64)
+    return reliability_of(probabilities.max(-1), probabilities.argmax(-1) == np.asarray(labels)[known], num_bins=num_bins)
+
+
+def reliability_of(sure: np.ndarray, right: np.ndarray, *, num_bins: int = 15) -> Reliability:
+    """Bin decisions by their probability.
+
+    Args:
+        sure: [N] probability of what was decided.
+        right: [N] whether it was right.
+        num_bins: As for `reliability`.
+    """
+    sure, right = np.minimum(sure, 1.0), np.asarray(right, np.float64)
     edges = np.linspace(0.0, 1.0, num_bins + 1)
     bins = np.clip(np.searchsorted(edges, sure, side="left") - 1, 0, num_bins - 1)
     counts = np.bincount(bins, minlength=num_bins)

@@ -118,8 +118,8 @@ def accuracy_interval(
         DataError: No row has a label.
     """
     correct = _correct(logits, labels)[:, None]
-    means = _resampled_means(correct, resamples, seed)[:, 0]
-    return _interval(float(correct.mean()), means, confidence)
+    means = resampled_means(correct, resamples, seed)[:, 0]
+    return interval_of(float(correct.mean()), means, confidence)
 
 
 def retention_interval(
@@ -152,17 +152,17 @@ def retention_interval(
     value = retention(float(correct[:, 0].mean()), float(correct[:, 1].mean()))
     if value is None:
         return None
-    means = _resampled_means(correct, resamples, seed)
+    means = resampled_means(correct, resamples, seed)
     ratios = means[:, 0] / np.where(means[:, 1] > 0, means[:, 1], np.nan)
-    return _interval(value, ratios[np.isfinite(ratios)], confidence)
+    return interval_of(value, ratios[np.isfinite(ratios)], confidence)
 
 
-def _interval(value: float, draws: np.ndarray, confidence: float) -> Interval:
+def interval_of(value: float, draws: np.ndarray, confidence: float) -> Interval:
     low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(value, float(low), float(high), confidence)
 
 
-def _resampled_means(values: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+def resampled_means(values: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     """Means [R, K] of values [N, K] over resampled rows."""
     generator, num_rows = np.random.default_rng(seed), len(values)
     means = np.empty((resamples, values.shape[1]))

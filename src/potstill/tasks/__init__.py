@@ -13,6 +13,7 @@ TASKS = {
     "multi-label": "potstill.tasks.multi_label:MultiLabel",
     "regression": "potstill.tasks.regression:Regression",
     "text-classification": "potstill.tasks.text_classification:TextClassification",
+    "token-classification": "potstill.tasks.token_classification:TokenClassification",
 }
 
 

@@ -8,7 +8,11 @@ from typing import Any
 from potstill.data.columns import IMAGE_NAMES, TEXT_NAMES
 from potstill.errors import ModelError, RecipeError
 
-_HEADS = {"ForSequenceClassification": "text-classification", "ForImageClassification": "image-classification"}
+_HEADS = {
+    "ForSequenceClassification": "text-classification",
+    "ForImageClassification": "image-classification",
+    "ForTokenClassification": "token-classification",
+}
 _HEADLESS = ("Model", "ForMaskedLM", "ForPreTraining", "ForMaskedImageModeling", "ForCausalLM", "Backbone")
 
 

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from potstill.data.label_columns import find_label_sets
 from potstill.tasks.answers import SEVERAL_LABELS, Answers
+from potstill.tasks.closeness import label_closeness
 from potstill.tasks.graded_quality import label_set_quality, per_label
 from potstill.tasks.text_classification import TextClassification
 
@@ -43,6 +44,10 @@ class MultiLabel(TextClassification):
     def quality(self, logits: np.ndarray, labels: np.ndarray, *, teacher: np.ndarray | None = None) -> dict[str, float]:
         """Micro and macro F1 and subset accuracy; see `potstill.tasks.graded_quality.label_set_quality`."""
         return label_set_quality(logits, labels)
+
+    def closeness(self, student: np.ndarray, teacher: np.ndarray) -> dict[str, float]:
+        """Decisions alike and mean KL; see `potstill.tasks.closeness.label_closeness`."""
+        return label_closeness(student, teacher)
 
     def per_class(self, logits: np.ndarray, labels: np.ndarray) -> list[dict[str, Any]]:
         """Precision, recall and F1 of each label; see `potstill.tasks.graded_quality.per_label`."""

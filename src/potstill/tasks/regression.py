@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from potstill.data.label_columns import find_numbers
 from potstill.tasks.answers import Answers
+from potstill.tasks.closeness import number_closeness
 from potstill.tasks.graded_quality import number_quality
 from potstill.tasks.text_classification import TextClassification
 
@@ -60,6 +61,10 @@ class Regression(TextClassification):
     def quality(self, logits: np.ndarray, labels: np.ndarray, *, teacher: np.ndarray | None = None) -> dict[str, float]:
         """Correlations, R² and errors; see `potstill.tasks.graded_quality.number_quality`."""
         return number_quality(logits, labels)
+
+    def closeness(self, student: np.ndarray, teacher: np.ndarray) -> dict[str, float]:
+        """Correlation with the teacher and distance from it; see `potstill.tasks.closeness.number_closeness`."""
+        return number_closeness(student, teacher)
 
     def per_class(self, logits: np.ndarray, labels: np.ndarray) -> list[dict[str, Any]]:
         """Nothing: there are no classes."""

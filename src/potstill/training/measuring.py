@@ -29,9 +29,11 @@ class MeasuringTrainer(Trainer):
     Attributes:
         objective: The terms, set by the subclass.
         source: The source of knowledge, or None.
+        closeness: From the student's and the teacher's answers to figures by name.
         selection: From metrics to the figure that the best model has most of, or None.
     """
 
+    closeness: Callable[[Any, Any], dict[str, float]] = staticmethod(evaluation.fidelity)
     args: TrainingArguments
     model: Any
     train_dataset: Any
@@ -151,7 +153,7 @@ class MeasuringTrainer(Trainer):
     def _metrics(self, found: evaluation.Predictions) -> dict[str, float]:
         metrics = evaluation.loss_of(self.objective, found)
         if found.teacher_logits is not None:
-            metrics.update(evaluation.fidelity(*found.counted(found.logits, found.teacher_logits)))
+            metrics.update(self.closeness(*found.counted(found.logits, found.teacher_logits)))
         if self.compute_metrics is not None and found.labels is not None:
             metrics.update(self.compute_metrics(EvalPrediction(predictions=found.logits, label_ids=found.labels)))
         if self.selection is not None:

@@ -20,7 +20,8 @@ from transformers.trainer_utils import EvalPrediction
 
 from potstill.disk import read_json, write_json_atomic
 from potstill.errors import TrainingError
-from potstill.losses.contract import IGNORED_LABEL, Loss
+from potstill.losses.contract import Loss
+from potstill.tasks.answers import known_rows
 from potstill.training.checkpoints import newest_checkpoint
 from potstill.training.precision import computes_in_bf16
 from potstill.training.row_plan import RowPlan
@@ -221,6 +222,8 @@ def _trainer(
         balance=settings.balance,
     )
     trainer.remove_callback(PrinterCallback)
+    if hasattr(task, "closeness"):
+        trainer.closeness = task.closeness
     return trainer
 
 
@@ -274,7 +277,7 @@ def _arguments(
 def _labelled_quality(task: Measured) -> Callable[[EvalPrediction], dict[str, float]]:
     def measure(prediction: EvalPrediction) -> dict[str, float]:
         logits, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
-        return task.quality(logits, labels) if (labels != IGNORED_LABEL).any() else {}
+        return task.quality(logits, labels) if known_rows(labels).any() else {}
 
     return measure
 
@@ -283,7 +286,7 @@ def _selection(select: Selection, metric: str | None) -> Callable[[Mapping[str, 
     """Higher is better; falls back to what is there: metric, closeness to the teacher, loss."""
 
     def choose(metrics: Mapping[str, float]) -> float:
-        divergence = metrics.get("teacher_kl")
+        divergence = _distance(metrics)
         closeness = None if divergence is None else -divergence
         if select == "fidelity" and closeness is not None:
             return closeness
@@ -293,6 +296,13 @@ def _selection(select: Selection, metric: str | None) -> Callable[[Mapping[str, 
         return closeness if closeness is not None else -metrics.get("loss", 0.0)
 
     return choose
+
+
+def _distance(metrics: Mapping[str, float]) -> float | None:
+    """How far the student is from the teacher, in whatever measure fits the answers; None where the teacher was not heard."""
+    if "teacher_cosine" in metrics:
+        return 1.0 - metrics["teacher_cosine"]
+    return metrics.get("teacher_kl", metrics.get("teacher_rmse"))
 
 
 def _head_multiples(model: nn.Module, multiple: float) -> dict[str, float]:
