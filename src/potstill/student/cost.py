@@ -6,9 +6,10 @@ One multiply-accumulate counts as two FLOPs; gathers, norms, activations and sof
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from potstill.student import convnext_cost, mobilenet_shapes
 from potstill.student.families import Family, family_of, head_size
 
 BITS_PER_BYTE = 8
@@ -27,7 +28,7 @@ def parameters(config: Any) -> int:
     """
     family = family_of(config)
     if family.structure == "convolution":
-        return _resnet_parameters(config)
+        return int(_CONVOLUTIONAL[family.model_type][0](config))
     hidden, attention, ffn = widths(config)
     layers = family.size(config, "layers")
     per_layer = layer_parameters(hidden, attention, ffn, qkv_bias=getattr(config, "qkv_bias", True))
@@ -48,9 +49,7 @@ def flops(config: Any, *, tokens: int = 128, image_size: int = 224) -> int:
     """
     family = family_of(config)
     if family.structure == "convolution":
-        return 2 * sum(
-            inputs * outputs * kernel**2 * side**2 for inputs, outputs, kernel, side in convolutions(config, image_size)
-        ) + (2 * config.hidden_sizes[-1] * config.num_labels)
+        return 2 * int(_CONVOLUTIONAL[family.model_type][1](config, image_size))
     hidden, attention, ffn = widths(config)
     layers = family.size(config, "layers")
     if family.modality == "image":
@@ -59,7 +58,8 @@ def flops(config: Any, *, tokens: int = 128, image_size: int = 224) -> int:
         outside = patches * pixels * hidden + hidden * config.num_labels
     else:
         embedding = embedding_width(config, hidden)
-        outside = (tokens * embedding * hidden if embedding != hidden else 0) + hidden * hidden + hidden * config.num_labels
+        head = hidden * hidden + hidden * config.num_labels if has_pooler(config) else tokens * hidden * config.num_labels
+        outside = (tokens * embedding * hidden if embedding != hidden else 0) + head
     per_layer = 4 * tokens * hidden * attention + 2 * tokens * tokens * attention + 2 * tokens * hidden * ffn
     return int(2 * (layers * per_layer + outside))
 
@@ -87,11 +87,19 @@ def layer_parameters(hidden: Any, attention: Any, ffn: Any, *, qkv_bias: bool = 
     return projections + 2 * hidden * ffn + ffn + hidden + 4 * hidden
 
 
-def text_parameters(hidden: Any, embedding: Any, vocabulary: Any, positions: int, token_types: int, num_labels: int) -> Any:
-    """Parameters outside the layers of a text encoder: embeddings, their projection, pooler and final layer."""
+def has_pooler(config: Any) -> bool:
+    """Whether a text model of `config` has a layer between the encoder and the final one: not where it answers for each token."""
+    heads = getattr(config, "architectures", None) or ()
+    return not any(name.endswith(("ForTokenClassification", "ForQuestionAnswering")) for name in heads)
+
+
+def text_parameters(
+    hidden: Any, embedding: Any, vocabulary: Any, positions: int, token_types: int, num_labels: int, *, pooler: bool = True
+) -> Any:
+    """Parameters outside the layers of a text encoder: embeddings, their projection, pooler (where there is one), final layer."""
     tables = (vocabulary + positions + token_types + 2) * embedding
     projection = (embedding * hidden + hidden) * (embedding != hidden)
-    return tables + projection + hidden * hidden + hidden + hidden * num_labels + num_labels
+    return tables + projection + (hidden * hidden + hidden) * pooler + hidden * num_labels + num_labels
 
 
 def image_parameters(config: Any, hidden: Any) -> Any:
@@ -105,7 +113,8 @@ def image_parameters(config: Any, hidden: Any) -> Any:
 def _text_parameters(config: Any, hidden: int) -> int:
     embedding = embedding_width(config, hidden)
     token_types = getattr(config, "type_vocab_size", 0)
-    return text_parameters(hidden, embedding, config.vocab_size, config.max_position_embeddings, token_types, config.num_labels)
+    sizes = config.vocab_size, config.max_position_embeddings, token_types, config.num_labels
+    return text_parameters(hidden, embedding, *sizes, pooler=has_pooler(config))
 
 
 def _patches(config: Any) -> tuple[int, int]:
@@ -152,3 +161,17 @@ def _block_convolutions(config: Any, inputs: int, outputs: int, before: int, sid
 def _resnet_parameters(config: Any) -> int:
     convolved = sum(inputs * outputs * kernel**2 + 2 * outputs for inputs, outputs, kernel, _ in convolutions(config))
     return int(convolved + config.hidden_sizes[-1] * config.num_labels + config.num_labels)
+
+
+def _resnet_multiply_adds(config: Any, image_size: int) -> int:
+    found = convolutions(config, image_size)
+    spatial = sum(inputs * outputs * kernel**2 * side**2 for inputs, outputs, kernel, side in found)
+    return int(spatial + config.hidden_sizes[-1] * config.num_labels)
+
+
+# Model type → parameters of a configuration, and multiply-accumulates of an image of a size.
+_CONVOLUTIONAL: dict[str, tuple[Callable[[Any], int], Callable[[Any, int], int]]] = {
+    "resnet": (_resnet_parameters, _resnet_multiply_adds),
+    "convnext": (convnext_cost.parameters, convnext_cost.multiply_adds),
+    "mobilenet_v2": (mobilenet_shapes.parameters, mobilenet_shapes.multiply_adds),
+}

@@ -6,6 +6,8 @@ negative ones count from the end, as in need names (``hidden:k``).
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +15,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from potstill.errors import ModelError, NeedsError
+from potstill.student import mobilenet_shapes
 
 BLOCK_ROLES = ("query", "key", "value", "attention_output", "attention_norm", "up", "down", "output_norm")
 
@@ -24,7 +27,7 @@ class Family:
     Args:
         model_type: The `model_type` of the transformers configuration.
         modality: "text" or "image".
-        structure: "post-norm" (BERT-like), "pre-norm" (ViT-like) or "convolution" (ResNet).
+        structure: "post-norm" (BERT-like), "pre-norm" (ViT-like) or "convolution" (ResNet, MobileNetV2, ConvNeXt).
         blocks_path: The module list of blocks (stages of a convolutional model).
         roles: Role → path inside a block, for `BLOCK_ROLES`; empty for convolutional models.
         embedding_paths: Modules whose output is the embedding; the first that exists counts.
@@ -34,6 +37,8 @@ class Family:
         config_keys: Potstill's name of a shape → the configuration key.
         architecture: The class that `Auto…` gives for classification.
         position_offset_is_padding: Positions start at `pad_token_id + 1` (RoBERTa's custom).
+        stage_ends: Which of the modules under `blocks_path` (from 0) end a stage; empty where each is a block or stage.
+        size_of: (configuration, name) → shape, where the configuration has no key for it.
     """
 
     model_type: str
@@ -48,6 +53,8 @@ class Family:
     config_keys: dict[str, str]
     architecture: str
     position_offset_is_padding: bool = False
+    stage_ends: tuple[int, ...] = ()
+    size_of: Callable[[Any, str], Any] | None = None
 
     def base(self, model: nn.Module) -> nn.Module:
         """The model without its head."""
@@ -55,7 +62,8 @@ class Family:
 
     def blocks(self, model: nn.Module) -> list[nn.Module]:
         """The blocks (stages of a convolutional model), first to last."""
-        return list(self.base(model).get_submodule(self.blocks_path).children())
+        found = list(self.base(model).get_submodule(self.blocks_path).children())
+        return [found[end] for end in self.stage_ends] if self.stage_ends else found
 
     def block(self, model: nn.Module, k: int) -> nn.Module:
         """Block `k`, 1-based, negative from the end.
@@ -108,14 +116,18 @@ class Family:
         return _first(model, self.head_paths, "classification head", self.model_type)
 
     def pooler(self, model: nn.Module) -> nn.Linear | None:
-        """The linear layer before the final one, or None where the family has none."""
-        if not self.pooler_paths:
-            return None
-        return _first(model, self.pooler_paths, "pooler", self.model_type)
+        """The linear layer before the final one, or None where the model has none (as for an answer per token)."""
+        modules = dict(model.named_modules())
+        return next((modules[path] for path in self.pooler_paths if path in modules), None)  # type: ignore[return-value]
+
+    def class_like(self, teacher: nn.Module) -> str:
+        """Name of this family's class with the teacher's kind of head: for texts ``…ForTokenClassification`` and so on."""
+        head = re.search(r"For[A-Z]\w*$", type(teacher).__name__) if self.modality == "text" else None
+        return self.architecture if head is None else re.sub(r"For[A-Z]\w*$", head.group(), self.architecture)
 
     def size(self, config: PreTrainedConfig, name: str) -> Any:
         """The shape `name` ("hidden", "ffn", "layers", "heads", …) in a configuration."""
-        return getattr(config, self.config_keys[name])
+        return getattr(config, self.config_keys[name]) if self.size_of is None else self.size_of(config, name)
 
 
 def head_size(family: Family, config: Any) -> int:
@@ -152,7 +164,7 @@ def _first(root: nn.Module, paths: tuple[str, ...], what: str, model_type: str) 
     raise NeedsError(
         f"this {model_type} model ({type(root).__name__}) has no {what}",
         f"a model with one of: {', '.join(paths)}",
-        "load it with AutoModelForSequenceClassification or AutoModelForImageClassification",
+        "load it with the Auto class of its task, for example AutoModelForSequenceClassification",
     )
 
 
@@ -202,7 +214,7 @@ def _bert_like(model_type: str, architecture: str, *, own_pooler: bool, padded_p
         blocks_path="encoder.layer",
         roles=_BERT_ROLES,
         embedding_paths=("embeddings_project", "embeddings"),
-        head_paths=("classifier",) if own_pooler else ("classifier.out_proj",),
+        head_paths=("classifier", "qa_outputs") if own_pooler else ("classifier.out_proj", "classifier", "qa_outputs"),
         pooler_paths=("bert.pooler.dense",) if own_pooler else ("classifier.dense",),
         pooler_activation=activation,
         config_keys=_ENCODER_KEYS,
@@ -234,7 +246,7 @@ _DISTILBERT = Family(
     blocks_path="transformer.layer",
     roles=_DISTILBERT_ROLES,
     embedding_paths=("embeddings",),
-    head_paths=("classifier",),
+    head_paths=("classifier", "qa_outputs"),
     pooler_paths=("pre_classifier",),
     pooler_activation="relu",
     config_keys={"hidden": "dim", "ffn": "hidden_dim", "layers": "n_layers", "heads": "n_heads"},
@@ -253,6 +265,34 @@ _RESNET = Family(
     config_keys={"hidden": "hidden_sizes", "layers": "depths"},
     architecture="ResNetForImageClassification",
 )
+_CONVNEXT = Family(
+    model_type="convnext",
+    modality="image",
+    structure="convolution",
+    blocks_path="encoder.stages",
+    roles={},
+    embedding_paths=("embeddings",),
+    head_paths=("classifier",),
+    pooler_paths=(),
+    pooler_activation="",
+    config_keys={"hidden": "hidden_sizes", "layers": "depths"},
+    architecture="ConvNextForImageClassification",
+)
+_MOBILENET_V2 = Family(
+    model_type="mobilenet_v2",
+    modality="image",
+    structure="convolution",
+    blocks_path="layer",
+    roles={},
+    embedding_paths=("conv_stem",),
+    head_paths=("classifier",),
+    pooler_paths=(),
+    pooler_activation="",
+    config_keys={"hidden": "", "layers": ""},
+    architecture="MobileNetV2ForImageClassification",
+    stage_ends=mobilenet_shapes.STAGE_ENDS,
+    size_of=mobilenet_shapes.stage_size,
+)
 
 FAMILIES: dict[str, Family] = {
     "bert": _bert_like("bert", "BertForSequenceClassification", own_pooler=True, padded_positions=False, activation="tanh"),
@@ -269,4 +309,6 @@ FAMILIES: dict[str, Family] = {
     "vit": _vit_like("vit", "ViTForImageClassification"),
     "deit": _vit_like("deit", "DeiTForImageClassification"),
     "resnet": _RESNET,
+    "convnext": _CONVNEXT,
+    "mobilenet_v2": _MOBILENET_V2,
 }

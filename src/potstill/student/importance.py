@@ -25,6 +25,10 @@ from transformers import PreTrainedModel
 
 from potstill.errors import DataError
 from potstill.student.families import Family, family_of, head_size
+from potstill.tasks.units import answers_of, head_output
+
+IGNORED_LABEL = -100
+UNIT_STRIDE = 1 << 20  # keys of the units of one row follow each other, far from those of the next row
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Importance:
         neurons: [L, F] of each FFN neuron.
         hidden: [D] of each unit of the residual stream.
         layers: [L] mean of 1 − cos(input, output) of each layer.
-        channels: Batch norm path → [channels], for convolutional models.
+        channels: Path of a batch norm (or of what a ConvNeXt adds up) → [channels], for convolutional models.
         neuron_grams: Per layer [F + 1, F + 1], Σ x xᵀ of the FFN's activations x, with a one appended.
         context_grams: Per layer [A + 1, A + 1], the same of the attention's context.
         embedding_metric: [D, D] mean of g gᵀ, g the gradient at the embedding output of one token: which errors there matter.
@@ -123,9 +127,12 @@ class _Recorder:
         inputs = teacher_inputs(self.model, batch)
         self.masks, self.token_mask = {}, inputs.get("attention_mask")
         with torch.enable_grad():
-            logits = self.model(**inputs).logits.float()
+            logits, counted = answers_of(head_output(self.model(**inputs)).float(), batch)
+            if counted is None and logits.dim() == 3:
+                counted = inputs["attention_mask"].bool()
             labels = _sampled_labels(logits.detach(), batch, inputs, seed)
-            loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
+            labels = labels if counted is None else labels.masked_fill(~counted, IGNORED_LABEL)
+            loss = nn.functional.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="sum")
             names = list(self.masks)
             gradients = torch.autograd.grad(loss, [self.masks[name] for name in names])
         for name, gradient in zip(names, gradients):
@@ -180,7 +187,8 @@ class _Recorder:
 
     def _convolution_hooks(self) -> list[Any]:
         norms = [(name, module) for name, module in self.model.named_modules() if isinstance(module, nn.BatchNorm2d)]
-        return [module.register_forward_hook(self._channel_hook(f"channels:{name}")) for name, module in norms]
+        scored = [(name, module, 1) for name, module in norms] or _scored_modules(self.model)
+        return [module.register_forward_hook(self._channel_hook(f"channels:{name}", axis)) for name, module, axis in scored]
 
     def _input_hook(self, name: str, gram: str, group: int) -> Any:
         def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -202,9 +210,10 @@ class _Recorder:
         self.masks["embedding"] = probe
         return output * self._mask("hidden:0", output, output.shape[-1])[:, None, :] + probe
 
-    def _channel_hook(self, name: str) -> Any:
+    def _channel_hook(self, name: str, axis: int) -> Any:
         def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
-            return output * self._mask(name, output, output.shape[1])[:, :, None, None]
+            mask = self._mask(name, output, output.shape[axis])
+            return output * (mask[:, :, None, None] if axis == 1 else mask[:, None, None, :])
 
         return hook
 
@@ -228,10 +237,14 @@ def _gram(tokens: Tensor) -> Tensor:
 
 
 def _sampled_labels(logits: Tensor, batch: Mapping[str, Tensor], inputs: Mapping[str, Tensor], seed: int) -> Tensor:
-    """One label per row, drawn from the softmax by a uniform number that depends on the row alone."""
+    """One label per row (or unit), drawn from the softmax by a uniform number that depends on the row (and unit) alone."""
     cumulative = torch.softmax(logits.double(), dim=-1).cumsum(-1)
-    uniform = torch.as_tensor(_uniform(_row_keys(batch, inputs), seed), device=logits.device)
-    return (cumulative < uniform[:, None]).sum(-1).clamp(max=logits.shape[-1] - 1)
+    keys = _row_keys(batch, inputs)
+    if logits.dim() == 3:
+        with np.errstate(over="ignore"):
+            keys = keys[:, None] * np.uint64(UNIT_STRIDE) + np.arange(logits.shape[1], dtype=np.uint64)
+    uniform = torch.as_tensor(_uniform(keys, seed), device=logits.device)
+    return (cumulative < uniform[..., None]).sum(-1).clamp(max=logits.shape[-1] - 1)
 
 
 def _row_keys(batch: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> np.ndarray:
@@ -251,3 +264,14 @@ def _uniform(keys: np.ndarray, seed: int) -> np.ndarray:
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         z = z ^ (z >> np.uint64(31))
     return (z >> np.uint64(11)).astype(np.float64) / float(1 << 53)
+
+
+def _scored_modules(model: nn.Module) -> list[tuple[str, nn.Module, int]]:
+    """Of a ConvNeXt: name, module and axis of the channels that are scored: what enters a residual sum, and inner units."""
+    found: list[tuple[str, nn.Module, int]] = []
+    for name, module in model.named_modules():
+        if name.endswith(("patch_embeddings", "downsampling_layer.1")):
+            found.append((name, module, 1))
+        elif name.endswith(("pwconv1", "pwconv2")):
+            found.append((name, module, -1))
+    return found

@@ -15,17 +15,23 @@ from transformers import PreTrainedModel
 
 from potstill.errors import ModelError
 from potstill.student import encoder_cut
+from potstill.student.convnext_cut import cut_convnext
 from potstill.student.embedding_fit import fit_embeddings, gather_embeddings
 from potstill.student.families import family_of
 from potstill.student.importance import Importance, measure, student_inputs, teacher_inputs
+from potstill.student.mobilenet_cut import cut_mobilenet
+from potstill.student.mobilenet_shapes import widths
 from potstill.student.plan import StudentPlan
 from potstill.student.resnet_cut import cut_resnet, settle_statistics
 from potstill.student.vocabulary import VocabularyCut, count_tokens
+from potstill.tasks.units import has_units, head_output, read_units
 
 logger = logging.getLogger(__name__)
 
 HEAD_RIDGE = 0.1  # of the mean squared feature
 TOKEN_ID_KEYS = ("pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id")
+
+_CUTS = {"resnet": cut_resnet, "convnext": cut_convnext, "mobilenet_v2": cut_mobilenet}
 
 
 def cut_student(
@@ -61,12 +67,14 @@ def cut_student(
     family = family_of(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        student = getattr(transformers, family.architecture)(config).eval()
+        student = getattr(transformers, family.class_like(teacher))(config).eval()
     importance = _importance(teacher, student, batches, seed)
     if family.structure == "convolution":
-        cut_resnet(teacher, student, importance)
+        _CUTS[family.model_type](teacher, student, importance)
         if importance is not None:
             settle_statistics(student, batches)
+            if family.model_type != "resnet":
+                _refit_head(teacher, student, batches, None)
         return student
     kept = encoder_cut.choose(teacher, student, plan.layers, importance)
     encoder_cut.copy_layers(teacher, student, kept, importance)
@@ -133,9 +141,16 @@ def _inner_shape(model: PreTrainedModel) -> tuple[Any, ...]:
     config: Any = model.config
     family = family_of(model)
     if family.structure == "convolution":
-        return (config.embedding_size, *config.hidden_sizes)
+        return _channels(config)
     attention = family.attention(model, 1)[3]
     return family.size(config, "hidden"), family.size(config, "ffn"), attention
+
+
+def _channels(config: Any) -> tuple[Any, ...]:
+    """Widths of a convolutional model."""
+    if config.model_type == "mobilenet_v2":
+        return widths(config).flat
+    return (getattr(config, "embedding_size", None), *config.hidden_sizes)
 
 
 def _fill_embeddings(
@@ -230,12 +245,23 @@ def _features_and_logits(
     try:
         for batch in batches:
             inputs = teacher_inputs(teacher, batch)
-            logits.append(teacher(**inputs).logits.double().cpu())
+            logits.append(_units_of(head_output(teacher(**inputs)).double().cpu(), batch, inputs))
             student(**student_inputs(student, _in_student_tokens(student, batch, inputs, cut)))
+            features[-1] = _units_of(features[-1], batch, inputs)
     finally:
         handle.remove()
         teacher.train(was_training)
     return torch.cat(features), torch.cat(logits)
+
+
+def _units_of(values: Tensor, batch: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> Tensor:
+    """[B, D] as they are; of [B, T, D] those of the units (of all real tokens, where a batch has none), one below the other."""
+    if values.dim() == 2:
+        return values
+    if not has_units(batch):
+        return values[inputs["attention_mask"].bool().cpu()]
+    positions = {"unit_positions": batch["unit_positions"]}
+    return read_units(values, positions)[batch["unit_positions"] >= 0]
 
 
 def _in_student_tokens(

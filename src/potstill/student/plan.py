@@ -13,7 +13,8 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from potstill.errors import ModelError, RecipeError
 from potstill.student import cost
-from potstill.student.families import Family, family_of, head_size
+from potstill.student.families import FAMILIES, Family, family_of, head_size
+from potstill.student.mobilenet_shapes import best_mobilenet
 from potstill.student.resnet_shapes import best_resnet
 from potstill.student.shapes import Shape, Space, best_shape, coverage
 
@@ -96,6 +97,8 @@ def plan(
     """
     config: Any = copy.deepcopy(getattr(teacher, "config", teacher))
     family = family_of(config)
+    if isinstance(teacher, PreTrainedModel):
+        config.architectures = [type(teacher).__name__]  # tells the kind of head, which a freshly made model does not record
     if num_labels is not None and num_labels != config.num_labels:
         config.num_labels = num_labels
     whole = _count(teacher, config)
@@ -127,6 +130,8 @@ def plan_from_config(
                 "check the name; offline, the model must already be on this machine",
             ) from err
     config.num_labels = num_labels or getattr(teacher, "config", teacher).num_labels
+    if isinstance(teacher, PreTrainedModel) and config.model_type in FAMILIES:
+        config.architectures = [family_of(config).class_like(teacher)]
     whole = _count(teacher, getattr(teacher, "config", teacher))
     size = _built_parameters(config)
     ratio = 1 - size / whole
@@ -161,8 +166,9 @@ def _plan_for_ratio(config: Any, whole: int, words: _Words, asked: float) -> Stu
         return _finish(config, tuple(range(1, total + 1)), None, cost.parameters(config), whole, 0.0, ())
     budget = round(whole * (1 - asked))
     if family.structure == "convolution":
-        student = best_resnet(config, budget, whole)
-        layers = _stage_blocks(config.depths, student.depths)
+        student = best_mobilenet(config, budget, whole) if family.stage_ends else best_resnet(config, budget, whole)
+        depths = [list(family.size(of, "layers")) for of in (config, student)]
+        layers = _stage_blocks(*depths)
         return _finish(student, layers, None, cost.parameters(student), whole, asked, ())
     shape = best_shape(_space(config, family, whole, words), budget)
     student = _student_config(config, family, shape)
@@ -253,6 +259,7 @@ def _space(config: Any, family: Family, whole: int, words: _Words) -> Space:
         image=None if is_text else config,
         positions=(positions, positions - position_offset(family, config)),
         token_types=(token_types, max(2, token_types)),
+        has_pooler=cost.has_pooler(config),
     )
 
 
@@ -302,6 +309,7 @@ def _factorised_config(config: Any, family: Family, shape: Shape) -> PreTrainedC
         bos_token_id=config.bos_token_id,
         eos_token_id=config.eos_token_id,
         problem_type=config.problem_type,
+        architectures=config.architectures,
         id2label=dict(config.id2label),
         label2id=dict(config.label2id),
     )

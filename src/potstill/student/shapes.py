@@ -66,6 +66,7 @@ class Space:
         image: The teacher's configuration, for images; None for text.
         positions: Position rows of the teacher's own model type and of the factorised one.
         token_types: Token type rows of both.
+        has_pooler: Whether a text model has a layer between the encoder and the final one.
     """
 
     teacher: Shape
@@ -79,6 +80,7 @@ class Space:
     image: Any = None
     positions: tuple[int, int] = (0, 0)
     token_types: tuple[int, int] = (0, 0)
+    has_pooler: bool = True
 
     @property
     def ffn_step(self) -> int:
@@ -187,7 +189,7 @@ def _parameters(space: Space, grid: dict[str, np.ndarray]) -> np.ndarray:
     if space.image is not None:
         return layers + cost.image_parameters(space.image, grid["H"])
     counts = [
-        cost.text_parameters(grid["H"], grid["E"], grid["V"], positions, token_types, space.num_labels)
+        cost.text_parameters(grid["H"], grid["E"], grid["V"], positions, token_types, space.num_labels, pooler=space.has_pooler)
         for positions, token_types in zip(space.positions, space.token_types)
     ]
     return layers + np.where(grid["factorised"], counts[1], counts[0])

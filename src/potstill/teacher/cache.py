@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from potstill.errors import CacheError
+from potstill.tasks.units import arranged, has_units
 from potstill.teacher.cache_budget import TAP_BUDGET_BYTES, CacheEstimate, estimate, measure_seconds_per_row
 from potstill.teacher.cache_manifest import Fingerprints, Manifest, check_fingerprints, check_whole, load_manifest
 from potstill.teacher.cache_store import ShardStore
@@ -101,8 +102,10 @@ class CachedTeacher:
         """Logits [B, C] float32 of rows by id [B].
 
         Raises:
-            CacheError: A row is not held.
+            CacheError: A row is not held, or rows have several units.
         """
+        if self.manifest.ragged:
+            raise CacheError("the cache holds answers with several units a row", "answers to whole rows", "ask by `signal`")
         return self._store.gather("logits", self._store.find(row_ids))
 
     def signal(self, batch: Mapping[str, Any], needs: Collection[str] = ("logits",)) -> TeacherSignal:
@@ -130,9 +133,18 @@ class CachedTeacher:
         row_ids: Tensor = batch["row_id"]
         positions = self._store.find(row_ids.cpu().numpy())
         mask = token_mask(batch)
-        values = {need: torch.from_numpy(self._value(need, positions, mask)).to(row_ids.device) for need in dict.fromkeys(needs)}
-        logits = values.pop("logits", None)
+        values = {need: torch.from_numpy(self._value(need, positions, mask)) for need in dict.fromkeys(needs) if need != "logits"}
+        logits = self._logits(positions, batch).to(row_ids.device) if "logits" in needs else None
+        values = {need: value.to(row_ids.device) for need, value in values.items()}
         return TeacherSignal(None if logits is None else DenseLogits(logits), values, mask)
+
+    def _logits(self, positions: np.ndarray, batch: Mapping[str, Any]) -> Tensor:
+        if "logits" not in self.manifest.ragged:
+            return torch.from_numpy(self._store.gather("logits", positions))
+        if not has_units(batch):
+            raise CacheError("the cache holds answers with several units a row, the batch has whole rows", "rows with units")
+        units = self._store.gather_tokens("logits", positions, batch["unit_positions"].shape[1])
+        return arranged(torch.from_numpy(units).to(batch["unit_positions"].device), batch)
 
     def _value(self, need: str, positions: np.ndarray, mask: Tensor | None) -> np.ndarray:
         if need not in self.manifest.ragged:

@@ -14,6 +14,7 @@ from torch import Tensor
 from potstill.disk import free_bytes
 from potstill.errors import CacheError, OutputError
 from potstill.teacher.cache_manifest import numpy_dtype
+from potstill.tasks.units import has_units
 from potstill.teacher.source import TeacherSource
 
 TAP_BUDGET_BYTES = 2 << 30
@@ -162,8 +163,20 @@ def plan_layout(
                 f"{need}: {len(rows):,} rows{per_row} × {width:,} values × {itemsize} bytes = {_readable(tap_bytes[need])}"
             )
             longest_bytes += int(np.prod(shape)) * itemsize
+    if "logits" in needs and has_units(collator([rows[0]])):
+        _refuse_other_ragged(ragged)
+        ragged = ["logits"]
     chosen = shard_rows or _choose_shard_rows(len(rows), longest_bytes)
     return Layout(batch_size, -(-chosen // batch_size) * batch_size, tuple(ragged), tap_bytes, tuple(arithmetic), len(rows))
+
+
+def _refuse_other_ragged(ragged: Sequence[str]) -> None:
+    if ragged:
+        raise CacheError(
+            f"a cache of answers with several units a row does not hold {', '.join(ragged)}, which have one entry per token",
+            "logits and values of whole rows",
+            "use the live teacher for the values per token",
+        )
 
 
 def _choose_shard_rows(num_rows: int, bytes_per_row: int) -> int:

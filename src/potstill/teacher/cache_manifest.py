@@ -46,7 +46,7 @@ class Manifest:
         num_classes: Width of the logits; 0 until the first shard is written.
         dtype: Of the stored values, "float32" or "float16".
         needs: Names of the stored values, "logits" first where held.
-        ragged: Those with one entry per token, stored without padding.
+        ragged: Those with one entry per token (logits: per unit of the answer), stored without padding.
         shard_rows: Rows per shard; the last has the rest.
         checksums: File name → checksum of its bytes.
         is_complete: Whether all shards are there.

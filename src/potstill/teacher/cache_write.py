@@ -17,6 +17,7 @@ from torch import Tensor
 
 from potstill.disk import StageFolder, fingerprint, read_json
 from potstill.errors import CacheError
+from potstill.tasks.units import by_unit, real_units
 from potstill.teacher.cache_budget import TAP_BUDGET_BYTES, Layout, plan_layout
 from potstill.teacher.cache_manifest import (
     MANIFEST,
@@ -191,6 +192,10 @@ class _Writer:
         values = {need: signal.logits if need == "logits" else signal.taps[need] for need in manifest.needs}
         if not manifest.ragged:
             return values
+        if "logits" in manifest.ragged:
+            is_real = real_units(batch)
+            answers = by_unit(values["logits"], batch)
+            return values | {"logits": answers[is_real.to(answers.device)], TOKEN_COUNTS: is_real.sum(1)}
         mask = token_mask(batch)
         assert mask is not None  # the layout calls a value ragged only where there is a mask
         if bool((mask[:, 1:] > mask[:, :-1]).any()):
