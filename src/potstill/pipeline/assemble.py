@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from potstill.evaluate.calibration import reliability
-from potstill.evaluate.fidelity import accuracy_interval, gap_closed, log_softmax, retention_interval
+from potstill.evaluate.fidelity import gap_closed
+from potstill.evaluate.judges import Judge, judge_of
 from potstill.evaluate.quality import Predictions
 from potstill.hardware import choose_threads, describe, package_versions
+from potstill.pipeline.subject import reference
 from potstill.report.metrics import (
     ClassResult,
     DataSummary,
@@ -32,7 +33,6 @@ from potstill.report.metrics import (
     WorstExample,
     history_points,
 )
-from potstill.tasks.quality import per_class
 
 if TYPE_CHECKING:
     from potstill.pipeline.context import Run
@@ -61,8 +61,8 @@ def assemble(
         insides: Similarity of layers and attention, where there are any.
         energy: Energy per row, or why there is none.
     """
-    metric = run.task.metric
-    student, teacher = models["student"], models["teacher"]
+    metric, judge = run.metric, judge_of(run.task)
+    student, teacher, compared = models["student"], models["teacher"], models[reference(models)]
     baseline = models.get("baseline")
     planned = run.facts("work/student")["plan"]
     served = served_name(run, models)
@@ -70,7 +70,7 @@ def assemble(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         task=run.task.name,
         metric=metric,
-        teacher=run.recipe.teacher.model,
+        teacher=" + ".join(one.model for one in run.recipe.teacher.all),
         command=f"potstill distill {run.folder / 'recipe.yaml'}",
         ratio=Ratio(
             asked=None if run.recipe.student.model else planned["ratio_asked"],
@@ -79,20 +79,21 @@ def assemble(
         retention=student.retention,
         gap_closed=None
         if baseline is None
-        else gap_closed(student.quality[metric] or 0.0, baseline.quality[metric] or 0.0, teacher.quality[metric] or 0.0),
+        else gap_closed(student.quality[metric] or 0.0, baseline.quality[metric] or 0.0, compared.quality[metric] or 0.0),
         agreement=student.agreement,
         wdsr=student.wdsr,
         mean_kl_nats=student.mean_kl_nats,
         models=dict(models),
         served=served,
-        confidence=_confidence(answers, metric),
+        confidence=_confidence(judge, answers, metric),
+        answers=run.answers.kind,
         quantization=_quantization(run),
         plan=_plan(run, planned),
         layers=insides,
         per_class=_per_class(run, answers),
-        worst_examples=_worst(run, answers),
+        worst_examples=_worst(run, judge, answers),
         history=_history(run),
-        calibration={name: _bins(found) for name, found in answers.items()},
+        calibration={name: bins for name, found in answers.items() if (bins := _bins(judge, found))},
         energy=energy,
         data=_data(run),
         machine=_machine(),
@@ -112,14 +113,9 @@ def served_name(run: Run, models: Mapping[str, ModelFigures]) -> str:
     return name if name in models else "student"
 
 
-def _confidence(answers: Mapping[str, Predictions], metric: str) -> dict[str, Interval]:
-    if metric != "accuracy":
-        return {}
-    teacher, student = answers["teacher"], answers["student"]
-    found = {f"{name}.accuracy": accuracy_interval(one.logits, one.labels) for name, one in answers.items()}
-    kept = retention_interval(student.logits, teacher.logits, student.labels)
-    if kept is not None:
-        found["retention"] = kept
+def _confidence(judge: Judge, answers: Mapping[str, Predictions], metric: str) -> dict[str, Interval]:
+    compared = {**answers, "teacher": answers[reference(answers)]}
+    found = judge.intervals(compared, metric)
     return {name: Interval(low=one.low, high=one.high, level=one.confidence) for name, one in found.items()}
 
 
@@ -148,8 +144,10 @@ def _shape(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _per_class(run: Run, answers: Mapping[str, Predictions]) -> list[ClassResult]:
-    by_model = {name: per_class(found.logits, found.labels) for name, found in answers.items()}
+    by_model = {name: run.task.per_class(found.logits, found.labels) for name, found in answers.items()}
     teacher = by_model["teacher"]
+    if not teacher:
+        return []
     return [
         ClassResult(
             label=label,
@@ -161,36 +159,18 @@ def _per_class(run: Run, answers: Mapping[str, Predictions]) -> list[ClassResult
     ]
 
 
-def _worst(run: Run, answers: Mapping[str, Predictions]) -> list[WorstExample]:
-    """Test rows on which the student gives the true label far less than the teacher does."""
-    teacher, student = answers["teacher"], answers["student"]
-    known = np.flatnonzero(student.labels >= 0)
-    labels = student.labels[known]
+def _worst(run: Run, judge: Judge, answers: Mapping[str, Predictions]) -> list[WorstExample]:
+    """Test rows on which the student does much worse than the teacher."""
+    teacher, student = answers[reference(answers)], answers["student"]
     place = {int(row_id): index for index, row_id in enumerate(teacher.row_ids)}
-    same = np.array([place[int(row_id)] for row_id in student.row_ids[known]])
-    theirs = np.exp(log_softmax(teacher.logits[same]))
-    ours = np.exp(log_softmax(student.logits[known]))
-    rows = np.arange(len(known))
-    loss = theirs[rows, labels] - ours[rows, labels]
+    order = np.array([place[int(row_id)] for row_id in student.row_ids])
+    aligned = teacher._replace(**{name: value[order] for name, value in teacher._asdict().items() if value is not None})
     split = run.split("test")
     where = {int(row_id): index for index, row_id in enumerate(split["row_id"])}
-    names, found = run.label_names, []
-    for at in np.argsort(-loss, kind="stable")[: run.recipe.evaluate.worst_examples]:
-        if loss[at] <= 0:
-            break
-        row_id = int(student.row_ids[known][at])
-        found.append(
-            WorstExample(
-                row_id=row_id,
-                **_shown(run, split[where[row_id]]),
-                label=names[labels[at]],
-                teacher_label=names[int(theirs[at].argmax())],
-                student_label=names[int(ours[at].argmax())],
-                teacher_probability=float(theirs[at, labels[at]]),
-                student_probability=float(ours[at, labels[at]]),
-            )
-        )
-    return found
+    return [
+        WorstExample(**_shown(run, split[where[one.row_id]]), **one._asdict())
+        for one in judge.worst(student, aligned, run.label_names, run.recipe.evaluate.worst_examples)
+    ]
 
 
 def _shown(run: Run, row: Mapping[str, Any]) -> dict[str, str]:
@@ -224,8 +204,10 @@ def _histories(name: str, facts: Mapping[str, Any]) -> dict[str, list[dict[str, 
     return {name if len(stages) == 1 else f"{name}: {one['name']}": one["history"] for one in stages}
 
 
-def _bins(found: Predictions) -> list[ReliabilityBin]:
-    curve = reliability(found.logits, found.labels)
+def _bins(judge: Judge, found: Predictions) -> list[ReliabilityBin]:
+    curve = judge.calibration(found)
+    if curve is None:
+        return []
     return [
         ReliabilityBin(
             lower=float(curve.edges[index]),
@@ -280,6 +262,11 @@ def _warnings(run: Run, answers: Mapping[str, Predictions]) -> list[str]:
     rows = len(answers["student"].labels)
     if rows < FEW_TEST_ROWS:
         found.append(f"the test split has {rows} rows only: differences of a few points may be chance")
+    if run.recipe.teacher.others:
+        found.append(
+            "retention, agreement, WDSR, mean KL and the gap are against all teachers together (ensemble);"
+            " size, speed and ratio are against the first one"
+        )
     if not run.recipe.baseline:
         found.append("no baseline was trained, so this report cannot tell what distillation gained; set baseline: true")
     return found

@@ -17,6 +17,7 @@ from potstill.teacher.source import TeacherSource
 if TYPE_CHECKING:
     from potstill.pipeline.context import Run
     from potstill.teacher.live import LiveTeacher
+    from potstill.training.teacher_weights import TeacherWeights
 
 WHOLE_ROW_NEEDS = ("logits", "pooled", "head.in")
 
@@ -113,7 +114,19 @@ class RowsTeacher:
         return self.live.signal(self.collator(self.rows.__getitems__(places.tolist())), needs)
 
 
-def training_source(run: Run) -> TeacherSource:
+def training_source(run: Run, weights: TeacherWeights | None = None) -> TeacherSource:
+    """What the run's teacher or teachers say; inner values are the first one's.
+
+    Args:
+        run: The run.
+        weights: The learned weights of several teachers.
+    """
+    from potstill.pipeline.several_teachers import together
+
+    return together(run, _first_source(run), weights)
+
+
+def _first_source(run: Run) -> TeacherSource:
     """Answers from the cache where there is one, else from the live model on its own tokens; inner values from the live model."""
     from potstill.teacher.live import LiveTeacher
     from potstill.training.taps import TapReader
@@ -122,17 +135,17 @@ def training_source(run: Run) -> TeacherSource:
     cached = (run.folder / run.places.cache / "logits").is_dir()
     inside: TeacherSource = live
     if has_own_tokens(run) or (has_other_rows(run) and not cached):
-        names = [name for name in ("train", "validation", "test", "unlabelled", "augmented") if run.has(name)]
-        own = RowsTeacher(
-            live,
-            run.teacher_rows(*names),
-            run.task.collator(run.teacher.processor),
-            token_values=run.task.modality == "image",
-        )
+        own = live_rows(run, live, token_values=run.task.modality == "image")
         if not cached:
             return own if has_own_tokens(run) else LayeredSource(own, live)
         inside = own
-    return LayeredSource(_cached(run, live.fingerprint), inside) if cached else live
+    return LayeredSource(cached_answers(run, live.fingerprint), inside) if cached else live
+
+
+def live_rows(run: Run, live: LiveTeacher, *, token_values: bool) -> RowsTeacher:
+    """The live teacher on all rows in its own tokens, found by their ids."""
+    names = [name for name in ("train", "validation", "test", "unlabelled", "augmented") if run.has(name)]
+    return RowsTeacher(live, run.teacher_rows(*names), run.task.collator(run.teacher.processor), token_values=token_values)
 
 
 def has_own_tokens(run: Run) -> bool:
@@ -145,7 +158,8 @@ def has_other_rows(run: Run) -> bool:
     return (run.folder / run.places.student / "encoded").is_dir()
 
 
-def _cached(run: Run, fingerprint: str) -> TeacherSource:
+def cached_answers(run: Run, fingerprint: str) -> TeacherSource:
+    """The answers that the `cache` stage kept, of the teacher with that fingerprint."""
     from potstill.teacher.cache import CachedTeacher, Fingerprints
     from potstill.teacher.rest import fingerprint_of_processor
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,18 +10,20 @@ import numpy as np
 
 from potstill.compress.quantize.candidates import open_runner
 from potstill.errors import MissingExtra
-from potstill.evaluate.calibration import reliability
 from potstill.evaluate.cost import cost
 from potstill.evaluate.energy import measure_energy
-from potstill.evaluate.fidelity import agreement, mean_kl, retention, wdsr
+from potstill.evaluate.fidelity import retention
+from potstill.evaluate.judges import judge_of
 from potstill.evaluate.quality import Predictions, predict, sample_batches
 from potstill.evaluate.speed import latency
 from potstill.export.onnx import export_onnx, file_bytes
 from potstill.export.runtimes import OnnxRunner, Runner, TorchRunner, num_cores
 from potstill.export.timing import time_interleaved
 from potstill.pipeline.assemble import assemble
+from potstill.pipeline.further_models import further_subjects
 from potstill.pipeline.inside import compare_insides
 from potstill.pipeline.student_stages import load_student
+from potstill.pipeline.subject import Subject, reference
 from potstill.report.metrics import Energy, Latency, Metrics, ModelFigures
 
 if TYPE_CHECKING:
@@ -32,34 +33,11 @@ LATENCY_BATCHES = 16
 SECONDS_PER_SIZE = 12.0
 
 
-@dataclass
-class Subject:
-    """A model under measurement: how it answers, and everything that serves it.
-
-    Args:
-        answers: What it answers on the test rows, served by the first runner.
-        runners: Ways of serving it that are timed.
-        parameters: Numbers in it.
-        bytes: On disk, of the first runner's file.
-        flops: Of one row of median length.
-        formats: Format → bytes on disk.
-        sees: "teacher" or "student": whose tokens it reads.
-    """
-
-    answers: Predictions
-    runners: dict[str, Runner]
-    parameters: int | None
-    bytes: int
-    flops: int | None
-    formats: dict[str, int]
-    sees: str
-
-
 def evaluate(run: Run, folder: Path) -> Sequence[str]:
     """Measure teacher, baseline, student and the quantized student, and write the figures."""
     subjects = gather(run, folder)
     speeds, energy = measure_speed(run, subjects)
-    teacher = subjects["teacher"].answers
+    teacher = subjects[reference(subjects)].answers
     models = {name: figures_of(run, subject, teacher, speeds.get(name, {})) for name, subject in subjects.items()}
     insides = compare_insides(run)
     metrics = assemble(run, models, {name: subject.answers for name, subject in subjects.items()}, insides, energy)
@@ -120,6 +98,7 @@ def gather(run: Run, folder: Path) -> dict[str, Subject]:
     model, processor = load_student(run, run.folder / "student")
     subjects["student"] = _subject(run, model, processor, "student")
     _add_exports(run, subjects, processor)
+    subjects |= further_subjects(run, subjects["teacher"])
     exported.path.unlink()
     return subjects
 
@@ -228,22 +207,28 @@ def _energy(runners: Mapping[str, Runner], numbered: Sequence[Mapping[str, Any]]
     return Energy(joules_per_row=joules)
 
 
+def quality_of(run: Run, answers: Predictions, teacher: Predictions) -> dict[str, float]:
+    """The task's measures of a model's answers, where a measure needs them against the teacher's."""
+    return dict(run.task.quality(answers.logits, answers.labels, teacher=teacher.logits))
+
+
 def figures_of(run: Run, subject: Subject, teacher: Predictions, speeds: Mapping[str, Any]) -> ModelFigures:
     """The figures of one model."""
-    logits, labels = subject.answers.logits, subject.answers.labels
-    quality = run.task.quality(logits, labels)
-    theirs = run.task.quality(teacher.logits, teacher.labels)
+    judge, answers = judge_of(run.task), subject.answers
+    quality, theirs = quality_of(run, answers, teacher), quality_of(run, teacher, teacher)
+    close, calibration = judge.closeness(answers, teacher), judge.calibration(answers)
     return ModelFigures(
         quality=dict(quality),
         parameters=subject.parameters,
         bytes=subject.bytes,
         formats=dict(subject.formats),
         flops=subject.flops,
-        ece=reliability(logits, labels).ece,
-        retention=retention(quality[run.task.metric], theirs[run.task.metric]),
-        agreement=agreement(logits, teacher.logits),
-        wdsr=wdsr(logits, teacher.logits, labels),
-        mean_kl_nats=mean_kl(logits, teacher.logits),
+        ece=None if calibration is None else calibration.ece,
+        retention=retention(quality[run.metric], theirs[run.metric]),
+        agreement=close.agreement,
+        wdsr=close.wdsr,
+        mean_kl_nats=close.mean_kl_nats,
+        closeness=dict(close.others),
         latency_ms={
             way: {str(size): Latency(p50=one.p50, p95=one.p95, p99=one.p99) for size, one in by_size.items()}
             for way, by_size in speeds.items()

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from potstill.pipeline.data_stages import augment_data, read_data, wants_augmentation
 from potstill.pipeline.delivery_stages import export_student
 from potstill.pipeline.given import wants_training
 from potstill.pipeline.measure_stages import evaluate, write_report
+from potstill.pipeline.several_teachers import stages_of_others
 from potstill.pipeline.stage import Stage
 from potstill.pipeline.student_stages import make_student
 from potstill.pipeline.teacher_stages import cache_answers, teach, wants_cache
 from potstill.pipeline.training_stages import distill, train_baseline, wants_baseline
+from potstill.recipe import Recipe
+from potstill.recipe.model import OneTeacherRecipe
 
+TEACHING_KEYS = tuple(f"teacher.{name}" for name in (*OneTeacherRecipe.model_fields, "anchors"))
 TRAINING_KEYS = ("distill", "seed", "precision")
 
 STAGES: tuple[Stage, ...] = (
@@ -26,7 +32,7 @@ STAGES: tuple[Stage, ...] = (
         name="teach",
         title="train the teacher's new head",
         folder="teacher",
-        reads=("teacher", "seed", "precision"),
+        reads=(*TEACHING_KEYS, "seed", "precision"),
         depends_on=("data",),
         work=teach,
         is_needed=wants_training,
@@ -70,7 +76,7 @@ STAGES: tuple[Stage, ...] = (
         name="distill",
         title="teach the student",
         folder="student",
-        reads=TRAINING_KEYS,
+        reads=(*TRAINING_KEYS, "teacher.combine", "teacher.weights"),
         depends_on=("student", "cache"),
         work=distill,
     ),
@@ -99,3 +105,17 @@ STAGES: tuple[Stage, ...] = (
         work=write_report,
     ),
 )
+
+
+def stages_for(recipe: Recipe) -> tuple[Stage, ...]:
+    """The stages of a recipe in order: those of every run, and two for each further teacher."""
+    taught, asked = stages_of_others(recipe)
+    if not taught:
+        return STAGES
+    after = {"teach": taught, "cache": asked}
+    needs = tuple(stage.name for stage in asked)
+    found = []
+    for stage in STAGES:
+        hears = stage.name in ("chain", "distill")
+        found += [replace(stage, depends_on=(*stage.depends_on, *needs)) if hears else stage, *after.get(stage.name, [])]
+    return tuple(found)

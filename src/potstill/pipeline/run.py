@@ -16,7 +16,7 @@ from potstill.lock import FolderLock
 from potstill.pipeline.check import check_recipe
 from potstill.pipeline.context import Run
 from potstill.pipeline.observer import LoggingObserver, Observer
-from potstill.pipeline.order import STAGES
+from potstill.pipeline.order import stages_for
 from potstill.pipeline.stage import Stage, perform
 from potstill.recipe import Recipe, make_recipe
 from potstill.report.metrics import Metrics
@@ -79,7 +79,7 @@ class DistillationPipeline:
     @property
     def stages(self) -> Sequence[Stage]:
         """The stages in the order in which they run; a run may need fewer."""
-        return STAGES
+        return stages_for(self.recipe)
 
     def run(self, observer: Observer | None = None, *, overwrite: bool = False) -> Metrics:
         """Do what is not done yet, and return the figures of the report.

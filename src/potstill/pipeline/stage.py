@@ -27,6 +27,7 @@ class Stage:
         work: Does it, writing into the folder it is given.
         is_needed: Whether this run has it at all.
         version: Raised when the stage's code changes what it writes.
+        given: Whatever else its result depends on, found out when the stage is reached.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Stage:
     work: Callable[[Run, Path], Sequence[str]]
     is_needed: Callable[[Run], bool] = lambda run: True
     version: int = 1
+    given: Callable[[Run], Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -90,11 +92,13 @@ def stage_fingerprint(stage: Stage, run: Run) -> str:
     }
     if not stage.depends_on:
         inputs["given"] = run.given_fingerprint()
+    if stage.given is not None:
+        inputs["given"] = stage.given(run)
     return fingerprint(inputs)
 
 
 def _lookup(recipe: Mapping[str, Any], path: str) -> Any:
     value: Any = recipe
     for key in path.split("."):
-        value = value[key]
+        value = value[int(key)] if isinstance(value, list) else value[key]
     return value

@@ -15,12 +15,14 @@ from potstill.methods.catalogue import build as build_method
 from potstill.methods.contract import MethodOptions, ModelFacts, StageSpec, TermSpec, facts_of
 from potstill.pipeline.knowledge import has_own_tokens, training_collator, training_source
 from potstill.pipeline.loss_table import read_losses
+from potstill.pipeline.several_teachers import last_shares, learned_weights
 from potstill.pipeline.student_stages import kept_layers, load_student
 from potstill.training.row_plan import RowPlan
 from potstill.training.stages import StageSettings, TrainOutcome, total_steps, train_stage
 
 if TYPE_CHECKING:
     from potstill.pipeline.context import Run
+    from potstill.training.teacher_weights import TeacherWeights
 
 CUSTOM_EPOCHS, CUSTOM_RATE = 8.0, 3e-4
 
@@ -29,18 +31,23 @@ def distill(run: Run, folder: Path) -> Sequence[str]:
     """Teach the student what the teacher says, and what happens inside it."""
     student, processor = load_student(run, run.folder / "work/student/model", without_dropout=True)
     stages = stages_of(run, student)
-    outcomes = []
+    outcomes: list[TrainOutcome] = []
+    shares = None
     for spec in stages:
-        outcomes.append(_train(run, student, processor, spec, folder / "training" / spec.name))
+        weights = learned_weights(run, shares)
+        outcomes.append(_train(run, student, processor, spec, folder / "training" / spec.name, weights=weights))
+        shares = last_shares(outcomes[-1].history, len(run.recipe.teacher.all)) or shares
     student.save_pretrained(folder)
     processor.save_pretrained(folder)
     told = [
         {"name": spec.name, "history": outcome.history, "best": outcome.best, "steps": outcome.steps, "seconds": outcome.seconds}
         for spec, outcome in zip(stages, outcomes, strict=True)
     ]
-    write_json_atomic(folder / "facts.json", {"stages": told, "method": run.recipe.distill.method})
+    facts = {"stages": told, "method": run.recipe.distill.method, "teacher_weights": shares}
+    write_json_atomic(folder / "facts.json", facts)
     shutil.rmtree(folder / "training")
-    return [_told(run, "student", outcomes[-1])]
+    learned = [] if shares is None else [f"learned weights of the teachers: {', '.join(f'{share:.3f}' for share in shares)}"]
+    return [_told(run, "student", outcomes[-1]), *learned]
 
 
 def train_baseline(run: Run, folder: Path) -> Sequence[str]:
@@ -112,6 +119,7 @@ def _train(
     *,
     max_steps: int | None = None,
     teacher: Any = "the run's",
+    weights: TeacherWeights | None = None,
 ) -> TrainOutcome:
     return train_stage(
         student,
@@ -119,8 +127,8 @@ def _train(
         eval_rows=run.student_rows("validation"),
         collator=training_collator(run, processor),
         folder=folder,
-        terms=[_as_loss(term) for term in spec.terms],
-        teacher=training_source(run) if teacher == "the run's" else teacher,
+        terms=[*map(_as_loss, spec.terms), *([] if weights is None else [weights])],
+        teacher=training_source(run, weights) if teacher == "the run's" else teacher,
         task=run.task,
         settings=_settings(run, spec, max_steps=max_steps, is_taught=teacher is not None),
         on_progress=run.progress(),

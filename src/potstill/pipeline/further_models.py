@@ -1,0 +1,61 @@
+"""Models that are measured beside teacher and student: further teachers, all teachers together, the models of a chain."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from potstill.evaluate.cost import cost
+from potstill.evaluate.quality import Predictions, predict
+from potstill.export.runtimes import TorchRunner, num_cores
+from potstill.pipeline.several_teachers import mixed_answers, numbers, other_teacher
+from potstill.pipeline.subject import TOGETHER, Subject
+
+if TYPE_CHECKING:
+    from potstill.data.encoded import EncodedRows
+    from potstill.pipeline.context import Run
+
+
+def further_subjects(run: Run, teacher: Subject) -> dict[str, Subject]:
+    """Name → subject; they are not timed, so they have no runners.
+
+    Args:
+        run: The run.
+        teacher: The first teacher.
+    """
+    found: dict[str, Subject] = {}
+    for number in numbers(run.recipe):
+        other = other_teacher(run, number)
+        found[f"teacher-{number}"] = _untimed(other, other.teacher.model, other.teacher.processor, other.teacher_rows("test"))
+    if found:
+        teachers = [teacher, *found.values()]
+        found[TOGETHER] = _joint(teachers, mixed_answers(run, [_in_order_of(one.answers, teacher.answers) for one in teachers]))
+    return found
+
+
+def _untimed(run: Run, model: Any, processor: Any, rows: EncodedRows) -> Subject:
+    tokens = int(np.median(rows.lengths)) if run.task.modality == "text" else None
+    if run.task.modality == "image":
+        height, width = rows[0]["pixel_values"].shape[-2:]
+        run.task.image_size = (int(height), int(width))  # type: ignore[attr-defined]
+    spent = cost(model, run.task.example_inputs(model, batch=1, tokens=tokens))
+    answers = predict(TorchRunner(model, threads=num_cores()), rows, run.task.collator(processor))
+    return Subject(answers, {}, spent.parameters, spent.bytes, spent.flops, {"safetensors": spent.bytes}, "teacher")
+
+
+def _joint(models: Sequence[Subject], logits: np.ndarray) -> Subject:
+    """Several models asked together: their costs add up."""
+    first = models[0]
+    parameters, size, flops = (
+        sum(getattr(model, name) or 0 for model in models) or None for name in ("parameters", "bytes", "flops")
+    )
+    answers = Predictions(logits.astype(np.float32), first.answers.labels, first.answers.row_ids)
+    return Subject(answers, {}, parameters, size or 0, flops, {"safetensors": size or 0}, "teacher")
+
+
+def _in_order_of(answers: Predictions, first: Predictions) -> np.ndarray:
+    """The logits in the order of the rows of `first`."""
+    place = {int(row_id): index for index, row_id in enumerate(answers.row_ids)}
+    return answers.logits[[place[int(row_id)] for row_id in first.row_ids]]
