@@ -69,6 +69,8 @@ LAWS: dict[str, Law] = {
     "mlkd": OF_BATCH,
     "uld": Law(),
     "ctkd": Law(),
+    "probability_mse": Law(),
+    "cs_kd": Law(is_zero_at_equal=False, is_by_rows=False),
     "hidden_mse": Law(),
     "cosine": Law(),
     "embedding_mse": Law(),
@@ -103,6 +105,7 @@ LAWS: dict[str, Law] = {
     "kd_svd": Law(),
     "crd": Law(is_zero_at_equal=False, is_by_rows=False, options=SMALL_CRD),
     "info_nce": Law(is_zero_at_equal=False, is_by_rows=False),
+    "sskd": Law(is_zero_at_equal=False, is_by_rows=False),
     "jacobian": Law(),
 }
 
@@ -183,6 +186,10 @@ def make(name: str, *, equal: bool = False, domain: str | None = None, masked: b
             student[key] = teacher[key].clone() if equal and key in teacher else tap(key, domain, generator)
     labels = torch.tensor([0, 2, -100, 4])
     batch = {"labels": labels, "row_id": torch.tensor([11, 3, 900, 7]), "attention_mask": mask}
+    if name == "sskd":
+        batch["view"] = torch.tensor([0, 0, 1, 1])
+    if name == "cs_kd":
+        batch["labels"] = torch.tensor([2, 2, -100, 4])
     if name in ("regression", "bounded_regression", "bce"):
         batch["labels"] = torch.randn(B, C, generator=generator)
         batch["labels"][2] = -100

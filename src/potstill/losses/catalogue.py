@@ -37,6 +37,8 @@ LOSSES: dict[str, str] = {
     "mlkd": "potstill.losses.distribution:MLKD",
     "uld": "potstill.losses.distribution:ULD",
     "ctkd": "potstill.losses.distribution:CTKD",
+    "probability_mse": "potstill.losses.consistency:ProbabilityMSE",
+    "cs_kd": "potstill.losses.consistency:CSKD",
     # feature
     "hidden_mse": "potstill.losses.feature:HiddenMSE",
     "cosine": "potstill.losses.feature:Cosine",
@@ -75,6 +77,7 @@ LOSSES: dict[str, str] = {
     # contrast
     "crd": "potstill.losses.crd:CRD",
     "info_nce": "potstill.losses.contrast:InfoNCE",
+    "sskd": "potstill.losses.self_supervision:SSKD",
     # gradient
     "jacobian": "potstill.losses.gradient:Jacobian",
 }

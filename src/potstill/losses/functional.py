@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from potstill.losses.attention import at, attention_kl, tinybert_attention
 from potstill.losses.batch_relation import cc, pkt, rkd_angle, rkd_distance, sp
+from potstill.losses.consistency import cs_kd, probability_mse
 from potstill.losses.contrast import crd, info_nce
 from potstill.losses.distribution import ctkd, dist, logit_std_kl, mlkd, uld
 from potstill.losses.feature import cosine, cwd, embedding_mse, ghnd, hidden_mse, mgd, pkd
@@ -16,6 +17,7 @@ from potstill.losses.minilm import minilm, minilm_v2
 from potstill.losses.relation import affinity, gram, ickd, nst
 from potstill.losses.response import ce, jsd, kl, logit_mse, reverse_kl, skew_kl, skew_reverse_kl, soft_ce, tvd
 from potstill.losses.review import review_kd
+from potstill.losses.self_supervision import sskd
 from potstill.losses.singular import kd_svd
 from potstill.losses.transfer import ft, pad, simkd, srd
 
@@ -30,6 +32,7 @@ __all__ = [
     "ce",
     "cosine",
     "crd",
+    "cs_kd",
     "ctkd",
     "cwd",
     "dist",
@@ -60,6 +63,7 @@ __all__ = [
     "pad",
     "pkd",
     "pkt",
+    "probability_mse",
     "probability_shift",
     "regression",
     "reverse_kl",
@@ -72,6 +76,7 @@ __all__ = [
     "soft_ce",
     "sp",
     "srd",
+    "sskd",
     "tf_kd",
     "tinybert_attention",
     "tvd",

@@ -14,8 +14,8 @@ from typing import Any, Protocol, runtime_checkable
 from potstill.errors import RecipeError
 from potstill.table import nearest
 
-KINDS = ("constant", "linear", "cosine", "phases")
-_ACCEPTED = "a number, {linear: [from, to]}, {cosine: [from, to]} or {phases: [[until, value], …]}"
+KINDS = ("constant", "linear", "cosine", "ramp_up", "phases")
+_ACCEPTED = "a number, {linear: [from, to]}, {cosine: [from, to]}, {ramp_up: [peak, share]} or {phases: [[until, value], …]}"
 
 
 @runtime_checkable
@@ -73,6 +73,26 @@ class Cosine:
     def __call__(self, progress: float) -> float:
         share = (1.0 - math.cos(math.pi * _clamp(progress))) / 2.0
         return self.start + (self.end - self.start) * share
+
+
+@dataclass(frozen=True)
+class RampUp:
+    """To `peak` along exp(−5 (1 − x)²), x the share that is done of the first `share` of training; then `peak`.
+
+    Source: Laine and Aila 2017 (arXiv 1610.02242), section 3.
+
+    Example:
+        >>> rise = RampUp(100.0, 0.5)
+        >>> round(rise(0.0), 2), round(rise(0.25), 2), rise(0.5)
+        (0.67, 28.65, 100.0)
+    """
+
+    peak: float
+    share: float
+
+    def __call__(self, progress: float) -> float:
+        done = 1.0 if self.share <= 0 else _clamp(progress / self.share)
+        return self.peak * math.exp(-5.0 * (1.0 - done) ** 2)
 
 
 @dataclass(frozen=True)
@@ -163,7 +183,7 @@ def parse(value: Any, *, name: str = "the schedule") -> Schedule:
 
 def is_schedule(value: Any) -> bool:
     """Whether `value` changes over training (a mapping or a schedule that is not `Constant`)."""
-    return isinstance(value, (Mapping, Linear, Cosine, Phases, PerSample)) or (
+    return isinstance(value, (Mapping, Linear, Cosine, RampUp, Phases, PerSample)) or (
         callable(value) and not isinstance(value, Constant)
     )
 
@@ -184,6 +204,8 @@ def _from_mapping(value: Mapping[str, Any], name: str) -> Schedule:
     if not (_is_list(parts) and len(parts) == 2 and all(map(_is_number, parts))):
         raise _refuse(dict(value), name)
     start, end = float(parts[0]), float(parts[1])
+    if kind == "ramp_up":
+        return RampUp(start, end)
     return Linear(start, end) if kind == "linear" else Cosine(start, end)
 
 

@@ -1,0 +1,144 @@
+"""What a teacher knows of its rows under rotation, taken over by the student.
+
+Shapes: B plain rows, M turned rows, E width of the embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from potstill.losses.bridges import width_of
+from potstill.losses.contract import LossValue, Shapes, StudentView
+from potstill.losses.layers import PairedLoss, shape_of, teacher_taps
+from potstill.losses.options import LayerPair, between, positive, tap_name
+from potstill.losses.precision import full_precision
+from potstill.losses.reduction import Reduction, over_rows
+from potstill.losses.transfer import HEAD_INPUT, vectors
+from potstill.teacher.signal import TeacherSignal
+
+
+@full_precision
+def sskd(
+    student_embedding: Tensor,
+    teacher_embedding: Tensor,
+    view: Tensor,
+    *,
+    temperature: float = 0.5,
+    kept_share: float = 0.75,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """τ² KL(A_t ‖ A_s) per turned row, A the softmax over the plain rows of cos(turned, plain) / τ.
+
+    Of the rows in which the teacher does not find the plain row that was turned, the share where it ranks highest is kept.
+
+    Source: Xu et al. 2020, SSKD (arXiv 2006.07114), eq. 5 to 7 and the selective transfer of section 3.3.
+
+    Args:
+        student_embedding: [B + M, E].
+        teacher_embedding: [B + M, E'].
+        view: [B + M], 0 for plain rows; the rows of every other view come in the order of the plain ones.
+        temperature: τ.
+        kept_share: Share of the wrong rows that is kept; the right ones always are.
+        reduction: "none" gives [M] with 0 for rows left out, whose weight the kept ones carry, so that the mean over M is
+            the mean over kept rows.
+    """
+    similarity, origin = similarities(teacher_embedding, view)
+    log_a = F.log_softmax(similarity / temperature, -1)
+    log_b = F.log_softmax(similarities(student_embedding, view)[0] / temperature, -1)
+    kept = _kept(similarity, origin, kept_share)
+    values = temperature**2 * (log_a.exp() * (log_a - log_b)).sum(-1)
+    return over_rows(values * kept * (len(kept) / kept.sum().clamp(min=1)), None, reduction)
+
+
+def similarities(embedding: Tensor, view: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines [M, B] of turned with plain rows, and the plain row [M] that each is a turn of."""
+    unit = F.normalize(embedding, dim=-1)
+    plain = view == 0
+    turned = view[~plain]
+    # The position of a row among those of its view.
+    same_before = (turned.unsqueeze(0) == turned.unsqueeze(1)).tril(-1)
+    return unit[~plain] @ unit[plain].T, same_before.sum(1)
+
+
+def _kept(similarity: Tensor, origin: Tensor, share: float) -> Tensor:
+    """[M] 1 for the rows that are taken over: those that the teacher solves, and the best of the others."""
+    own = similarity.gather(-1, origin.unsqueeze(-1))
+    rank = (similarity > own).sum(-1)
+    wrong = rank > 0
+    place = torch.where(wrong, rank, rank.max() + 1).argsort(stable=True).argsort(stable=True)
+    return (~wrong | (place < (share * wrong.sum()).floor())).to(similarity.dtype)
+
+
+class Projection(nn.Sequential):
+    """Two layers of the input's width with a ReLU between them, as in the paper."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
+
+
+class SSKD(PairedLoss):
+    """Self-supervised transfer over turned images; see `functional.sskd`. Source: Xu et al. 2020 (arXiv 2006.07114).
+
+    Each side's last feature goes through two layers of its own. Those of the teacher learn the pretext task, to find the
+    plain row of a turned one (cross-entropy of A_t, eq. 4), beside the student, whose loss has no gradient into them; the
+    paper trains them before. The teacher itself stays as it is.
+
+    Args:
+        layers: One pair of taps; each value becomes one vector per row.
+        temperature: τ of the similarities.
+        kept_share: Share of the teacher's wrong rows that is kept.
+    """
+
+    kind: ClassVar[str] = "contrast"
+    nearest: ClassVar[str] = "info_nce"
+
+    def __init__(self, *, layers: Sequence[LayerPair] = HEAD_INPUT, temperature: float = 0.5, kept_share: float = 0.75) -> None:
+        super().__init__(layers=layers)
+        self.temperature = positive("temperature", temperature)
+        self.kept_share = between("kept_share", kept_share, 0, 1)
+
+    def needs_batch(self) -> tuple[str, ...]:
+        return ("view",)
+
+    def prepare(self, student: Shapes, teacher: Shapes | None, *, num_rows: int) -> None:
+        del num_rows
+        own, theirs = self.layers[0]
+        widths = (
+            width_of(shape_of(student, tap_name(self.role, own), "student", self)),
+            width_of(shape_of(teacher, tap_name(self.role, theirs), "teacher", self)),
+        )
+        self.bridges = nn.ModuleList(Projection(width) for width in widths)
+
+    def count(self, batch: Mapping[str, Any]) -> Tensor | float:
+        """Turned rows; none in batches without views, as those of evaluation."""
+        return (batch["view"] > 0).sum() if "view" in batch else 0.0
+
+    def forward(self, student: StudentView, teacher: TeacherSignal | None, batch: Mapping[str, Any]) -> LossValue:
+        """Sum over turned rows."""
+        if "view" not in batch:
+            return LossValue(sum=student.logits.new_zeros(()), count=0.0)
+        own, theirs = self.layers[0]
+        mask = student.token_mask
+        values = student.taps[tap_name(self.role, own)], teacher_taps(teacher)[tap_name(self.role, theirs)].detach()
+        dtype = next(self.bridges.parameters()).dtype
+        own_embedding, their_embedding = (
+            bridge(vectors(value, mask).to(dtype)).float() for bridge, value in zip(self.bridges, values, strict=True)
+        )
+        view = batch["view"]
+        transfer = sskd(
+            own_embedding,
+            their_embedding.detach(),
+            view,
+            temperature=self.temperature,
+            kept_share=self.kept_share,
+            reduction="sum",
+        )
+        similarity, origin = similarities(their_embedding, view)
+        pretext = F.cross_entropy(similarity / self.temperature, origin, reduction="sum")
+        solved = (similarity.detach().argmax(-1) == origin).float().mean()
+        return LossValue(sum=transfer + pretext, count=self.count(batch), metrics={"pretext_accuracy": solved})
