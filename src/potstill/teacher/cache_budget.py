@@ -13,8 +13,8 @@ from torch import Tensor
 
 from potstill.disk import free_bytes
 from potstill.errors import CacheError, OutputError
-from potstill.teacher.cache_manifest import numpy_dtype
 from potstill.tasks.units import has_units
+from potstill.teacher.cache_manifest import numpy_dtype
 from potstill.teacher.source import TeacherSource
 
 TAP_BUDGET_BYTES = 2 << 30
