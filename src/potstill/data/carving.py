@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from potstill.data.fingerprint import row_hashes
+from potstill.data.spool import taken
 
 
 def stratified(hashes: np.ndarray, label: np.ndarray, count: int, seed: int) -> np.ndarray:
@@ -96,4 +97,4 @@ def thin(
         chosen.extend(rows[own[rows] == name][: max(0, quota - 1)])
     kept = np.sort(np.array(chosen[:count], np.int64))
     notes.append(f"the {split} split is thinned out from {content.num_rows} to {len(kept)} rows (max_rows)")
-    return content.take(kept), label[kept]
+    return taken(content, kept), label[kept]

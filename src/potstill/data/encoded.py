@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from potstill.data.row_files import FORMAT, MANIFEST, ImageWriter, RowWriter, Te
 from potstill.errors import CacheError, DataError
 
 _COPIED_ROWS = 2_048
+_COUNTED_TOKENS = 1 << 20
 
 
 class EncodedRows(TorchDataset):
@@ -150,8 +152,11 @@ class EncodedText(_Stored):
 
     def token_counts(self) -> dict[int, int]:
         """How often each token id occurs, padding left out because it is never stored."""
-        ids, counts = np.unique(self.tokens, return_counts=True)
-        return dict(zip(ids.tolist(), counts.tolist()))
+        total: Counter[int] = Counter()
+        for part in batches_of(len(self.tokens), _COUNTED_TOKENS):
+            ids, counts = np.unique(self.tokens[part.start : part.stop], return_counts=True)
+            total.update(dict(zip(ids.tolist(), counts.tolist())))
+        return dict(sorted(total.items()))
 
     @classmethod
     def encode(cls, dataset: Any, tokenizer: Any, folder: Path | str, *, max_tokens: int | None = None) -> EncodedText:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset
 
 from potstill.data.arrow import table_of
@@ -40,15 +41,15 @@ def raw_labels(dataset: Dataset, column: str, split: str) -> list[str | int | bo
         encoded = values.dictionary_encode().unify_dictionaries()
     except pa.ArrowNotImplementedError:
         return [_plain(value, column, split, row) for row, value in enumerate(values.to_pylist(), 1)]
-    codes = [code for chunk in encoded.chunks for code in chunk.indices.to_pylist()]
-    rows: dict[int | None, int] = {}
-    for row, code in enumerate(codes, 1):
-        rows.setdefault(code, row)
+    codes = np.concatenate([pc.fill_null(chunk.indices, -1).to_numpy(zero_copy_only=False) for chunk in encoded.chunks])
+    found, first = np.unique(codes, return_index=True)
+    rows = dict(zip(found.tolist(), (first + 1).tolist()))
     distinct = encoded.chunk(0).dictionary.to_pylist()
     named = isinstance(feature, ClassLabel) and bool(feature.names)
-    plain: dict[int | None, str | int | bool | None] = {None: None}
-    for code, value in enumerate(distinct):
-        plain[code] = _named(feature, value) if named else _plain(value, column, split, rows.get(code, 1))
+    plain: list[str | int | bool | None] = [
+        _named(feature, value) if named else _plain(value, column, split, rows.get(code, 1)) for code, value in enumerate(distinct)
+    ]
+    plain.append(None)  # of the code −1
     return [plain[code] for code in codes]
 
 

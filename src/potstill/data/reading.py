@@ -16,6 +16,7 @@ from potstill.data.arrow import table_of
 from potstill.data.images import corrupt_image, image_array, is_readable, name_of
 from potstill.data.label_kinds import kind_of, label_columns
 from potstill.data.sources import Source, read_source
+from potstill.data.word_content import read_words
 from potstill.errors import DataError
 
 
@@ -101,6 +102,8 @@ class Reader:
         if self.task.modality == "image":
             content, keep = self._images(dataset, roles["image"], split, source.folder)
             raw = [raw[i] for i in keep] if raw and len(keep) < len(raw) else raw
+        elif "tokens" in roles:
+            content = read_words(dataset, roles["tokens"], split)
         else:
             content = self._texts(dataset, roles, split)
         return Part(content, raw, label, feature, roles)
@@ -109,7 +112,7 @@ class Reader:
         wanted = [role for role in ("text", "text_pair") if role in roles]
         table = table_of(dataset, [roles[role] for role in wanted])
         content = pa.table({role: _strings(table.column(roles[role]), roles[role]) for role in wanted})
-        empty = pc.sum(pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(content["text"])), 0)).as_py() or 0
+        empty = sum(_num_empty(chunk) for chunk in content["text"].chunks)
         if empty == content.num_rows:
             raise DataError(
                 f"all {empty} texts of the {split} split are empty (column {roles['text']!r})",
@@ -145,11 +148,16 @@ class Reader:
 
 def _strings(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
     try:
-        return pc.fill_null(pc.cast(column, pa.large_string()), "")
+        texts = pc.cast(column, pa.large_string())
+        return pc.fill_null(texts, "") if texts.null_count else texts
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as err:
         raise DataError(
             f"column {name!r} holds {column.type}", "a column of texts", "name another column: data.columns: {text: …}"
         ) from err
+
+
+def _num_empty(texts: pa.Array) -> int:
+    return pc.sum(pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(texts)), 0)).as_py() or 0
 
 
 def _image_column(dataset: Dataset, column: str, folder: Path | None) -> pa.ChunkedArray:

@@ -17,6 +17,7 @@ from potstill.data.fingerprint import hash_of, row_hashes, rows_hash
 from potstill.data.label_kinds import LabelKind
 from potstill.data.reading import Columns, Reader
 from potstill.data.sources import read_source
+from potstill.data.spool import taken
 from potstill.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -158,11 +159,11 @@ def _carve_missing(tables: dict[str, tuple[pa.Table, np.ndarray]], seed: int, no
                 f"add rows, or give the {split} split: data.{split}: FILE",
             )
         left = np.setdiff1d(left, rows)
-        tables[split] = (content.take(rows), label[rows])
+        tables[split] = (taken(content, rows), label[rows])
         notes.append(
             f"no {split} split was given: {len(rows)} of {len(label)} training rows are held out for it (stratified, seed {seed})"
         )
-    tables["train"] = (content.take(left), label[left])
+    tables["train"] = (taken(content, left), label[left])
 
 
 def _finish(tables: dict[str, tuple[pa.Table, np.ndarray]], names: tuple[str, ...], notes: list[str]) -> Splits:
@@ -190,6 +191,8 @@ def _as_dataset(content: pa.Table, label: np.ndarray, start: int) -> Dataset:
 
 
 def _label_column(label: np.ndarray) -> pa.Array:
+    if label.dtype == object:
+        return pa.array(label.tolist(), pa.list_(pa.int64()))
     if label.ndim == 1:
         return pa.array(label, pa.int64())
     return pa.FixedSizeListArray.from_arrays(pa.array(label.ravel(), pa.float32()), label.shape[1])

@@ -13,11 +13,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from potstill.data.spool import Spool
 from potstill.data.text_encoding import decoded_lines, empty_file, shorten
 from potstill.errors import DataError
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
-_CHUNK_ROWS = 16_384
+_CHUNK_ROWS = 8_192
+_PARQUET_ROWS = 512
 
 
 def data_suffix(path: Path) -> str:
@@ -64,7 +66,11 @@ def read_parquet(path: Path) -> pa.Table:
     if path.suffix.lower() == ".gz":
         raise DataError(f"{path} is packed twice", "Parquet files as they are", f"unpack it: gzip -d {path}")
     try:
-        return pq.read_table(path, memory_map=True)
+        with pq.ParquetFile(path, memory_map=True) as file:
+            spool = Spool()
+            for batch in file.iter_batches(_PARQUET_ROWS):
+                spool.add(pa.Table.from_batches([batch]).replace_schema_metadata(file.schema_arrow.metadata))
+            return spool.table()
     except (pa.ArrowInvalid, OSError) as err:
         raise DataError(
             f"{path} is not a Parquet file ({shorten(str(err), 120)})", "a whole Parquet file", "copy or write it again"
@@ -73,8 +79,11 @@ def read_parquet(path: Path) -> pa.Table:
 
 def read_text_lines(path: Path) -> pa.Table:
     """Read a plain text file, one text a line; blank lines are left out."""
-    texts = [line.strip() for line in decoded_lines(path)]
-    return pa.table({"text": pa.array([text for text in texts if text], pa.string())})
+    spool = Spool()
+    texts = (text for line in decoded_lines(path) if (text := line.strip()))
+    while chunk := list(itertools.islice(texts, _CHUNK_ROWS)):
+        spool.add(pa.table({"text": pa.array(chunk, pa.string())}))
+    return spool.table()
 
 
 def read_json_lines(path: Path) -> pa.Table:
@@ -145,15 +154,13 @@ def _rows_of(path: Path, value: Any) -> Iterable[Any]:
 
 
 def _table_of(path: Path, rows: Iterable[tuple[int, dict[str, Any]]]) -> pa.Table:
-    tables: list[pa.Table] = []
+    spool = Spool()
     rows = iter(rows)
     while chunk := list(itertools.islice(rows, _CHUNK_ROWS)):
         names = dict.fromkeys(name for _, row in chunk for name in row)
-        tables.append(pa.table({name: _column(path, name, chunk) for name in names}))
-    if not tables:
-        return pa.table({})
+        spool.add(pa.table({name: _column(path, name, chunk) for name in names}))
     try:
-        return pa.concat_tables(tables, promote_options="permissive")
+        return spool.table()
     except (pa.ArrowInvalid, pa.ArrowTypeError) as err:
         raise DataError(
             f"a column of {path} changes its type ({shorten(str(err), 120)})", "one type a column", "write all values alike"
@@ -200,11 +207,12 @@ def _read_delimited(path: Path, delimiter: str, quoting: int) -> pa.Table:
         raise DataError(
             f"{path} has more than one column {repeated[0]!r}", "column names that differ", "rename one in the first line"
         )
-    chunks: list[list[pa.Array]] = []
+    names = [name or f"column_{i + 1}" for i, name in enumerate(header)]
+    spool = Spool()
     while chunk := list(itertools.islice(records, _CHUNK_ROWS)):
-        chunks.append([pa.array(values, pa.string()) for values in zip(*chunk)])
-    columns = [pa.chunked_array([chunk[i] for chunk in chunks], pa.string()) for i in range(len(header))]
-    return pa.table({name or f"column_{i + 1}": _as_integers(column) for i, (name, column) in enumerate(zip(header, columns))})
+        spool.add(pa.table([pa.array(values, pa.string()) for values in zip(*chunk)], names))
+    table = spool.table()
+    return pa.table({name: _as_integers(table.column(i)) for i, name in enumerate(names)}) if table.num_rows else pa.table({})
 
 
 def _records(path: Path, delimiter: str, quoting: int) -> Iterator[list[str]]:
@@ -233,10 +241,14 @@ def _broken_record(path: Path, line: int, reason: str, todo: str) -> DataError:
 
 
 def _as_integers(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    if len(column) == 0:
-        return column
-    try:
-        integers = pc.cast(column, pa.int64())
-    except pa.ArrowInvalid:
-        return column
-    return integers if pc.all(pc.equal(pc.cast(integers, pa.string()), column)).as_py() else column
+    """The column as integers where every value is one, as it was where any is not."""
+    chunks = []
+    for chunk in column.chunks:
+        try:
+            integers = pc.cast(chunk, pa.int64())
+        except pa.ArrowInvalid:
+            return column
+        if not pc.all(pc.equal(pc.cast(integers, pa.string()), chunk)).as_py():
+            return column
+        chunks.append(integers)
+    return pa.chunked_array(chunks, pa.int64())

@@ -18,6 +18,7 @@ from potstill.errors import ModelError
 from potstill.student import tokenizer_file as file
 
 SAMPLED_TOKENS = 500
+_COUNTED_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ def count_tokens(encoded: Iterable[Sequence[int] | np.ndarray], vocab_size: int)
     """
     counts = np.zeros(vocab_size, dtype=np.int64)
     for ids in encoded:
-        counts += np.bincount(np.asarray(ids, dtype=np.int64), minlength=vocab_size)
+        for start in range(0, len(ids), _COUNTED_AT_ONCE):
+            counts += np.bincount(np.asarray(ids[start : start + _COUNTED_AT_ONCE], dtype=np.int64), minlength=vocab_size)
     return counts
 
 
