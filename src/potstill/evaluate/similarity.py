@@ -6,7 +6,7 @@ Shapes: N rows, B batch, T tokens, D width, H heads, S student layers, L teacher
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from potstill.data.collate import NOT_INPUTS
+from potstill.cka import LEAST_ROWS, cka_matrix
 from potstill.errors import DataError, NeedsError
+from potstill.methods.similarity import Read, model_inputs, rows_of_blocks
 
-Read = Callable[[Any, Mapping[str, Any], Sequence[str]], Mapping[str, Tensor]]
 MAX_ROWS = 2000
 
 
@@ -58,38 +58,6 @@ class AttentionDifference:
     def mean(self) -> float:
         """Mean over the pairs, in nats."""
         return float(self.divergence.mean())
-
-
-def linear_cka(first: np.ndarray, second: np.ndarray, *, debiased: bool = False) -> float:
-    """Linear centred kernel alignment of two representations of the same rows.
-
-    Formula: ‖XᵀY‖² / (‖XᵀX‖ · ‖YᵀY‖) with centred columns and Frobenius norms.
-    *Source*: Kornblith et al. 2019 (https://arxiv.org/abs/1905.00414); debiased with the unbiased HSIC of Song et al. 2012.
-    Unchanged by rotation and scale of either side.
-
-    Args:
-        first: [N, D₁].
-        second: [N, D₂].
-        debiased: Remove the bias that makes few rows of wide vectors look alike; needs 4 rows, and may fall below 0.
-
-    Returns:
-        0 to 1; 0 where a side is constant.
-
-    Raises:
-        DataError: Different rows, or too few.
-    """
-    if len(first) != len(second) or len(first) < (4 if debiased else 2):
-        raise DataError(
-            f"{len(first)} and {len(second)} rows were given for CKA", f"the same rows, at least {4 if debiased else 2}"
-        )
-    x = np.asarray(first, np.float64) - np.mean(first, axis=0, dtype=np.float64)
-    y = np.asarray(second, np.float64) - np.mean(second, axis=0, dtype=np.float64)
-    if debiased:
-        cross, own_x, own_y = _unbiased_hsic(x, y), _unbiased_hsic(x, x), _unbiased_hsic(y, y)
-        return float(cross / math.sqrt(own_x * own_y)) if own_x > 0 and own_y > 0 else 0.0
-    cross = float(np.square(x.T @ y).sum())
-    scale = float(np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y))
-    return min(1.0, cross / scale) if scale > 0 else 0.0
 
 
 def jensen_shannon(first: Tensor, second: Tensor) -> Tensor:
@@ -134,27 +102,12 @@ def layer_similarity(
     Raises:
         DataError: Fewer than 2 rows.
     """
-    kept_student: dict[str, list[np.ndarray]] = {need: [] for need in student_needs}
-    kept_teacher: dict[str, list[np.ndarray]] = {need: [] for need in teacher_needs}
-    num_rows = 0
-    for batch in batches:
-        if num_rows >= max_rows:
-            break
-        for model, inputs, kept in (
-            (student, model_inputs(batch), kept_student),
-            (teacher, model_inputs(batch, teacher=True), kept_teacher),
-        ):
-            with torch.no_grad():
-                values = read(model, inputs, tuple(kept))
-            for need, rows in kept.items():
-                rows.append(_pooled(values[need], inputs.get("attention_mask")))
-        num_rows += len(next(iter(kept_student.values()))[-1])
-    if num_rows < 2:
-        raise DataError(f"{num_rows} rows were given to compare layers", "at least 2 rows")
-    student_rows = {need: np.concatenate(rows)[:max_rows] for need, rows in kept_student.items()}
-    teacher_rows = {need: np.concatenate(rows)[:max_rows] for need, rows in kept_teacher.items()}
-    matrix = np.array([[linear_cka(x, y) for y in teacher_rows.values()] for x in student_rows.values()])
-    return LayerSimilarity(matrix, tuple(student_rows), tuple(teacher_rows), min(num_rows, max_rows))
+    needs = (student_needs, teacher_needs)
+    sides, num_rows = rows_of_blocks((student, teacher), needs, batches, read, max_rows=max_rows)
+    if num_rows < LEAST_ROWS:
+        raise DataError(f"{num_rows} rows were given to compare layers", f"at least {LEAST_ROWS} rows")
+    matrix = cka_matrix(list(sides[0].values()), list(sides[1].values())).numpy()
+    return LayerSimilarity(matrix, tuple(student_needs), tuple(teacher_needs), num_rows)
 
 
 def attention_difference(
@@ -214,38 +167,6 @@ def attention_difference(
     if num_rows == 0:
         raise NeedsError("no row has the same number of tokens for teacher and student", "at least one such row")
     return AttentionDifference(tuple((int(a), int(b)) for a, b in pairs), sums / num_queries, num_rows, maps)
-
-
-def model_inputs(batch: Mapping[str, Any], *, teacher: bool = False) -> dict[str, Any]:
-    """What a model reads of a batch: the ``teacher_`` inputs, their prefix removed, for a teacher that has its own."""
-    own = {name.removeprefix("teacher_"): value for name, value in batch.items() if name.startswith("teacher_")}
-    if teacher and own:
-        return own
-    return {name: value for name, value in batch.items() if not name.startswith("teacher_") and name not in NOT_INPUTS}
-
-
-def _unbiased_hsic(x: np.ndarray, y: np.ndarray) -> float:
-    """Unbiased HSIC from [N, D] features with linear kernels."""
-    num_rows = len(x)
-    k, m = x @ x.T, y @ y.T
-    np.fill_diagonal(k, 0.0)
-    np.fill_diagonal(m, 0.0)
-    together = float((k * m).sum()) + float(k.sum() * m.sum()) / ((num_rows - 1) * (num_rows - 2))
-    return (together - 2.0 / (num_rows - 2) * float(k.sum(0) @ m.sum(0))) / (num_rows * (num_rows - 3))
-
-
-def _pooled(value: Tensor, mask: Tensor | None) -> np.ndarray:
-    """[B, T, D], [B, C, H, W] or [B, D] → [B, D] float64."""
-    value = value.detach().double()
-    if value.dim() == 4:
-        value = value.mean((2, 3))
-    elif value.dim() == 3:
-        if mask is not None and mask.shape[1] == value.shape[1]:
-            weights = mask.to(value.device).double()[..., None]
-            value = (value * weights).sum(1) / weights.sum(1).clamp_min(1.0)
-        else:
-            value = value.mean(1)
-    return value.cpu().numpy()
 
 
 def _mask(inputs: Mapping[str, Any], num_rows: int, tokens: int) -> Tensor:

@@ -11,21 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from potstill.cka import LEAST_ROWS_DEBIASED, cka_matrix, row_vectors
 from potstill.data.collate import NOT_INPUTS
 from potstill.errors import DataError
 from potstill.training.taps import available
 
-Read = Callable[[nn.Module, Mapping[str, Any], Sequence[str]], Mapping[str, Tensor]]
-LEAST_ROWS = 4
+Read = Callable[[Any, Mapping[str, Any], Sequence[str]], Mapping[str, Tensor]]
 TEACHER = "teacher_"
 
 
 def block_similarity(
     student: nn.Module, teacher: nn.Module, batches: Iterable[Mapping[str, Any]], read: Read, *, max_rows: int = 512
 ) -> Tensor:
-    """CKA of every student block with every teacher block, [S, L] on the CPU.
-
-    A row of a block is the mean over its real tokens or over its pixels.
+    """Debiased CKA of every student block with every teacher block, [S, L] on the CPU.
 
     Args:
         student: Model whose blocks are the rows; put into eval mode by the caller.
@@ -37,41 +35,54 @@ def block_similarity(
     Raises:
         DataError: Fewer than 4 rows.
     """
-    kept: tuple[dict[str, list[Tensor]], ...] = tuple({need: [] for need in _blocks(model)} for model in (student, teacher))
+    needs = [[name for name in available(model) if name.startswith("hidden:")] for model in (student, teacher)]
+    sides, num_rows = rows_of_blocks((student, teacher), needs, batches, read, max_rows=max_rows)
+    if num_rows < LEAST_ROWS_DEBIASED:
+        raise DataError(f"{num_rows} rows were given to compare blocks", f"at least {LEAST_ROWS_DEBIASED} rows", "give more rows")
+    return cka_matrix(list(sides[0].values()), list(sides[1].values()), debiased=True)
+
+
+def rows_of_blocks(
+    models: tuple[Any, Any],
+    needs: Sequence[Sequence[str]],
+    batches: Iterable[Mapping[str, Any]],
+    read: Read,
+    *,
+    max_rows: int,
+) -> tuple[list[dict[str, Tensor]], int]:
+    """One vector a row for every need of student and teacher, see `row_vectors`.
+
+    Args:
+        models: Student and teacher.
+        needs: Need names of each.
+        batches: As the collator makes them.
+        read: (model, inputs, needs) → values by need name.
+        max_rows: Stop after this many rows.
+
+    Returns:
+        Need name → [N, D] on the CPU, of student and teacher; and N.
+    """
+    kept: list[dict[str, list[Tensor]]] = [{need: [] for need in names} for names in needs]
     num_rows = 0
     for batch in batches:
         if num_rows >= max_rows:
             break
-        for model, rows, inputs in zip((student, teacher), kept, (_inputs(batch), _inputs(batch, TEACHER)), strict=True):
+        for model, rows, inputs in zip(models, kept, (model_inputs(batch), model_inputs(batch, teacher=True)), strict=True):
             with torch.no_grad():
                 values = read(model, inputs, tuple(rows))
             for need, parts in rows.items():
-                parts.append(_row_vectors(values[need], inputs.get("attention_mask")))
+                parts.append(row_vectors(values[need], inputs.get("attention_mask")).cpu())
         num_rows += len(next(iter(kept[0].values()))[-1])
-    if num_rows < LEAST_ROWS:
-        raise DataError(f"{num_rows} rows were given to compare blocks", f"at least {LEAST_ROWS} rows", "give more rows")
-    grams = [[_centred_gram(torch.cat(parts)[:max_rows]) for parts in rows.values()] for rows in kept]
-    return torch.stack([torch.stack([alignment(own, other) for other in grams[1]]) for own in grams[0]])
+    joined = [{need: torch.cat(parts)[:max_rows] for need, parts in rows.items() if parts} for rows in kept]
+    return joined, min(num_rows, max_rows)
 
 
-def alignment(first: Tensor, second: Tensor) -> Tensor:
-    """Cosine of two unbiased, centred Gram matrices [N, N]: debiased linear CKA, about 0 for unrelated rows of any width.
-
-    Source: Kornblith et al. 2019 (arXiv 1905.00414) with the unbiased HSIC of Song et al. 2012.
-    """
-    return (first * second).sum() / (first.norm() * second.norm()).clamp(min=1e-12)
-
-
-def _centred_gram(rows: Tensor) -> Tensor:
-    """U-centred Gram matrix of [N, D]: zero diagonal, and sums of rows of zero."""
-    rows = rows.double() - rows.double().mean(0)
-    gram = rows @ rows.T
-    count = len(gram)
-    gram.fill_diagonal_(0.0)
-    sums = gram.sum(0) / (count - 2)
-    total = sums.sum() / (2 * (count - 1))
-    centred = gram - (sums - total)[:, None] - (sums - total)[None, :]
-    return centred.fill_diagonal_(0.0)
+def model_inputs(batch: Mapping[str, Any], *, teacher: bool = False) -> dict[str, Any]:
+    """What a model reads of a batch: the ``teacher_`` inputs, their prefix removed, for a teacher that has its own."""
+    own = {name.removeprefix(TEACHER): value for name, value in batch.items() if name.startswith(TEACHER)}
+    if teacher and own:
+        return own
+    return {name: value for name, value in batch.items() if not name.startswith(TEACHER) and name not in NOT_INPUTS}
 
 
 def best_rising(similarity: Tensor) -> list[tuple[int, int]]:
@@ -97,21 +108,3 @@ def best_rising(similarity: Tensor) -> list[tuple[int, int]]:
         pairs.append((row, column))
         column -= 1
     return pairs[::-1]
-
-
-def _blocks(model: nn.Module) -> list[str]:
-    return [name for name in available(model) if name.startswith("hidden:")]
-
-
-def _inputs(batch: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    own = {key.removeprefix(TEACHER): value for key, value in batch.items() if prefix and key.startswith(prefix)}
-    return own or {key: value for key, value in batch.items() if key not in NOT_INPUTS and not key.startswith(TEACHER)}
-
-
-def _row_vectors(values: Tensor, mask: Tensor | None) -> Tensor:
-    if values.dim() == 4:
-        return values.mean((2, 3)).cpu()
-    if mask is None or mask.shape != values.shape[:2]:
-        return values.mean(1).cpu()
-    weights = mask.to(values.dtype).unsqueeze(-1)
-    return ((values * weights).sum(1) / weights.sum(1).clamp(min=1)).cpu()

@@ -1,0 +1,114 @@
+"""Linear centred kernel alignment: how alike two representations of the same rows are, whatever their widths.
+
+Source: Kornblith et al. 2019 (https://arxiv.org/abs/1905.00414); debiased with the unbiased HSIC of Song et al. 2012.
+
+Shapes: N rows, B batch, T tokens, D width, C channels, H height, W width of a map, S and L blocks of two models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from potstill.errors import DataError
+
+LEAST_ROWS, LEAST_ROWS_DEBIASED = 2, 4
+
+
+def linear_cka(first: Any, second: Any, *, debiased: bool = False) -> float:
+    """Linear CKA of two representations of the same rows, unchanged by rotation and scale of either side.
+
+    Formula: ‖XᵀY‖² / (‖XᵀX‖ · ‖YᵀY‖) with centred columns and Frobenius norms.
+
+    Args:
+        first: [N, D₁], an array or a tensor.
+        second: [N, D₂].
+        debiased: Remove the bias that makes few rows of wide vectors look alike; needs 4 rows, and may fall below 0.
+
+    Returns:
+        0 to 1; 0 where a side is constant.
+
+    Raises:
+        DataError: Different rows, or too few.
+
+    Example:
+        >>> linear_cka([[0.0], [1.0], [2.0]], [[0.0, 0.0], [0.0, 3.0], [0.0, 6.0]])
+        1.0
+    """
+    return float(cka_matrix([torch.as_tensor(first)], [torch.as_tensor(second)], debiased=debiased)[0, 0])
+
+
+def cka_matrix(first: Sequence[Tensor], second: Sequence[Tensor], *, debiased: bool = False) -> Tensor:
+    """CKA of every representation of one side with every one of the other, [S, L] in float64, without a gradient.
+
+    Args:
+        first: S tensors [N, D].
+        second: L tensors [N, D].
+        debiased: As for `linear_cka`.
+
+    Raises:
+        DataError: Different rows, or too few.
+    """
+    counts = {len(rows) for rows in (*first, *second)}
+    least = LEAST_ROWS_DEBIASED if debiased else LEAST_ROWS
+    if len(counts) != 1 or min(counts) < least:
+        told = " and ".join(map(str, sorted(counts))) or "0"
+        raise DataError(f"{told} rows were given for CKA", f"the same rows, at least {least}", "give more rows")
+    with torch.no_grad():
+        sides = [[_centred(rows) for rows in side] for side in (first, second)]
+        if debiased:
+            sides = [[_gram_without_bias(rows) for rows in side] for side in sides]
+            return torch.stack([torch.stack([_cosine(own, other) for other in sides[1]]) for own in sides[0]])
+        norms = [[(rows.T @ rows).norm() for rows in side] for side in sides]
+        values = [
+            [
+                ((own.T @ other).square().sum() / (norms[0][row] * norms[1][column]).clamp(min=1e-300)).clamp(max=1.0)
+                for column, other in enumerate(sides[1])
+            ]
+            for row, own in enumerate(sides[0])
+        ]
+        return torch.stack([torch.stack(row) for row in values])
+
+
+def row_vectors(values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """One vector a row, in float64: the mean over its real tokens or over its pixels.
+
+    Args:
+        values: [B, D], [B, T, D] or [B, C, H, W].
+        mask: [B, T], true on real tokens; left out of account where it does not fit.
+
+    Returns:
+        [B, D], or [B, C] of maps.
+    """
+    values = values.detach().double()
+    if values.dim() == 4:
+        return values.mean((2, 3))
+    if values.dim() < 3:
+        return values
+    if mask is None or mask.shape != values.shape[:2]:
+        return values.mean(1)
+    weights = mask.to(values.device, values.dtype).unsqueeze(-1)
+    return (values * weights).sum(1) / weights.sum(1).clamp(min=1.0)
+
+
+def _centred(rows: Tensor) -> Tensor:
+    rows = rows.detach().double()
+    return rows - rows.mean(0)
+
+
+def _gram_without_bias(rows: Tensor) -> Tensor:
+    """U-centred Gram matrix of centred rows [N, D]: zero diagonal, and sums of rows of zero."""
+    gram = rows @ rows.T
+    count = len(gram)
+    gram.fill_diagonal_(0.0)
+    sums = gram.sum(0) / (count - 2)
+    middle = sums - sums.sum() / (2 * (count - 1))
+    return (gram - middle[:, None] - middle[None, :]).fill_diagonal_(0.0)
+
+
+def _cosine(first: Tensor, second: Tensor) -> Tensor:
+    scale = first.norm() * second.norm()
+    return torch.where(scale > 0, (first * second).sum() / scale.clamp(min=1e-300), torch.zeros_like(scale))
