@@ -17,7 +17,7 @@ from potstill.student.importance import measure
 from potstill.student.init import cut_student
 from potstill.student.plan import plan
 from potstill.student.resnet_cut import cut_resnet
-from student.builders import ALL_TYPES, tiny_batches, tiny_config, tiny_model
+from student.builders import ALL_TYPES, CONVOLUTIONAL, tiny_batches, tiny_config, tiny_model
 
 BIG = {
     "bert": {},
@@ -28,6 +28,8 @@ BIG = {
     "vit": {},
     "deit": {},
     "resnet": {},
+    "convnext": {},
+    "mobilenet_v2": {},
 }
 
 
@@ -72,6 +74,9 @@ PLANNED = {
     "electra-small": transformers.ElectraConfig(num_hidden_layers=12),
     "vit-base": transformers.ViTConfig(num_labels=10),
     "resnet-50": transformers.ResNetConfig(num_labels=10),
+    "convnext-tiny": transformers.ConvNextConfig(num_labels=10),
+    "mobilenet-v2": transformers.MobileNetV2Config(num_labels=10),
+    "mobilenet-v2-narrow": transformers.MobileNetV2Config(num_labels=10, depth_multiplier=0.5, output_stride=16),
 }
 
 
@@ -136,7 +141,7 @@ def test_cutting_leaves_the_teacher_as_it_was_and_draws_the_same_twice(model_typ
         assert torch.isfinite(first.float()).all()
 
 
-@pytest.mark.parametrize("model_type", [name for name in ALL_TYPES if name != "resnet"])
+@pytest.mark.parametrize("model_type", [name for name in ALL_TYPES if name not in CONVOLUTIONAL])
 def test_a_masked_model_equals_the_cut_model(model_type):
     """Neurons whose output weights are zero add nothing, so cutting them, and fitting what stays, changes no logit."""
     teacher = tiny_model(model_type)

@@ -9,7 +9,8 @@ from transformers import AutoConfig, PreTrainedModel
 from potstill.student.families import FAMILIES
 
 TEXT_TYPES = ("bert", "roberta", "xlm-roberta", "distilbert", "electra")
-IMAGE_TYPES = ("vit", "deit", "resnet")
+IMAGE_TYPES = ("vit", "deit", "resnet", "convnext", "mobilenet_v2")
+CONVOLUTIONAL = ("resnet", "convnext", "mobilenet_v2")
 ALL_TYPES = TEXT_TYPES + IMAGE_TYPES
 
 
@@ -17,6 +18,10 @@ def tiny_config(model_type: str, **changes):
     """A configuration small enough to run in milliseconds."""
     if model_type == "resnet":
         values = {"embedding_size": 16, "hidden_sizes": [32, 64], "depths": [2, 2], "num_labels": 3}
+    elif model_type == "convnext":
+        values = {"hidden_sizes": [16, 32], "depths": [2, 2], "num_stages": 2, "num_labels": 3, "layer_scale_init_value": 0.5}
+    elif model_type == "mobilenet_v2":
+        values = {"depth_multiplier": 0.35, "depth_divisible_by": 4, "min_depth": 4, "finegrained_output": False, "num_labels": 3}
     elif model_type == "distilbert":
         values = {"vocab_size": 120, "dim": 32, "hidden_dim": 64, "n_layers": 3, "n_heads": 4, "num_labels": 3}
         values["max_position_embeddings"] = 24
@@ -53,7 +58,7 @@ def tiny_batches(model_type: str, num_batches: int = 3, rows: int = 8, seed: int
         row_id = torch.arange(number * rows, (number + 1) * rows)
         labels = torch.randint(0, 3, (rows,), generator=generator)
         if model_type in IMAGE_TYPES:
-            size = 32 if model_type == "resnet" else 16
+            size = 32 if model_type in CONVOLUTIONAL else 16
             inputs = {"pixel_values": torch.randn(rows, 3, size, size, generator=generator)}
         else:
             ids = torch.randint(5, 120, (rows, 10), generator=generator)

@@ -7,8 +7,10 @@ import torch
 from torch import nn
 
 from potstill.errors import ModelError, NeedsError
+from potstill.methods.contract import facts_of
 from potstill.student.families import BLOCK_ROLES, FAMILIES, family_of
-from student.builders import ALL_TYPES, tiny_batches, tiny_model
+from potstill.training.taps import Taps
+from student.builders import ALL_TYPES, CONVOLUTIONAL, tiny_batches, tiny_model
 
 
 def test_the_builders_cover_the_table():
@@ -23,7 +25,7 @@ def test_parts_exist_with_the_shapes_of_the_configuration(model_type):
     assert family.head(model).out_features == 3
     assert isinstance(family.embedding(model), nn.Module)
     if family.structure == "convolution":
-        assert len(family.blocks(model)) == len(model.config.depths)
+        assert len(family.blocks(model)) == len(family.size(model.config, "layers")) == len(family.size(model.config, "hidden"))
         return
     assert len(family.blocks(model)) == family.size(model.config, "layers")
     for k in (1, -1):
@@ -38,7 +40,7 @@ def test_embedding_output_enters_the_first_block(model_type):
     family, seen = family_of(model), {}
     handles = [
         family.embedding(model).register_forward_hook(lambda m, i, o: seen.update(embedding=o)),
-        family.block(model, 1).register_forward_pre_hook(lambda m, i: seen.update(block=i[0])),
+        first_block(family, model).register_forward_pre_hook(lambda m, i: seen.update(block=i[0])),
     ]
     batch = tiny_batches(model_type, 1)[0]
     with torch.no_grad():
@@ -46,6 +48,23 @@ def test_embedding_output_enters_the_first_block(model_type):
     for handle in handles:
         handle.remove()
     assert torch.equal(seen["embedding"], seen["block"])
+
+
+def first_block(family, model):
+    """The module that the embedding enters; where stages are runs of blocks, the first of them."""
+    return next(family.base(model).get_submodule(family.blocks_path).children())
+
+
+@pytest.mark.parametrize("model_type", CONVOLUTIONAL)
+def test_stages_end_where_the_grid_shrinks(model_type):
+    model = tiny_model(model_type)
+    needs = [f"hidden:{k}" for k in range(1, len(family_of(model).blocks(model)) + 1)]
+    pixels = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        _, values = Taps(model, needs).run({"pixel_values": pixels})
+    facts = facts_of(model)
+    assert tuple(64 // values[need].shape[-1] for need in needs) == facts.strides
+    assert tuple(values[need].shape[1] for need in needs) == tuple(family_of(model).size(model.config, "hidden"))
 
 
 def test_unknown_model_types_and_blocks_are_told_in_three_beats():

@@ -20,11 +20,11 @@ def cut_resnet(teacher: PreTrainedModel, student: PreTrainedModel, importance: I
 
     Channels that a residual sum joins are chosen together, by the sum of their scores over the stage.
     """
-    scores = _Scores(teacher, importance)
+    scores = ChannelScores(teacher, importance)
     old_base: Any = teacher.base_model
     new_base: Any = student.base_model
     stem = scores.best(["embedder.embedder.normalization"], student.config.embedding_size)
-    _copy_convolution(old_base.embedder.embedder, new_base.embedder.embedder, stem, torch.arange(student.config.num_channels))
+    copy_convolution(old_base.embedder.embedder, new_base.embedder.embedder, stem, torch.arange(student.config.num_channels))
     inputs = stem
     for stage, (old_stage, new_stage) in enumerate(zip(old_base.encoder.stages, new_base.encoder.stages)):
         outputs = _stage_channels(scores, old_stage, stage, inputs, student.config.hidden_sizes[stage])
@@ -53,7 +53,7 @@ def settle_statistics(student: PreTrainedModel, batches: Iterable[Mapping[str, T
         norm.momentum = momentum
 
 
-class _Scores:
+class ChannelScores:
     """Channel scores by module path; the norm's scale where nothing was measured."""
 
     def __init__(self, teacher: PreTrainedModel, importance: Importance | None) -> None:
@@ -63,11 +63,12 @@ class _Scores:
         self.scores = {name: measured.get(name, module.weight.detach().abs().numpy()) for name, module in modules.items()}
 
     def best(self, paths: list[str], kept: int) -> Tensor:
+        """The `kept` channels of the largest sum of scores over norms, ascending."""
         total = np.sum([self.scores[path] for path in paths if path in self.scores], axis=0)
         return torch.as_tensor(np.sort(np.argsort(-total, kind="stable")[:kept]))
 
 
-def _stage_channels(scores: _Scores, stage_module: Any, stage: int, inputs: Tensor, kept: int) -> Tensor:
+def _stage_channels(scores: ChannelScores, stage_module: Any, stage: int, inputs: Tensor, kept: int) -> Tensor:
     """The stage's output channels; those of its input where the teacher adds the input as it is."""
     if isinstance(stage_module.layers[0].shortcut, nn.Identity) and len(inputs) == kept:
         return inputs
@@ -77,23 +78,25 @@ def _stage_channels(scores: _Scores, stage_module: Any, stage: int, inputs: Tens
     return scores.best(paths, kept)
 
 
-def _copy_block(scores: _Scores, path: str, old: Any, new: Any, inputs: Tensor, outputs: Tensor) -> None:
+def _copy_block(scores: ChannelScores, path: str, old: Any, new: Any, inputs: Tensor, outputs: Tensor) -> None:
     if not isinstance(new.shortcut, nn.Identity):
         if isinstance(old.shortcut, nn.Identity):
             _select_channels(new.shortcut, inputs, outputs)
         else:
-            _copy_convolution(old.shortcut, new.shortcut, outputs, inputs)
+            copy_convolution(old.shortcut, new.shortcut, outputs, inputs)
     before = inputs
     last = len(old.layer) - 1
     for number, (old_layer, new_layer) in enumerate(zip(old.layer, new.layer)):
         width = new_layer.convolution.out_channels
         after = outputs if number == last else scores.best([f"{path}.layer.{number}.normalization"], width)
-        _copy_convolution(old_layer, new_layer, after, before)
+        copy_convolution(old_layer, new_layer, after, before)
         before = after
 
 
-def _copy_convolution(old: Any, new: Any, outputs: Tensor, inputs: Tensor) -> None:
-    new.convolution.weight.copy_(old.convolution.weight[outputs][:, inputs])
+def copy_convolution(old: Any, new: Any, outputs: Tensor, inputs: Tensor | None) -> None:
+    """Copy channels of a convolution and its norm; `inputs` is None where each filter sees its own channel alone."""
+    weight = old.convolution.weight[outputs]
+    new.convolution.weight.copy_(weight if inputs is None else weight[:, inputs])
     for name in ("weight", "bias", "running_mean", "running_var"):
         getattr(new.normalization, name).copy_(getattr(old.normalization, name)[outputs])
 

@@ -1,9 +1,10 @@
-"""The search over ResNet shapes: how many blocks per stage, and how wide each stage, fit a budget."""
+"""The search over ResNet and ConvNeXt shapes: how many blocks per stage, and how wide each stage, fit a budget."""
 
 from __future__ import annotations
 
 import copy
 import itertools
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,12 @@ from potstill.student.cost import parameters
 DEPTH_WEIGHT = 1.0  # × log2(blocks of the teacher / blocks)
 WIDTH_WEIGHT = 1.5  # × log2(1 / width scale)
 TOLERANCE = 0.004
+SKETCHED = ("model_type", "num_channels", "num_labels", "embedding_size", "hidden_sizes", "depths", "patch_size")
+SKETCHED += ("layer_type", "downsample_in_first_stage", "downsample_in_bottleneck", "layer_scale_init_value")
 
 
 def best_resnet(config: Any, budget: int, teacher_parameters: int) -> Any:
-    """A ResNet configuration whose parameters land on `budget`.
+    """A ResNet (or ConvNeXt) configuration whose parameters land on `budget`.
 
     All stages shrink by one scale; the last stage, then the others, take up what rounding leaves.
 
@@ -25,6 +28,7 @@ def best_resnet(config: Any, budget: int, teacher_parameters: int) -> Any:
         budget: Parameters to land on.
         teacher_parameters: What the tolerance refers to.
     """
+    whole, config = config, _sketch(config)
     step = channel_step(config)
     best, best_key = config, (np.inf, np.inf)
     for depths in _depth_choices(config):
@@ -34,7 +38,16 @@ def best_resnet(config: Any, budget: int, teacher_parameters: int) -> Any:
         key = (0.0, penalty) if gap <= TOLERANCE else (gap, penalty)
         if key < best_key:
             best, best_key = candidate, key
-    return best
+    student = copy.deepcopy(whole)
+    for name in ("depths", "hidden_sizes", "embedding_size"):
+        if hasattr(best, name):
+            setattr(student, name, getattr(best, name))
+    return student
+
+
+def _sketch(config: Any) -> SimpleNamespace:
+    """What the search reads of a configuration, without the cost of copying all of it for every candidate."""
+    return SimpleNamespace(**{name: getattr(config, name) for name in SKETCHED if hasattr(config, name)})
 
 
 def channel_step(config: Any) -> int:
@@ -85,5 +98,6 @@ def _scaled(config: Any, depths: list[int], scale: float, step: int) -> Any:
     scaled = copy.deepcopy(config)
     scaled.depths = list(depths)
     scaled.hidden_sizes = [width(channels) for channels in config.hidden_sizes]
-    scaled.embedding_size = width(config.embedding_size)
+    if hasattr(config, "embedding_size"):
+        scaled.embedding_size = width(config.embedding_size)
     return scaled
