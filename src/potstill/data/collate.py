@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-NOT_INPUTS = frozenset({"labels", "row_id", "row_index", "unit_positions", "unit_ends"})
+NOT_INPUTS = frozenset({"labels", "row_id", "row_index", "view", "unit_positions", "unit_ends"})
 """What a batch carries beside the inputs of a model."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from potstill.errors import NeedsError
 from potstill.methods.contract import Method, MethodOptions, ModelFacts, StageSpec
+from potstill.methods.routing import DYNAMIC, route_stages
 from potstill.table import resolve
 
 DESCRIBED = {"labels": "several labels at once", "numbers": "numbers", "embedding": "embeddings"}
@@ -21,10 +22,20 @@ METHODS: dict[str, str] = {
     "wsld": "potstill.methods.output:wsld",
     "ctkd": "potstill.methods.output:ctkd",
     "mlkd": "potstill.methods.output:mlkd",
+    # several models, one after the other
+    "takd": "potstill.methods.chains:takd",
+    "rco": "potstill.methods.chains:rco",
+    "ban": "potstill.methods.chains:ban",
     # no teacher
-    "self": "potstill.methods.teacher_free:tf_kd",
+    "self": "potstill.methods.teacher_free:self_taught",
     "tf_kd": "potstill.methods.teacher_free:tf_kd",
+    "cs_kd": "potstill.methods.teacher_free:cs_kd",
     "label_smoothing": "potstill.methods.teacher_free:label_smoothing",
+    # peers, averages and noise
+    "dml": "potstill.methods.online:dml",
+    "mean_teacher": "potstill.methods.online:mean_teacher",
+    "noisy_teacher": "potstill.methods.online:noisy_teacher",
+    "sskd": "potstill.methods.online:sskd",
     # blocks of encoders
     "distilbert": "potstill.methods.response:distilbert",
     "tinybert": "potstill.methods.layerwise:tinybert",
@@ -55,7 +66,23 @@ METHODS: dict[str, str] = {
 }
 
 # Methods on the probabilities of classes that exclude each other.
-OF_CLASSES = frozenset({"dkd", "dist", "logit_std", "nkd", "wsld", "ctkd", "mlkd", "self", "tf_kd", "label_smoothing"})
+OF_CLASSES = frozenset(
+    {
+        "dkd",
+        "dist",
+        "logit_std",
+        "nkd",
+        "wsld",
+        "ctkd",
+        "mlkd",
+        "self",
+        "tf_kd",
+        "cs_kd",
+        "mean_teacher",
+        "sskd",
+        "label_smoothing",
+    }
+)
 
 # Pairs (student, teacher) that stand for a kind of model where a method is described without one.
 EXAMPLES = (
@@ -99,7 +126,8 @@ def build(name: str, student: ModelFacts, teacher: ModelFacts, options: MethodOp
     """
     options = options or MethodOptions()
     require_answers(name, options)
-    return find(name)(student, teacher, options)
+    stages = find(name)(student, teacher, options)
+    return route_stages(name, stages, student, teacher) if options.layers == DYNAMIC else stages
 
 
 def require_answers(name: str, options: MethodOptions) -> None:

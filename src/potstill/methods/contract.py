@@ -24,6 +24,8 @@ class ModelFacts:
         kept_layers: For a student cut from the teacher: the teacher's blocks that it keeps, 1-based; else empty.
         num_classes: Outputs of the head; None where unknown.
         strides: Pixels of the image per step of each block's grid (of its patches); empty for texts and where unknown.
+        parameters: Numbers in it; None where unknown.
+        matched: For a student: pairs (student block, teacher block) that were measured to be alike; empty where nothing was.
     """
 
     layers: int
@@ -33,11 +35,40 @@ class ModelFacts:
     kept_layers: tuple[int, ...] = ()
     num_classes: int | None = None
     strides: tuple[int, ...] = ()
+    parameters: int | None = None
+    matched: tuple[tuple[int, int], ...] = ()
 
     @property
     def has_maps(self) -> bool:
         """Whether blocks give maps [B, C, H, W] (a convolutional net) and not tokens [B, T, D]."""
         return self.modality == "image" and self.heads is None
+
+
+@dataclass(frozen=True)
+class OnlineOptions:
+    """What the user asks of methods whose teacher is no fixed model; see the recipe's `distill.online`.
+
+    Args:
+        peers: Networks of `dml`, with the student.
+        start: What the other peers begin with: "student", "random", or what suits the student ("auto").
+        decay: Of the average in `mean_teacher`.
+        consistency: Weight of its consistency after the ramp.
+        ramp_up: Share of training over which that rises; None for the paper's.
+        noise: σ of `noisy_teacher`.
+        noise_share: Share of the rows with noise.
+        turned_share: Share of the rows kept of those that the teacher gets wrong, in `sskd`.
+        itself: What `self` stands for: "tf_kd", "cs_kd" or "label_smoothing".
+    """
+
+    peers: int = 2
+    start: str = "auto"
+    decay: float = 0.999
+    consistency: float = 100.0
+    ramp_up: float | None = None
+    noise: float = 0.5
+    noise_share: float = 0.5
+    turned_share: float = 0.75
+    itself: str = "tf_kd"
 
 
 @dataclass(frozen=True)
@@ -49,10 +80,14 @@ class MethodOptions:
         learning_rate: Peak of every stage.
         temperature: τ of the response term, a number or a schedule.
         alpha: Weight of the teacher's response, a number or a schedule; the labels get the rest.
-        layers: auto, uniform, last, first, skip, or pairs (student, teacher).
+        layers: auto, uniform, last, first, skip, dynamic, or pairs (student, teacher).
         has_taps: The source of knowledge gives more than logits.
         has_same_tokens: Student and teacher see the same tokens, so that token values can be compared.
         answers: What the task's answers are, and which losses teach them.
+        online: For methods with peers, averages and noise.
+        assistants: Models between teacher and student.
+        generations: Students of one shape, one after the other.
+        anchors: Earlier states of the teacher.
     """
 
     epochs: float | None = None
@@ -63,6 +98,10 @@ class MethodOptions:
     has_taps: bool = True
     has_same_tokens: bool = True
     answers: Answers = ONE_CLASS
+    online: OnlineOptions = OnlineOptions()
+    assistants: int | None = None
+    generations: int | None = None
+    anchors: int | None = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +138,9 @@ class StageSpec:
         rows: "all" rows, or the "labelled" ones alone.
         select: Which weights are kept: "metric", "fidelity" or "last".
         settings: Further settings of `StageSettings`.
+        learner: Who is trained: "student", or a model of a chain under this name.
+        teacher: Who is listened to: "teacher", a model of the chain, or "anchor-2", an earlier state of the teacher.
+        parameters: Size of a learner of a chain; None for the student's own shape.
     """
 
     name: str
@@ -108,6 +150,9 @@ class StageSpec:
     rows: str = "all"
     select: str = "metric"
     settings: Mapping[str, Any] = field(default_factory=dict)
+    learner: str = "student"
+    teacher: str = "teacher"
+    parameters: int | None = None
 
     def losses(self) -> list[dict[str, Any]]:
         """The terms as `DistillationTrainer` takes them."""
@@ -143,11 +188,19 @@ def facts_of(model: Any, *, kept_layers: Sequence[int] = ()) -> ModelFacts:
     layers = len(depth) if isinstance(depth, (list, tuple)) else int(depth)
     last_width = width[-1] if isinstance(width, (list, tuple)) else width
     kept = tuple(kept_layers) if len(kept_layers) == layers else ()
-    return ModelFacts(layers, int(last_width), heads, family.modality, kept, config.num_labels, _strides(config, layers))
+    size = int(model.num_parameters()) if hasattr(model, "num_parameters") else None
+    return ModelFacts(layers, int(last_width), heads, family.modality, kept, config.num_labels, _strides(config, layers), size)
 
 
 def _strides(config: Any, layers: int) -> tuple[int, ...]:
-    """Strides of a ResNet's stages (its stem has 4) or a vision transformer's patches."""
+    """Strides of the stages of a convolutional net (a ResNet's stem has 4) or of a vision transformer's patches."""
+    from potstill.student import convnext_cost, mobilenet_shapes
+
+    model_type = getattr(config, "model_type", "")
+    if model_type == "convnext":
+        return convnext_cost.strides(config)
+    if model_type == "mobilenet_v2":
+        return mobilenet_shapes.stage_strides(config)
     if hasattr(config, "patch_size"):
         patch = config.patch_size
         return (int(patch[0] if isinstance(patch, (list, tuple)) else patch),) * layers

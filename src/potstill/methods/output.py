@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from potstill.methods.contract import MethodOptions, ModelFacts, StageSpec, TermSpec, with_wishes
@@ -78,9 +79,12 @@ def mlkd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tu
     return one_stage(options, _with_labels("mlkd", options, weight=0.9, labels=0.1, temperature=None))
 
 
-def one_stage(options: MethodOptions, terms: tuple[TermSpec, ...], *, rows: str = "all") -> tuple[StageSpec, ...]:
-    """A single stage with the epochs and rate of plain distillation, or the user's."""
-    return with_wishes([StageSpec("prediction", terms, epochs=EPOCHS, learning_rate=RATE, rows=rows)], options)
+def one_stage(
+    options: MethodOptions, terms: tuple[TermSpec, ...], *, rows: str = "all", settings: Mapping[str, Any] | None = None
+) -> tuple[StageSpec, ...]:
+    """A single stage with the epochs and rate of plain distillation, or the user's, and further settings of the stage."""
+    stage = StageSpec("prediction", terms, epochs=EPOCHS, learning_rate=RATE, rows=rows, settings=settings or {})
+    return with_wishes([stage], options)
 
 
 def warm_up(weight: float, share: float = WARM_UP) -> dict[str, Any]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from potstill.errors import NeedsError
-from potstill.losses.catalogue import defaults
+from potstill.losses.catalogue import OF_CLASSES, defaults
 from potstill.methods.contract import MethodOptions, ModelFacts, StageSpec, TermSpec, with_wishes
 from potstill.methods.layers import pair_layers
 from potstill.methods.needs import require_positions
-from potstill.training.schedules import is_schedule
+from potstill.tasks.answers import Answers
+from potstill.training.schedules import is_schedule, parse
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +106,27 @@ def _term(entry: Mapping[str, Any], weight: Any, temperature: Any = None) -> Ter
     return TermSpec(entry["name"], weight, temperature, options)
 
 
+def in_units(terms: Sequence[TermSpec], answers: Answers) -> tuple[TermSpec, ...]:
+    """Terms of the user's own, in units of the labels' spread where they measure numbers and name no scale.
+
+    Raises:
+        NeedsError: A term on class probabilities, where a row's answer is something else.
+    """
+    found = []
+    for term in terms:
+        if term.name in OF_CLASSES and not answers.is_distribution:
+            fitting = " and ".join(dict.fromkeys(entry["name"] for entry in answers.from_teacher))
+            raise NeedsError(
+                f"loss {term.name!r} compares probabilities of classes that exclude each other;"
+                f" the answers of this task are of another kind ({answers.kind})",
+                f"for the answers: {fitting}; or losses on inner values",
+                "take that loss, or leave distill.losses out",
+            )
+        units = {} if answers.scale is None or "scale" not in defaults(term.name) else {"scale": answers.scale}
+        found.append(replace(term, options={**units, **term.options}))
+    return tuple(found)
+
+
 def label_terms(options: MethodOptions, *, temperature: float = 4.0) -> tuple[TermSpec, ...]:
     """Labels alone, as the reference protocol has them beside a feature; with `alpha`, labels and response."""
     return tuple(term for term in response_terms(options, temperature=temperature, alpha=0.0) if term.weight != 0)
@@ -113,6 +136,8 @@ def _mapped(schedule: Any, change: Any) -> Any:
     """A schedule as a recipe writes it, with every value changed; linear changes keep its form."""
     if not is_schedule(schedule):
         return change(float(schedule))
+    if isinstance(schedule, dict) and "ramp_up" in schedule:
+        schedule = parse(schedule)
     if not isinstance(schedule, dict):
         return lambda progress: change(schedule(progress))
     ((kind, parts),) = schedule.items()

@@ -4,12 +4,39 @@ from __future__ import annotations
 
 import logging
 
+from potstill.errors import RecipeError
 from potstill.methods.contract import MethodOptions, ModelFacts, StageSpec, TermSpec
 from potstill.methods.needs import require_classes
 from potstill.methods.output import one_stage
-from potstill.methods.response import response_terms
+from potstill.methods.response import label_term, response_terms
+from potstill.training.beside import Beside
 
 logger = logging.getLogger(__name__)
+
+
+def self_taught(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+    """The student without a teacher: `tf_kd`, or what `distill.online.itself` names of `tf_kd`, `cs_kd` and `label_smoothing`.
+
+    Source: Yuan et al. 2020 (arXiv 1909.11723), Yun et al. 2020 (arXiv 2003.13964), Szegedy et al. 2016 (arXiv 1512.00567).
+    """
+    kinds = {"tf_kd": tf_kd, "cs_kd": cs_kd, "label_smoothing": label_smoothing}
+    if options.online.itself not in kinds:
+        raise RecipeError(f"itself is {options.online.itself!r}", ", ".join(kinds), "set distill.online.itself to one of them")
+    return kinds[options.online.itself](student, teacher, options)
+
+
+def cs_kd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+    """Rows of one class agree with each other: τ = 4, weight 1, beside labels at weight 1. Labelled rows only.
+
+    Source: Yun et al. 2020, CS-KD (arXiv 2003.13964), λ = 1 and τ = 4. Batches hold another row of its class for each row,
+    so a step sees twice the rows; both of a pair learn, in the paper one is a target alone.
+    """
+    require_classes("cs_kd", student, teacher, least=2, nearest="distilbert")
+    heat = 4.0 if options.temperature is None else options.temperature
+    weight = 1.0 if options.alpha is None else options.alpha
+    labels = label_term(options) if options.alpha is None else response_terms(options, temperature=1.0, alpha=1.0)[-1]
+    settings = {"beside": Beside(class_pairs=True)}
+    return one_stage(options, (TermSpec("cs_kd", weight, heat), labels), rows="labelled", settings=settings)
 
 
 def tf_kd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:

@@ -128,10 +128,7 @@ def training_source(run: Run, weights: TeacherWeights | None = None) -> TeacherS
 
 def _first_source(run: Run) -> TeacherSource:
     """Answers from the cache where there is one, else from the live model on its own tokens; inner values from the live model."""
-    from potstill.teacher.live import LiveTeacher
-    from potstill.training.taps import TapReader
-
-    live = LiveTeacher(run.teacher.model, TapReader())
+    live = live_teacher(run)
     cached = (run.folder / run.places.cache / "logits").is_dir()
     inside: TeacherSource = live
     if has_own_tokens(run) or (has_other_rows(run) and not cached):
@@ -140,6 +137,14 @@ def _first_source(run: Run) -> TeacherSource:
             return own if has_own_tokens(run) else LayeredSource(own, live)
         inside = own
     return LayeredSource(cached_answers(run, live.fingerprint), inside) if cached else live
+
+
+def live_teacher(run: Run) -> LiveTeacher:
+    """The run's first teacher, asked about every batch as it is."""
+    from potstill.teacher.live import LiveTeacher
+    from potstill.training.taps import TapReader
+
+    return LiveTeacher(run.teacher.model, TapReader())
 
 
 def live_rows(run: Run, live: LiveTeacher, *, token_values: bool) -> RowsTeacher:

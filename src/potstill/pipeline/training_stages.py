@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,11 +13,16 @@ from potstill.data.encoded import EncodedRows
 from potstill.disk import write_json_atomic
 from potstill.errors import ModelError
 from potstill.methods.catalogue import build as build_method
-from potstill.methods.contract import MethodOptions, ModelFacts, StageSpec, TermSpec, facts_of
-from potstill.pipeline.knowledge import has_own_tokens, training_collator, training_source
+from potstill.methods.contract import MethodOptions, ModelFacts, OnlineOptions, StageSpec, TermSpec, facts_of
+from potstill.methods.response import in_units, label_term
+from potstill.pipeline.anchors import num_anchors
+from potstill.pipeline.chain_stages import source_of
+from potstill.pipeline.data_stages import can_augment
+from potstill.pipeline.knowledge import has_own_tokens, live_teacher, training_collator
 from potstill.pipeline.loss_table import read_losses
 from potstill.pipeline.several_teachers import last_shares, learned_weights
 from potstill.pipeline.student_stages import kept_layers, load_student
+from potstill.training.beside import Beside
 from potstill.training.row_plan import RowPlan
 from potstill.training.stages import StageSettings, TrainOutcome, total_steps, train_stage
 
@@ -30,39 +36,44 @@ CUSTOM_EPOCHS, CUSTOM_RATE = 8.0, 3e-4
 def distill(run: Run, folder: Path) -> Sequence[str]:
     """Teach the student what the teacher says, and what happens inside it."""
     student, processor = load_student(run, run.folder / "work/student/model", without_dropout=True)
-    stages = stages_of(run, student)
+    stages = [spec for spec in stages_of(run, student) if spec.learner == "student"]
+    if any(_beside(spec).average for spec in stages):
+        student, processor = load_student(run, run.folder / run.places.student / "model")  # it and its average differ by dropout
     outcomes: list[TrainOutcome] = []
     shares = None
     for spec in stages:
-        weights = learned_weights(run, shares)
-        outcomes.append(_train(run, student, processor, spec, folder / "training" / spec.name, weights=weights))
+        is_heard = _beside(spec).hears == spec.teacher == "teacher"
+        weights = learned_weights(run, shares) if is_heard else None
+        outcomes.append(train(run, student, processor, spec, folder / "training" / spec.name, weights=weights))
         shares = last_shares(outcomes[-1].history, len(run.recipe.teacher.all)) or shares
     student.save_pretrained(folder)
     processor.save_pretrained(folder)
-    told = [
+    records = [
         {"name": spec.name, "history": outcome.history, "best": outcome.best, "steps": outcome.steps, "seconds": outcome.seconds}
         for spec, outcome in zip(stages, outcomes, strict=True)
     ]
-    facts = {"stages": told, "method": run.recipe.distill.method, "teacher_weights": shares}
+    facts = {"stages": records, "method": run.recipe.distill.method, "teacher_weights": shares}
     write_json_atomic(folder / "facts.json", facts)
     shutil.rmtree(folder / "training")
     learned = [] if shares is None else [f"learned weights of the teachers: {', '.join(f'{share:.3f}' for share in shares)}"]
-    return [_told(run, "student", outcomes[-1]), *learned]
+    return [told(run, "student", outcomes[-1]), *learned]
 
 
 def train_baseline(run: Run, folder: Path) -> Sequence[str]:
     """Teach the same cut student by the labels alone, with as many steps as distillation makes."""
     student, processor = load_student(run, run.folder / "work/student/model")
-    stages = stages_of(run, student)
+    stages = [spec for spec in stages_of(run, student) if spec.learner == "student"]
     steps = sum(total_steps(len(_rows(run, spec)), _settings(run, spec)) for spec in stages)
     last = stages[-1]
-    labelled = StageSpec("labels", (TermSpec("ce"),), last.epochs, last.learning_rate, rows="labelled", settings=last.settings)
-    outcome = _train(run, student, processor, labelled, folder / "training", max_steps=steps, teacher=None)
+    plain = {name: value for name, value in last.settings.items() if name != "beside"}
+    term = label_term(MethodOptions(answers=run.answers))
+    labelled = StageSpec("labels", (term,), last.epochs, last.learning_rate, rows="labelled", settings=plain)
+    outcome = train(run, student, processor, labelled, folder / "training", max_steps=steps, teacher=None)
     student.save_pretrained(folder / "model")
     processor.save_pretrained(folder / "model")
     write_json_atomic(folder / "facts.json", {"history": outcome.history, "best": outcome.best, "steps": outcome.steps})
     shutil.rmtree(folder / "training")
-    return [_told(run, "without distillation", outcome)]
+    return [told(run, "without distillation", outcome)]
 
 
 def wants_baseline(run: Run) -> bool:
@@ -79,7 +90,7 @@ def stages_of(run: Run, student: Any) -> tuple[StageSpec, ...]:
     recipe = run.recipe.distill
     if recipe.losses is not None:
         depth = _facts(student, kept_layers(run))
-        terms = read_losses(recipe.losses, depth, _facts(run.teacher.model), layers=recipe.layers)
+        terms = in_units(read_losses(recipe.losses, depth, _facts(run.teacher.model), layers=recipe.layers), run.answers)
         return (StageSpec("custom", terms, recipe.epochs or CUSTOM_EPOCHS, recipe.learning_rate or CUSTOM_RATE),)
     options = MethodOptions(
         epochs=recipe.epochs,
@@ -88,14 +99,19 @@ def stages_of(run: Run, student: Any) -> tuple[StageSpec, ...]:
         alpha=recipe.alpha,
         layers=recipe.layers,
         has_same_tokens=not has_own_tokens(run),
+        online=OnlineOptions(**recipe.online.model_dump()),
+        answers=run.answers,
+        assistants=None if recipe.chain.assistants == "auto" else recipe.chain.assistants,
+        generations=recipe.chain.generations,
+        anchors=num_anchors(run),
     )
     return build_method(method_of(run), _facts(student, kept_layers(run)), _facts(run.teacher.model), options)
 
 
 def method_of(run: Run) -> str:
-    """The recipe's method; for texts, `auto` is the one that learns from the answers to many rows."""
+    """The recipe's method; `auto` is the one that learns from the answers to many rows, where more rows can be made."""
     asked = run.recipe.distill.method
-    return "augmented_kd" if asked == "auto" and run.task.modality == "text" else asked
+    return "augmented_kd" if asked == "auto" and can_augment(run) else asked
 
 
 def _facts(model: Any, layers: Sequence[int] = ()) -> ModelFacts:
@@ -107,10 +123,11 @@ def _facts(model: Any, layers: Sequence[int] = ()) -> ModelFacts:
         width = getattr(config, "hidden_size", None) or (getattr(config, "hidden_sizes", None) or [0])[-1]
         modality = "image" if hasattr(config, "image_size") or hasattr(config, "num_channels") else "text"
         heads = getattr(config, "num_attention_heads", None)
-        return ModelFacts(int(depth), int(width), heads, modality, num_classes=getattr(config, "num_labels", None))
+        classes, size = getattr(config, "num_labels", None), int(model.num_parameters())
+        return ModelFacts(int(depth), int(width), heads, modality, num_classes=classes, parameters=size)
 
 
-def _train(
+def train(
     run: Run,
     student: Any,
     processor: Any,
@@ -121,6 +138,18 @@ def _train(
     teacher: Any = "the run's",
     weights: TeacherWeights | None = None,
 ) -> TrainOutcome:
+    """One stage of training, on disk.
+
+    Args:
+        run: The run as the learner sees it.
+        student: Who is trained, in place.
+        processor: Its tokenizer or image processor.
+        spec: What it learns.
+        folder: Of this stage of training alone.
+        max_steps: Stop after so many steps.
+        teacher: Whom it listens to, where that is not as `spec` says; None for labels alone.
+        weights: Learned weights of several teachers, trained beside it.
+    """
     return train_stage(
         student,
         rows=_rows(run, spec),
@@ -128,11 +157,23 @@ def _train(
         collator=training_collator(run, processor),
         folder=folder,
         terms=[*map(_as_loss, spec.terms), *([] if weights is None else [weights])],
-        teacher=training_source(run, weights) if teacher == "the run's" else teacher,
+        teacher=_heard(run, spec, weights) if teacher == "the run's" else teacher,
         task=run.task,
         settings=_settings(run, spec, max_steps=max_steps, is_taught=teacher is not None),
         on_progress=run.progress(),
     )
+
+
+def _heard(run: Run, spec: StageSpec, weights: TeacherWeights | None) -> Any:
+    """Whom a stage listens to: the run's source of knowledge, the live teacher on the batch as it is, or nobody but itself."""
+    hears = _beside(spec).hears
+    if hears == "teacher":
+        return source_of(run, spec, weights=weights)
+    return None if hears == "itself" else live_teacher(run)
+
+
+def _beside(spec: StageSpec) -> Beside:
+    return spec.settings.get("beside") or Beside()
 
 
 def _as_loss(term: TermSpec) -> Mapping[str, Any]:
@@ -162,7 +203,17 @@ def _settings(run: Run, spec: StageSpec, *, max_steps: int | None = None, is_tau
     return StageSettings(**{**given, **spec.settings})
 
 
-def _told(run: Run, who: str, outcome: TrainOutcome) -> str:
-    metric = outcome.best.get(f"eval_{run.task.metric}")
-    found = "" if metric is None or math.isnan(metric) else f" {run.task.metric} {metric:.4f} on validation,"
-    return f"{who}:{found} {outcome.steps:,} steps in {outcome.seconds:.0f} s"
+def told(run: Run, who: str, outcome: TrainOutcome) -> str:
+    """A line on how a stage of training ended."""
+    metric = outcome.best.get(f"eval_{run.metric}")
+    found = "" if metric is None or math.isnan(metric) else f" {run.metric} {metric:.4f} on validation,"
+    return f"{who}:{found} {outcome.steps:,} steps in {outcome.seconds:.0f} s{_told_peers(run, outcome)}"
+
+
+def _told_peers(run: Run, outcome: TrainOutcome) -> str:
+    """Which of several peers was kept, and how good each one is."""
+    if "eval_best_peer" not in outcome.best:
+        return ""
+    figures = [outcome.best[key] for key in sorted(outcome.best) if re.fullmatch(rf"eval_peer_\d_{run.metric}", key)]
+    each = f" ({run.metric} of each: {', '.join(f'{figure:.4f}' for figure in figures)})" if figures else ""
+    return f"; network {outcome.best['eval_best_peer']:.0f} of the peers is kept{each}"

@@ -81,8 +81,10 @@ class DataRecipe(Section):
     """The user's rows."""
 
     source: str = Field(description="File, folder or hub id of the labelled data.")
-    columns: dict[str, str] = Field(
-        default_factory=dict, description="Role → column name where the names do not tell: text, text_pair, image, label."
+    columns: dict[str, str | list[str]] = Field(
+        default_factory=dict,
+        description="Role → column name where the names do not tell: text, text_pair, image, label. "
+        "For several labels or numbers label may be a list of columns.",
     )
     validation: str | None = Field(None, description="Where the validation split is, if not in the source.")
     test: str | None = Field(None, description="Where the test split is, if not in the source.")
@@ -159,6 +161,30 @@ class ChainRecipe(Section):
     )
 
 
+class OnlineRecipe(Section):
+    """Peers, averages and noise, for the methods dml, mean_teacher, noisy_teacher, sskd and self."""
+
+    peers: Annotated[int, Field(ge=2, le=8)] = Field(2, description="dml: networks that learn from each other, with the student.")
+    start: Literal["auto", "student", "random"] = Field(
+        "auto",
+        description="dml: what the other peers begin with: the student's weights under a head of their own, or random weights; "
+        "auto: the former for a student that was cut out of the teacher.",
+    )
+    decay: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        0.999, description="mean_teacher: decay of the average of the weights."
+    )
+    consistency: Annotated[float, Field(ge=0.0)] = Field(100.0, description="mean_teacher: weight of the consistency.")
+    ramp_up: Fraction | None = Field(
+        None, description="mean_teacher: share of training over which that weight rises; none: two ninths."
+    )
+    noise: Annotated[float, Field(ge=0.0)] = Field(0.5, description="noisy_teacher: σ of the noise, relative to a logit.")
+    noise_share: Fraction = Field(0.5, description="noisy_teacher: share of the rows that have noise.")
+    turned_share: Fraction = Field(
+        0.75, description="sskd: share of the turned images kept of those that the teacher does not recognise."
+    )
+    itself: Literal["tf_kd", "cs_kd", "label_smoothing"] = Field("tf_kd", description="self: what it stands for.")
+
+
 class RowsRecipe(Section):
     """Which rows are learnt from, when, and how much."""
 
@@ -219,6 +245,10 @@ class DistillRecipe(Section):
     cache: Literal["auto", "always", "never"] = Field(
         "auto", description="Teacher outputs from disk (always), live (never), or what pays (auto)."
     )
+    online: OnlineRecipe = Field(
+        default_factory=OnlineRecipe,
+        description="For methods with peers, averages or noise: dml, mean_teacher, noisy_teacher, sskd, self.",
+    )
     chain: ChainRecipe = Field(default_factory=ChainRecipe, description="For methods with a chain: takd, rco, ban.")
     select: Literal["auto", "metric", "fidelity", "last"] = Field("auto", description="Which checkpoint is kept.")
     patience: PositiveInt | None = Field(None, description="Stop after so many evaluations without gain; none: never early.")
@@ -248,8 +278,8 @@ class Recipe(Section):
 
     teacher: TeacherRecipe
     data: DataRecipe
-    task: Literal["auto", "text-classification", "image-classification"] = Field(
-        "auto", description="What a row means; auto: told by teacher and columns."
+    task: Literal["auto", "text-classification", "multi-label", "regression", "token-classification", "image-classification"] = (
+        Field("auto", description="What a row means; auto: told by teacher and columns.")
     )
     student: StudentRecipe = Field(default_factory=lambda: StudentRecipe())
     distill: DistillRecipe = Field(default_factory=lambda: DistillRecipe())

@@ -22,6 +22,7 @@ from potstill.disk import read_json, write_json_atomic
 from potstill.errors import TrainingError
 from potstill.losses.contract import Loss
 from potstill.tasks.answers import known_rows
+from potstill.training.beside import Beside
 from potstill.training.checkpoints import newest_checkpoint
 from potstill.training.precision import computes_in_bf16
 from potstill.training.row_plan import RowPlan
@@ -74,6 +75,7 @@ class StageSettings:
         workers: Processes that load rows.
         rows: Easy rows first, or more of those that teach most.
         balance: How terms are weighed against each other: "none", "phases", "gradient_norm" or "uncertainty".
+        beside: Peers, an average, noise, or other views of the rows.
     """
 
     epochs: float = 3.0
@@ -95,6 +97,7 @@ class StageSettings:
     workers: int = 0
     rows: RowPlan = field(default_factory=RowPlan)
     balance: str = "none"
+    beside: Beside = field(default_factory=Beside)
 
 
 @dataclass
@@ -136,6 +139,7 @@ def train_stage(
     metric: str | None = None,
     settings: StageSettings | None = None,
     on_progress: Progress | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> TrainOutcome:
     """Train `model` in place; called again with the same arguments it goes on where it was, or returns what it had.
 
@@ -151,6 +155,7 @@ def train_stage(
         metric: Which of the task's measures decides; the task's own by default.
         settings: How to train.
         on_progress: Told ``(steps done, steps in all, newest figures)``.
+        callbacks: Of transformers, beside the stage's own.
 
     Raises:
         TrainingError: A loss is not finite, or there are no rows.
@@ -166,7 +171,7 @@ def train_stage(
     watch = _Watch(folder, on_progress)
     probe = collator([rows[index] for index in range(min(settings.batch_size, len(rows)))])
     with fastest_threads(model, probe, folder):
-        trainer = _trainer(model, rows, collator, folder, terms, teacher, eval_rows, task, metric, settings, watch)
+        trainer = _trainer(model, rows, collator, folder, terms, teacher, eval_rows, task, metric, settings, [watch, *callbacks])
         checkpoint = newest_checkpoint(trainer.folder)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
@@ -195,20 +200,18 @@ def _trainer(
     task: Measured | None,
     metric: str | None,
     settings: StageSettings,
-    watch: _Watch,
+    callbacks: list[TrainerCallback],
 ) -> DistillationTrainer:
     has_choice = eval_rows is not None and len(eval_rows) > 0 and settings.select != "last"
     probe = collator([rows[index] for index in range(min(settings.batch_size, len(rows)))])
     is_half = computes_in_bf16(settings.precision, model, probe, folder)
     has_evaluation = eval_rows is not None
     arguments = _arguments(settings, folder, len(rows), has_evaluation=has_evaluation, has_choice=has_choice, is_half=is_half)
-    callbacks: list[TrainerCallback] = [watch]
     if settings.patience is not None and has_choice:
         callbacks.append(EarlyStoppingCallback(settings.patience))
     trainer = DistillationTrainer(
         model,
         arguments,
-        teacher=teacher,
         losses=terms,
         train_dataset=rows,
         eval_dataset=eval_rows,
@@ -220,11 +223,17 @@ def _trainer(
         selection=_selection(settings.select, metric or (task.metric if task else None)),
         rows=settings.rows,
         balance=settings.balance,
+        **settings.beside.arrange(teacher, collator),
     )
     trainer.remove_callback(PrinterCallback)
     if hasattr(task, "closeness"):
         trainer.closeness = task.closeness
     return trainer
+
+
+def usual_evaluations(epochs: float) -> int:
+    """How often a stage evaluates and saves where nobody says so."""
+    return min(MAX_EVALUATIONS, max(MIN_EVALUATIONS, math.ceil(epochs)))
 
 
 def total_steps(num_rows: int, settings: StageSettings, *, num_ranks: int = 1) -> int:
@@ -240,7 +249,7 @@ def _arguments(
 ) -> TrainingArguments:
     arguments = TrainingArguments(output_dir=str(folder / "checkpoints"), report_to=[], disable_tqdm=True, seed=settings.seed)
     steps = total_steps(num_rows, settings, num_ranks=arguments.world_size)
-    times = settings.evaluations or min(MAX_EVALUATIONS, max(MIN_EVALUATIONS, math.ceil(settings.epochs)))
+    times = settings.evaluations or usual_evaluations(settings.epochs)
     interval = max(1, math.ceil(steps / times))
     return TrainingArguments(
         output_dir=str(folder / "checkpoints"),
