@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import itertools
 import logging
 import tempfile
 from collections.abc import Iterator
@@ -14,8 +13,7 @@ import pyarrow as pa
 
 logger = logging.getLogger(__name__)
 
-IN_MEMORY_BYTES = 32 << 20
-_BLOCK_BYTES = 2 << 20
+IN_MEMORY_BYTES = 16 << 20
 _TAKEN_ROWS = 16_384
 
 
@@ -48,7 +46,7 @@ class Spool:
         """Append rows."""
         self._held.append(table)
         self._bytes += table.get_total_buffer_size()
-        if self._bytes > (_BLOCK_BYTES if self._files else self.in_memory_bytes):
+        if self._files or self._bytes > self.in_memory_bytes:
             self._write_held()
 
     def table(self) -> pa.Table:
@@ -64,11 +62,10 @@ class Spool:
         return _joined([_mapped(path) for path, _ in self._files])
 
     def _write_held(self) -> None:
-        for _, group in itertools.groupby(self._held, lambda table: table.schema):
-            table = pa.concat_tables(group).combine_chunks()
+        for table in self._held:
             if self._schema is None or not table.schema.equals(self._schema):
                 self._open(table.schema)
-            self._files[-1][1].write_table(table, max_chunksize=_TAKEN_ROWS)
+            self._files[-1][1].write_table(table)
         self._held, self._bytes = [], 0
 
     def _open(self, schema: pa.Schema) -> None:
