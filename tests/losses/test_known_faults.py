@@ -330,6 +330,21 @@ def test_crd_takes_given_row_ids_and_row_index() -> None:
     assert loss.rows_of({"row_id": torch.tensor([10]), "row_index": torch.tensor([2])}).tolist() == [2]
 
 
+def test_the_weight_of_factor_transfer_need_not_scale_its_reconstruction() -> None:
+    shape = {"hidden:-1": (4, 6)}
+    gradients = []
+    for weight, options in ((1.0, {}), (200.0, {"reconstruction": 1 / 200})):
+        torch.manual_seed(0)
+        loss = losses.build("ft", **options)
+        loss.prepare(Shapes(shape, (4, 3)), Shapes(shape, (4, 3)), num_rows=4)
+        student = logits(4, 6, seed=1).requires_grad_()
+        value = loss(StudentView(logits(4, 3), {"hidden:-1": student}), TeacherSignal(taps={"hidden:-1": logits(4, 6)}), {})
+        (weight * value.sum).backward()
+        gradients.append((loss.bridges[0].decoder[0].weight.grad, student.grad))
+    assert torch.allclose(gradients[0][0], gradients[1][0], rtol=1e-4)
+    assert torch.allclose(200 * gradients[0][1], gradients[1][1], rtol=1e-4)
+
+
 def test_ofd_margin_is_the_mean_of_negative_teacher_values() -> None:
     loss = losses.build("ofd")
     shape = {"hidden:-1": (4, 3, 2, 2)}

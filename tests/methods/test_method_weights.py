@@ -45,6 +45,17 @@ def test_weights_are_those_of_the_papers(name, expected):
     assert weights(name) == expected
 
 
+def test_factor_transfer_leaves_the_paraphraser_at_weight_one():
+    term = catalogue.build("ft", SMALL, BIG, MethodOptions())[0].terms[0]
+    assert term.weight * term.options["reconstruction"] == pytest.approx(1.0)
+
+
+def test_patience_is_weighed_as_a_mean_over_the_width():
+    teacher = ModelFacts(6, 768, 12, "text")
+    found = catalogue.build("pkd", ModelFacts(3, 768, 12, "text"), teacher, MethodOptions())[0].terms[-1]
+    assert (found.name, found.weight) == ("pkd", pytest.approx(100 / 768))
+
+
 @pytest.mark.parametrize("name", ["at", "sp", "crd", "fitnets", "ab", "srd", "review_kd"])
 def test_alpha_is_shared_between_response_and_labels(name):
     found = weights(name, alpha=0.7)

@@ -125,12 +125,22 @@ class FT(FeatureLoss):
         layers: Pairs of (student, teacher) blocks.
         rate: Factors per channel of the teacher, the paper's k.
         stage: "joint", "paraphraser" or "transfer".
+        reconstruction: Weight of the paraphraser's reconstruction beside the transfer. The weight of the whole term multiplies
+            both, so a term of weight 200 takes 0.005 where the paraphraser should train with weight 1.
     """
 
-    def __init__(self, *, layers: Sequence[LayerPair] = LAST_LAYER, rate: float = 0.5, stage: str = "joint") -> None:
+    def __init__(
+        self,
+        *,
+        layers: Sequence[LayerPair] = LAST_LAYER,
+        rate: float = 0.5,
+        stage: str = "joint",
+        reconstruction: float = 1.0,
+    ) -> None:
         super().__init__(layers=layers, project="linear")
         self.rate = positive("rate", rate)
         self.stage = one_of("stage", stage, STAGES)
+        self.reconstruction = positive("reconstruction", reconstruction)
 
     def bridge(self, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], names: str) -> nn.Module:
         return FactorBridge(student_shape, teacher_shape, self.rate)
@@ -144,7 +154,8 @@ class FT(FeatureLoss):
         factor = bridge.encoder(teacher_value)
         total = factor.sum() * 0.0
         if self.stage != "transfer":
-            total = total + hidden_mse(bridge.decoder(factor), teacher_value, mask=mask, reduction="sum")
+            error = hidden_mse(bridge.decoder(factor), teacher_value, mask=mask, reduction="sum")
+            total = total + self.reconstruction * error
         if self.stage != "paraphraser":
             total = total + ft(bridge.translator(student_value), factor.detach(), mask=mask, reduction="sum")
         return total

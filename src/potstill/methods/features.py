@@ -32,12 +32,16 @@ def vid(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tup
 
 
 def ft(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
-    """Factor transfer at the last block, weight 200.
+    """Factor transfer at the last block, weight 200; the paraphraser's reconstruction beside it, weight 1.
 
     Source: Kim et al. 2018 (arXiv 1802.04977), weight of the reference protocol. The paper trains the paraphraser before the
     student; here both train at once, without a gradient from the student's part into it.
     """
-    return _at_the_end("ft", 200.0, student, teacher, options)
+    pairs = last_pair(options, student, teacher)
+    require_positions("ft", student, teacher, options, pairs)
+    weight = 200.0 * len(pairs)
+    term = TermSpec("ft", weight, options={"layers": pairs, "reconstruction": len(pairs) / weight})
+    return one_stage(options, (term, *label_terms(options)))
 
 
 def ofd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:

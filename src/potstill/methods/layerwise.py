@@ -32,14 +32,15 @@ def pkd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tup
     """Patient distillation: KL and labels, and the [CLS] states of skipped blocks.
 
     Source: Sun et al. 2019, BERT-PKD (arXiv 1908.09355): τ from {5, 10, 20}, α from {0.2, 0.5, 0.7}, β from {10, 100, 500}; the
-    middle ones are taken.
+    middle ones are taken. Eq. 7 sums squares over the width, the authors' code, to which these β belong, takes their mean: the
+    weight of the sum is β / width.
     """
     require_taps("pkd", options, compares_tokens=False)
     require_tokens("pkd", student, teacher)
     pairs = pair_layers("skip" if options.layers == "auto" else options.layers, student, teacher)
     terms = (
         *response_terms(options, temperature=10.0, alpha=0.5),
-        TermSpec("pkd", 100.0, options={"layers": pairs}),
+        TermSpec("pkd", 100.0 / teacher.width, options={"layers": pairs}),
     )
     return with_wishes([StageSpec("prediction", terms, epochs=4.0, learning_rate=5e-5)], options)
 
