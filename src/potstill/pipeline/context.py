@@ -17,6 +17,7 @@ from potstill.recipe import Recipe
 from potstill.recipe.model import OneTeacherRecipe, StudentRecipe, TeacherRecipe
 from potstill.tasks import build as build_task
 from potstill.tasks import infer as infer_task
+from potstill.tasks.answers import Answers
 from potstill.tasks.contract import Task
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class Run:
     @property
     def task(self) -> Task:
         """The task: as the recipe says, else as teacher and data tell."""
-        return self._once("task", "", self._find_task)
+        return self._once("task", "", self._task_with_labels)
 
     @property
     def teacher_config(self) -> Any:
@@ -131,6 +132,21 @@ class Run:
                 f"{self.folder / folder} has no facts.json", "the folder as its stage wrote it", "run again with --overwrite"
             )
         return found
+
+    @property
+    def answers(self) -> Answers:
+        """What is answered and which losses teach it, with the scales of the training labels."""
+        return self._once("answers", "work/data", lambda: self.task.answers(self.teacher_rows("train").labels))
+
+    @property
+    def metric(self) -> str:
+        """The measure that models are compared by on this run's rows."""
+        return self._once("metric", "work/data", lambda: self.task.metric_for(self.teacher_rows("test").labels))
+
+    @property
+    def num_answers(self) -> int:
+        """Width of a row's answer: one for each label, or the teacher's embedding."""
+        return len(self.label_names) or int(self.teacher.model.config.num_labels)
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -175,6 +191,11 @@ class Run:
 
         return advance
 
+    def know_labels(self, names: tuple[str, ...]) -> None:
+        """Tell the task its labels, where it judges by their names."""
+        if hasattr(self.task, "label_names"):
+            self.task.label_names = names
+
     # -- inside
 
     def _once(self, key: str, folder: str, make: Callable[[], Any]) -> Any:
@@ -192,8 +213,18 @@ class Run:
             parts.append(self._once(f"{who} rows {name}", folder, partial(open_rows, self.folder / folder)))
         return concatenate(parts)
 
+    def _task_with_labels(self) -> Task:
+        task = self._find_task()
+        if hasattr(task, "label_names") and (self.folder / "work/data/facts.json").is_file():
+            task.label_names = self.label_names
+        return task
+
     def _find_task(self) -> Task:
-        return build_task(self.recipe.task) if self.recipe.task != "auto" else infer_task(self.teacher_config)
+        if self.recipe.task != "auto":
+            return build_task(self.recipe.task)
+        from potstill.pipeline.given import labels_tell
+
+        return infer_task(self.teacher_config, labels=partial(labels_tell, self))
 
     def _find_config(self) -> Any:
         if self.given_teacher is not None:
@@ -208,4 +239,4 @@ class Run:
             return self.load_given_teacher(self.label_names)
         from potstill.teacher.load import load_teacher
 
-        return load_teacher(trained, self.task, label_names=self.label_names)
+        return load_teacher(trained, self.task, label_names=self.label_names or None)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 
+from potstill.data.label_kinds import kind_of
 from potstill.data.splits import Splits, load
 from potstill.disk import write_json_atomic
 from potstill.errors import DataError
@@ -37,6 +38,7 @@ def read_data(run: Run, folder: Path) -> Sequence[str]:
         max_rows=run.recipe.data.max_rows,
         skip_corrupt=run.recipe.data.skip_corrupt,
     )
+    run.know_labels(splits.label_names)
     teacher = load_given(run, splits.label_names)
     notes = [*splits.notes, *teacher.notes]
     rows = {name: getattr(splits, name) for name in ("train", "validation", "test", "unlabelled")}
@@ -51,31 +53,53 @@ def read_data(run: Run, folder: Path) -> Sequence[str]:
 
 
 def augment_data(run: Run, folder: Path) -> Sequence[str]:
-    """Make text rows out of the training rows, for the teacher to label."""
-    from potstill.data.augment import augment_texts
-
+    """Make rows out of the training rows, for the teacher to label."""
     train = run.split("train")
-    texts = (
-        list(zip(train["text"], train["text_pair"], strict=True)) if "text_pair" in train.column_names else list(train["text"])
-    )
-    wanted = augmented_rows(run, len(texts))
+    rows = _more_words(run, train) if "tokens" in train.column_names else _more_texts(run, train)
+    rows.save_to_disk(str(folder / "rows"))
+    run.task.encode(rows, run.teacher.processor, folder / "encoded", max_tokens=run.recipe.data.max_tokens)
+    return [f"{len(rows)} rows were made out of {len(train)} training rows, for the teacher to label"]
+
+
+def _more_words(run: Run, train: Dataset) -> Dataset:
+    from potstill.data.augment_words import augment_words, rows_of_words
+
     teacher = run.teacher
-    made = augment_texts(
-        texts,
-        num=wanted,
+    made = augment_words(
+        list(train["tokens"]),
+        num=augmented_rows(run, len(train)),
         seed=run.recipe.seed,
         tokenizer=teacher.processor,
         embeddings=_word_embeddings(teacher.model),
     )
-    rows = _as_rows(made, run)
-    rows.save_to_disk(str(folder / "rows"))
-    run.task.encode(rows, teacher.processor, folder / "encoded", max_tokens=run.recipe.data.max_tokens)
-    return [f"{len(rows)} rows were made out of {len(texts)} training rows, for the teacher to label"]
+    return rows_of_words(made, first_row_id=_next_row_id(run, made))
+
+
+def _more_texts(run: Run, train: Dataset) -> Dataset:
+    from potstill.data.augment import augment_texts
+
+    texts = (
+        list(zip(train["text"], train["text_pair"], strict=True)) if "text_pair" in train.column_names else list(train["text"])
+    )
+    teacher = run.teacher
+    made = augment_texts(
+        texts,
+        num=augmented_rows(run, len(texts)),
+        seed=run.recipe.seed,
+        tokenizer=teacher.processor,
+        embeddings=_word_embeddings(teacher.model),
+    )
+    return _as_rows(made, run)
 
 
 def wants_augmentation(run: Run) -> bool:
     """Whether this run makes rows."""
-    return run.task.modality == "text" and augmented_rows(run, len(run.teacher_rows("train"))) > 0
+    return can_augment(run) and augmented_rows(run, len(run.teacher_rows("train"))) > 0
+
+
+def can_augment(run: Run) -> bool:
+    """Whether rows of this task can be made out of others: texts and words, but no questions, whose answers would be lost."""
+    return run.task.modality == "text" and getattr(run.task, "can_augment", True)
 
 
 def augmented_rows(run: Run, num_rows: int) -> int:
@@ -114,10 +138,17 @@ def _facts(splits: Splits, present: dict[str, Dataset], notes: list[str]) -> dic
 def _as_rows(made: Sequence[str | tuple[str, str]], run: Run) -> Dataset:
     from potstill.data.augment import augmented_rows as rows_of_texts
 
+    first = _next_row_id(run, made)
+    no_label = kind_of(run.task).missing(len(made), run.label_names)
+    return rows_of_texts(made, first_row_id=first, no_label=no_label)
+
+
+def _next_row_id(run: Run, made: Sequence[Any]) -> int:
+    """A row id beyond all in use; refuses where no rows were made."""
     if not made:
         raise DataError("no rows could be made out of the training texts", "texts of two words or more", "set data.augment: none")
     used = [int(run.teacher_rows(name).row_ids.max()) for name in ("train", "validation", "test", "unlabelled") if run.has(name)]
-    return rows_of_texts(made, first_row_id=max(used) + 1)
+    return max(used) + 1
 
 
 def _word_embeddings(model: Any) -> np.ndarray:

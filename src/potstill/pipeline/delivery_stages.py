@@ -16,6 +16,7 @@ from potstill.data.encoded import EncodedRows
 from potstill.disk import write_json_atomic
 from potstill.evaluate.quality import predict
 from potstill.export.onnx import export_onnx
+from potstill.export.runtimes import TorchRunner
 
 if TYPE_CHECKING:
     from potstill.export.runtimes import Runner
@@ -49,11 +50,12 @@ def export_student(run: Run, folder: Path) -> Sequence[str]:
 
 def _choose(run: Run, source: Path, folder: Path, collator: Callable[..., Mapping[str, Any]]) -> Choice:
     validation, train = run.student_rows("validation"), run.student_rows("train")
+    teacher = _teacher_answers(run) if run.answers.from_labels is None else None
     tried: list[str] = []
 
     def metric_of(runner: Runner) -> float:
-        logits, labels, _ = predict(runner, validation, collator)
-        return float(run.task.quality(logits, labels)[run.task.metric])
+        found = predict(runner, validation, collator)
+        return float(run.task.quality(found.logits, found.labels, teacher=teacher)[run.metric])
 
     def on_try(name: str) -> None:
         tried.append(name)
@@ -69,6 +71,12 @@ def _choose(run: Run, source: Path, folder: Path, collator: Callable[..., Mappin
         max_drop=run.recipe.quantize.max_drop,
         on_try=on_try,
     )
+
+
+def _teacher_answers(run: Run) -> np.ndarray:
+    """What the teacher answers on the validation rows, for measures against it."""
+    runner = TorchRunner(run.teacher.model)
+    return predict(runner, run.teacher_rows("validation"), run.task.collator(run.teacher.processor)).logits
 
 
 def batches(

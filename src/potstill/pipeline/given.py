@@ -54,12 +54,13 @@ def load_given(run: Run, label_names: tuple[str, ...] | None) -> LoadedTeacher:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.recipe.seed)  # a new head starts from the same weights in every sitting
         if run.given_teacher is not None:
-            loaded = load_teacher(run.given_teacher, run.task, label_names=label_names)
+            loaded = load_teacher(run.given_teacher, run.task, label_names=label_names or None)
             loaded = LoadedTeacher(loaded.model, run.given_processor or loaded.processor, loaded.head_is_new, loaded.notes)
         elif recipe.from_scratch:
             loaded = _from_scratch(run, label_names)
         else:
-            loaded = load_teacher(recipe.model, run.task, label_names=label_names, trust_remote_code=recipe.trust_remote_code)
+            names, trusted = label_names or None, recipe.trust_remote_code
+            loaded = load_teacher(recipe.model, run.task, label_names=names, trust_remote_code=trusted)
     if loaded.head_is_new and recipe.finetune == "never":
         raise RecipeError(
             f"teacher {recipe.model!r} has no trained head for {run.task.name}, and teacher.finetune is never",
@@ -99,6 +100,16 @@ def wants_training(run: Run) -> bool:
     if run.recipe.teacher.finetune == "always" or run.recipe.teacher.from_scratch:
         return True
     return run._once("head is new", "", lambda: load_given(run, run.label_names).head_is_new)
+
+
+def labels_tell(run: Run) -> str | None:
+    """``"labels"`` or ``"numbers"`` where the label column of the data says so by itself; None where it does not."""
+    from potstill.data.label_columns import tells_of_labels
+    from potstill.data.sources import read_source
+
+    found = read_source(run.given_data if run.given_data is not None else run.recipe.data.source, modality="text")
+    rows = found.splits.get("train") or next(iter(found.splits.values()))
+    return tells_of_labels(rows, run.recipe.data.columns)
 
 
 def given_fingerprint(run: Run) -> str:

@@ -13,7 +13,7 @@ import torch
 
 from potstill.pipeline.check import check_recipe
 from potstill.pipeline.context import Run
-from potstill.pipeline.data_stages import augmented_rows, read_data
+from potstill.pipeline.data_stages import augmented_rows, can_augment, read_data
 from potstill.pipeline.given import load_given
 from potstill.pipeline.observer import LoggingObserver
 from potstill.pipeline.student_stages import plan_student
@@ -108,11 +108,11 @@ def preview(recipe: Recipe) -> Preview:
         if run.task.modality == "text" and recipe.student.vocabulary != "keep" and recipe.student.ratio != 0:
             counts = count_tokens([rows.tokens], int(teacher.model.config.vocab_size))  # type: ignore[attr-defined]
         planned = plan_student(run, teacher, counts)
-        extra = augmented_rows(run, len(rows)) if run.task.modality == "text" else 0
+        extra = augmented_rows(run, len(rows)) if can_augment(run) else 0
         num_rows = len(rows) + extra
         seconds = measure_seconds_per_row(LiveTeacher(teacher.model), rows, run.task.collator(teacher.processor))
         epochs = recipe.distill.epochs or _default_epochs()
-        cache = estimate(num_rows, len(run.label_names), passes=epochs, seconds_per_row=seconds)
+        cache = estimate(num_rows, run.num_answers, passes=epochs, seconds_per_row=seconds)
         config = planned.build_config()
         latency = latency_table(run)(config)
         share = planned.flops / max(1, _flops_of(teacher.model.config))

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from potstill.compress.quantize.candidates import open_runner
 from potstill.data.splits import load_rows
 from potstill.errors import OutputError
-from potstill.evaluate.fidelity import agreement, mean_kl, retention, wdsr
+from potstill.evaluate.fidelity import retention
+from potstill.evaluate.judges import judge_of
 from potstill.evaluate.quality import predict
 from potstill.export.runtimes import OnnxRunner, Runner, TorchRunner
 from potstill.pipeline.context import Run
@@ -48,19 +49,22 @@ def reevaluate(folder: str | Path, *, data: str | None = None) -> dict[str, Any]
             ours = run.task.encode(rows, processor, Path(place) / "student", max_tokens=limit)
             theirs = run.task.encode(rows, run.teacher.processor, Path(place) / "teacher", max_tokens=limit)
         teacher = predict(TorchRunner(run.teacher.model), theirs, run.task.collator(run.teacher.processor))
-        quality = run.task.quality(teacher.logits, teacher.labels)
+        judge, metric = judge_of(run.task), run.task.metric_for(teacher.labels)
+        quality = run.task.quality(teacher.logits, teacher.labels, teacher=teacher.logits)
         models: dict[str, dict[str, Any]] = {"teacher": {"quality": quality}}
         for name, runner in _served(run, student).items():
             answers = predict(runner, ours, run.task.collator(processor))
-            found = run.task.quality(answers.logits, answers.labels)
+            found = run.task.quality(answers.logits, answers.labels, teacher=teacher.logits)
+            close = judge.closeness(answers, teacher)
             models[name] = {
                 "quality": found,
-                "retention": retention(found[run.task.metric], quality[run.task.metric]),
-                "agreement": agreement(answers.logits, teacher.logits),
-                "wdsr": wdsr(answers.logits, teacher.logits, answers.labels),
-                "mean_kl_nats": mean_kl(answers.logits, teacher.logits),
+                "retention": retention(found[metric], quality[metric]),
+                "agreement": close.agreement,
+                "wdsr": close.wdsr,
+                "mean_kl_nats": close.mean_kl_nats,
+                **close.others,
             }
-        about = {"task": run.task.name, "metric": run.task.metric, "rows": len(ours), "data": data or "test split"}
+        about = {"task": run.task.name, "metric": metric, "rows": len(ours), "data": data or "test split"}
         return {**about, "models": models}
 
 

@@ -53,7 +53,9 @@ def make_student(run: Run, folder: Path) -> Sequence[str]:
 
         student = init_architecture(teacher.model, planned.build_config(), cut, counts, seed=run.recipe.seed)
     else:
-        student = cut_student(teacher.model, planned, _calibration(run, teacher), vocabulary_cut=cut, seed=run.recipe.seed)
+        student = cut_student(
+            teacher.model, planned, _calibration(run, teacher), vocabulary_cut=cut, seed=run.recipe.seed, token_counts=counts
+        )
     run.observer.stage_advanced(2, 4, {})
     student.save_pretrained(folder / "model")
     (own or processor).save_pretrained(folder / "model")
@@ -73,7 +75,7 @@ def make_student(run: Run, folder: Path) -> Sequence[str]:
 def plan_student(run: Run, teacher: LoadedTeacher, counts: np.ndarray | None) -> StudentPlan:
     """The plan for the recipe's budget, or for the architecture that it names."""
     recipe = run.recipe.student
-    num_labels = len(run.label_names)
+    num_labels = run.num_answers
     if recipe.model is not None:
         return plan_from_config(teacher.model, recipe.model, num_labels=num_labels)
     latency_of = None

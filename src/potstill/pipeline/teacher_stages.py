@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from potstill.disk import write_json_atomic
+from potstill.pipeline.anchors import keep_anchors
 from potstill.pipeline.given import load_given
 from potstill.report.numbers import size
 from potstill.teacher.cache import estimate, measure_seconds_per_row, write_cache
 from potstill.teacher.live import LiveTeacher
 from potstill.teacher.rest import at_rest, fingerprint_of_processor
-from potstill.training.stages import StageSettings, train_stage
+from potstill.training.route import RouteKeeper
+from potstill.training.stages import StageSettings, train_stage, usual_evaluations
+from potstill.training.taps import head_of
 
 if TYPE_CHECKING:
     from potstill.pipeline.context import Run
@@ -29,6 +32,9 @@ def teach(run: Run, folder: Path) -> Sequence[str]:
     recipe, model = run.recipe.teacher, loaded.model
     for parameter in model.parameters():
         parameter.requires_grad_(True)
+    head = head_of(model)
+    if loaded.head_is_new and hasattr(run.task, "start_head") and head is not None:
+        run.task.start_head(head, run.teacher_rows("train").labels)
     settings = StageSettings(
         epochs=recipe.epochs,
         learning_rate=recipe.learning_rate or (SCRATCH_RATE if recipe.from_scratch else PRETRAINED_RATE),
@@ -37,6 +43,7 @@ def teach(run: Run, folder: Path) -> Sequence[str]:
         precision=run.recipe.precision,
         select="metric",
         head_multiple=NEW_HEAD_MULTIPLE if loaded.head_is_new and not recipe.from_scratch else 1.0,
+        evaluations=None if recipe.anchors is None else max(recipe.anchors + 1, usual_evaluations(recipe.epochs)),
     )
     outcome = train_stage(
         model,
@@ -44,18 +51,21 @@ def teach(run: Run, folder: Path) -> Sequence[str]:
         eval_rows=run.teacher_rows("validation"),
         collator=run.task.collator(loaded.processor),
         folder=folder / "training",
-        terms=["ce"],
+        terms=[run.answers.from_labels or {}],
         task=run.task,
         settings=settings,
         on_progress=run.progress(),
+        callbacks=[RouteKeeper(folder / "training" / "route")] if recipe.anchors else [],
     )
     at_rest(model)
     model.save_pretrained(folder)
     loaded.processor.save_pretrained(folder)
-    metric = outcome.best.get(f"eval_{run.task.metric}")
+    if recipe.anchors:
+        keep_anchors(folder / "training" / "route", folder, recipe.anchors)
+    metric = outcome.best.get(f"eval_{run.metric}")
     write_json_atomic(folder / "facts.json", {"history": outcome.history, "best": outcome.best, "seconds": outcome.seconds})
     shutil.rmtree(folder / "training")
-    return [] if metric is None else [f"teacher: {run.task.metric} {metric:.4f} on validation"]
+    return [] if metric is None else [f"teacher: {run.metric} {metric:.4f} on validation"]
 
 
 def cache_answers(run: Run, folder: Path) -> Sequence[str]:
@@ -66,7 +76,7 @@ def cache_answers(run: Run, folder: Path) -> Sequence[str]:
     source = LiveTeacher(teacher.model)
     collator = run.task.collator(teacher.processor)
     seconds = measure_seconds_per_row(source, rows, collator)
-    cost = estimate(len(rows), len(run.label_names), passes=_passes(run), seconds_per_row=seconds)
+    cost = estimate(len(rows), run.num_answers, passes=_passes(run), seconds_per_row=seconds)
     run.observer.note(
         f"the answers to {len(rows):,} rows take {size(cost.bytes)} and about {cost.seconds_to_write:.0f} s,"
         f" and save about {cost.seconds_saved:.0f} s"

@@ -20,6 +20,7 @@ from potstill.pipeline.chain_stages import source_of
 from potstill.pipeline.data_stages import can_augment
 from potstill.pipeline.knowledge import has_own_tokens, live_teacher, training_collator
 from potstill.pipeline.loss_table import read_losses
+from potstill.pipeline.matching import matched_facts, reads_pairs
 from potstill.pipeline.several_teachers import last_shares, learned_weights
 from potstill.pipeline.student_stages import kept_layers, load_student
 from potstill.training.beside import Beside
@@ -87,10 +88,17 @@ def stages_of(run: Run, student: Any) -> tuple[StageSpec, ...]:
     For texts, `auto` learns from the cached answers to many rows: reading the teacher's inside in every step costs more than
     the student's own step, and the same time spent on more rows teaches more.
     """
+    facts, teacher = _facts(student, kept_layers(run)), _facts(run.teacher.model)
+    stages = _planned(run, facts, teacher)
+    if not reads_pairs(run, stages):
+        return stages
+    return _planned(run, matched_facts(run, student, facts, teacher), teacher)
+
+
+def _planned(run: Run, student: ModelFacts, teacher: ModelFacts) -> tuple[StageSpec, ...]:
     recipe = run.recipe.distill
     if recipe.losses is not None:
-        depth = _facts(student, kept_layers(run))
-        terms = in_units(read_losses(recipe.losses, depth, _facts(run.teacher.model), layers=recipe.layers), run.answers)
+        terms = in_units(read_losses(recipe.losses, student, teacher, layers=recipe.layers), run.answers)
         return (StageSpec("custom", terms, recipe.epochs or CUSTOM_EPOCHS, recipe.learning_rate or CUSTOM_RATE),)
     options = MethodOptions(
         epochs=recipe.epochs,
@@ -105,7 +113,7 @@ def stages_of(run: Run, student: Any) -> tuple[StageSpec, ...]:
         generations=recipe.chain.generations,
         anchors=num_anchors(run),
     )
-    return build_method(method_of(run), _facts(student, kept_layers(run)), _facts(run.teacher.model), options)
+    return build_method(method_of(run), student, teacher, options)
 
 
 def method_of(run: Run) -> str:

@@ -77,6 +77,9 @@ class ModelFigures(Part):
         default=None, description="Agreement with each row weighted by the teacher's probability of the true label."
     )
     mean_kl_nats: Figure = Field(default=None, description="Mean KL(teacher || this model) over test rows, in nats.")
+    closeness: dict[str, Figure] = Field(
+        default_factory=dict, description="Further figures against the teacher's answers, where answers are no classes."
+    )
     latency_ms: dict[str, dict[Key, Latency]] = Field(
         default_factory=dict, description="Runtime-precision (onnxruntime-int8 …) to batch size to percentiles, milliseconds."
     )
@@ -229,6 +232,7 @@ class Metrics(Part):
     title: str | None = Field(default=None, description="Title of the report; the task and the teacher where null.")
     task: str = Field(description="Task name: text-classification, image-classification.")
     metric: str = Field(description="The metric that retention and gap_closed compare.")
+    answers: str = Field(default="class", description="Kind of answer: class, labels, numbers or embedding.")
     teacher: str | None = Field(default=None, description="Teacher as the user named it.")
     command: str | None = Field(default=None, description="Command or call that repeats this run.")
     license: str | None = Field(default=None, description="Licence of the student; unknown where null.")

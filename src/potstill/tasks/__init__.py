@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,12 +28,14 @@ def build(name: str) -> Task:
     return resolve(TASKS, name, kind="task")()
 
 
-def infer(model_config: Any, columns: Iterable[str] = ()) -> Task:
+def infer(model_config: Any, columns: Iterable[str] = (), *, labels: Callable[[], str | None] | None = None) -> Task:
     """The task that a model and the columns of the data call for.
 
     Args:
         model_config: A transformers configuration, or None.
         columns: Names of the data's columns, used where the model does not tell.
+        labels: Says whether the data's labels are ``"labels"`` (several a row) or ``"numbers"``; asked where a text model has no
+            head yet.
 
     Raises:
         ModelError: The model was made for a task that Potstill does not know.
@@ -41,4 +43,4 @@ def infer(model_config: Any, columns: Iterable[str] = ()) -> Task:
     """
     from potstill.tasks.inference import name_for
 
-    return build(name_for(model_config, columns))
+    return build(name_for(model_config, columns, labels))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from potstill.data.columns import IMAGE_NAMES, TEXT_NAMES
@@ -16,20 +16,30 @@ _HEADS = {
 _HEADLESS = ("Model", "ForMaskedLM", "ForPreTraining", "ForMaskedImageModeling", "ForCausalLM", "Backbone")
 
 
-def name_for(model_config: Any, columns: Iterable[str]) -> str:
+def name_for(model_config: Any, columns: Iterable[str], labels: Callable[[], str | None] | None = None) -> str:
     """The name of the task; arguments and errors as in `potstill.tasks.infer`."""
     architectures = tuple(getattr(model_config, "architectures", None) or ())
     for architecture in architectures:
         for ending, task in _HEADS.items():
             if architecture.endswith(ending):
-                return task
+                return _by_problem(model_config) if task == "text-classification" else task
     if architectures and not any(architecture.endswith(_HEADLESS) for architecture in architectures):
         raise ModelError(
             f"the teacher is a {architectures[0]}, made for another task",
             f"a model for {' or '.join(sorted(_HEADS.values()))}, or one without a head",
             "take another teacher",
         )
-    return _by_family(model_config) or _by_columns(columns)
+    found = _by_family(model_config) or _by_columns(columns)
+    told = labels() if labels is not None and found == "text-classification" else None
+    return {"labels": "multi-label", "numbers": "regression"}.get(told or "", found)
+
+
+def _by_problem(model_config: Any) -> str:
+    """What a model for sequence classification was trained for: its problem type, and one output means one number."""
+    problem = getattr(model_config, "problem_type", None)
+    if problem is None and getattr(model_config, "num_labels", 2) == 1:
+        problem = "regression"
+    return {"multi_label_classification": "multi-label", "regression": "regression"}.get(problem or "", "text-classification")
 
 
 def _by_family(model_config: Any) -> str | None:
