@@ -17,7 +17,7 @@ ANSWER_NAMES = ("answers", "answer", "答案")
 
 
 def find_words(features: Features, asked: Mapping[str, str] | None, *, labelled: bool = True) -> dict[str, str]:
-    """The columns of a tagging task: ``tokens`` (lists of words) and ``label`` (lists of tags; a user may call the role ``tags``).
+    """The columns of a tagging task: ``tokens`` (lists of words) and ``label`` (lists of tags; a user may say ``tags``).
 
     Args:
         features: The features of the data set.
@@ -41,7 +41,7 @@ def find_words(features: Features, asked: Mapping[str, str] | None, *, labelled:
 
 
 def find_questions(features: Features, asked: Mapping[str, str] | None, *, labelled: bool = True) -> dict[str, str]:
-    """The columns of a question task: ``question``, ``context`` and ``label`` (answers; a user may call the role ``answers``).
+    """The columns of a question task: ``question``, ``context`` and ``label`` (answers; a user may say ``answers``).
 
     Arguments and errors as in `find_words`.
     """

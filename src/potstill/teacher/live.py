@@ -104,7 +104,8 @@ class LiveTeacher:
             needs: Need names.
 
         Returns:
-            Logits [B, C] (per unit where the batch has units, see `tasks.units`) and taps in float32, on the model's device, free of any graph and fit to be used in one.
+            Logits [B, C] (per unit where the batch has units, see `tasks.units`) and taps in float32,
+            on the model's device, free of any graph and fit to be used in one.
 
         Raises:
             NeedsError: A need cannot be met without a tap reader.
