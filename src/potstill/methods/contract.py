@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from potstill.errors import NeedsError
 from potstill.tasks.answers import ONE_CLASS, Answers
@@ -61,7 +61,7 @@ class OnlineOptions:
     """
 
     peers: int = 2
-    start: str = "auto"
+    start: Literal["auto", "student", "random"] = "auto"
     decay: float = 0.999
     consistency: float = 100.0
     ramp_up: float | None = None

@@ -9,6 +9,7 @@ from typing import Any
 from potstill.errors import Faults, MissingExtra, PotstillError
 from potstill.methods import catalogue as methods
 from potstill.methods.contract import MethodOptions, ModelFacts
+from potstill.pipeline.anchors import check_chain
 from potstill.pipeline.loss_table import read_losses
 from potstill.recipe import Recipe
 from potstill.recipe.model import DistillRecipe
@@ -27,7 +28,11 @@ def check_recipe(recipe: Recipe) -> None:
         Faults: Several faults, all of them.
     """
     distill = recipe.distill
-    checks: list[Callable[[], Any]] = [lambda: methods.find(distill.method), lambda: _check_packages(recipe.quantize.mode)]
+    checks: list[Callable[[], Any]] = [
+        lambda: methods.find(distill.method),
+        lambda: check_chain(recipe),
+        lambda: _check_packages(recipe.quantize.mode),
+    ]
     if distill.temperature is not None:
         checks.append(lambda: _check_temperature(distill))
     if distill.alpha is not None:

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.special import log_softmax, logsumexp
 
 from potstill.evaluate.cost import cost
 from potstill.evaluate.quality import Predictions, predict
 from potstill.export.runtimes import TorchRunner, num_cores
+from potstill.pipeline.chain_stages import link, links
 from potstill.pipeline.several_teachers import mixed_answers, numbers, other_teacher
 from potstill.pipeline.subject import TOGETHER, Subject
 
@@ -18,12 +20,13 @@ if TYPE_CHECKING:
     from potstill.pipeline.context import Run
 
 
-def further_subjects(run: Run, teacher: Subject) -> dict[str, Subject]:
+def further_subjects(run: Run, teacher: Subject, student: Subject) -> dict[str, Subject]:
     """Name → subject; they are not timed, so they have no runners.
 
     Args:
         run: The run.
         teacher: The first teacher.
+        student: The last of a chain.
     """
     found: dict[str, Subject] = {}
     for number in numbers(run.recipe):
@@ -32,6 +35,20 @@ def further_subjects(run: Run, teacher: Subject) -> dict[str, Subject]:
     if found:
         teachers = [teacher, *found.values()]
         found[TOGETHER] = _joint(teachers, mixed_answers(run, [_in_order_of(one.answers, teacher.answers) for one in teachers]))
+    found |= (chained := _of_chain(run))
+    if run.recipe.distill.chain.ensemble and chained:
+        generations = [*chained.values(), student]
+        logits = [log_softmax(_in_order_of(one.answers, student.answers), axis=-1) for one in generations]
+        found["generations"] = _joint(generations, logsumexp(logits, axis=0) - np.log(len(logits)))
+    return found
+
+
+def _of_chain(run: Run) -> dict[str, Subject]:
+    """Every model that was trained before the student."""
+    found = {}
+    for name in links(run):
+        seen, model, processor = link(run, name)
+        found[name] = _untimed(seen, model, processor, seen.student_rows("test"))
     return found
 
 

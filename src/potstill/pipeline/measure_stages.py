@@ -98,7 +98,7 @@ def gather(run: Run, folder: Path) -> dict[str, Subject]:
     model, processor = load_student(run, run.folder / "student")
     subjects["student"] = _subject(run, model, processor, "student")
     _add_exports(run, subjects, processor)
-    subjects |= further_subjects(run, subjects["teacher"])
+    subjects |= further_subjects(run, subjects["teacher"], subjects["student"])
     exported.path.unlink()
     return subjects
 

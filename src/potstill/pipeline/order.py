@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from potstill.pipeline.anchors import route_content, wants_teaching
+from potstill.pipeline.chain_stages import FOLDER as CHAIN
+from potstill.pipeline.chain_stages import train_chain, wants_chain
 from potstill.pipeline.data_stages import augment_data, read_data, wants_augmentation
 from potstill.pipeline.delivery_stages import export_student
 from potstill.pipeline.given import wants_training
@@ -35,7 +38,7 @@ STAGES: tuple[Stage, ...] = (
         reads=(*TEACHING_KEYS, "seed", "precision"),
         depends_on=("data",),
         work=teach,
-        is_needed=wants_training,
+        is_needed=wants_teaching(wants_training),
     ),
     Stage(
         name="augment",
@@ -73,12 +76,22 @@ STAGES: tuple[Stage, ...] = (
         is_needed=wants_baseline,
     ),
     Stage(
+        name="chain",
+        title="train the models between teacher and student",
+        folder=CHAIN,
+        reads=(*TRAINING_KEYS, "teacher.combine", "teacher.weights", "student.vocabulary", "data.max_tokens"),
+        depends_on=("student", "cache"),
+        work=train_chain,
+        is_needed=wants_chain,
+    ),
+    Stage(
         name="distill",
         title="teach the student",
         folder="student",
         reads=(*TRAINING_KEYS, "teacher.combine", "teacher.weights"),
-        depends_on=("student", "cache"),
+        depends_on=("student", "cache", "chain"),
         work=distill,
+        given=route_content,
     ),
     Stage(
         name="export",

@@ -164,11 +164,19 @@ def mixed_answers(run: Run, logits: Sequence[np.ndarray]) -> np.ndarray:
     import torch
 
     recipe = run.recipe.teacher
-    shares = run.facts("student").get("teacher_weights") if recipe.combine == "learned" else recipe.weights
+    shares = _learned_shares(run) if recipe.combine == "learned" else recipe.weights
     weights = torch.tensor(shares or [1.0] * len(logits))
     logs = torch.stack([torch.from_numpy(one).float().log_softmax(-1) for one in logits])
     kind = CONFIDENCES.get(recipe.combine, "none")
     return combine(logs, weights / weights.sum(), confidence=kind).numpy()
+
+
+def _learned_shares(run: Run) -> list[float] | None:
+    """As the student learned them, or the first model of a chain, which alone hears the teachers."""
+    from potstill.pipeline.chain_stages import FOLDER, links
+
+    places = ["student", *(f"{FOLDER}/{name}" for name in links(run)[:1])]
+    return next((found for place in places if (found := run.facts(place).get("teacher_weights"))), None)
 
 
 def _answers(other: Run) -> TeacherSource:

@@ -18,6 +18,7 @@ from torch import nn
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalPrediction
 
+from potstill import ranks
 from potstill.disk import read_json, write_json_atomic
 from potstill.errors import TrainingError
 from potstill.losses.contract import Loss
@@ -164,15 +165,16 @@ def train_stage(
     settings, folder = settings or StageSettings(), Path(folder)
     if len(rows) == 0:
         raise TrainingError("there are no rows to train on", todo="give a data set with rows")
+    folder.mkdir(parents=True, exist_ok=True)
+    folder = ranks.from_first(folder.absolute() if ranks.num_ranks() > 1 else folder)
     done = _finished(model, folder)
     if done is not None:
         return done
-    folder.mkdir(parents=True, exist_ok=True)
     watch = _Watch(folder, on_progress)
     probe = collator([rows[index] for index in range(min(settings.batch_size, len(rows)))])
     with fastest_threads(model, probe, folder):
         trainer = _trainer(model, rows, collator, folder, terms, teacher, eval_rows, task, metric, settings, [watch, *callbacks])
-        checkpoint = newest_checkpoint(trainer.folder)
+        checkpoint = ranks.from_first(newest_checkpoint(trainer.folder))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     model.eval()
@@ -184,8 +186,10 @@ def train_stage(
         watch.seconds(),
         checkpoint is not None,
     )
-    if trainer.args.should_save:
+    ranks.wait_for_all()
+    if ranks.is_first():
         _write(outcome, folder)
+    ranks.wait_for_all()
     return outcome
 
 
@@ -204,7 +208,7 @@ def _trainer(
 ) -> DistillationTrainer:
     has_choice = eval_rows is not None and len(eval_rows) > 0 and settings.select != "last"
     probe = collator([rows[index] for index in range(min(settings.batch_size, len(rows)))])
-    is_half = computes_in_bf16(settings.precision, model, probe, folder)
+    is_half = ranks.from_first(ranks.is_first() and computes_in_bf16(settings.precision, model, probe, folder))
     has_evaluation = eval_rows is not None
     arguments = _arguments(settings, folder, len(rows), has_evaluation=has_evaluation, has_choice=has_choice, is_half=is_half)
     if settings.patience is not None and has_choice:
@@ -236,11 +240,11 @@ def usual_evaluations(epochs: float) -> int:
     return min(MAX_EVALUATIONS, max(MIN_EVALUATIONS, math.ceil(epochs)))
 
 
-def total_steps(num_rows: int, settings: StageSettings, *, num_ranks: int = 1) -> int:
-    """Optimizer steps of a stage."""
+def total_steps(num_rows: int, settings: StageSettings) -> int:
+    """Optimizer steps of a stage, with as many ranks as there are."""
     if settings.max_steps is not None:
         return settings.max_steps
-    batches = math.ceil(math.ceil(num_rows / settings.batch_size) / num_ranks)
+    batches = math.ceil(math.ceil(num_rows / settings.batch_size) / ranks.num_ranks())
     return max(1, math.ceil(settings.epochs * max(1, math.ceil(batches / settings.accumulation))))
 
 
@@ -248,7 +252,7 @@ def _arguments(
     settings: StageSettings, folder: Path, num_rows: int, *, has_evaluation: bool, has_choice: bool, is_half: bool
 ) -> TrainingArguments:
     arguments = TrainingArguments(output_dir=str(folder / "checkpoints"), report_to=[], disable_tqdm=True, seed=settings.seed)
-    steps = total_steps(num_rows, settings, num_ranks=arguments.world_size)
+    steps = total_steps(num_rows, settings)
     times = settings.evaluations or usual_evaluations(settings.epochs)
     interval = max(1, math.ceil(steps / times))
     return TrainingArguments(
