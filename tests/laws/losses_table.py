@@ -87,6 +87,7 @@ LAWS: dict[str, Law] = {
     "srd": Law(is_zero_at_equal=False, is_signed=True, is_by_rows=False),
     "simkd": TARGET,
     "review_kd": Law(is_zero_at_equal=False, domain="maps"),
+    "routed": Law(is_zero_at_equal=False),
     "at": Law(),
     "tinybert_attention": Law(),
     "attention_kl": Law(),

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 LOSSES: dict[str, str] = {
     # response
     "ce": "potstill.losses.response:CE",
-    "kl": "potstill.losses.response:KL",
-    "reverse_kl": "potstill.losses.response:ReverseKL",
-    "jsd": "potstill.losses.response:JSD",
-    "skew_kl": "potstill.losses.response:SkewKL",
-    "skew_reverse_kl": "potstill.losses.response:SkewReverseKL",
+    "kl": "potstill.losses.divergences:KL",
+    "reverse_kl": "potstill.losses.divergences:ReverseKL",
+    "jsd": "potstill.losses.divergences:JSD",
+    "skew_kl": "potstill.losses.divergences:SkewKL",
+    "skew_reverse_kl": "potstill.losses.divergences:SkewReverseKL",
     "tvd": "potstill.losses.response:TVD",
     "logit_mse": "potstill.losses.response:LogitMSE",
     "soft_ce": "potstill.losses.response:SoftCE",
@@ -56,6 +56,7 @@ LOSSES: dict[str, str] = {
     "srd": "potstill.losses.transfer:SRD",
     "simkd": "potstill.losses.transfer:SimKD",
     "review_kd": "potstill.losses.review:ReviewKD",
+    "routed": "potstill.losses.routing:Routed",
     # attention
     "at": "potstill.losses.attention:AttentionTransfer",
     "tinybert_attention": "potstill.losses.attention:TinyBertAttention",

@@ -7,6 +7,7 @@ from potstill.losses.batch_relation import cc, pkt, rkd_angle, rkd_distance, sp
 from potstill.losses.consistency import cs_kd, probability_mse
 from potstill.losses.contrast import crd, info_nce
 from potstill.losses.distribution import ctkd, dist, logit_std_kl, mlkd, uld
+from potstill.losses.divergences import jsd, kl, reverse_kl, skew_kl, skew_reverse_kl
 from potstill.losses.feature import cosine, cwd, embedding_mse, ghnd, hidden_mse, mgd, pkd
 from potstill.losses.flow import fsp
 from potstill.losses.graded import bce, bounded_regression, regression
@@ -15,8 +16,9 @@ from potstill.losses.hints import ab, fitnet, ofd, vid
 from potstill.losses.label_aware import dkd, label_smoothing_kd, nkd, probability_shift, tf_kd, wsld
 from potstill.losses.minilm import minilm, minilm_v2
 from potstill.losses.relation import affinity, gram, ickd, nst
-from potstill.losses.response import ce, jsd, kl, logit_mse, reverse_kl, skew_kl, skew_reverse_kl, soft_ce, tvd
+from potstill.losses.response import ce, logit_mse, soft_ce, tvd
 from potstill.losses.review import review_kd
+from potstill.losses.routing import routed
 from potstill.losses.self_supervision import sskd
 from potstill.losses.singular import kd_svd
 from potstill.losses.transfer import ft, pad, simkd, srd
@@ -70,6 +72,7 @@ __all__ = [
     "review_kd",
     "rkd_angle",
     "rkd_distance",
+    "routed",
     "simkd",
     "skew_kl",
     "skew_reverse_kl",

@@ -9,19 +9,21 @@ from potstill.errors import RecipeError
 from potstill.methods.contract import LayerChoice, MethodOptions, ModelFacts
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from potstill.methods.similarity import Read
 
-CHOICES = ("auto", "uniform", "last", "first", "skip")
+CHOICES = ("auto", "uniform", "last", "first", "skip", "dynamic")
+CLEARLY_MORE = 0.02  # of mean similarity, before measured pairs take the place of those that the cut suggests
 
 
 def pair_layers(choice: LayerChoice, student: ModelFacts, teacher: ModelFacts) -> list[tuple[int, int]]:
     """Pairs (student block, teacher block), 1-based, rising.
 
-    ``auto``: the blocks that a cut student keeps, else of convolutional nets the stages with grids of one size, else uniform;
-    ``uniform``: i ← i·T/S; ``last`` and ``first``: that end of
-    the teacher; ``skip``: uniform without the last pair, which the response already teaches (patient distillation).
+    ``auto``: of convolutional nets the stages with grids of one size; else the pairs that were measured (`match_blocks`), else
+    the blocks that a cut student keeps, else uniform; ``uniform``: i ← i·T/S; ``last`` and ``first``: that end of the teacher;
+    ``skip``: uniform without the last pair, which the response already teaches (patient distillation); ``dynamic``: uniform, for
+    the terms of a method that cannot choose their blocks in every step.
 
     Raises:
         RecipeError: Another word, or pairs outside the models.
@@ -36,10 +38,12 @@ def pair_layers(choice: LayerChoice, student: ModelFacts, teacher: ModelFacts) -
         raise RecipeError(
             f"layers is {choice!r}", f"{', '.join(CHOICES)}, or pairs", "write for example layers: [[1, 3], [2, 6]]"
         )
-    if choice == "auto" and student.kept_layers:
-        return list(enumerate(student.kept_layers, start=1))
     if choice == "auto" and student.has_maps and teacher.has_maps and set(student.strides) & set(teacher.strides):
         return _by_stride(student.strides, teacher.strides)
+    if choice == "auto" and student.matched:
+        return list(student.matched)
+    if choice == "auto" and student.kept_layers:
+        return list(enumerate(student.kept_layers, start=1))
     if student.layers > teacher.layers:
         uniform = [(round(i * student.layers / teacher.layers), i) for i in range(1, teacher.layers + 1)]
     else:
@@ -86,6 +90,28 @@ def pair_by_similarity(
     from potstill.methods.similarity import best_rising, block_similarity
 
     return best_rising(block_similarity(student, teacher, batches, read))
+
+
+def match_blocks(similarity: Tensor, expected: Sequence[tuple[int, int]]) -> tuple[list[tuple[int, int]], float, float]:
+    """The pairs that `auto` takes, given what was measured and what the cut suggests.
+
+    A measurement on few rows has noise, so the expected pairs stay unless others are alike by 0.02 more in the mean.
+
+    Args:
+        similarity: [S, L], see `block_similarity`.
+        expected: Pairs that the cut student keeps, or uniform ones.
+
+    Returns:
+        The pairs, their mean similarity, and that of the expected ones.
+    """
+    from potstill.methods.similarity import best_rising
+
+    def mean(pairs: Sequence[tuple[int, int]]) -> float:
+        return sum(float(similarity[own - 1, other - 1]) for own, other in pairs) / len(pairs)
+
+    best = best_rising(similarity)
+    taken = best if mean(best) > mean(expected) + CLEARLY_MORE else list(expected)
+    return taken, mean(taken), mean(expected)
 
 
 def _by_stride(student: Sequence[int], teacher: Sequence[int]) -> list[tuple[int, int]]:

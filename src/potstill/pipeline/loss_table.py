@@ -9,6 +9,7 @@ from potstill.errors import RecipeError
 from potstill.losses import catalogue
 from potstill.methods.contract import ModelFacts, TermSpec
 from potstill.methods.layers import pair_layers
+from potstill.methods.routing import DYNAMIC, ROUTABLE, require_one_shape, route
 
 # What a type means in each part of the network.
 PARTS: Mapping[str, Mapping[str, str]] = {
@@ -37,6 +38,23 @@ def read_losses(given: Any, student: ModelFacts, teacher: ModelFacts, *, layers:
     return tuple(_term(entry, student, teacher, layers) for entry in given)
 
 
+def _routed(term: TermSpec, student: ModelFacts, teacher: ModelFacts) -> TermSpec:
+    """The term with blocks chosen in every step.
+
+    Raises:
+        RecipeError: Its loss compares fixed pairs.
+        NeedsError: The models' blocks have no common shape.
+    """
+    if term.name not in ROUTABLE:
+        raise RecipeError(
+            f"layers is dynamic for the loss {term.name!r}, which compares fixed pairs of blocks",
+            f"dynamic for {', '.join(ROUTABLE)}",
+            "write layers: auto beside that loss",
+        )
+    require_one_shape(student, teacher)
+    return route(term, student, teacher)
+
+
 def _part(name: str, value: dict[str, Any], student: ModelFacts, teacher: ModelFacts, layers: Any) -> TermSpec:
     if name not in PARTS:
         raise RecipeError(f"distill.losses has the part {name!r}", ", ".join(PARTS), "or give a list of losses by name")
@@ -52,7 +70,8 @@ def _part(name: str, value: dict[str, Any], student: ModelFacts, teacher: ModelF
     if name == "neck":
         pairs = pairs[-1:]
     options = {"layers": pairs} if name != "head" and _takes_layers(loss) else {}
-    return TermSpec(loss, value.pop("weight", 1.0), value.pop("temperature", None), {**options, **value})
+    term = TermSpec(loss, value.pop("weight", 1.0), value.pop("temperature", None), {**options, **value})
+    return _routed(term, student, teacher) if layers == DYNAMIC and options else term
 
 
 def _term(entry: Any, student: ModelFacts, teacher: ModelFacts, layers: Any) -> TermSpec:
@@ -63,10 +82,11 @@ def _term(entry: Any, student: ModelFacts, teacher: ModelFacts, layers: Any) -> 
             f"distill.losses holds {entry!r}", "a name, or a mapping with the key name", "for example {name: kl, weight: 0.7}"
         )
     options = {key: value for key, value in entry.items() if key not in ("name", "weight", "temperature")}
+    wanted = options.get("layers", layers)
     if _takes_layers(entry["name"]):
-        wanted = options.get("layers", layers)
         options["layers"] = pair_layers(wanted, student, teacher)
-    return TermSpec(entry["name"], entry.get("weight", 1.0), entry.get("temperature"), options)
+    term = TermSpec(entry["name"], entry.get("weight", 1.0), entry.get("temperature"), options)
+    return _routed(term, student, teacher) if "layers" in options and wanted == DYNAMIC else term
 
 
 def _takes_layers(loss: str) -> bool:

@@ -1,0 +1,59 @@
+"""`layers: dynamic`: terms over fixed pairs of blocks become terms that choose their blocks in every step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from potstill.errors import NeedsError, RecipeError
+from potstill.methods.contract import ModelFacts, StageSpec, TermSpec
+
+# Losses whose formula bears a mix of teacher blocks → the distance that they are.
+ROUTABLE = {"hidden_mse": "mse", "fitnet": "mse", "cosine": "cosine"}
+DYNAMIC = "dynamic"
+
+
+def route_stages(name: str, stages: Sequence[StageSpec], student: ModelFacts, teacher: ModelFacts) -> tuple[StageSpec, ...]:
+    """The stages of a method with its hidden-state terms routed; other terms keep their uniform pairs.
+
+    Raises:
+        NeedsError: The models' blocks have no common shape.
+        RecipeError: No term of the method can be routed.
+    """
+    require_one_shape(student, teacher)
+    routed = tuple(replace(stage, terms=tuple(route(term, student, teacher) for term in stage.terms)) for stage in stages)
+    if routed == tuple(stages):
+        raise RecipeError(
+            f"distill.layers is dynamic, and method {name!r} has no term that can choose its blocks",
+            f"a method with {', '.join(ROUTABLE)}, such as kd, tinybert or layered",
+            "set distill.layers: auto, or distill.method: tinybert",
+        )
+    return routed
+
+
+def route(term: TermSpec, student: ModelFacts, teacher: ModelFacts) -> TermSpec:
+    """The term with the loss `routed`, over all blocks of both models; itself where its loss has no mix."""
+    if term.name not in ROUTABLE or "layers" not in term.options:
+        return term
+    kept: dict[str, Any] = {key: value for key, value in term.options.items() if key == "project"}
+    blocks = {
+        "student_layers": list(range(1, student.layers + 1)),
+        "teacher_layers": list(range(1, teacher.layers + 1)),
+    }
+    return replace(term, name="routed", options={**blocks, "distance": ROUTABLE[term.name], **kept})
+
+
+def require_one_shape(student: ModelFacts, teacher: ModelFacts) -> None:
+    """All blocks of the teacher have one shape, and the student's too.
+
+    Raises:
+        NeedsError: One model is a convolutional net, whose stages have grids of their own.
+    """
+    for side, facts in (("student", student), ("teacher", teacher)):
+        if facts.has_maps:
+            raise NeedsError(
+                f"distill.layers is dynamic, and the stages of the {side} (a convolutional net) have grids of different sizes",
+                "transformers on both sides",
+                "set distill.layers: auto, which pairs stages by their grids",
+            )
