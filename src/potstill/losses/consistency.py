@@ -76,8 +76,7 @@ def partners(labels: Tensor) -> tuple[Tensor, Tensor]:
 class ProbabilityMSE(ResponseLoss):
     """Mean squared difference of probabilities; see `functional.probability_mse`. Source: arXiv 1703.01780."""
 
-    def compare(self, student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None, batch: Mapping[str, Any]) -> Tensor:
-        return probability_mse(student_logits, teacher_logits, mask=mask, reduction="sum")
+    formula = staticmethod(probability_mse)
 
 
 class CSKD(Loss):

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from potstill.errors import NeedsError
 from potstill.losses.contract import LossValue, Shapes, StudentView
+from potstill.losses.divergences import kl
 from potstill.losses.options import between, positive
 from potstill.losses.precision import finite, full_precision
 from potstill.losses.reduction import Reduction, of_batch, over_rows
-from potstill.losses.response import ResponseLoss, divergence, kl, log_probabilities, logit_mask
+from potstill.losses.response import ResponseLoss, TemperatureLoss, divergence, log_probabilities, logit_mask
 from potstill.teacher.signal import TeacherSignal
 
 
@@ -171,39 +172,25 @@ class DIST(ResponseLoss):
     """Correlation of rows and of classes; see `functional.dist`. Source: Huang et al. 2022 (arXiv 2205.10536)."""
 
     min_classes: ClassVar[int] = 2
+    formula = staticmethod(dist)
 
     def __init__(self, *, beta: float = 1.0, gamma: float = 1.0, temperature: float = 1.0) -> None:
         super().__init__()
         self.beta, self.gamma = between("beta", beta, 0, 1e6), between("gamma", gamma, 0, 1e6)
         self.temperature = positive("temperature", temperature)
 
-    def compare(self, student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None, batch: Mapping[str, Any]) -> Tensor:
-        return dist(
-            student_logits,
-            teacher_logits,
-            beta=self.beta,
-            gamma=self.gamma,
-            temperature=self.temperature,
-            mask=mask,
-            reduction="sum",
-        )
 
-
-class LogitStdKL(ResponseLoss):
+class LogitStdKL(TemperatureLoss):
     """KL of standardised logits; see `functional.logit_std_kl`. Source: Sun et al. 2024 (arXiv 2403.01265)."""
 
     min_classes: ClassVar[int] = 3
-
-    def __init__(self, *, temperature: float = 2.0) -> None:
-        super().__init__()
-        self.temperature = positive("temperature", temperature)
-
-    def compare(self, student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None, batch: Mapping[str, Any]) -> Tensor:
-        return logit_std_kl(student_logits, teacher_logits, temperature=self.temperature, mask=mask, reduction="sum")
+    formula = staticmethod(logit_std_kl)
 
 
 class MLKD(ResponseLoss):
     """Multi-level distillation; see `functional.mlkd`. Source: Jin et al. 2023 (CVPR)."""
+
+    formula = staticmethod(mlkd)
 
     def __init__(self, *, temperatures: Sequence[float] = (2.0, 3.0, 4.0, 5.0, 6.0)) -> None:
         super().__init__()
@@ -212,15 +199,14 @@ class MLKD(ResponseLoss):
     def compare(self, student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None, batch: Mapping[str, Any]) -> Tensor:
         if student_logits.dim() == 3:
             raise NeedsError("mlkd got logits per token", "logits [B, C] of whole rows", "take the loss kl or dist")
-        return mlkd(student_logits, teacher_logits, temperatures=self.temperatures, reduction="sum")
+        return super().compare(student_logits, teacher_logits, mask, batch)
 
 
-class ULD(ResponseLoss):
+class ULD(TemperatureLoss):
     """Sorted distributions across vocabularies; see `functional.uld`. Source: Boizard et al. 2024 (arXiv 2402.12030)."""
 
     def __init__(self, *, temperature: float = 1.0) -> None:
-        super().__init__()
-        self.temperature = positive("temperature", temperature)
+        super().__init__(temperature=temperature)
 
     def prepare(self, student: Shapes, teacher: Shapes | None, *, num_rows: int) -> None:
         """Any two numbers of outputs are accepted."""

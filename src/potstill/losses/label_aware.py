@@ -18,7 +18,7 @@ from potstill.losses.contract import IGNORED_LABEL, LossValue, StudentView
 from potstill.losses.options import between, positive
 from potstill.losses.precision import FLOOR, finite, full_precision
 from potstill.losses.reduction import Reduction, over_labelled, over_rows
-from potstill.losses.response import ResponseLoss, divergence
+from potstill.losses.response import ResponseLoss, TemperatureLoss, divergence
 from potstill.teacher.signal import TeacherSignal
 
 
@@ -222,10 +222,6 @@ class LabelledLoss(ResponseLoss):
     def needs_batch(self) -> tuple[str, ...]:
         return ("labels",)
 
-    def forward(self, student: StudentView, teacher: TeacherSignal | None, batch: Mapping[str, Any]) -> LossValue:
-        """Sum over labelled units."""
-        return LossValue(sum=super().forward(student, teacher, batch).sum, count=self.count(batch))
-
 
 class DKD(LabelledLoss):
     """Decoupled distillation; see `functional.dkd`. Source: Zhao et al. 2022 (arXiv 2203.08679).
@@ -237,110 +233,77 @@ class DKD(LabelledLoss):
     """
 
     min_classes: ClassVar[int] = 3
+    formula = staticmethod(dkd)
 
     def __init__(self, *, alpha: float = 1.0, beta: float = 8.0, temperature: float = 4.0) -> None:
         super().__init__()
         self.alpha, self.beta = between("alpha", alpha, 0, 1e6), between("beta", beta, 0, 1e6)
         self.temperature = positive("temperature", temperature)
 
-    def compare(self, student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None, batch: Mapping[str, Any]) -> Tensor:
-        return dkd(
-            student_logits,
-            teacher_logits,
-            batch["labels"],
-            alpha=self.alpha,
-            beta=self.beta,
-            temperature=self.temperature,
-            reduction="sum",
-        )
-
 
 class NKD(LabelledLoss):
     """Normalised distillation; see `functional.nkd`. Source: Yang et al. 2023 (arXiv 2303.13005)."""
 
     min_classes: ClassVar[int] = 3
+    formula = staticmethod(nkd)
 
     def __init__(self, *, gamma: float = 1.5, temperature: float = 1.0) -> None:
         super().__init__()
         self.gamma = between("gamma", gamma, 0, 1e6)
         self.temperature = positive("temperature", temperature)
 
-    def compare(self, student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None, batch: Mapping[str, Any]) -> Tensor:
-        labels = batch["labels"]
-        return nkd(student_logits, teacher_logits, labels, gamma=self.gamma, temperature=self.temperature, reduction="sum")
 
-
-class WSLD(LabelledLoss):
+class WSLD(LabelledLoss, TemperatureLoss):
     """Weighted soft labels; see `functional.wsld`. Source: Zhou et al. 2021 (arXiv 2102.00650)."""
 
-    def __init__(self, *, temperature: float = 2.0) -> None:
-        super().__init__()
-        self.temperature = positive("temperature", temperature)
-
-    def compare(self, student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None, batch: Mapping[str, Any]) -> Tensor:
-        return wsld(student_logits, teacher_logits, batch["labels"], temperature=self.temperature, reduction="sum")
+    formula = staticmethod(wsld)
 
 
-class TfKD(LabelledLoss):
-    """Teacher-free distillation; see `functional.tf_kd`. Source: Yuan et al. 2020 (arXiv 1909.11723)."""
+class SmoothedLabelLoss(ResponseLoss):
+    """Base of losses with a designed distribution: a for the true class, the rest equal."""
 
     min_classes: ClassVar[int] = 2
 
-    def __init__(self, *, correct_probability: float = 0.99, temperature: float = 20.0) -> None:
+    def __init__(self, *, correct_probability: float, temperature: float) -> None:
         super().__init__()
         self.correct_probability = positive("correct_probability", between("correct_probability", correct_probability, 0, 1))
         self.temperature = positive("temperature", temperature)
+
+    def needs_batch(self) -> tuple[str, ...]:
+        return ("labels",)
+
+
+class TfKD(SmoothedLabelLoss):
+    """Teacher-free distillation; see `functional.tf_kd`. Source: Yuan et al. 2020 (arXiv 1909.11723)."""
+
+    unit: ClassVar[str] = "labelled"
+    formula = staticmethod(tf_kd)
+
+    def __init__(self, *, correct_probability: float = 0.99, temperature: float = 20.0) -> None:
+        super().__init__(correct_probability=correct_probability, temperature=temperature)
 
     def needs_teacher(self) -> tuple[str, ...]:
         return ()
 
     def forward(self, student: StudentView, teacher: TeacherSignal | None, batch: Mapping[str, Any]) -> LossValue:
         del teacher
-        total = tf_kd(
-            student.logits,
-            batch["labels"],
-            correct_probability=self.correct_probability,
-            temperature=self.temperature,
-            reduction="sum",
-        )
+        total = tf_kd(student.logits, batch["labels"], **self.arguments(None), reduction="sum")
         return LossValue(sum=total, count=self.count(batch))
 
 
-class LabelSmoothingKD(ResponseLoss):
+class LabelSmoothingKD(SmoothedLabelLoss):
     """Teacher mended by the smoothed label; see `functional.label_smoothing_kd`. Source: arXiv 1911.07471."""
 
-    min_classes: ClassVar[int] = 2
+    formula = staticmethod(label_smoothing_kd)
 
     def __init__(self, *, correct_probability: float = 0.9, temperature: float = 2.0) -> None:
-        super().__init__()
-        self.correct_probability = positive("correct_probability", between("correct_probability", correct_probability, 0, 1))
-        self.temperature = positive("temperature", temperature)
-
-    def needs_batch(self) -> tuple[str, ...]:
-        return ("labels",)
-
-    def compare(self, student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None, batch: Mapping[str, Any]) -> Tensor:
-        return label_smoothing_kd(
-            student_logits,
-            teacher_logits,
-            batch["labels"],
-            correct_probability=self.correct_probability,
-            temperature=self.temperature,
-            mask=mask,
-            reduction="sum",
-        )
+        super().__init__(correct_probability=correct_probability, temperature=temperature)
 
 
-class ProbabilityShift(ResponseLoss):
+class ProbabilityShift(TemperatureLoss):
     """Teacher mended by exchange; see `functional.probability_shift`. Source: arXiv 1911.07471."""
 
-    def __init__(self, *, temperature: float = 2.0) -> None:
-        super().__init__()
-        self.temperature = positive("temperature", temperature)
+    formula = staticmethod(probability_shift)
 
     def needs_batch(self) -> tuple[str, ...]:
         return ("labels",)
-
-    def compare(self, student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None, batch: Mapping[str, Any]) -> Tensor:
-        labels = batch["labels"]
-        return probability_shift(student_logits, teacher_logits, labels, temperature=self.temperature, mask=mask, reduction="sum")

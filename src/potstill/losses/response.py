@@ -1,4 +1,4 @@
-"""Response losses: the student's output against labels or the teacher's output.
+"""Response losses: the student's output against labels or the teacher's output; the base of all of them.
 
 Shapes: B batch, T tokens, C classes. Logits are [B, C], or [B, T, C] with a mask [B, T]; then a row is the mean over its
 real tokens. p is the teacher's distribution at temperature τ, q the student's.
@@ -6,22 +6,21 @@ real tokens. p is the teacher's distribution at temperature τ, q the student's.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
-from torch import Tensor, logaddexp
+from torch import Tensor
 
 from potstill.errors import NeedsError
 from potstill.losses.contract import IGNORED_LABEL, Loss, LossValue, Shapes, StudentView
 from potstill.losses.layers import loss_name
-from potstill.losses.options import between, one_of, positive
+from potstill.losses.options import between, positive
 from potstill.losses.precision import finite, full_precision
 from potstill.losses.reduction import Reduction, over_labelled, over_rows
 from potstill.teacher.signal import TeacherSignal
-
-Direction = Literal["forward", "reverse"]
 
 
 @full_precision
@@ -52,133 +51,6 @@ def log_probabilities(logits: Tensor, temperature: float | Tensor, mask: Tensor 
 def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
     """KL(p ‖ q) over the last axis from log-probabilities."""
     return (log_p.exp() * (log_p - log_q)).sum(-1)
-
-
-@full_precision
-def kl(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    *,
-    temperature: float | Tensor = 2.0,
-    direction: Direction = "forward",
-    mask: Tensor | None = None,
-    reduction: Reduction = "mean",
-) -> Tensor:
-    """Kullback–Leibler divergence in nats, times τ² so that its gradient does not shrink with τ.
-
-    forward: τ² Σ p (log p − log q); reverse: τ² Σ q (log q − log p).
-    Source: Hinton et al. 2015 (arXiv 1503.02531), section 2.
-
-    Args:
-        student_logits: [B, C] or [B, T, C].
-        teacher_logits: The same shape.
-        temperature: τ, a number or a tensor that broadcasts against the logits.
-        direction: "forward" covers the teacher's mass, "reverse" seeks its modes.
-        mask: [B] or [B, T], true on units that count.
-        reduction: "none" ([B]), "sum" or "mean" over rows.
-    """
-    log_p = log_probabilities(teacher_logits, temperature, mask)
-    log_q = log_probabilities(student_logits, temperature, mask)
-    if direction == "reverse":
-        log_p, log_q = log_q, log_p
-    scale = temperature.flatten(1)[:, 0] ** 2 if isinstance(temperature, Tensor) and temperature.dim() > 1 else temperature**2
-    values = divergence(log_p, log_q)
-    if isinstance(scale, Tensor) and scale.dim() == 1 and values.dim() == 2:
-        scale = scale.unsqueeze(-1)
-    return over_rows(scale * values, mask, reduction)
-
-
-@full_precision
-def reverse_kl(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    *,
-    temperature: float = 2.0,
-    mask: Tensor | None = None,
-    reduction: Reduction = "mean",
-) -> Tensor:
-    """Reverse divergence τ² KL(q ‖ p): the student keeps to what the teacher finds likely.
-
-    Source: Gu et al. 2024, MiniLLM (arXiv 2306.08543), at the level of one distribution. Shapes and reduction as in `kl`.
-    """
-    return kl(student_logits, teacher_logits, temperature=temperature, direction="reverse", mask=mask, reduction=reduction)
-
-
-@full_precision
-def jsd(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    *,
-    beta: float = 0.5,
-    temperature: float = 2.0,
-    is_normalised: bool = True,
-    mask: Tensor | None = None,
-    reduction: Reduction = "mean",
-) -> Tensor:
-    """Generalised Jensen–Shannon divergence, divided by β(1−β) so that its ends are the two KL divergences.
-
-    τ² [β KL(p ‖ m) + (1−β) KL(q ‖ m)] / (β(1−β)) with m = βp + (1−β)q; β = 0 is forward KL, β = 1 reverse KL.
-    Source: Agarwal et al. 2024, GKD (arXiv 2306.13649); the division is ours, because without it the gradient
-    vanishes near the ends. Shapes and reduction as in `kl`.
-
-    Args:
-        student_logits: [B, C] or [B, T, C].
-        teacher_logits: The same shape.
-        beta: β from 0 to 1.
-        temperature: τ.
-        is_normalised: Whether to divide by β(1−β); without it, value and gradient are those of the paper.
-        mask: [B] or [B, T].
-        reduction: Over rows.
-    """
-    if beta in (0, 1):
-        direction: Direction = "forward" if beta == 0 else "reverse"
-        return kl(student_logits, teacher_logits, temperature=temperature, direction=direction, mask=mask, reduction=reduction)
-    log_p = log_probabilities(teacher_logits, temperature, mask)
-    log_q = log_probabilities(student_logits, temperature, mask)
-    log_m = logaddexp(log_p + math.log(beta), log_q + math.log1p(-beta))
-    values = beta * divergence(log_p, log_m) + (1 - beta) * divergence(log_q, log_m)
-    scale = temperature**2 / (beta * (1 - beta) if is_normalised else 1.0)
-    return over_rows(scale * values, mask, reduction)
-
-
-@full_precision
-def skew_kl(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    *,
-    alpha: float = 0.1,
-    temperature: float = 2.0,
-    mask: Tensor | None = None,
-    reduction: Reduction = "mean",
-) -> Tensor:
-    """Skewed divergence τ² KL(p ‖ αp + (1−α)q), bounded by τ² log(1/α) even where q is zero.
-
-    Source: Ko et al. 2024, DistiLLM (arXiv 2402.03898). Shapes and reduction as in `kl`.
-    """
-    log_p = log_probabilities(teacher_logits, temperature, mask)
-    log_q = log_probabilities(student_logits, temperature, mask)
-    values = divergence(log_p, _mixture(log_p, log_q, alpha))
-    return over_rows(temperature**2 * values, mask, reduction)
-
-
-@full_precision
-def skew_reverse_kl(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    *,
-    alpha: float = 0.1,
-    temperature: float = 2.0,
-    mask: Tensor | None = None,
-    reduction: Reduction = "mean",
-) -> Tensor:
-    """Skewed reverse divergence τ² KL(q ‖ αq + (1−α)p).
-
-    Source: Ko et al. 2024, DistiLLM (arXiv 2402.03898). Shapes and reduction as in `kl`.
-    """
-    log_p = log_probabilities(teacher_logits, temperature, mask)
-    log_q = log_probabilities(student_logits, temperature, mask)
-    values = divergence(log_q, _mixture(log_q, log_p, alpha))
-    return over_rows(temperature**2 * values, mask, reduction)
 
 
 @full_precision
@@ -230,17 +102,16 @@ def soft_ce(
     return over_rows(-(temperature**2) * (p * log_q).sum(-1), mask, reduction)
 
 
-def _mixture(log_first: Tensor, log_second: Tensor, share: float) -> Tensor:
-    if share in (0, 1):
-        return log_first if share == 1 else log_second
-    return logaddexp(log_first + math.log(share), log_second + math.log1p(-share))
-
-
 class ResponseLoss(Loss):
-    """Base of losses that read the logits of both sides; refuses different numbers of classes."""
+    """Base of losses that read the logits of both sides; refuses different numbers of classes.
+
+    A subclass names its `formula`, one of `functional`. What the formula takes by keyword and the loss has as an attribute is
+    handed over, the mask where it takes one, and the labels where the loss needs them.
+    """
 
     kind: ClassVar[str] = "response"
     min_classes: ClassVar[int] = 1
+    formula: ClassVar[Callable[..., Tensor]]
 
     def prepare(self, student: Shapes, teacher: Shapes | None, *, num_rows: int) -> None:
         del num_rows
@@ -258,16 +129,40 @@ class ResponseLoss(Loss):
             )
 
     def forward(self, student: StudentView, teacher: TeacherSignal | None, batch: Mapping[str, Any]) -> LossValue:
-        """Sum over rows."""
+        """Sum over the units of the loss."""
         if teacher is None:
             raise NeedsError(f"{loss_name(self)} needs a teacher signal, there is none", todo="give the trainer a teacher")
-        mask = logit_mask(student)
-        total = self.compare(student.logits, teacher.logits.detach(), mask, batch)
-        return LossValue(sum=total, count=float(student.logits.shape[0]))
+        total = self.compare(student.logits, teacher.logits.detach(), logit_mask(student), batch)
+        return LossValue(sum=total, count=self.units(student, batch))
+
+    def units(self, student: StudentView, batch: Mapping[str, Any]) -> Tensor | float:
+        """Rows of the student's logits, or labelled units."""
+        return float(student.logits.shape[0]) if self.unit == "rows" else self.count(batch)
 
     def compare(self, student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None, batch: Mapping[str, Any]) -> Tensor:
-        """Sum over rows."""
-        raise TypeError(f"{type(self).__name__} does not define compare")
+        """Sum over units of the formula."""
+        labels = [batch["labels"]] if "labels" in self.needs_batch() else []
+        return self.formula(student_logits, teacher_logits, *labels, **self.arguments(mask), reduction="sum")
+
+    def arguments(self, mask: Tensor | None) -> dict[str, Any]:
+        """What the formula takes by keyword."""
+        accepted = _keywords(self.formula)
+        given = {name: getattr(self, name) for name in accepted if hasattr(self, name)}
+        return {**given, "mask": mask} if "mask" in accepted else given
+
+
+@functools.cache
+def _keywords(formula: Callable[..., Tensor]) -> tuple[str, ...]:
+    parameters = inspect.signature(formula).parameters.values()
+    return tuple(each.name for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY)
+
+
+class TemperatureLoss(ResponseLoss):
+    """Base of response losses whose one option is the temperature τ."""
+
+    def __init__(self, *, temperature: float = 2.0) -> None:
+        super().__init__()
+        self.temperature = positive("temperature", temperature)
 
 
 def logit_mask(student: StudentView) -> Tensor | None:
@@ -298,101 +193,22 @@ class CE(Loss):
         return LossValue(sum=total, count=self.count(batch))
 
 
-class KL(ResponseLoss):
-    """Forward (or reverse) KL times τ²; see `functional.kl`. Source: Hinton et al. 2015 (arXiv 1503.02531)."""
-
-    def __init__(self, *, temperature: float = 2.0, direction: str = "forward") -> None:
-        super().__init__()
-        self.temperature = positive("temperature", temperature)
-        self.direction = one_of("direction", direction, ("forward", "reverse"))
-
-    def compare(self, student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None, batch: Mapping[str, Any]) -> Tensor:
-        direction: Direction = "reverse" if self.direction == "reverse" else "forward"
-        return kl(student_logits, teacher_logits, temperature=self.temperature, direction=direction, mask=mask, reduction="sum")
-
-
-class ReverseKL(ResponseLoss):
-    """Reverse KL times τ²; see `functional.reverse_kl`. Source: MiniLLM (arXiv 2306.08543)."""
-
-    def __init__(self, *, temperature: float = 2.0) -> None:
-        super().__init__()
-        self.temperature = positive("temperature", temperature)
-
-    def compare(self, student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None, batch: Mapping[str, Any]) -> Tensor:
-        return reverse_kl(student_logits, teacher_logits, temperature=self.temperature, mask=mask, reduction="sum")
-
-
-class JSD(ResponseLoss):
-    """Jensen–Shannon divergence, normalised; see `functional.jsd`. Source: GKD (arXiv 2306.13649)."""
-
-    def __init__(self, *, beta: float = 0.5, temperature: float = 2.0, is_normalised: bool = True) -> None:
-        super().__init__()
-        self.beta = between("beta", beta, 0, 1)
-        self.temperature = positive("temperature", temperature)
-        self.is_normalised = is_normalised
-
-    def compare(self, student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None, batch: Mapping[str, Any]) -> Tensor:
-        return jsd(
-            student_logits,
-            teacher_logits,
-            beta=self.beta,
-            temperature=self.temperature,
-            is_normalised=self.is_normalised,
-            mask=mask,
-            reduction="sum",
-        )
-
-
-class SkewKL(ResponseLoss):
-    """Skewed KL; see `functional.skew_kl`. Source: DistiLLM (arXiv 2402.03898)."""
-
-    def __init__(self, *, alpha: float = 0.1, temperature: float = 2.0) -> None:
-        super().__init__()
-        self.alpha = between("alpha", alpha, 0, 1)
-        self.temperature = positive("temperature", temperature)
-
-    def compare(self, student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None, batch: Mapping[str, Any]) -> Tensor:
-        return skew_kl(student_logits, teacher_logits, alpha=self.alpha, temperature=self.temperature, mask=mask, reduction="sum")
-
-
-class SkewReverseKL(ResponseLoss):
-    """Skewed reverse KL; see `functional.skew_reverse_kl`. Source: DistiLLM (arXiv 2402.03898)."""
-
-    def __init__(self, *, alpha: float = 0.1, temperature: float = 2.0) -> None:
-        super().__init__()
-        self.alpha = between("alpha", alpha, 0, 1)
-        self.temperature = positive("temperature", temperature)
-
-    def compare(self, student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None, batch: Mapping[str, Any]) -> Tensor:
-        return skew_reverse_kl(
-            student_logits, teacher_logits, alpha=self.alpha, temperature=self.temperature, mask=mask, reduction="sum"
-        )
-
-
-class TVD(ResponseLoss):
+class TVD(TemperatureLoss):
     """Total variation distance; see `functional.tvd`. Source: Wen et al. 2023 (arXiv 2307.15190)."""
 
-    def __init__(self, *, temperature: float = 1.0) -> None:
-        super().__init__()
-        self.temperature = positive("temperature", temperature)
+    formula = staticmethod(tvd)
 
-    def compare(self, student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None, batch: Mapping[str, Any]) -> Tensor:
-        return tvd(student_logits, teacher_logits, temperature=self.temperature, mask=mask, reduction="sum")
+    def __init__(self, *, temperature: float = 1.0) -> None:
+        super().__init__(temperature=temperature)
 
 
 class LogitMSE(ResponseLoss):
     """Mean squared difference of logits; see `functional.logit_mse`. Source: Ba and Caruana 2014 (arXiv 1312.6184)."""
 
-    def compare(self, student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None, batch: Mapping[str, Any]) -> Tensor:
-        return logit_mse(student_logits, teacher_logits, mask=mask, reduction="sum")
+    formula = staticmethod(logit_mse)
 
 
-class SoftCE(ResponseLoss):
+class SoftCE(TemperatureLoss):
     """Cross-entropy with soft targets; see `functional.soft_ce`. Source: Hinton et al. 2015 (arXiv 1503.02531)."""
 
-    def __init__(self, *, temperature: float = 2.0) -> None:
-        super().__init__()
-        self.temperature = positive("temperature", temperature)
-
-    def compare(self, student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None, batch: Mapping[str, Any]) -> Tensor:
-        return soft_ce(student_logits, teacher_logits, temperature=self.temperature, mask=mask, reduction="sum")
+    formula = staticmethod(soft_ce)

@@ -1,0 +1,198 @@
+"""Response losses by divergences between two distributions: forward, reverse, between them, skewed.
+
+Shapes: B batch, T tokens, C classes. Logits are [B, C], or [B, T, C] with a mask [B, T]; then a row is the mean over its
+real tokens. p is the teacher's distribution at temperature τ, q the student's.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from torch import Tensor, logaddexp
+
+from potstill.losses.options import between, one_of, positive
+from potstill.losses.precision import full_precision
+from potstill.losses.reduction import Reduction, over_rows
+from potstill.losses.response import ResponseLoss, TemperatureLoss, divergence, log_probabilities
+
+Direction = Literal["forward", "reverse"]
+
+
+@full_precision
+def kl(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    *,
+    temperature: float | Tensor = 2.0,
+    direction: Direction = "forward",
+    mask: Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """Kullback–Leibler divergence in nats, times τ² so that its gradient does not shrink with τ.
+
+    forward: τ² Σ p (log p − log q); reverse: τ² Σ q (log q − log p).
+    Source: Hinton et al. 2015 (arXiv 1503.02531), section 2.
+
+    Args:
+        student_logits: [B, C] or [B, T, C].
+        teacher_logits: The same shape.
+        temperature: τ, a number or a tensor that broadcasts against the logits.
+        direction: "forward" covers the teacher's mass, "reverse" seeks its modes.
+        mask: [B] or [B, T], true on units that count.
+        reduction: "none" ([B]), "sum" or "mean" over rows.
+    """
+    log_p = log_probabilities(teacher_logits, temperature, mask)
+    log_q = log_probabilities(student_logits, temperature, mask)
+    if direction == "reverse":
+        log_p, log_q = log_q, log_p
+    scale = temperature.flatten(1)[:, 0] ** 2 if isinstance(temperature, Tensor) and temperature.dim() > 1 else temperature**2
+    values = divergence(log_p, log_q)
+    if isinstance(scale, Tensor) and scale.dim() == 1 and values.dim() == 2:
+        scale = scale.unsqueeze(-1)
+    return over_rows(scale * values, mask, reduction)
+
+
+@full_precision
+def reverse_kl(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    *,
+    temperature: float = 2.0,
+    mask: Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """Reverse divergence τ² KL(q ‖ p): the student keeps to what the teacher finds likely.
+
+    Source: Gu et al. 2024, MiniLLM (arXiv 2306.08543), at the level of one distribution. Shapes and reduction as in `kl`.
+    """
+    return kl(student_logits, teacher_logits, temperature=temperature, direction="reverse", mask=mask, reduction=reduction)
+
+
+@full_precision
+def jsd(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    *,
+    beta: float = 0.5,
+    temperature: float = 2.0,
+    is_normalised: bool = True,
+    mask: Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """Generalised Jensen–Shannon divergence, divided by β(1−β) so that its ends are the two KL divergences.
+
+    τ² [β KL(p ‖ m) + (1−β) KL(q ‖ m)] / (β(1−β)) with m = βp + (1−β)q; β = 0 is forward KL, β = 1 reverse KL.
+    Source: Agarwal et al. 2024, GKD (arXiv 2306.13649); the division is ours, because without it the gradient
+    vanishes near the ends. Shapes and reduction as in `kl`.
+
+    Args:
+        student_logits: [B, C] or [B, T, C].
+        teacher_logits: The same shape.
+        beta: β from 0 to 1.
+        temperature: τ.
+        is_normalised: Whether to divide by β(1−β); without it, value and gradient are those of the paper.
+        mask: [B] or [B, T].
+        reduction: Over rows.
+    """
+    if beta in (0, 1):
+        direction: Direction = "forward" if beta == 0 else "reverse"
+        return kl(student_logits, teacher_logits, temperature=temperature, direction=direction, mask=mask, reduction=reduction)
+    log_p = log_probabilities(teacher_logits, temperature, mask)
+    log_q = log_probabilities(student_logits, temperature, mask)
+    log_m = logaddexp(log_p + math.log(beta), log_q + math.log1p(-beta))
+    values = beta * divergence(log_p, log_m) + (1 - beta) * divergence(log_q, log_m)
+    scale = temperature**2 / (beta * (1 - beta) if is_normalised else 1.0)
+    return over_rows(scale * values, mask, reduction)
+
+
+@full_precision
+def skew_kl(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    *,
+    alpha: float = 0.1,
+    temperature: float = 2.0,
+    mask: Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """Skewed divergence τ² KL(p ‖ αp + (1−α)q), bounded by τ² log(1/α) even where q is zero.
+
+    Source: Ko et al. 2024, DistiLLM (arXiv 2402.03898). Shapes and reduction as in `kl`.
+    """
+    log_p = log_probabilities(teacher_logits, temperature, mask)
+    log_q = log_probabilities(student_logits, temperature, mask)
+    values = divergence(log_p, _mixture(log_p, log_q, alpha))
+    return over_rows(temperature**2 * values, mask, reduction)
+
+
+@full_precision
+def skew_reverse_kl(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    *,
+    alpha: float = 0.1,
+    temperature: float = 2.0,
+    mask: Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """Skewed reverse divergence τ² KL(q ‖ αq + (1−α)p).
+
+    Source: Ko et al. 2024, DistiLLM (arXiv 2402.03898). Shapes and reduction as in `kl`.
+    """
+    log_p = log_probabilities(teacher_logits, temperature, mask)
+    log_q = log_probabilities(student_logits, temperature, mask)
+    values = divergence(log_q, _mixture(log_q, log_p, alpha))
+    return over_rows(temperature**2 * values, mask, reduction)
+
+
+def _mixture(log_first: Tensor, log_second: Tensor, share: float) -> Tensor:
+    if share in (0, 1):
+        return log_first if share == 1 else log_second
+    return logaddexp(log_first + math.log(share), log_second + math.log1p(-share))
+
+
+class KL(ResponseLoss):
+    """Forward (or reverse) KL times τ²; see `functional.kl`. Source: Hinton et al. 2015 (arXiv 1503.02531)."""
+
+    formula = staticmethod(kl)
+
+    def __init__(self, *, temperature: float = 2.0, direction: str = "forward") -> None:
+        super().__init__()
+        self.temperature = positive("temperature", temperature)
+        self.direction = one_of("direction", direction, ("forward", "reverse"))
+
+
+class ReverseKL(TemperatureLoss):
+    """Reverse KL times τ²; see `functional.reverse_kl`. Source: MiniLLM (arXiv 2306.08543)."""
+
+    formula = staticmethod(reverse_kl)
+
+
+class JSD(ResponseLoss):
+    """Jensen–Shannon divergence, normalised; see `functional.jsd`. Source: GKD (arXiv 2306.13649)."""
+
+    formula = staticmethod(jsd)
+
+    def __init__(self, *, beta: float = 0.5, temperature: float = 2.0, is_normalised: bool = True) -> None:
+        super().__init__()
+        self.beta = between("beta", beta, 0, 1)
+        self.temperature = positive("temperature", temperature)
+        self.is_normalised = is_normalised
+
+
+class SkewKL(ResponseLoss):
+    """Skewed KL; see `functional.skew_kl`. Source: DistiLLM (arXiv 2402.03898)."""
+
+    formula = staticmethod(skew_kl)
+
+    def __init__(self, *, alpha: float = 0.1, temperature: float = 2.0) -> None:
+        super().__init__()
+        self.alpha = between("alpha", alpha, 0, 1)
+        self.temperature = positive("temperature", temperature)
+
+
+class SkewReverseKL(SkewKL):
+    """Skewed reverse KL; see `functional.skew_reverse_kl`. Source: DistiLLM (arXiv 2402.03898)."""
+
+    formula = staticmethod(skew_reverse_kl)
