@@ -11,13 +11,13 @@ import torch
 import transformers
 from torch.utils.flop_counter import FlopCounterMode
 
-from potstill.student.cost import bytes_of, flops, parameters
+from potstill.student.cost import bytes_of, flops, parameters, parameters_of
 from potstill.student.families import FAMILIES
 from potstill.student.importance import measure
 from potstill.student.init import cut_student
 from potstill.student.plan import plan
 from potstill.student.resnet_cut import cut_resnet
-from student.builders import ALL_TYPES, CONVOLUTIONAL, tiny_batches, tiny_config, tiny_model
+from student.builders import ALL_TYPES, CONVOLUTIONAL, model_class, tiny_batches, tiny_config, tiny_model
 
 BIG = {
     "bert": {},
@@ -25,6 +25,7 @@ BIG = {
     "xlm-roberta": {"vocab_size": 250002, "max_position_embeddings": 514, "type_vocab_size": 1},
     "distilbert": {},
     "electra": {},
+    "potstill-encoder": {"hidden_size": 384, "embedding_size": 384, "num_attention_heads": 3, "head_dim": 32},
     "vit": {},
     "deit": {},
     "resnet": {},
@@ -36,7 +37,14 @@ BIG = {
 def meta_model(config):
     """The classification model of `config` without weights."""
     with torch.device("meta"):
-        return getattr(transformers, FAMILIES[config.model_type].architecture)(config)
+        return model_class(config.model_type)(config)
+
+
+def size_of(model):
+    """Parameters, and the codes of an embedding as the fp32 numbers that take their bytes."""
+    codes = [buffer for name, buffer in model.named_buffers() if name.endswith("word_embeddings.codes")]
+    integers = sum(buffer.numel() * buffer.element_size() for buffer in codes)
+    return sum(p.numel() for p in model.parameters()) + (integers + 3) // 4
 
 
 def inputs_of(batch):
@@ -46,8 +54,8 @@ def inputs_of(batch):
 @pytest.mark.parametrize("model_type", ALL_TYPES)
 def test_counted_parameters_are_the_parameters_of_the_built_model(model_type):
     for config in (tiny_config(model_type), transformers.AutoConfig.for_model(model_type, **BIG[model_type])):
-        built = sum(p.numel() for p in meta_model(config).parameters())
-        assert parameters(config) == built
+        built = size_of(meta_model(config))
+        assert parameters(config) == built == parameters_of(meta_model(config))
         assert bytes_of(config) == 4 * built
 
 
@@ -99,7 +107,7 @@ def test_a_plan_lands_within_one_point_of_every_ratio(name, counted):
 @pytest.mark.parametrize("ratio", [0.0, 0.13, 0.5, 0.9, 0.95])
 def test_planned_parameters_are_the_parameters_of_the_built_student(name, ratio):
     planned = plan(PLANNED[name], ratio=ratio)
-    built = sum(p.numel() for p in meta_model(planned.build_config()).parameters())
+    built = size_of(meta_model(planned.build_config()))
     assert planned.parameters == built
     assert planned.ratio == 1 - built / planned.teacher_parameters
 
@@ -135,7 +143,7 @@ def test_cutting_leaves_the_teacher_as_it_was_and_draws_the_same_twice(model_typ
     assert teacher.training
     assert all(parameter.requires_grad and parameter.grad is None for parameter in teacher.parameters())
     assert all(torch.equal(before[name], value) for name, value in teacher.state_dict().items())
-    assert sum(p.numel() for p in students[0].parameters()) == planned.parameters
+    assert size_of(students[0]) == planned.parameters
     for first, second in zip(students[0].state_dict().values(), students[1].state_dict().values()):
         assert torch.equal(first, second)
         assert torch.isfinite(first.float()).all()

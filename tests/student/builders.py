@@ -6,9 +6,10 @@ import torch
 import transformers
 from transformers import AutoConfig, PreTrainedModel
 
+from potstill.student.architectures import coded
 from potstill.student.families import FAMILIES
 
-TEXT_TYPES = ("bert", "roberta", "xlm-roberta", "distilbert", "electra")
+TEXT_TYPES = ("bert", "roberta", "xlm-roberta", "distilbert", "electra", "potstill-encoder")
 IMAGE_TYPES = ("vit", "deit", "resnet", "convnext", "mobilenet_v2")
 CONVOLUTIONAL = ("resnet", "convnext", "mobilenet_v2")
 ALL_TYPES = TEXT_TYPES + IMAGE_TYPES
@@ -31,22 +32,32 @@ def tiny_config(model_type: str, **changes):
             values |= {"image_size": 16, "patch_size": 8}
         else:
             values |= {"vocab_size": 120, "max_position_embeddings": 24}
-        if model_type == "electra":
+        if model_type in ("electra", "potstill-encoder"):
             values["embedding_size"] = 32
+        if model_type == "potstill-encoder":
+            values |= {"head_dim": 8, "code_groups": 4, "codes_per_group": 48, "position_rank": 6}
     return AutoConfig.for_model(model_type, **(values | changes))
+
+
+def model_class(model_type: str):
+    """The class with a classification head."""
+    name = FAMILIES[model_type].architecture
+    return getattr(coded, name, None) or getattr(transformers, name)
 
 
 def tiny_model(model_type: str, seed: int = 0, **changes) -> PreTrainedModel:
     """A random model in eval mode whose norms, biases and statistics are not at their trivial defaults."""
     torch.manual_seed(seed)
     config = tiny_config(model_type, **changes)
-    model = getattr(transformers, FAMILIES[model_type].architecture)(config)
+    model = model_class(model_type)(config)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
         for name, buffer in model.named_buffers():
             if name.endswith("running_mean"):
                 buffer.add_(0.1 * torch.randn_like(buffer))
+            if name.endswith("word_embeddings.codes"):
+                buffer.copy_(torch.randint(48, buffer.shape) + 48 * torch.arange(buffer.shape[1]))
     return model.eval()
 
 

@@ -7,6 +7,7 @@ import pytest
 from transformers import BertConfig, ResNetConfig, ViTConfig
 
 from potstill.errors import ModelError, RecipeError
+from potstill.student.cost import flops
 from potstill.student.init import cut_student
 from potstill.student.plan import plan, plan_from_config, spaced_layers
 from student.builders import tiny_batches, tiny_config, tiny_model
@@ -23,13 +24,13 @@ def test_each_budget_lands():
 
 def test_a_latency_budget_takes_the_largest_student_below_it():
     def latency_of(config):
-        return config.num_hidden_layers * 1.0 + config.intermediate_size / 1000
+        return flops(config) / 1e9
 
-    planned = plan(MINILM, latency_ms=4.0, latency_of=latency_of)
-    assert latency_of(planned.build_config()) <= 4.0
+    planned = plan(MINILM, latency_ms=1.0, latency_of=latency_of)
+    assert latency_of(planned.build_config()) <= 1.0
     assert planned.ratio < 0.9
     with pytest.raises(RecipeError, match="below what the smallest student of this teacher needs"):
-        plan(MINILM, latency_ms=0.1, latency_of=latency_of)
+        plan(MINILM, latency_ms=0.001, latency_of=latency_of)
 
 
 @pytest.mark.parametrize(
@@ -49,12 +50,12 @@ def test_impossible_budgets_are_refused(budget, message):
 
 def test_rare_tokens_go_first_and_the_required_ones_stay():
     counts = {token: int(1e7 / (token + 1) ** 1.5) + 1 for token in range(15_000)}
-    planned = plan(MINILM, ratio=0.9, token_counts=counts)
+    planned = plan(MINILM, ratio=0.9, token_counts=counts, embeddings="table")
     assert planned.vocabulary is not None
     assert planned.vocabulary < 15_000
     assert planned.build_config().vocab_size == planned.vocabulary
     assert "of the data's token occurrences" in planned.notes[-1]
-    asked = plan(MINILM, ratio=0.9, token_counts=counts, min_vocabulary=planned.vocabulary + 800)
+    asked = plan(MINILM, ratio=0.9, token_counts=counts, min_vocabulary=planned.vocabulary + 800, embeddings="table")
     assert asked.vocabulary is not None
     assert asked.vocabulary >= planned.vocabulary + 800
     assert plan(MINILM, ratio=0.9, token_counts=np.ones(30522, dtype=int)).ratio == pytest.approx(0.9, abs=0.01)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from potstill.export.runtimes import model_bytes
+from potstill.student.cost import parameters_of
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ def cost(model: nn.Module, inputs: Mapping[str, Tensor]) -> Cost:
 
 
 def num_parameters(model: nn.Module) -> int:
-    """Numbers in the model, shared ones once."""
-    return sum(parameter.numel() for parameter in model.parameters())
+    """Numbers in the model, shared ones once; the integers of a coded embedding count by their bytes."""
+    return parameters_of(model)
 
 
 def flops(model: nn.Module, inputs: Mapping[str, Tensor]) -> int:

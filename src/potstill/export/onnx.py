@@ -200,7 +200,7 @@ def _finish(path: Path, model: nn.Module, *, precision: str) -> None:
 def _describe(model: nn.Module, precision: str) -> dict[str, str]:
     config = getattr(model, "config", None)
     labels = getattr(config, "id2label", None) or {}
-    sizes = {name: getattr(config, name, None) for name in ("num_attention_heads", "hidden_size")}
+    sizes = {name: getattr(config, name, None) for name in ("num_attention_heads", "hidden_size", "head_dim")}
     return {f"potstill.{name}": str(size) for name, size in sizes.items() if isinstance(size, int)} | {
         "potstill.precision": precision,
         "potstill.model_type": str(getattr(config, "model_type", type(model).__name__)),

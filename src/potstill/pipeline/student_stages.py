@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from potstill.disk import write_json_atomic
+from potstill.pipeline.module_models import module_student
 from potstill.pipeline.named_student import has_own_files, named_processor, named_student
+from potstill.teacher.factory import is_factory
 from potstill.student.init import cut_student
 from potstill.student.plan import StudentPlan, plan, plan_from_config
 from potstill.student.vocabulary import VocabularyCut, count_tokens, cut_vocabulary, required_ids
@@ -45,7 +47,9 @@ def make_student(run: Run, folder: Path) -> Sequence[str]:
         cut = cut_vocabulary(teacher.processor, counts, planned.vocabulary, unseen_texts=_unseen_texts(run))
     processor = teacher.processor if cut is None else cut.tokenizer
     own = None
-    if run.recipe.student.model is not None:
+    if is_factory(run.recipe.student.model):
+        student, own = module_student(run, teacher.processor)
+    elif run.recipe.student.model is not None:
         own = named_processor(run, planned, teacher.processor)
         student = named_student(run, planned, own or processor)
     elif run.recipe.student.architecture is not None:
@@ -66,7 +70,7 @@ def make_student(run: Run, folder: Path) -> Sequence[str]:
         np.save(folder / "kept_ids.npy", cut.kept_ids)
         notes.append(_told(cut))
     run.observer.stage_advanced(4, 4, {})
-    facts = {"plan": asdict(planned), "vocabulary": _vocabulary_facts(cut), "own_tokenizer": has_own_files(run)}
+    facts = {"plan": asdict(planned), "vocabulary": _vocabulary_facts(cut), "own_tokenizer": has_own_files(run) if not is_factory(run.recipe.student.model) else own is not None}
     write_json_atomic(folder / "facts.json", facts)
     achieved = f"{planned.parameters:,} of {planned.teacher_parameters:,} parameters (ratio {planned.ratio:.3f})"
     return [achieved, *notes]
@@ -76,6 +80,9 @@ def plan_student(run: Run, teacher: LoadedTeacher, counts: np.ndarray | None) ->
     """The plan for the recipe's budget, or for the architecture that it names."""
     recipe = run.recipe.student
     num_labels = run.num_answers
+    if is_factory(recipe.model):
+        built = module_student(run, teacher.processor)[0]
+        return plan_from_config(teacher.model, built.config, num_labels=num_labels, parameters=built.num_parameters())
     if recipe.model is not None:
         return plan_from_config(teacher.model, recipe.model, num_labels=num_labels)
     latency_of = None
@@ -90,7 +97,7 @@ def plan_student(run: Run, teacher: LoadedTeacher, counts: np.ndarray | None) ->
 
         least = None if required is None else len(required)
         return plan_architecture(recipe.architecture, teacher.model, min_vocabulary=least, **common)
-    return plan(teacher.model, required_ids=required, **common)
+    return plan(teacher.model, required_ids=required, embeddings=recipe.embeddings, **common)
 
 
 def load_student(run: Run, folder: Path, *, without_dropout: bool = False) -> tuple[PreTrainedModel, Any]:
@@ -105,7 +112,7 @@ def load_student(run: Run, folder: Path, *, without_dropout: bool = False) -> tu
     import transformers
 
     from potstill.student.architectures import register
-    from potstill.teacher.load import AUTO_CLASSES
+    from potstill.teacher.load import auto_class
 
     register()
     config: Any = transformers.AutoConfig.from_pretrained(folder)
@@ -113,7 +120,7 @@ def load_student(run: Run, folder: Path, *, without_dropout: bool = False) -> tu
         for name in DROPOUT_KEYS:
             if getattr(config, name, None) is not None:
                 setattr(config, name, 0.0)
-    model = getattr(transformers, AUTO_CLASSES[run.task.name]).from_pretrained(folder, config=config).eval()
+    model = auto_class(run.task.name).from_pretrained(folder, config=config).eval()
     return model, run.task.load_processor(str(folder), model_config=model.config)
 
 

@@ -22,7 +22,7 @@ class Section(BaseModel):
 class OneTeacherRecipe(Section):
     """A model that knows, and how its head is trained where it is new."""
 
-    model: str = Field(description="Folder or hub id of the teacher.")
+    model: str = Field(description="Folder or hub id of the teacher, or package.module:function that makes a torch.nn.Module.")
     finetune: Literal["auto", "never", "always"] = Field(
         "auto",
         description="auto: train the teacher on the data where its head is new; never: a new head is an error; always: train it.",
@@ -35,6 +35,9 @@ class OneTeacherRecipe(Section):
     batch_size: PositiveInt = Field(32, description="Rows per step of the `teach` stage.")
     from_scratch: bool = Field(False, description="The folder holds a config only: start from random weights.")
     trust_remote_code: bool = Field(False, description="Run code that comes with the model.")
+    processor: str | None = Field(
+        None, description="Folder or hub id of the image processor of a teacher that a function makes; none: the function gives it."
+    )
 
 
 class TeacherRecipe(OneTeacherRecipe):
@@ -96,6 +99,11 @@ class DataRecipe(Section):
     max_tokens: PositiveInt | None = Field(
         None, description="Longest input in tokens; none: what the teacher can read, at most 512."
     )
+    long_texts: Literal["auto", "segment", "truncate"] = Field(
+        "auto",
+        description="Texts longer than the window: segment: read in overlapping segments, whose answers are averaged;"
+        " truncate: cut; auto: segment for single texts to classify, unless max_tokens is set.",
+    )
     max_rows: PositiveInt | None = Field(None, description="Use only so many training rows, drawn by the seed.")
     skip_corrupt: bool = Field(False, description="Leave out images that cannot be read instead of stopping.")
 
@@ -109,12 +117,23 @@ class StudentRecipe(Section):
     params: PositiveInt | None = Field(None, description="Parameters of the student, instead of a ratio.")
     bytes: PositiveInt | None = Field(None, description="Size of the student in fp32 bytes, instead of a ratio.")
     latency_ms: PositiveFloat | None = Field(None, description="Predicted milliseconds per row at batch 1, instead of a ratio.")
-    model: str | None = Field(None, description="Hub id or folder of a ready student model or config, instead of a plan.")
+    model: str | None = Field(
+        None,
+        description="Hub id or folder of a ready student model or config, or package.module:function that makes a torch.nn.Module;"
+        " instead of a plan.",
+    )
+    trust_remote_code: bool = Field(False, description="Run the function that student.model names.")
     architecture: Literal["bilstm", "textcnn", "static", "cnn"] | None = Field(
         None, description="Another kind of network than the teacher's, planned for the same budget; reaches ratio 0.99."
     )
     vocabulary: Literal["auto", "keep"] | PositiveInt = Field(
         "auto", description="auto: cut to what the data uses; keep: the teacher's; or a size."
+    )
+
+    embeddings: Literal["auto", "table"] = Field(
+        "auto",
+        description="auto: put together from codes where that keeps more of the teacher (Potstill's own encoder type); "
+        "table: a row for each token, so that the student is of a type that transformers has.",
     )
 
     @field_validator("ratio")

@@ -9,14 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
+
 from potstill.student import convnext_cost, mobilenet_shapes
 from potstill.student.families import Family, family_of, head_size
 
 BITS_PER_BYTE = 8
+CODES_NAME = "word_embeddings.codes"  # the buffer of a coded embedding
+FLOAT_BYTES = 4
+MOST_SHORT_CODES = 2**15  # rows that 16-bit codes can number
 
 
 def parameters(config: Any) -> int:
     """Trainable parameters of the classification model of `config`; equals the sum of `p.numel()` of the built model.
+
+    The integers of a coded embedding count too, as many as the fp32 numbers that take the same bytes (`code_parameters`).
 
     Raises:
         ModelError: The model type is not supported.
@@ -34,6 +41,12 @@ def parameters(config: Any) -> int:
     per_layer = layer_parameters(hidden, attention, ffn, qkv_bias=getattr(config, "qkv_bias", True))
     outside = image_parameters(config, hidden) if family.modality == "image" else _text_parameters(config, hidden)
     return int(layers * per_layer + outside)
+
+
+def parameters_of(model: Any) -> int:
+    """The same of a built model: its parameters, and the integers of a coded embedding by their bytes."""
+    integers = sum(buffer.numel() * buffer.element_size() for name, buffer in model.named_buffers() if name.endswith(CODES_NAME))
+    return sum(parameter.numel() for parameter in model.parameters()) - (-integers // FLOAT_BYTES)
 
 
 def flops(config: Any, *, tokens: int = 128, image_size: int = 224) -> int:
@@ -89,8 +102,10 @@ def layer_parameters(hidden: Any, attention: Any, ffn: Any, *, qkv_bias: bool = 
 
 def has_pooler(config: Any) -> bool:
     """Whether a text model of `config` has a layer between the encoder and the final one: not where it answers for each token."""
+    if hasattr(config, "code_groups"):
+        return False
     heads = getattr(config, "architectures", None) or ()
-    return not any(name.endswith(("ForTokenClassification", "ForQuestionAnswering")) for name in heads)
+    return not any(name.endswith(("ForTokenClassification", "ForQuestionAnswering", "ForSentenceEmbedding")) for name in heads)
 
 
 def text_parameters(
@@ -100,6 +115,20 @@ def text_parameters(
     tables = (vocabulary + positions + token_types + 2) * embedding
     projection = (embedding * hidden + hidden) * (embedding != hidden)
     return tables + projection + (hidden * hidden + hidden) * pooler + hidden * num_labels + num_labels
+
+
+def coded_parameters(
+    hidden: Any, vocabulary: Any, groups: Any, codes: Any, positions: int, rank: int, token_types: int, num_labels: int
+) -> Any:
+    """The same as `text_parameters` of an encoder with coded embeddings, its codes counted as `code_parameters`."""
+    tables = codes * hidden + positions * rank + rank * hidden + (token_types + 2) * hidden
+    return tables + code_parameters(vocabulary, groups, codes) + hidden * num_labels + num_labels
+
+
+def code_parameters(vocabulary: Any, groups: Any, codes: Any) -> Any:
+    """The integers of a coded embedding, counted as the fp32 numbers that take the same bytes, so that no ratio hides them."""
+    integer_bytes = np.where(np.asarray(groups) * codes <= MOST_SHORT_CODES, 2, 4)
+    return -(-vocabulary * groups * integer_bytes // FLOAT_BYTES)
 
 
 def image_parameters(config: Any, hidden: Any) -> Any:
@@ -113,6 +142,10 @@ def image_parameters(config: Any, hidden: Any) -> Any:
 def _text_parameters(config: Any, hidden: int) -> int:
     embedding = embedding_width(config, hidden)
     token_types = getattr(config, "type_vocab_size", 0)
+    if hasattr(config, "code_groups"):
+        codes = config.vocab_size, config.code_groups, config.codes_per_group
+        positions = config.max_position_embeddings, config.position_rank
+        return coded_parameters(hidden, *codes, *positions, token_types, config.num_labels)
     sizes = config.vocab_size, config.max_position_embeddings, token_types, config.num_labels
     return text_parameters(hidden, embedding, *sizes, pooler=has_pooler(config))
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from potstill.student.configurations import position_offset
 from potstill.student.families import family_of
-from potstill.student.plan import position_offset
 
 STEPS = 300
 PAIRS_PER_STEP = 1024

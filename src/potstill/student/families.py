@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -214,7 +214,7 @@ def _bert_like(model_type: str, architecture: str, *, own_pooler: bool, padded_p
         blocks_path="encoder.layer",
         roles=_BERT_ROLES,
         embedding_paths=("embeddings_project", "embeddings"),
-        head_paths=("classifier", "qa_outputs") if own_pooler else ("classifier.out_proj", "classifier", "qa_outputs"),
+        head_paths=(*(() if own_pooler else ("classifier.out_proj",)), "classifier", "qa_outputs", "sentence_head"),
         pooler_paths=("bert.pooler.dense",) if own_pooler else ("classifier.dense",),
         pooler_activation=activation,
         config_keys=_ENCODER_KEYS,
@@ -246,7 +246,7 @@ _DISTILBERT = Family(
     blocks_path="transformer.layer",
     roles=_DISTILBERT_ROLES,
     embedding_paths=("embeddings",),
-    head_paths=("classifier", "qa_outputs"),
+    head_paths=("classifier", "qa_outputs", "sentence_head"),
     pooler_paths=("pre_classifier",),
     pooler_activation="relu",
     config_keys={"hidden": "dim", "ffn": "hidden_dim", "layers": "n_layers", "heads": "n_heads"},
@@ -304,6 +304,10 @@ FAMILIES: dict[str, Family] = {
     ),
     "electra": _bert_like(
         "electra", "ElectraForSequenceClassification", own_pooler=False, padded_positions=False, activation="gelu"
+    ),
+    "potstill-encoder": replace(
+        _bert_like("potstill-encoder", "CodedForSequenceClassification", own_pooler=False, padded_positions=False, activation=""),
+        pooler_paths=(),
     ),
     "distilbert": _DISTILBERT,
     "vit": _vit_like("vit", "ViTForImageClassification"),

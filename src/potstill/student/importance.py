@@ -25,6 +25,7 @@ from transformers import PreTrainedModel
 
 from potstill.errors import DataError
 from potstill.student.families import Family, family_of, head_size
+from potstill.tasks.sentence_model import HEAD
 from potstill.tasks.units import answers_of, head_output
 
 IGNORED_LABEL = -100
@@ -130,9 +131,7 @@ class _Recorder:
             logits, counted = answers_of(head_output(self.model(**inputs)).float(), batch)
             if counted is None and logits.dim() == 3:
                 counted = inputs["attention_mask"].bool()
-            labels = _sampled_labels(logits.detach(), batch, inputs, seed)
-            labels = labels if counted is None else labels.masked_fill(~counted, IGNORED_LABEL)
-            loss = nn.functional.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="sum")
+            loss = sampled_loss(self.model, logits, counted, batch, inputs, seed)
             names = list(self.masks)
             gradients = torch.autograd.grad(loss, [self.masks[name] for name in names])
         for name, gradient in zip(names, gradients):
@@ -141,7 +140,7 @@ class _Recorder:
                 self._add(name, (tokens.T @ tokens).double())
             else:
                 self._add("hidden" if name.startswith("hidden") else name, gradient.double().square().sum(0))
-        self.rows += len(labels)
+        self.rows += len(logits)
         self.masks = {}
 
     def result(self) -> Importance:
@@ -234,6 +233,34 @@ class _Recorder:
 def _gram(tokens: Tensor) -> Tensor:
     widened = torch.cat([tokens, tokens.new_ones(len(tokens), 1)], dim=1)
     return (widened.T @ widened).double()
+
+
+def sampled_loss(
+    model: PreTrainedModel, logits: Tensor, counted: Tensor | None, batch: Mapping[str, Tensor], inputs: Any, seed: int
+) -> Tensor:
+    """−log p of one answer per row (or unit) drawn from the model's own distribution, summed.
+
+    The distribution is what the model's answers stand for: one class, a yes or no for each label, or a normal distribution of
+    unit variance around numbers and embeddings.
+    """
+    problem = "embedding" if type(model).__name__.endswith(HEAD) else getattr(model.config, "problem_type", None)
+    if problem not in ("embedding", "regression", "multi_label_classification"):
+        labels = _sampled_labels(logits.detach(), batch, inputs, seed)
+        labels = labels if counted is None else labels.masked_fill(~counted, IGNORED_LABEL)
+        return nn.functional.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="sum")
+    uniform = torch.as_tensor(_uniform(_unit_keys(batch, inputs, logits.shape[1]), seed), device=logits.device)
+    if problem == "multi_label_classification":
+        drawn = (uniform < logits.detach().double().sigmoid()).to(logits.dtype)
+        return nn.functional.binary_cross_entropy_with_logits(logits, drawn, reduction="sum")
+    noise = torch.special.ndtri(uniform.clamp(1e-12, 1 - 1e-12)).to(logits.dtype)
+    return 0.5 * (logits - (logits.detach() + noise)).square().sum()
+
+
+def _unit_keys(batch: Mapping[str, Tensor], inputs: Mapping[str, Tensor], count: int) -> np.ndarray:
+    """[B, count] a key for each number of each row."""
+    with np.errstate(over="ignore"):
+        keys: np.ndarray = _row_keys(batch, inputs)[:, None] * np.uint64(UNIT_STRIDE) + np.arange(count, dtype=np.uint64)
+    return keys
 
 
 def _sampled_labels(logits: Tensor, batch: Mapping[str, Tensor], inputs: Mapping[str, Tensor], seed: int) -> Tensor:

@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from potstill.errors import ModelError
 from potstill.student import encoder_cut
+from potstill.student.architectures import coded
+from potstill.student.coding import product_codes, rebuilt
+from potstill.student.configurations import position_offset
 from potstill.student.convnext_cut import cut_convnext
 from potstill.student.embedding_fit import fit_embeddings, gather_embeddings
 from potstill.student.families import family_of
@@ -24,11 +27,14 @@ from potstill.student.mobilenet_shapes import widths
 from potstill.student.plan import StudentPlan
 from potstill.student.resnet_cut import cut_resnet, settle_statistics
 from potstill.student.vocabulary import VocabularyCut, count_tokens
+from potstill.tasks.sentence_model import HEAD, encoder_class
 from potstill.tasks.units import has_units, head_output, read_units
 
 logger = logging.getLogger(__name__)
 
 HEAD_RIDGE = 0.1  # of the mean squared feature
+NEW_HEAD_RIDGE = 0.01  # the same, where there are no weights to stay near to
+UNSEEN_COUNT = 0.1  # occurrences that a token is given beyond those in the data, so that unseen ones keep codes of their own
 TOKEN_ID_KEYS = ("pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id")
 
 _CUTS = {"resnet": cut_resnet, "convnext": cut_convnext, "mobilenet_v2": cut_mobilenet}
@@ -40,6 +46,8 @@ def cut_student(
     batches: Iterable[Mapping[str, Tensor]] = (),
     vocabulary_cut: VocabularyCut | None = None,
     seed: int = 0,
+    *,
+    token_counts: np.ndarray | None = None,
 ) -> PreTrainedModel:
     """Build the planned student with weights from the teacher.
 
@@ -54,6 +62,7 @@ def cut_student(
             Needed wherever something other than layers or the vocabulary is cut.
         vocabulary_cut: From `cut_vocabulary`, where the plan cuts the vocabulary.
         seed: Of everything drawn.
+        token_counts: [V] how often the data uses each token, for coded embeddings; counted on `batches` where left out.
 
     Returns:
         The student in eval mode, on the CPU, in fp32.
@@ -67,7 +76,7 @@ def cut_student(
     family = family_of(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        student = getattr(transformers, family.class_like(teacher))(config).eval()
+        student = _class_named(family.class_like(teacher), config)(config).eval()
     importance = _importance(teacher, student, batches, seed)
     if family.structure == "convolution":
         _CUTS[family.model_type](teacher, student, importance)
@@ -78,11 +87,19 @@ def cut_student(
         return student
     kept = encoder_cut.choose(teacher, student, plan.layers, importance)
     encoder_cut.copy_layers(teacher, student, kept, importance)
-    _fill_embeddings(teacher, student, kept.hidden, vocabulary_cut, batches, importance, seed)
+    counts = token_counts if vocabulary_cut is None else vocabulary_cut.kept_counts
+    _fill_embeddings(teacher, student, kept.hidden, vocabulary_cut, _counts(teacher, batches, counts), importance, seed)
     _copy_head(teacher, student, kept.hidden)
     if importance is not None or family.model_type != family_of(teacher).model_type:
         _refit_head(teacher, student, batches, vocabulary_cut)
     return student
+
+
+def _class_named(name: str, config: Any) -> Any:
+    """A model class of Potstill's own encoder, of sentence embeddings, or of transformers."""
+    if name.endswith(HEAD):
+        return encoder_class(type(config))
+    return getattr(coded, name, None) or getattr(transformers, name)
 
 
 def _on_cpu(teacher: PreTrainedModel) -> PreTrainedModel:
@@ -125,7 +142,7 @@ def _student_config(teacher: PreTrainedModel, plan: StudentPlan, cut: Vocabulary
 def _importance(teacher: PreTrainedModel, student: PreTrainedModel, batches: list[Any], seed: int) -> Importance | None:
     """Scores, measured only where something inside a layer is cut or the embedding is narrowed."""
     shapes = [_inner_shape(model) for model in (teacher, student)]
-    is_same = shapes[0] == shapes[1]
+    is_same = shapes[0] == shapes[1] and _is_coded(student) == _is_coded(teacher)
     if is_same and (not batches or type(teacher) is type(student)):
         return None
     if not batches:
@@ -158,7 +175,7 @@ def _fill_embeddings(
     student: PreTrainedModel,
     hidden: Tensor,
     cut: VocabularyCut | None,
-    batches: list[Any],
+    counts: np.ndarray,
     importance: Importance | None,
     seed: int,
 ) -> None:
@@ -166,12 +183,14 @@ def _fill_embeddings(
         _copy_image_embeddings(teacher, student, hidden)
         return
     kept_ids = torch.arange(student.config.vocab_size) if cut is None else torch.as_tensor(cut.kept_ids)
-    if _same_embedding_form(teacher, student):
+    if not _is_coded(student) and _same_embedding_form(teacher, student):
         gather_embeddings(teacher, student, kept_ids, hidden)
         return
-    counts = cut.kept_counts if cut is not None else _counts(teacher, batches)
     metric = importance.embedding_metric if importance is not None else None
     metric = None if metric is None else metric[hidden][:, hidden]
+    if _is_coded(student):
+        _fill_coded(teacher, student, hidden, counts, metric)
+        return
     explained = fit_embeddings(teacher, student, kept_ids, hidden, counts, metric=metric, seed=seed)
     logger.info("Narrow embeddings explain %.1f %% of the teacher's embedding variance", 100 * explained)
 
@@ -183,10 +202,47 @@ def _same_embedding_form(teacher: PreTrainedModel, student: PreTrainedModel) -> 
     return type(teacher) is type(student) and narrow[0] == narrow[1]
 
 
-def _counts(teacher: PreTrainedModel, batches: list[Any]) -> np.ndarray:
-    """Token counts of the batches; all ones where there are none."""
-    size = int(teacher.config.vocab_size)
-    if not batches:
+def _is_coded(student: PreTrainedModel) -> bool:
+    return isinstance(student, coded.CodedPreTrainedModel)
+
+
+@torch.no_grad()
+def _fill_coded(
+    teacher: PreTrainedModel, student: PreTrainedModel, hidden: Tensor, counts: np.ndarray, metric: Tensor | None
+) -> None:
+    """Codes of the teacher's tokens, its positions in few directions, its token types and its norm."""
+    source: Any = teacher.base_model.embeddings
+    target: Any = student.base_model.embeddings
+    if type(source) is type(target) and len(hidden) == source.word_embeddings.embedding_dim and _same_sizes(source, target):
+        target.load_state_dict(source.state_dict())
+        return
+    table = source.word_embeddings.weight[:, hidden]
+    weights = torch.as_tensor(np.sqrt(np.asarray(counts, dtype=np.float64) + UNSEEN_COUNT)).float()
+    words = target.word_embeddings
+    assigned, tables = product_codes(table, weights, groups=words.groups, codes=words.codes_per_group, metric=metric)
+    words.fill(assigned, tables)
+    lost = ((rebuilt(assigned, tables) - table).square().sum(1) * weights).sum()
+    spread = ((table - table.mean(0)).square().sum(1) * weights).sum().clamp(min=1e-12)
+    logger.info("Coded embeddings explain %.1f %% of the teacher's embedding variance", 100 * float(1 - lost / spread))
+    offset = position_offset(family_of(teacher), teacher.config)
+    target.position_embeddings.fill(source.position_embeddings.weight[offset:][:, hidden])
+    target.token_type_embeddings.weight.zero_()
+    if hasattr(source, "token_type_embeddings"):
+        target.token_type_embeddings.weight.copy_(source.token_type_embeddings.weight[:, hidden])
+    encoder_cut.copy_norm(source.LayerNorm, target.LayerNorm, hidden)
+
+
+def _same_sizes(source: nn.Module, target: nn.Module) -> bool:
+    sizes = [{name: value.shape for name, value in module.state_dict().items()} for module in (source, target)]
+    return sizes[0] == sizes[1]
+
+
+def _counts(teacher: PreTrainedModel, batches: list[Any], known: np.ndarray | None) -> np.ndarray:
+    """Token counts, of the batches where they are not known; all ones where there are none."""
+    if known is not None:
+        return known
+    size = int(getattr(teacher.config, "vocab_size", 0) or 0)
+    if not batches or not size:
         return np.ones(size)
     inputs = (teacher_inputs(teacher, batch) for batch in batches)
     return count_tokens((values["input_ids"][values["attention_mask"].bool()].cpu().numpy() for values in inputs), size)
@@ -212,20 +268,29 @@ def _copy_head(teacher: PreTrainedModel, student: PreTrainedModel, hidden: Tenso
     if source is not None and target is not None:
         encoder_cut.copy_linear(source, target, hidden, hidden)
     old_head, new_head = old.head(teacher), new.head(student)
-    if old_head.out_features == new_head.out_features:
+    if _reads_other_features(teacher, student):
+        new_head.weight.zero_()
+        new_head.bias.zero_()
+    elif old_head.out_features == new_head.out_features:
         encoder_cut.copy_linear(old_head, new_head, torch.arange(old_head.out_features), hidden)
+
+
+def _reads_other_features(teacher: PreTrainedModel, student: PreTrainedModel) -> bool:
+    """Whether the student's final layer reads the encoder and the teacher's a pooler, so that its weights mean nothing."""
+    return family_of(teacher).pooler(teacher) is not None and family_of(student).pooler(student) is None
 
 
 @torch.no_grad()
 def _refit_head(teacher: PreTrainedModel, student: PreTrainedModel, batches: list[Any], cut: VocabularyCut | None) -> None:
-    """Least squares from the student's last features to the teacher's logits, drawn towards the copied weights."""
+    """Least squares from the student's last features to the teacher's logits, drawn towards copied weights if there are any."""
     head = family_of(student).head(student)
     if not batches or head.out_features != family_of(teacher).head(teacher).out_features:
         return
     features, logits = _features_and_logits(teacher, student, batches, cut)
     features = torch.cat([features, features.new_ones(len(features), 1)], dim=1)
     prior = torch.cat([head.weight, head.bias[:, None]], dim=1).double()
-    ridge = HEAD_RIDGE * features[:, :-1].square().mean() * len(features)
+    share = NEW_HEAD_RIDGE if _reads_other_features(teacher, student) else HEAD_RIDGE
+    ridge = share * features[:, :-1].square().mean() * len(features)
     square = features.T @ features + ridge * torch.eye(features.shape[1], dtype=features.dtype)
     residual = logits - features @ prior.T
     solution = prior + torch.linalg.solve(square, features.T @ residual).T

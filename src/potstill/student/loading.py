@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from potstill.errors import ModelError
+from potstill.teacher.factory import trust
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def load(folder: str | Path) -> tuple[PreTrainedModel, Any]:
+def load(folder: str | Path, *, trust_remote_code: bool = False) -> tuple[PreTrainedModel, Any]:
     """A saved student and its tokenizer or image processor.
 
     Args:
         folder: Of the student, or the output folder of a run, whose `student` folder is then taken.
+        trust_remote_code: Whether the function may run that a student made by ``package.module:function`` names.
 
     Returns:
         The model in eval mode on the CPU, and its processor.
@@ -26,6 +28,8 @@ def load(folder: str | Path) -> tuple[PreTrainedModel, Any]:
     """
     path = _student_folder(Path(os.path.expanduser(str(folder))))
     config = _config(path)
+    if trust_remote_code and getattr(config, "factory", None):
+        trust(config.factory)
     auto_class, task = _auto_class(path, config)
     model = _model(path, config, auto_class)
     return model.eval(), task.load_processor(str(path), model_config=model.config)
@@ -55,8 +59,10 @@ def _config(path: Path) -> Any:
     from transformers import AutoConfig
 
     from potstill.student.architectures import register
+    from potstill.teacher.module import register as register_modules
 
     register()
+    register_modules()
     try:
         return AutoConfig.from_pretrained(path)
     except (OSError, ValueError, KeyError, TypeError) as err:
@@ -69,10 +75,8 @@ def _config(path: Path) -> Any:
 
 def _auto_class(path: Path, config: Any) -> tuple[Any, Any]:
     """The Auto class that the saved head calls for, and the task."""
-    import transformers
-
     from potstill import tasks
-    from potstill.teacher.load import AUTO_CLASSES
+    from potstill.teacher.load import auto_class
 
     heads = [name for name in getattr(config, "architectures", None) or () if "For" in name]
     if not heads:
@@ -82,7 +86,7 @@ def _auto_class(path: Path, config: Any) -> tuple[Any, Any]:
             "load an encoder alone with transformers' AutoModel",
         )
     task = tasks.infer(config)
-    return getattr(transformers, AUTO_CLASSES[task.name]), task
+    return auto_class(task.name), task
 
 
 def _model(path: Path, config: Any, auto_class: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,13 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from potstill.errors import ModelError, RecipeError
 from potstill.student import cost
+from potstill.student.configurations import CODED_TYPE, code_choices, position_offset, student_config
 from potstill.student.families import FAMILIES, Family, family_of, head_size
-from potstill.student.mobilenet_shapes import best_mobilenet
+from potstill.student.mobilenet_shapes import STAGE_DEPTHS, best_mobilenet
 from potstill.student.resnet_shapes import best_resnet
 from potstill.student.shapes import Shape, Space, best_shape, coverage
 
 MAX_RATIO = 0.97
-FACTORISED_TYPE = "electra"  # the text encoder whose embedding may be narrower than its layers
 BYTES_PER_PARAMETER = 4
 LATENCY_STEPS = 12
 
@@ -72,6 +72,7 @@ def plan(
     min_vocabulary: int | None = None,
     required_ids: Sequence[int] | np.ndarray | None = None,
     latency_of: Callable[[PreTrainedConfig], float] | None = None,
+    embeddings: str = "auto",
 ) -> StudentPlan:
     """Plan a student for one budget.
 
@@ -86,6 +87,8 @@ def plan(
         min_vocabulary: Tokens that a cut vocabulary must keep (`vocabulary.required_size`).
         required_ids: Which tokens these are (`vocabulary.required_ids`), so that what a size covers is known and not guessed.
         latency_of: Configuration → milliseconds on the target, for `latency_ms`.
+        embeddings: "auto" lets the search put token embeddings together from codes, which is Potstill's own type of encoder;
+            "table" keeps a table of rows, so that the student is of a type that transformers has.
 
     Returns:
         A plan within 1 percentage point of what was asked. Where the model is too small to land there, the nearest plan,
@@ -103,14 +106,16 @@ def plan(
         config.num_labels = num_labels
     whole = _count(teacher, config)
     asked = _asked_ratio(whole, ratio=ratio, params=params, bytes=bytes, latency_ms=latency_ms)
-    words = _words(config, token_counts if family.modality == "text" else None, min_vocabulary, required_ids)
+    can_cut_words = family.modality == "text" and family.model_type != CODED_TYPE
+    words = _words(config, token_counts if can_cut_words else None, min_vocabulary, required_ids)
+    words = replace(words, may_be_coded=embeddings != "table")
     if asked is None:
         return _plan_for_latency(config, whole, words, float(latency_ms or 0), latency_of)
     return _plan_for_ratio(config, whole, words, asked)
 
 
 def plan_from_config(
-    teacher: PreTrainedModel | PreTrainedConfig, student: str | Path | PreTrainedConfig, *, num_labels: int | None = None
+    teacher: PreTrainedModel | PreTrainedConfig, student: str | Path | PreTrainedConfig, *, num_labels: int | None = None, parameters: int | None = None
 ) -> StudentPlan:
     """The plan of a student that is named rather than searched: a hub id, a local folder or a configuration.
 
@@ -133,7 +138,7 @@ def plan_from_config(
     if isinstance(teacher, PreTrainedModel) and config.model_type in FAMILIES:
         config.architectures = [family_of(config).class_like(teacher)]
     whole = _count(teacher, getattr(teacher, "config", teacher))
-    size = _built_parameters(config)
+    size = _built_parameters(config) if parameters is None else parameters
     ratio = 1 - size / whole
     depth = _depth(config)
     layers = spaced_layers(_depth(getattr(teacher, "config", teacher)), depth)
@@ -157,6 +162,7 @@ class _Words:
     counts: np.ndarray | None
     required: int = 0
     reserve: int | None = None
+    may_be_coded: bool = True
 
 
 def _plan_for_ratio(config: Any, whole: int, words: _Words, asked: float) -> StudentPlan:
@@ -171,7 +177,7 @@ def _plan_for_ratio(config: Any, whole: int, words: _Words, asked: float) -> Stu
         layers = _stage_blocks(*depths)
         return _finish(student, layers, None, cost.parameters(student), whole, asked, ())
     shape = best_shape(_space(config, family, whole, words), budget)
-    student = _student_config(config, family, shape)
+    student = student_config(config, family, shape)
     layers = spaced_layers(family.size(config, "layers"), shape.layers)
     cut = shape.vocabulary if family.modality == "text" and shape.vocabulary < config.vocab_size else None
     return _finish(student, layers, cut, cost.parameters(student), whole, asked, _notes(shape, config, words))
@@ -260,58 +266,8 @@ def _space(config: Any, family: Family, whole: int, words: _Words) -> Space:
         positions=(positions, positions - position_offset(family, config)),
         token_types=(token_types, max(2, token_types)),
         has_pooler=cost.has_pooler(config),
-    )
-
-
-def position_offset(family: Family, config: Any) -> int:
-    """Position rows that come before the first token's (RoBERTa's custom), which a student of another type drops."""
-    return config.pad_token_id + 1 if family.position_offset_is_padding else 0
-
-
-def _student_config(config: Any, family: Family, shape: Shape) -> PreTrainedConfig:
-    if shape.factorised and family.model_type != FACTORISED_TYPE:
-        return _factorised_config(config, family, shape)
-    student = copy.deepcopy(config)
-    values = {"hidden": shape.hidden, "ffn": shape.ffn, "layers": shape.layers, "heads": shape.heads}
-    for name, value in values.items():
-        setattr(student, family.config_keys[name], value)
-    if family.modality == "text":
-        student.vocab_size = shape.vocabulary
-        if hasattr(student, "embedding_size"):
-            student.embedding_size = shape.embedding
-    elif shape.heads * head_size(family, config) != shape.hidden:
-        student.head_dim = head_size(family, config)
-    if hasattr(student, "pooler_output_size"):
-        student.pooler_output_size = shape.hidden
-    return student
-
-
-def _factorised_config(config: Any, family: Family, shape: Shape) -> PreTrainedConfig:
-    dropout = getattr(config, "hidden_dropout_prob", getattr(config, "dropout", 0.1))
-    attention_dropout = getattr(config, "attention_probs_dropout_prob", getattr(config, "attention_dropout", 0.1))
-    return AutoConfig.for_model(
-        FACTORISED_TYPE,
-        vocab_size=shape.vocabulary,
-        embedding_size=shape.embedding,
-        hidden_size=shape.hidden,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        intermediate_size=shape.ffn,
-        hidden_act=getattr(config, "hidden_act", getattr(config, "activation", "gelu")),
-        hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=attention_dropout,
-        classifier_dropout=getattr(config, "classifier_dropout", None),
-        max_position_embeddings=config.max_position_embeddings - position_offset(family, config),
-        type_vocab_size=max(2, getattr(config, "type_vocab_size", 0)),
-        layer_norm_eps=getattr(config, "layer_norm_eps", 1e-12),
-        initializer_range=config.initializer_range,
-        pad_token_id=config.pad_token_id,
-        bos_token_id=config.bos_token_id,
-        eos_token_id=config.eos_token_id,
-        problem_type=config.problem_type,
-        architectures=config.architectures,
-        id2label=dict(config.id2label),
-        label2id=dict(config.label2id),
+        codes=code_choices(config, family, teacher) if words.may_be_coded or family.model_type == CODED_TYPE else (),
+        coded_only=family.model_type == CODED_TYPE,
     )
 
 
@@ -341,6 +297,11 @@ def _finish(
 
 def _notes(shape: Shape, config: Any, words: _Words) -> tuple[str, ...]:
     notes = []
+    if shape.codes:
+        notes.append(
+            f"embeddings of all {shape.vocabulary} tokens put together from {shape.groups} × {shape.codes} pieces; "
+            "the table of which is counted at its size in bytes"
+        )
     if shape.factorised:
         notes.append(f"embeddings of rank {shape.embedding}, projected to width {shape.hidden}")
     if words.counts is not None and shape.vocabulary < config.vocab_size:
@@ -374,7 +335,7 @@ def _words(
 
 def _count(teacher: PreTrainedModel | PreTrainedConfig, config: Any) -> int:
     if isinstance(teacher, PreTrainedModel):
-        return sum(parameter.numel() for parameter in teacher.parameters())
+        return cost.parameters_of(teacher)
     return cost.parameters(config)
 
 
@@ -383,11 +344,14 @@ def _built_parameters(config: Any) -> int:
         return cost.parameters(config)
     except ModelError:
         import torch
-        from transformers import AutoModelForSequenceClassification
+        from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
 
+        auto: Any = AutoModelForSequenceClassification
+        if type(config) in AutoModelForImageClassification._model_mapping:
+            auto = AutoModelForImageClassification
         with torch.device("meta"):
-            model = AutoModelForSequenceClassification.from_config(config)
-        return sum(parameter.numel() for parameter in model.parameters())
+            model = auto.from_config(config)
+        return cost.parameters_of(model)
 
 
 def _flops(config: Any) -> int:
@@ -398,8 +362,10 @@ def _flops(config: Any) -> int:
 
 
 def _depth(config: Any) -> int:
+    if getattr(config, "model_type", "") == "mobilenet_v2":
+        return sum(STAGE_DEPTHS)
     depth = getattr(config, "depths", None)
-    return sum(depth) if depth else int(config.num_hidden_layers)
+    return sum(depth) if depth else int(getattr(config, "num_hidden_layers", 1))
 
 
 def _stage_blocks(teacher_depths: list[int], student_depths: list[int]) -> tuple[int, ...]:

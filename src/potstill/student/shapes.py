@@ -1,15 +1,16 @@
 """The search over encoder shapes: which depth, width, heads, FFN, embedding rank and vocabulary fit a budget best.
 
-The grid spans depth, width, heads, embedding width and vocabulary; the FFN is then solved for, so that every grid point
-lands on the budget, and the grid point with the lowest penalty wins.
+The grid spans depth, width, heads, and the embedding: whole, narrow with a cut vocabulary, or put together from codes. The FFN
+is then solved for, so that every grid point lands on the budget, and the grid point with the lowest penalty wins.
 
-Letters: L layers, H hidden width, A heads, E embedding width, V vocabulary, F FFN neurons; index 0 marks the teacher.
+Letters: L layers, H hidden width, A heads, E embedding width, V vocabulary, F FFN neurons, K codes of a group; index 0 marks the
+teacher.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,21 +26,27 @@ PENALTY_WEIGHTS = {
     "text_narrowed": 2.2,  # once, where the width is cut at all: no teacher layer fits whole any more
     "image_narrowed": 0.6,
     "heads": 0.4,  # × log2(heads that fill this width / A) ** 1.5
+    "coded_heads": 0.15,  # the same where the attention is measured to be wider than a text needs
     "ffn": 0.25,  # × log2(F0 / F) ** 1.5
     "rank": 0.2,  # × log2(H0 / E) ** 2
     "factorised": 0.15,  # once, where the embedding is factorised at all
+    "codes": 0.04,  # × log2(CODES[-1] * 2 / K) ** 2: fewer different pieces
     "coverage": 0.1,  # × percent of the data's token occurrences that the kept vocabulary lacks
     "vocabulary": 0.05,  # × log2(V0 / V): tokens that other texts may bring
 }
 COVERAGES = (0.95, 0.97, 0.98, 0.985, 0.99, 0.995, 0.998, 0.999, 1.0)
 RESERVED_TOKENS = 256  # special tokens, single characters or bytes that a cut vocabulary keeps whether seen or not
 EMBEDDING_STEP = 16
+CODED_VOCABULARY = 2048  # tokens from which on codes are smaller than rows
+CODES = (128, 256, 384, 512, 768, 1024, 1536, 2048)
+PIECE_WIDTH = 24  # units of a coded embedding's pieces, as nearly as the width allows
+POSITION_RANK = 32
 TOLERANCE = 0.004  # of the teacher's parameters
 
 
 @dataclass(frozen=True)
 class Shape:
-    """One encoder shape; `embedding` equals `hidden` where the embedding is not factorised."""
+    """One encoder shape; `embedding` equals `hidden` unless the embedding is factorised, `codes` is 0 unless it is coded."""
 
     layers: int
     hidden: int
@@ -48,6 +55,12 @@ class Shape:
     embedding: int
     vocabulary: int
     factorised: bool
+    codes: int = 0
+
+    @property
+    def groups(self) -> int:
+        """Pieces of a coded embedding."""
+        return code_groups(self.hidden)
 
 
 @dataclass(frozen=True)
@@ -67,6 +80,8 @@ class Space:
         positions: Position rows of the teacher's own model type and of the factorised one.
         token_types: Token type rows of both.
         has_pooler: Whether a text model has a layer between the encoder and the final one.
+        codes: How many codes a group of a coded embedding may have; empty where the student cannot have one.
+        coded_only: Whether it must, since the teacher has.
     """
 
     teacher: Shape
@@ -81,6 +96,8 @@ class Space:
     positions: tuple[int, int] = (0, 0)
     token_types: tuple[int, int] = (0, 0)
     has_pooler: bool = True
+    codes: tuple[int, ...] = ()
+    coded_only: bool = False
 
     @property
     def ffn_step(self) -> int:
@@ -110,7 +127,8 @@ def best_shape(space: Space, budget: int) -> Shape:
     else:
         winner = int(np.lexsort((penalty, np.round(np.abs(gap), 4) + (gap < -0.005)))[0])
     chosen = {name: int(values[winner]) for name, values in grid.items()}
-    return Shape(chosen["L"], chosen["H"], chosen["A"], chosen["F"], chosen["E"], chosen["V"], bool(chosen["factorised"]))
+    shape = Shape(chosen["L"], chosen["H"], chosen["A"], chosen["F"], chosen["E"], chosen["V"], bool(chosen["factorised"]))
+    return replace(shape, codes=chosen["K"])
 
 
 def coverage(counts: np.ndarray, vocabulary: np.ndarray, reserve: int | None = None) -> np.ndarray:
@@ -142,8 +160,37 @@ def _grid(space: Space) -> dict[str, np.ndarray]:
     heads = np.minimum(width // space.head_size, teacher.heads) - removed
     embedding = np.where(factorised, rank, np.where(teacher.factorised, np.minimum(teacher.embedding, width), width))
     legal = (heads >= np.maximum(1, (width // space.head_size) // 4)) & (embedding <= width)
-    columns = {"L": depth, "H": width, "A": heads, "E": embedding, "V": size, "factorised": factorised}
+    none = np.zeros_like(depth)
+    columns = {"L": depth, "H": width, "A": heads, "E": embedding, "V": size, "factorised": factorised, "K": none}
+    plain = {name: values[legal] for name, values in columns.items()}
+    if not space.codes:
+        return plain
+    coded = _coded_grid(space, layers, hidden)
+    if space.coded_only:
+        return coded
+    return {name: np.concatenate([values, coded[name]]) for name, values in plain.items()}
+
+
+def _coded_grid(space: Space, layers: np.ndarray, hidden: np.ndarray) -> dict[str, np.ndarray]:
+    """Shapes whose embedding is coded: all of the vocabulary, and attention as narrow as a quarter of the heads."""
+    mesh = np.meshgrid(layers, hidden, np.arange(0, space.teacher.heads), np.array(space.codes), indexing="ij")
+    depth, width, removed, number = (axis.reshape(-1) for axis in mesh)
+    heads = np.minimum(width // space.head_size, space.teacher.heads) - removed
+    legal = heads >= np.maximum(1, -(-(width // space.head_size) // 4))
+    whole = np.full_like(depth, space.teacher.vocabulary)
+    columns = {"L": depth, "H": width, "A": heads, "E": width, "V": whole, "factorised": whole < 0, "K": number}
     return {name: values[legal] for name, values in columns.items()}
+
+
+def code_groups(hidden: int) -> int:
+    """Pieces that a vector of `hidden` units is put together from: each as near to `PIECE_WIDTH` units as divides it.
+
+    Example:
+        >>> code_groups(384), code_groups(768), code_groups(1024)
+        (16, 32, 32)
+    """
+    widths = [width for width in range(1, hidden + 1) if hidden % width == 0]
+    return hidden // min(widths, key=lambda width: (abs(np.log(width / PIECE_WIDTH)), width))
 
 
 def _ranks(teacher: Shape) -> np.ndarray:
@@ -180,7 +227,8 @@ def _fill_vocabulary(space: Space, grid: dict[str, np.ndarray], budget: int) -> 
     if space.counts is None:
         return grid["V"]
     spare = budget - _parameters(space, grid)
-    more = np.where((grid["F"] == space.teacher.ffn) & (spare > 0), spare // grid["E"], 0)
+    is_full = (grid["F"] == space.teacher.ffn) & (grid["K"] == 0)
+    more = np.where(is_full & (spare > 0), spare // grid["E"], 0)
     return np.minimum(grid["V"] + more, space.teacher.vocabulary)
 
 
@@ -192,7 +240,14 @@ def _parameters(space: Space, grid: dict[str, np.ndarray]) -> np.ndarray:
         cost.text_parameters(grid["H"], grid["E"], grid["V"], positions, token_types, space.num_labels, pooler=space.has_pooler)
         for positions, token_types in zip(space.positions, space.token_types)
     ]
-    return layers + np.where(grid["factorised"], counts[1], counts[0])
+    uncoded = np.where(grid["factorised"], counts[1], counts[0])
+    if not space.codes:
+        return layers + uncoded
+    groups = np.array([code_groups(width) for width in range(space.teacher.hidden + 1)[1:]])[grid["H"] - 1]
+    coded = cost.coded_parameters(
+        grid["H"], grid["V"], groups, grid["K"], space.positions[1], POSITION_RANK, max(1, space.token_types[0]), space.num_labels
+    )
+    return layers + np.where(grid["K"] > 0, coded, uncoded)
 
 
 def _penalty(space: Space, grid: dict[str, np.ndarray]) -> np.ndarray:
@@ -201,8 +256,10 @@ def _penalty(space: Space, grid: dict[str, np.ndarray]) -> np.ndarray:
     total = weights["depth"] * np.log2(teacher.layers / grid["L"]) ** 1.3
     total += weights[f"{kind}_width"] * np.log2(teacher.hidden / grid["H"])
     total += weights[f"{kind}_narrowed"] * (grid["H"] < teacher.hidden)
-    total += weights["heads"] * np.log2(np.minimum(grid["H"] // space.head_size, teacher.heads) / grid["A"]) ** 1.5
+    heads = np.where(grid["K"] > 0, weights["coded_heads"], weights["heads"])
+    total += heads * np.log2(np.minimum(grid["H"] // space.head_size, teacher.heads) / grid["A"]) ** 1.5
     total += weights["ffn"] * np.log2(teacher.ffn / grid["F"]) ** 1.5
+    total += weights["codes"] * np.where(grid["K"] > 0, np.log2(2 * CODES[-1] / np.maximum(grid["K"], 1)) ** 2, 0)
     if space.image is None:
         total += weights["rank"] * np.log2(teacher.embedding / np.minimum(grid["E"], teacher.embedding)) ** 2 * grid["factorised"]
         total += weights["factorised"] * grid["factorised"]

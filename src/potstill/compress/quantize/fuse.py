@@ -46,7 +46,7 @@ def fuse(source: str | Path, target: str | Path, *, fuse_embeddings: bool = Fals
             str(source),
             graph_type,
             num_heads=int(metadata.get("potstill.num_attention_heads", 0)),
-            hidden_size=int(metadata.get("potstill.hidden_size", 0)),
+            hidden_size=_attention_width(metadata),
             opt_level=0,
             optimization_options=options,
         )
@@ -59,6 +59,12 @@ def fuse(source: str | Path, target: str | Path, *, fuse_embeddings: bool = Fals
     set_metadata(model, metadata | {"potstill.fused": "1" if counts else "0"})
     onnx.save(model, str(target))
     return Path(target)
+
+
+def _attention_width(metadata: dict[str, str]) -> int:
+    """Heads × units per head, which is less than the hidden width where heads were cut."""
+    heads, units = (int(metadata.get(f"potstill.{name}", 0)) for name in ("num_attention_heads", "head_dim"))
+    return heads * units or int(metadata.get("potstill.hidden_size", 0))
 
 
 def keep_residuals_apart(model: onnx.ModelProto) -> int:

@@ -103,3 +103,17 @@ def register() -> None:
         AutoConfig.register(config.model_type, config, exist_ok=True)
         AutoModel.register(config, architecture.part("encoder"), exist_ok=True)
         auto.register(config, architecture.part("classifier"), exist_ok=True)
+    _register_coded()
+
+
+def _register_coded() -> None:
+    """The encoder with coded embeddings, which a plan chooses rather than a recipe, with every head it may have."""
+    import transformers
+
+    coded = importlib.import_module(f"{_ROOM}.coded")
+    config = coded.CodedEncoderConfig
+    transformers.AutoConfig.register(config.model_type, config, exist_ok=True)
+    transformers.AutoModel.register(config, coded.CodedEncoderModel, exist_ok=True)
+    for head in ("SequenceClassification", "TokenClassification", "QuestionAnswering"):
+        auto: Any = getattr(transformers, f"AutoModelFor{head}")
+        auto.register(config, getattr(coded, f"CodedFor{head}"), exist_ok=True)
