@@ -48,6 +48,8 @@ def load_given(run: Run, label_names: tuple[str, ...] | None) -> LoadedTeacher:
         ModelError: It cannot be loaded, is for another task, or has other labels.
         RecipeError: Its head is new and `teacher.finetune` is never.
     """
+    from potstill.pipeline.module_models import module_teacher
+    from potstill.teacher.factory import is_factory
     from potstill.teacher.load import LoadedTeacher, load_teacher
 
     recipe = run.recipe.teacher
@@ -56,6 +58,8 @@ def load_given(run: Run, label_names: tuple[str, ...] | None) -> LoadedTeacher:
         if run.given_teacher is not None:
             loaded = load_teacher(run.given_teacher, run.task, label_names=label_names or None)
             loaded = LoadedTeacher(loaded.model, run.given_processor or loaded.processor, loaded.head_is_new, loaded.notes)
+        elif is_factory(recipe.model):
+            loaded = module_teacher(run, label_names)
         elif recipe.from_scratch:
             loaded = _from_scratch(run, label_names)
         else:
@@ -84,15 +88,14 @@ def _from_scratch(run: Run, label_names: tuple[str, ...] | None) -> LoadedTeache
 
 def new_model(task: Task, config: Any) -> PreTrainedModel:
     """A model of a configuration with random weights, in evaluation mode."""
-    import transformers
-
-    from potstill.teacher.load import AUTO_CLASSES
+    from potstill.teacher.load import auto_class
 
     for key, value in task.config_values.items():
         setattr(config, key, value)
     if config.architectures is None:
         config.architectures = []  # DeiT's Auto class cannot read None
-    return getattr(transformers, AUTO_CLASSES[task.name]).from_config(config).eval()
+    model: PreTrainedModel = auto_class(task.name).from_config(config).eval()
+    return model
 
 
 def wants_training(run: Run) -> bool:

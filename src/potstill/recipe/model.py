@@ -36,7 +36,8 @@ class OneTeacherRecipe(Section):
     from_scratch: bool = Field(False, description="The folder holds a config only: start from random weights.")
     trust_remote_code: bool = Field(False, description="Run code that comes with the model.")
     processor: str | None = Field(
-        None, description="Folder or hub id of the image processor of a teacher that a function makes; none: the function gives it."
+        None,
+        description="Folder or hub id of the image processor of a teacher that a function makes; none: the function gives it.",
     )
 
 
@@ -297,9 +298,15 @@ class Recipe(Section):
 
     teacher: TeacherRecipe
     data: DataRecipe
-    task: Literal["auto", "text-classification", "multi-label", "regression", "token-classification", "image-classification"] = (
-        Field("auto", description="What a row means; auto: told by teacher and columns.")
-    )
+    task: Literal[
+        "auto",
+        "text-classification",
+        "multi-label",
+        "regression",
+        "sentence-embeddings",
+        "token-classification",
+        "image-classification",
+    ] = Field("auto", description="What a row means; auto: told by teacher and columns.")
     student: StudentRecipe = Field(default_factory=lambda: StudentRecipe())
     distill: DistillRecipe = Field(default_factory=lambda: DistillRecipe())
     quantize: QuantizeRecipe = Field(default_factory=lambda: QuantizeRecipe())
