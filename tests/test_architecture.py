@@ -9,7 +9,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "potstill"
 ORDER = [
-    "errors", "table", "fingerprints", "lock", "disk", "hardware", "cka", "recipe",
+    "errors", "table", "fingerprints", "lock", "disk", "hardware", "ranks", "cka", "recipe",
     "data", "tasks", "teacher", "student", "losses", "training", "methods",
     "export", "compress", "evaluate", "report", "demo", "doctor", "pipeline", "console", "cli",
 ]  # fmt: skip

@@ -267,11 +267,15 @@ def _recipe(file: Path | None, flags: dict[str, Any], settings: list[str] | None
 
 
 def _run(recipe: Recipe, *, overwrite: bool, as_json: bool) -> None:
+    from potstill import ranks
     from potstill.console import ConsoleObserver, warnings_told_by
     from potstill.pipeline import DistillationPipeline
 
     _quiet_libraries()
     pipeline: DistillationPipeline = DistillationPipeline.from_recipe(recipe)
+    if not ranks.is_first():
+        pipeline.run(overwrite=overwrite)
+        return
     with ConsoleObserver(num_stages=len(pipeline.stages)) as observer, warnings_told_by(observer.warn):
         metrics = pipeline.run(observer=observer, overwrite=overwrite)
     if as_json:

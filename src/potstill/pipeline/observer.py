@@ -31,6 +31,28 @@ class Observer(Protocol):
         """Something doubtful, with its remedy."""
 
 
+class SilentObserver:
+    """Tells nothing: the observer of every rank but the first."""
+
+    def stage_started(self, name: str, title: str) -> None:
+        """Nothing."""
+
+    def stage_advanced(self, done: int, total: int, figures: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def stage_finished(self, name: str, seconds: float, *, skipped: bool) -> None:
+        """Nothing."""
+
+    def stage_left_out(self, name: str) -> None:
+        """Nothing."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+    def warn(self, text: str) -> None:
+        """Nothing."""
+
+
 class LoggingObserver:
     """Writes events to the log of this module; the default outside the command line."""
 

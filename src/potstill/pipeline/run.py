@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from potstill import __version__
+from potstill import __version__, ranks
 from potstill.disk import explained_full_disk, explained_os_errors
 from potstill.errors import OutputError, RecipeError
 from potstill.lock import FolderLock
 from potstill.pipeline.check import check_recipe
 from potstill.pipeline.context import Run
-from potstill.pipeline.observer import LoggingObserver, Observer
+from potstill.pipeline.observer import LoggingObserver, Observer, SilentObserver
 from potstill.pipeline.order import stages_for
 from potstill.pipeline.stage import Stage, perform
 from potstill.recipe import Recipe, make_recipe
@@ -23,6 +24,7 @@ from potstill.report.metrics import Metrics
 
 if TYPE_CHECKING:
     import datasets
+    from torch import nn
     from transformers import PreTrainedModel
 
 logger = logging.getLogger(__name__)
@@ -34,7 +36,8 @@ class DistillationPipeline:
     """Teacher and data in; distilled, quantized, exported and measured student out.
 
     Args:
-        teacher_model: Folder, hub id, or a model in memory.
+        teacher_model: Folder, hub id, ``package.module:function``, or a model in memory: of transformers, or any
+            `torch.nn.Module` that gives the logits of images.
         data: File, folder, hub id, or a `datasets.Dataset` or `DatasetDict` in memory.
         config: Recipe keys, nested or by their well-known names (``compression_ratio``, ``temperature`` …).
         output_dir: Folder that receives everything.
@@ -50,7 +53,7 @@ class DistillationPipeline:
 
     def __init__(
         self,
-        teacher_model: str | Path | PreTrainedModel,
+        teacher_model: str | Path | PreTrainedModel | nn.Module,
         data: str | Path | datasets.Dataset | datasets.DatasetDict,
         config: Mapping[str, Any] | None = None,
         output_dir: str | Path = "out",
@@ -63,6 +66,10 @@ class DistillationPipeline:
         self._teacher = None if isinstance(teacher_model, str | Path) else teacher_model
         self._data = None if isinstance(data, str | Path) else data
         self._processor = processor
+        if self._teacher is not None and not hasattr(self._teacher, "config") and processor is not None:
+            from potstill.pipeline.module_models import wrap_teacher
+
+            self._teacher = wrap_teacher(self._teacher, processor)
         if self._teacher is not None and processor is None:
             raise RecipeError(
                 "a teacher in memory came without its tokenizer or image processor",
@@ -100,23 +107,35 @@ class DistillationPipeline:
         run = Run(
             self.recipe,
             folder,
-            observer or LoggingObserver(),
+            (observer or LoggingObserver()) if ranks.is_first() else SilentObserver(),
             given_teacher=self._teacher,
             given_processor=self._processor,
             given_data=self._data,
         )
-        with explained_os_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        lock = FolderLock(folder / "run")
-        lock.acquire()
-        try:
-            claim_folder(folder, self.recipe, overwrite=overwrite)
-            with explained_full_disk(folder):
-                for stage in self.stages:
-                    run.results[stage.name] = perform(stage, run, replace=True)
-        finally:
-            lock.release()
+        with _claimed(folder, self.recipe, overwrite=overwrite), explained_full_disk(folder):
+            ranks.join()
+            for stage in self.stages:
+                run.results[stage.name] = perform(stage, run, replace=True)
+            ranks.wait_for_all()
+        ranks.leave()
         return Metrics.read(folder / "report" / "metrics.json")
+
+
+@contextlib.contextmanager
+def _claimed(folder: Path, recipe: Recipe, *, overwrite: bool) -> Iterator[None]:
+    """Hold the output folder; of several ranks the first one holds it for all."""
+    if not ranks.is_first():
+        yield
+        return
+    with explained_os_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    lock = FolderLock(folder / "run")
+    lock.acquire()
+    try:
+        claim_folder(folder, recipe, overwrite=overwrite)
+        yield
+    finally:
+        lock.release()
 
 
 def claim_folder(folder: Path, recipe: Recipe, *, overwrite: bool) -> None:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from potstill import ranks
 from potstill.disk import StageFolder, fingerprint
 
 if TYPE_CHECKING:
     from potstill.pipeline.context import Run
+
+
+TRAINING = ("teach", "baseline", "chain", "distill")
+"""Stages, by the first word of their name, in which every rank computes; the first rank does the others alone."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,11 @@ class Stage:
     version: int = 1
     given: Callable[[Run], Any] | None = None
 
+    @property
+    def trains(self) -> bool:
+        """Whether every rank takes part."""
+        return self.name.split("-")[0] in TRAINING
+
 
 @dataclass(frozen=True)
 class StageResult:
@@ -54,6 +65,8 @@ class StageResult:
 def perform(stage: Stage, run: Run, *, replace: bool) -> StageResult:
     """Do a stage unless its result is there already, made from the same inputs.
 
+    Of several ranks the first one reads, writes and tells; the others take part in training, and what they write is thrown away.
+
     Args:
         stage: The stage.
         run: The run; results of earlier stages are in ``run.results``.
@@ -62,14 +75,32 @@ def perform(stage: Stage, run: Run, *, replace: bool) -> StageResult:
     Raises:
         OutputError: The place holds something else, is locked, or cannot be written.
     """
+    if not ranks.is_first():
+        return _follow(stage, run)
+    return ranks.from_first(_lead(stage, run, replace=replace))
+
+
+def _follow(stage: Stage, run: Run) -> StageResult:
+    if ranks.from_first(False):
+        with tempfile.TemporaryDirectory(prefix="potstill-rank-") as scratch:
+            stage.work(run, Path(scratch))
+    told: Any = ranks.from_first(None)
+    run.forget(stage.folder)
+    result: StageResult = told
+    return result
+
+
+def _lead(stage: Stage, run: Run, *, replace: bool) -> StageResult:
     mark = stage_fingerprint(stage, run)
     if not stage.is_needed(run):
+        ranks.from_first(False)
         run.observer.stage_left_out(stage.name)
         return StageResult(fingerprint({"not needed": mark}), 0.0, skipped=True)
     run.observer.stage_started(stage.name, stage.title)
     started = time.perf_counter()
     with StageFolder(run.folder / stage.folder, mark, replace=replace) as folder:
         skipped = folder.is_finished()
+        ranks.from_first(stage.trains and not skipped)
         if not skipped:
             notes = stage.work(run, folder.path)
             folder.finish(notes=list(notes))

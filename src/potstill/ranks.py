@@ -1,0 +1,70 @@
+"""Several processes that train together, as `torchrun` starts them: who is who, and what the first one says.
+
+All ranks compute; the first alone writes. Without `torchrun` there is one rank, and nothing here does anything.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import os
+from typing import TypeVar
+
+logger = logging.getLogger(__name__)
+
+Value = TypeVar("Value")
+_PATIENCE = datetime.timedelta(days=7)  # the others wait while the first one reads data, asks the teacher and exports
+
+
+def num_ranks() -> int:
+    """Processes that train together; 1 without `torchrun`."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def join() -> None:
+    """Meet the other ranks; does nothing where there are none, or where they have met."""
+    if num_ranks() == 1:
+        return
+    import torch
+
+    if not torch.distributed.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        torch.distributed.init_process_group(backend, timeout=_PATIENCE)
+
+
+def leave() -> None:
+    """Part from the other ranks, at the end of a run."""
+    if num_ranks() == 1:
+        return
+    import torch
+
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def from_first(value: Value) -> Value:
+    """What the first rank passed in here, on every rank; all ranks wait for it."""
+    if num_ranks() == 1:
+        return value
+    import torch
+
+    join()
+    told = [value]
+    torch.distributed.broadcast_object_list(told, src=0)
+    return told[0]
+
+
+def wait_for_all() -> None:
+    """Go on when every rank has come here."""
+    if num_ranks() == 1:
+        return
+    import torch
+
+    join()
+    flag = torch.zeros(1)
+    torch.distributed.all_reduce(flag)
