@@ -72,3 +72,4 @@ def test_what_is_refused(
 ) -> None:
     with pytest.raises(PotstillError, match=words):
         run(recipe_of(method, small_bert, reviews, tmp_path / "out", **online))
+    assert not (tmp_path / "out/teacher").exists()

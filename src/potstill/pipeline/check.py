@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from potstill.errors import Faults, MissingExtra, PotstillError
+from potstill.errors import Faults, MissingExtra, ModelError, PotstillError
 from potstill.methods import catalogue as methods
-from potstill.methods.contract import MethodOptions, ModelFacts
+from potstill.methods.contract import MethodOptions, ModelFacts, facts_of
 from potstill.pipeline.anchors import check_chain
 from potstill.pipeline.loss_table import read_losses
+from potstill.pipeline.module_models import check_modules
 from potstill.recipe import Recipe
 from potstill.recipe.model import DistillRecipe
 from potstill.training.schedules import PerSample, parse, parse_temperature
@@ -32,6 +34,7 @@ def check_recipe(recipe: Recipe) -> None:
         lambda: methods.find(distill.method),
         lambda: check_chain(recipe),
         lambda: _check_packages(recipe.quantize.mode),
+        lambda: check_modules(recipe),
     ]
     if distill.temperature is not None:
         checks.append(lambda: _check_temperature(distill))
@@ -44,6 +47,24 @@ def check_recipe(recipe: Recipe) -> None:
         raise faults[0]
     if faults:
         raise Faults(faults)
+
+
+def check_method(recipe: Recipe, teacher: Any) -> None:
+    """Refuse a method that no student of the teacher's own kind could be taught by, before the teacher is trained or asked.
+
+    What depends on the student's size or its tokens is checked when there is a student.
+
+    Raises:
+        NeedsError: The method needs another kind of model; names the nearest that works.
+    """
+    student, distill = recipe.student, recipe.distill
+    if distill.losses is not None or student.model is not None or student.architecture is not None:
+        return
+    try:
+        facts = replace(facts_of(teacher), parameters=None)
+    except ModelError:
+        return
+    methods.build(distill.method, facts, facts)
 
 
 def _check_temperature(distill: DistillRecipe) -> None:

@@ -13,8 +13,15 @@ from datasets import Dataset
 from potstill.data.label_kinds import kind_of
 from potstill.data.splits import Splits, load
 from potstill.disk import write_json_atomic
-from potstill.errors import DataError
+from potstill.errors import DataError, RecipeError
+from potstill.methods.catalogue import require_answers
+from potstill.methods.contract import MethodOptions
+from potstill.methods.response import in_units
+from potstill.pipeline.check import ANY_MODEL
+from potstill.pipeline.check import check_method
 from potstill.pipeline.given import load_given
+from potstill.pipeline.loss_table import read_losses
+from potstill.pipeline.row_forms import formed
 
 if TYPE_CHECKING:
     from potstill.pipeline.context import Run
@@ -25,6 +32,7 @@ MOST_COPIES = 12
 
 def read_data(run: Run, folder: Path) -> Sequence[str]:
     """Load the data, save the splits and encode them in the teacher's tokens."""
+    check_answers(run)
     names = _teacher_names(run)
     splits = load(
         run.given_data if run.given_data is not None else run.recipe.data.source,
@@ -40,9 +48,11 @@ def read_data(run: Run, folder: Path) -> Sequence[str]:
     )
     run.know_labels(splits.label_names)
     teacher = load_given(run, splits.label_names)
+    check_method(run.recipe, teacher.model)
     notes = [*splits.notes, *teacher.notes]
     rows = {name: getattr(splits, name) for name in ("train", "validation", "test", "unlabelled")}
-    present = {name: part for name, part in rows.items() if part is not None}
+    present, formed_notes = formed(run, {name: part for name, part in rows.items() if part is not None}, teacher.processor)
+    notes += formed_notes
     for done, (name, part) in enumerate(present.items()):
         run.observer.stage_advanced(done, len(present), {})
         part.save_to_disk(str(folder / "splits" / name))
@@ -50,6 +60,35 @@ def read_data(run: Run, folder: Path) -> Sequence[str]:
         notes += encoded.notes
     write_json_atomic(folder / "facts.json", _facts(splits, present, notes))
     return notes
+
+
+def check_answers(run: Run) -> None:
+    """Refuse what the answers of the task cannot do, before anything is read.
+
+    Raises:
+        RecipeError: A baseline or a teacher to be trained where rows have no labels to learn from; another architecture for
+            embeddings.
+        NeedsError: A method or losses on class probabilities, where answers are of another kind.
+    """
+    recipe, answers = run.recipe, run.task.answers()
+    if answers.from_labels is None:
+        for key, wanted in (("baseline: true", recipe.baseline), ("teacher.finetune: always", recipe.teacher.finetune == "always")):
+            if wanted:
+                raise RecipeError(
+                    f"{key} asks for training on labels, and rows of {run.task.name} have none",
+                    "learning from the teacher alone",
+                    f"leave {key.partition(':')[0]} out",
+                )
+    if answers.kind == "embedding" and recipe.student.architecture is not None:
+        raise RecipeError(
+            f"student.architecture is {recipe.student.architecture!r}, and such students have no sentence embedding",
+            "a student cut out of the teacher, or a named one (student.model)",
+            "leave student.architecture out",
+        )
+    if recipe.distill.losses is None:
+        require_answers(recipe.distill.method, MethodOptions(answers=answers))
+    else:
+        in_units(read_losses(recipe.distill.losses, ANY_MODEL, ANY_MODEL), answers)
 
 
 def augment_data(run: Run, folder: Path) -> Sequence[str]:
