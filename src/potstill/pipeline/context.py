@@ -13,6 +13,7 @@ from datasets import Dataset, load_from_disk
 from potstill.data.encoded import EncodedRows, concatenate, open_rows
 from potstill.disk import read_json
 from potstill.errors import ModelError
+from potstill.pipeline.module_models import trust_named
 from potstill.recipe import Recipe
 from potstill.recipe.model import OneTeacherRecipe, StudentRecipe, TeacherRecipe
 from potstill.tasks import build as build_task
@@ -77,6 +78,7 @@ class Run:
         self.places = places or Places()
         self.given_teacher, self.given_processor, self.given_data = given_teacher, given_processor, given_data
         self.results: dict[str, StageResult] = {}
+        trust_named(recipe)
         self._opened: dict[str, tuple[str, Any]] = {}
 
     def variant(self, *, places: Places, teacher: OneTeacherRecipe | None = None, student: StudentRecipe | None = None) -> Run:
@@ -230,7 +232,12 @@ class Run:
         if self.given_teacher is not None:
             return self.given_teacher.config
         from potstill.pipeline.given import read_config
+        from potstill.teacher.factory import is_factory
 
+        if is_factory(self.recipe.teacher.model):
+            from potstill.pipeline.module_models import module_config
+
+            return module_config(self)
         return read_config(self.recipe.teacher)
 
     def _load_teacher(self) -> LoadedTeacher:

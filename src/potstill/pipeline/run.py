@@ -16,6 +16,7 @@ from potstill.errors import OutputError, RecipeError
 from potstill.lock import FolderLock
 from potstill.pipeline.check import check_recipe
 from potstill.pipeline.context import Run
+from potstill.pipeline.foresee import check_models
 from potstill.pipeline.observer import LoggingObserver, Observer, SilentObserver
 from potstill.pipeline.order import stages_for
 from potstill.pipeline.stage import Stage, perform
@@ -116,6 +117,8 @@ class DistillationPipeline:
             ranks.join()
             for stage in self.stages:
                 run.results[stage.name] = perform(stage, run, replace=True)
+                if stage.name == "data":
+                    check_models(run)
             ranks.wait_for_all()
         ranks.leave()
         return Metrics.read(folder / "report" / "metrics.json")

@@ -12,10 +12,10 @@ import numpy as np
 from potstill.disk import write_json_atomic
 from potstill.pipeline.module_models import module_student
 from potstill.pipeline.named_student import has_own_files, named_processor, named_student
-from potstill.teacher.factory import is_factory
 from potstill.student.init import cut_student
 from potstill.student.plan import StudentPlan, plan, plan_from_config
 from potstill.student.vocabulary import VocabularyCut, count_tokens, cut_vocabulary, required_ids
+from potstill.teacher.factory import is_factory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -48,6 +48,8 @@ def distill(run: Run, folder: Path) -> Sequence[str]:
         outcomes.append(train(run, student, processor, spec, folder / "training" / spec.name, weights=weights))
         shares = last_shares(outcomes[-1].history, len(run.recipe.teacher.all)) or shares
     student.save_pretrained(folder)
+    if hasattr(run.task, "save_beside"):
+        run.task.save_beside(student, folder)
     processor.save_pretrained(folder)
     records = [
         {"name": spec.name, "history": outcome.history, "best": outcome.best, "steps": outcome.steps, "seconds": outcome.seconds}
@@ -89,13 +91,20 @@ def stages_of(run: Run, student: Any) -> tuple[StageSpec, ...]:
     the student's own step, and the same time spent on more rows teaches more.
     """
     facts, teacher = _facts(student, kept_layers(run)), _facts(run.teacher.model)
-    stages = _planned(run, facts, teacher)
+    same = not has_own_tokens(run)
+    stages = planned_stages(run, facts, teacher, has_same_tokens=same)
     if not reads_pairs(run, stages):
         return stages
-    return _planned(run, matched_facts(run, student, facts, teacher), teacher)
+    return planned_stages(run, matched_facts(run, student, facts, teacher), teacher, has_same_tokens=same)
 
 
-def _planned(run: Run, student: ModelFacts, teacher: ModelFacts) -> tuple[StageSpec, ...]:
+def planned_stages(run: Run, student: ModelFacts, teacher: ModelFacts, *, has_same_tokens: bool) -> tuple[StageSpec, ...]:
+    """The stages of the recipe for two models of which these facts are known.
+
+    Raises:
+        RecipeError: A method, loss or block that does not exist.
+        NeedsError: The method needs what the models do not have.
+    """
     recipe = run.recipe.distill
     if recipe.losses is not None:
         terms = in_units(read_losses(recipe.losses, student, teacher, layers=recipe.layers), run.answers)
@@ -106,7 +115,7 @@ def _planned(run: Run, student: ModelFacts, teacher: ModelFacts) -> tuple[StageS
         temperature=recipe.temperature,
         alpha=recipe.alpha,
         layers=recipe.layers,
-        has_same_tokens=not has_own_tokens(run),
+        has_same_tokens=has_same_tokens,
         online=OnlineOptions(**recipe.online.model_dump()),
         answers=run.answers,
         assistants=None if recipe.chain.assistants == "auto" else recipe.chain.assistants,
@@ -127,12 +136,13 @@ def _facts(model: Any, layers: Sequence[int] = ()) -> ModelFacts:
         return facts_of(model, kept_layers=layers)
     except ModelError:
         config = model.config
-        depth = getattr(config, "num_hidden_layers", None) or len(getattr(config, "depths", (1,)))
+        depth = getattr(config, "num_hidden_layers", None) or len(getattr(config, "depths", getattr(config, "stages", (1,))))
         width = getattr(config, "hidden_size", None) or (getattr(config, "hidden_sizes", None) or [0])[-1]
         modality = "image" if hasattr(config, "image_size") or hasattr(config, "num_channels") else "text"
         heads = getattr(config, "num_attention_heads", None)
         classes, size = getattr(config, "num_labels", None), int(model.num_parameters())
-        return ModelFacts(int(depth), int(width), heads, modality, num_classes=classes, parameters=size)
+        strides = tuple(getattr(config, "strides", ()))
+        return ModelFacts(int(depth), int(width), heads, modality, num_classes=classes, strides=strides, parameters=size)
 
 
 def train(

@@ -37,7 +37,7 @@ class OneTeacherRecipe(Section):
     trust_remote_code: bool = Field(False, description="Run code that comes with the model.")
     processor: str | None = Field(
         None,
-        description="Folder or hub id of the image processor of a teacher that a function makes; none: the function gives it.",
+        description="Folder or hub id of the image processor, for a teacher made by a function; none: the function gives it.",
     )
 
 
@@ -120,8 +120,8 @@ class StudentRecipe(Section):
     latency_ms: PositiveFloat | None = Field(None, description="Predicted milliseconds per row at batch 1, instead of a ratio.")
     model: str | None = Field(
         None,
-        description="Hub id or folder of a ready student model or config, or package.module:function that makes a torch.nn.Module;"
-        " instead of a plan.",
+        description="Hub id or folder of a ready student model or config, or package.module:function that makes a"
+        " torch.nn.Module; instead of a plan.",
     )
     trust_remote_code: bool = Field(False, description="Run the function that student.model names.")
     architecture: Literal["bilstm", "textcnn", "static", "cnn"] | None = Field(
@@ -305,6 +305,7 @@ class Recipe(Section):
         "regression",
         "sentence-embeddings",
         "token-classification",
+        "question-answering",
         "image-classification",
     ] = Field("auto", description="What a row means; auto: told by teacher and columns.")
     student: StudentRecipe = Field(default_factory=lambda: StudentRecipe())

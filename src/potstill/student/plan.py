@@ -13,14 +13,15 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from potstill.errors import ModelError, RecipeError
 from potstill.student import cost
-from potstill.student.configurations import CODED_TYPE, code_choices, position_offset, student_config
-from potstill.student.families import FAMILIES, Family, family_of, head_size
-from potstill.student.mobilenet_shapes import STAGE_DEPTHS, best_mobilenet
+from potstill.student.budget import BYTES_PER_PARAMETER, MAX_RATIO, asked_ratio
+from potstill.student.configurations import CODED_TYPE, student_config
+from potstill.student.families import FAMILIES, family_of
+from potstill.student.mobilenet_shapes import best_mobilenet
 from potstill.student.resnet_shapes import best_resnet
-from potstill.student.shapes import Shape, Space, best_shape, coverage
+from potstill.student.shapes import best_shape
+from potstill.student.size import built_parameters, count_of, depth_of, flops_of
+from potstill.student.space import Words, notes_on, space_of, words_of
 
-MAX_RATIO = 0.97
-BYTES_PER_PARAMETER = 4
 LATENCY_STEPS = 12
 
 
@@ -104,10 +105,10 @@ def plan(
         config.architectures = [type(teacher).__name__]  # tells the kind of head, which a freshly made model does not record
     if num_labels is not None and num_labels != config.num_labels:
         config.num_labels = num_labels
-    whole = _count(teacher, config)
-    asked = _asked_ratio(whole, ratio=ratio, params=params, bytes=bytes, latency_ms=latency_ms)
+    whole = count_of(teacher, config)
+    asked = asked_ratio(whole, ratio=ratio, params=params, bytes=bytes, latency_ms=latency_ms)
     can_cut_words = family.modality == "text" and family.model_type != CODED_TYPE
-    words = _words(config, token_counts if can_cut_words else None, min_vocabulary, required_ids)
+    words = words_of(config, token_counts if can_cut_words else None, min_vocabulary, required_ids)
     words = replace(words, may_be_coded=embeddings != "table")
     if asked is None:
         return _plan_for_latency(config, whole, words, float(latency_ms or 0), latency_of)
@@ -115,7 +116,11 @@ def plan(
 
 
 def plan_from_config(
-    teacher: PreTrainedModel | PreTrainedConfig, student: str | Path | PreTrainedConfig, *, num_labels: int | None = None, parameters: int | None = None
+    teacher: PreTrainedModel | PreTrainedConfig,
+    student: str | Path | PreTrainedConfig,
+    *,
+    num_labels: int | None = None,
+    parameters: int | None = None,
 ) -> StudentPlan:
     """The plan of a student that is named rather than searched: a hub id, a local folder or a configuration.
 
@@ -137,11 +142,11 @@ def plan_from_config(
     config.num_labels = num_labels or getattr(teacher, "config", teacher).num_labels
     if isinstance(teacher, PreTrainedModel) and config.model_type in FAMILIES:
         config.architectures = [family_of(config).class_like(teacher)]
-    whole = _count(teacher, getattr(teacher, "config", teacher))
-    size = _built_parameters(config) if parameters is None else parameters
+    whole = count_of(teacher, getattr(teacher, "config", teacher))
+    size = built_parameters(config) if parameters is None else parameters
     ratio = 1 - size / whole
-    depth = _depth(config)
-    layers = spaced_layers(_depth(getattr(teacher, "config", teacher)), depth)
+    depth = depth_of(config)
+    layers = spaced_layers(depth_of(getattr(teacher, "config", teacher)), depth)
     return _finish(config, layers, None, size, whole, ratio, ("the architecture was named, not searched",))
 
 
@@ -155,20 +160,10 @@ def spaced_layers(total: int, kept: int) -> tuple[int, ...]:
     return tuple(-(-total * k // kept) for k in range(1, kept + 1)) if kept < total else tuple(range(1, total + 1))
 
 
-@dataclass(frozen=True)
-class _Words:
-    """What is known of the vocabulary: counts (tokens that must stay first, where they are known), and how many must stay."""
-
-    counts: np.ndarray | None
-    required: int = 0
-    reserve: int | None = None
-    may_be_coded: bool = True
-
-
-def _plan_for_ratio(config: Any, whole: int, words: _Words, asked: float) -> StudentPlan:
+def _plan_for_ratio(config: Any, whole: int, words: Words, asked: float) -> StudentPlan:
     family = family_of(config)
     if asked == 0:
-        total = _depth(config)
+        total = depth_of(config)
         return _finish(config, tuple(range(1, total + 1)), None, cost.parameters(config), whole, 0.0, ())
     budget = round(whole * (1 - asked))
     if family.structure == "convolution":
@@ -176,17 +171,17 @@ def _plan_for_ratio(config: Any, whole: int, words: _Words, asked: float) -> Stu
         depths = [list(family.size(of, "layers")) for of in (config, student)]
         layers = _stage_blocks(*depths)
         return _finish(student, layers, None, cost.parameters(student), whole, asked, ())
-    shape = best_shape(_space(config, family, whole, words), budget)
+    shape = best_shape(space_of(config, family, whole, words), budget)
     student = student_config(config, family, shape)
     layers = spaced_layers(family.size(config, "layers"), shape.layers)
     cut = shape.vocabulary if family.modality == "text" and shape.vocabulary < config.vocab_size else None
-    return _finish(student, layers, cut, cost.parameters(student), whole, asked, _notes(shape, config, words))
+    return _finish(student, layers, cut, cost.parameters(student), whole, asked, notes_on(shape, config, words))
 
 
 def _plan_for_latency(
     config: Any,
     whole: int,
-    words: _Words,
+    words: Words,
     latency_ms: float,
     latency_of: Callable[[PreTrainedConfig], float] | None,
 ) -> StudentPlan:
@@ -213,64 +208,6 @@ def _plan_for_latency(
     return best
 
 
-def _asked_ratio(
-    whole: int, *, ratio: float | None, params: int | None, bytes: int | None, latency_ms: float | None
-) -> float | None:
-    given = {"ratio": ratio, "params": params, "bytes": bytes, "latency_ms": latency_ms}
-    named = {name: value for name, value in given.items() if value is not None}
-    if len(named) != 1:
-        raise RecipeError(
-            f"{len(named)} budgets are given ({', '.join(named) or 'none'})",
-            "exactly one of ratio, params, bytes, latency_ms",
-            "keep the one that binds",
-        )
-    if latency_ms is not None:
-        return None
-    budget = params if params is not None else (bytes or 0) // BYTES_PER_PARAMETER
-    asked = ratio if ratio is not None else 1 - budget / whole
-    if not 0 <= asked <= MAX_RATIO:
-        raise RecipeError(
-            f"{next(iter(named))}={next(iter(named.values()))} means a ratio of {asked:.3f} for a teacher of {whole} parameters",
-            f"0 (same architecture) to {MAX_RATIO}",
-            f"ask for ratio 0.10 to 0.95, or params {round(whole * (1 - MAX_RATIO))} to {whole}",
-        )
-    return float(asked)
-
-
-def _space(config: Any, family: Family, whole: int, words: _Words) -> Space:
-    hidden, attention, ffn = cost.widths(config)
-    size = head_size(family, config)
-    is_text = family.modality == "text"
-    embedding = cost.embedding_width(config, hidden) if is_text else hidden
-    positions = getattr(config, "max_position_embeddings", 0)
-    token_types = getattr(config, "type_vocab_size", 0)
-    teacher = Shape(
-        layers=family.size(config, "layers"),
-        hidden=hidden,
-        heads=attention // size,
-        ffn=ffn,
-        embedding=embedding,
-        vocabulary=config.vocab_size if is_text else 1,
-        factorised=embedding != hidden,
-    )
-    return Space(
-        teacher=teacher,
-        head_size=size,
-        qkv_bias=getattr(config, "qkv_bias", True),
-        num_labels=config.num_labels,
-        teacher_parameters=whole,
-        counts=words.counts,
-        min_vocabulary=words.required,
-        reserve=words.reserve,
-        image=None if is_text else config,
-        positions=(positions, positions - position_offset(family, config)),
-        token_types=(token_types, max(2, token_types)),
-        has_pooler=cost.has_pooler(config),
-        codes=code_choices(config, family, teacher) if words.may_be_coded or family.model_type == CODED_TYPE else (),
-        coded_only=family.model_type == CODED_TYPE,
-    )
-
-
 def _finish(
     config: Any, layers: tuple[int, ...], vocabulary: int | None, size: int, whole: int, asked: float, notes: tuple[str, ...]
 ) -> StudentPlan:
@@ -289,83 +226,10 @@ def _finish(
         teacher_parameters=whole,
         ratio_asked=asked,
         ratio=ratio,
-        flops=_flops(config),
+        flops=flops_of(config),
         bytes=size * BYTES_PER_PARAMETER,
         notes=notes,
     )
-
-
-def _notes(shape: Shape, config: Any, words: _Words) -> tuple[str, ...]:
-    notes = []
-    if shape.codes:
-        notes.append(
-            f"embeddings of all {shape.vocabulary} tokens put together from {shape.groups} × {shape.codes} pieces; "
-            "the table of which is counted at its size in bytes"
-        )
-    if shape.factorised:
-        notes.append(f"embeddings of rank {shape.embedding}, projected to width {shape.hidden}")
-    if words.counts is not None and shape.vocabulary < config.vocab_size:
-        share = float(coverage(words.counts, np.array(shape.vocabulary), words.reserve))
-        notes.append(f"vocabulary {config.vocab_size} → {shape.vocabulary}, about {share:.2%} of the data's token occurrences")
-    return tuple(notes)
-
-
-def _words(
-    config: Any,
-    token_counts: Mapping[int, int] | np.ndarray | None,
-    min_vocabulary: int | None,
-    required_ids: Sequence[int] | np.ndarray | None,
-) -> _Words:
-    if token_counts is None:
-        return _Words(None)
-    counts = np.zeros(config.vocab_size, dtype=np.int64)
-    pairs = token_counts.items() if isinstance(token_counts, Mapping) else enumerate(token_counts)
-    for token_id, count in pairs:
-        if 0 <= token_id < len(counts):
-            counts[token_id] = count
-    if required_ids is None:
-        found = np.sort(counts)[::-1]
-        return _Words(found[found > 0], min_vocabulary or 0)
-    required = np.zeros(len(counts), dtype=bool)
-    required[np.asarray(required_ids, dtype=np.int64)] = True
-    rest = np.sort(counts[~required])[::-1]
-    ordered = np.concatenate([np.sort(counts[required])[::-1], rest[rest > 0]])
-    return _Words(ordered, int(required.sum()), 0)
-
-
-def _count(teacher: PreTrainedModel | PreTrainedConfig, config: Any) -> int:
-    if isinstance(teacher, PreTrainedModel):
-        return cost.parameters_of(teacher)
-    return cost.parameters(config)
-
-
-def _built_parameters(config: Any) -> int:
-    try:
-        return cost.parameters(config)
-    except ModelError:
-        import torch
-        from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
-
-        auto: Any = AutoModelForSequenceClassification
-        if type(config) in AutoModelForImageClassification._model_mapping:
-            auto = AutoModelForImageClassification
-        with torch.device("meta"):
-            model = auto.from_config(config)
-        return cost.parameters_of(model)
-
-
-def _flops(config: Any) -> int:
-    try:
-        return cost.flops(config)
-    except ModelError:
-        return 0
-
-
-def _depth(config: Any) -> int:
-    if getattr(config, "model_type", "") == "mobilenet_v2":
-        return sum(STAGE_DEPTHS)
-    depth = getattr(config, "depths", None)
-    return sum(depth) if depth else int(getattr(config, "num_hidden_layers", 1))
 
 
 def _stage_blocks(teacher_depths: list[int], student_depths: list[int]) -> tuple[int, ...]:
