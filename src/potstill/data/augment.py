@@ -29,7 +29,8 @@ Neighbours = dict[str, tuple[str, ...]]
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uac00-\ud7af"
 _UNIT = re.compile(rf"[{_CJK}]\s*|[^\W{_CJK}]+(?:['’-][^\W{_CJK}]+)*\s*|(?:[^\w\s]|_)\s*")
 _IS_CJK = re.compile(rf"[{_CJK}]")
-_REPLACED_SHARE = 0.4
+_REPLACED_SHARE = (0.15, 0.5)  # between these, drawn for each text
+_ALSO_REPLACED = 0.5  # of the texts that were changed in another way
 _DELETED_SHARE = 0.3
 _TRIES = 8
 _LEAST_COSINE = 0.2
@@ -56,7 +57,8 @@ def augment_texts(
         tokenizer: Whose vocabulary the replacements come from; needed by ``replace``.
         embeddings: Word embeddings [V, D] of that vocabulary; needed by ``replace``.
         methods: Any of ``replace`` (words by near neighbours), ``delete`` (a span), ``mix`` (the beginning of one text and the
-            end of another), ``ngram`` (a run of words out of a text).
+            end of another), ``ngram`` (a run of words out of a text). With ``replace`` among them, words are also replaced in
+            half of the texts that were made in another way.
 
     Raises:
         DataError: Unknown method, no texts, or no method that can run.
@@ -139,7 +141,11 @@ def _candidates(
             chance.shuffle(order)
         row, side = order[number % len(order)], chance.randrange(len(sides))
         other = sides[side][chance.randrange(len(order))]
-        new = "".join(changes[names[chance.randrange(len(names))]](sides[side][row], other, chance)).strip()
+        name = names[chance.randrange(len(names))]
+        units = changes[name](sides[side][row], other, chance)
+        if name != "replace" and "replace" in changes and chance.random() < _ALSO_REPLACED:
+            units = changes["replace"](units, other, chance)
+        new = "".join(units).strip()
         old = texts[row]
         if new:
             yield new if isinstance(old, str) else (new, old[1]) if side == 0 else (old[0], new)
@@ -152,8 +158,9 @@ def _change(name: str, neighbours: Neighbours) -> Callable[..., list[str]]:
 
 
 def replaced(units: list[str], neighbours: Neighbours, chance: random.Random) -> list[str]:
-    """Some of the words (each with probability 0.4) exchanged for near neighbours; capital letters and spacing are kept."""
-    return [_swapped(unit, neighbours, chance) if chance.random() < _REPLACED_SHARE else unit for unit in units]
+    """Some of the words exchanged for near neighbours, each as likely as the next; capital letters and spacing are kept."""
+    share = chance.uniform(*_REPLACED_SHARE)
+    return [_swapped(unit, neighbours, chance) if chance.random() < share else unit for unit in units]
 
 
 def _swapped(unit: str, neighbours: Neighbours, chance: random.Random) -> str:
