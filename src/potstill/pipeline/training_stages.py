@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from potstill.training.teacher_weights import TeacherWeights
 
 CUSTOM_EPOCHS, CUSTOM_RATE = 8.0, 3e-4
+BASELINE_EVALUATIONS, BASELINE_PATIENCE = 20, 5
 
 
 def distill(run: Run, folder: Path) -> Sequence[str]:
@@ -63,12 +64,16 @@ def distill(run: Run, folder: Path) -> Sequence[str]:
 
 
 def train_baseline(run: Run, folder: Path) -> Sequence[str]:
-    """Teach the same cut student by the labels alone, with as many steps as distillation makes."""
+    """Teach the same cut student by the labels alone, with at most as many steps as distillation makes.
+
+    Labels are few and many passes only overfit, so it ends where validation no longer gains; the best checkpoint is kept.
+    """
     student, processor = load_student(run, run.folder / "work/student/model")
     stages = [spec for spec in stages_of(run, student) if spec.learner == "student"]
     steps = sum(total_steps(len(_rows(run, spec)), _settings(run, spec)) for spec in stages)
     last = stages[-1]
-    plain = {name: value for name, value in last.settings.items() if name != "beside"}
+    plain: dict[str, Any] = {"patience": run.recipe.distill.patience or BASELINE_PATIENCE, "evaluations": BASELINE_EVALUATIONS}
+    plain |= {name: value for name, value in last.settings.items() if name != "beside"}
     term = label_term(MethodOptions(answers=run.answers))
     labelled = StageSpec("labels", (term,), last.epochs, last.learning_rate, rows="labelled", settings=plain)
     outcome = train(run, student, processor, labelled, folder / "training", max_steps=steps, teacher=None)
