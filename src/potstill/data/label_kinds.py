@@ -23,6 +23,7 @@ KINDS = {
     "labels": "potstill.data.label_kinds:LabelSets",
     "numbers": "potstill.data.label_kinds:Numbers",
     "scores": "potstill.data.label_kinds:PairScores",
+    "spans": "potstill.data.span_labels:SpanLabels",
     "tags": "potstill.data.tag_labels:TagLabels",
 }
 _BINS = 10

@@ -16,7 +16,7 @@ from potstill.data.arrow import table_of
 from potstill.data.images import corrupt_image, image_array, is_readable, name_of
 from potstill.data.label_kinds import kind_of, label_columns
 from potstill.data.sources import Source, read_source
-from potstill.data.word_content import read_words
+from potstill.data.word_content import read_contexts, read_words
 from potstill.errors import DataError
 
 
@@ -104,6 +104,8 @@ class Reader:
             raw = [raw[i] for i in keep] if raw and len(keep) < len(raw) else raw
         elif "tokens" in roles:
             content = read_words(dataset, roles["tokens"], split)
+        elif "context" in roles:
+            content = read_contexts(dataset, roles, split)
         else:
             content = self._texts(dataset, roles, split)
         return Part(content, raw, label, feature, roles)

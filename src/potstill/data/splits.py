@@ -192,7 +192,9 @@ def _as_dataset(content: pa.Table, label: np.ndarray, start: int) -> Dataset:
 
 def _label_column(label: np.ndarray) -> pa.Array:
     if label.dtype == object:
-        return pa.array(label.tolist(), pa.list_(pa.int64()))
+        is_span = any(isinstance(item, dict) for row in label for item in row)
+        span = pa.struct({"text": pa.large_string(), "answer_start": pa.int64()})
+        return pa.array(label.tolist(), pa.list_(span if is_span else pa.int64()))
     if label.ndim == 1:
         return pa.array(label, pa.int64())
     return pa.FixedSizeListArray.from_arrays(pa.array(label.ravel(), pa.float32()), label.shape[1])

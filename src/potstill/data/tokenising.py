@@ -46,7 +46,7 @@ def encode_text(dataset: Dataset, tokenizer: Any, folder: Path, *, max_tokens: i
         batch = dataset[rows.start : rows.stop]
         pair = batch["text_pair"] if has_pair else None
         encoded = tokenizer(batch["text"], pair, truncation=True, max_length=limit, padding=False, return_attention_mask=False)
-        writer = writer or TextWriter(folder, token_types="token_type_ids" in encoded)
+        writer = writer or TextWriter(folder, token_types="token_type_ids" in encoded, groups="group" in batch)
         num_cut += _num_cut(tokenizer, encoded["input_ids"], batch["text"], pair, limit)
         _write(writer, batch, encoded)
     writer = writer or TextWriter(folder, token_types=False)
@@ -64,6 +64,8 @@ def _write(writer: TextWriter, batch: dict[str, list[Any]], encoded: Any) -> Non
     ends = writer.end + np.cumsum(lengths)
     writer.append("row_ids", np.array(batch["row_id"], np.int64))
     writer.append_labels(batch["label"])
+    if writer.groups:
+        writer.append("groups", np.array(batch["group"], np.int64))
     writer.append("offsets", ends)
     writer.append("tokens", np.fromiter(chain.from_iterable(encoded["input_ids"]), np.int32, int(lengths.sum())))
     if writer.token_types:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pyarrow as pa
 from datasets import Dataset
 
@@ -26,6 +28,26 @@ def read_words(dataset: Dataset, column: str, split: str) -> pa.Table:
     if not any(rows):
         raise DataError(f"no row of the {split} split has a word (column {column!r})", "rows with words", "check the column")
     return pa.table({"tokens": pa.array(rows, pa.list_(pa.large_string()))})
+
+
+def read_contexts(dataset: Dataset, roles: Mapping[str, str], split: str) -> pa.Table:
+    """The columns ``question`` and ``context``.
+
+    Raises:
+        DataError: A column that holds no texts, or an empty question or context.
+    """
+    columns = {}
+    for role in ("question", "context"):
+        values = table_of(dataset, [roles[role]]).column(0).to_pylist()
+        for number, value in enumerate(values, 1):
+            if not isinstance(value, str) or not value.strip():
+                raise DataError(
+                    f"the {role} of row {number} of the {split} split is empty or no text (column {roles[role]!r})",
+                    "a question and a context in each row",
+                    f"correct row {number}, or name other columns: data.columns: {{question: …, context: …}}",
+                )
+        columns[role] = pa.array(values, pa.large_string())
+    return pa.table(columns)
 
 
 def _kind(value: object) -> str:

@@ -28,6 +28,7 @@ from potstill.table import resolve
 
 JUDGES = {
     "class": "potstill.evaluate.judges:ClassJudge",
+    "span": "potstill.evaluate.judges:SpanJudge",
     "labels": "potstill.evaluate.graded_judges:LabelsJudge",
     "numbers": "potstill.evaluate.graded_judges:NumbersJudge",
     "embedding": "potstill.evaluate.graded_judges:EmbeddingJudge",
@@ -141,6 +142,14 @@ class ClassJudge:
             )
             for at in furthest(behind, count)
         ]
+
+
+class SpanJudge(ClassJudge):
+    """Answers that are a first and a last place of a row: each of the two is judged like a class; places have no names."""
+
+    def worst(self, student: Predictions, teacher: Predictions, names: Sequence[str], count: int) -> list[Worst]:
+        """By how much less probability than the teacher the student gives to the first and the last place."""
+        return super().worst(student, teacher, [str(place) for place in range(student.logits.shape[-1])], count)
 
 
 def furthest(behind: np.ndarray, count: int) -> list[int]:

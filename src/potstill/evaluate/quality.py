@@ -14,11 +14,13 @@ import torch
 from potstill.data.collate import NOT_INPUTS
 from potstill.errors import DataError, ModelError
 from potstill.export.runtimes import Runner
-from potstill.tasks.units import FLOOR, answers_of, joined
+from potstill.tasks.units import FLOOR, answers_of, joined, pooled
 
 
 class Rows(Protocol):
     """The part of `potstill.data.encoded.EncodedRows` that is read here."""
+
+    groups: np.ndarray | None
 
     @property
     def lengths(self) -> np.ndarray: ...
@@ -67,6 +69,8 @@ def predict(
 ) -> Predictions:
     """Run every row once, batched with rows of like length, and return the answers in row order.
 
+    Texts that were split into segments come back as one row each, under the row id of their first segment.
+
     Args:
         runner: The model as served.
         rows: Encoded rows.
@@ -102,7 +106,14 @@ def predict(
     back = np.argsort(order, kind="stable")
     fills = {"logits": FLOOR, "labels": -100, "row_id": -1, "mask": False}
     whole = {name: joined(arrays, fills[name])[back] for name, arrays in parts.items() if arrays}
-    return Predictions(whole["logits"], whole["labels"], whole["row_id"], whole.get("mask"))
+    found = Predictions(whole["logits"], whole["labels"], whole["row_id"], whole.get("mask"))
+    return found if rows.groups is None or found.mask is not None else _of_texts(found, rows.groups)
+
+
+def _of_texts(found: Predictions, groups: np.ndarray) -> Predictions:
+    """Answers to segments as answers to the texts that they were cut out of."""
+    logits, first = pooled(found.logits, groups)
+    return Predictions(logits, found.labels[first], groups[first])
 
 
 def sample_batches(

@@ -17,8 +17,7 @@ from potstill.errors import DataError, RecipeError
 from potstill.methods.catalogue import require_answers
 from potstill.methods.contract import MethodOptions
 from potstill.methods.response import in_units
-from potstill.pipeline.check import ANY_MODEL
-from potstill.pipeline.check import check_method
+from potstill.pipeline.check import ANY_MODEL, check_method
 from potstill.pipeline.given import load_given
 from potstill.pipeline.loss_table import read_losses
 from potstill.pipeline.row_forms import formed
@@ -72,7 +71,10 @@ def check_answers(run: Run) -> None:
     """
     recipe, answers = run.recipe, run.task.answers()
     if answers.from_labels is None:
-        for key, wanted in (("baseline: true", recipe.baseline), ("teacher.finetune: always", recipe.teacher.finetune == "always")):
+        for key, wanted in (
+            ("baseline: true", recipe.baseline),
+            ("teacher.finetune: always", recipe.teacher.finetune == "always"),
+        ):
             if wanted:
                 raise RecipeError(
                     f"{key} asks for training on labels, and rows of {run.task.name} have none",

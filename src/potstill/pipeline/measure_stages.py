@@ -209,7 +209,9 @@ def _energy(runners: Mapping[str, Runner], numbered: Sequence[Mapping[str, Any]]
 
 def quality_of(run: Run, answers: Predictions, teacher: Predictions) -> dict[str, float]:
     """The task's measures of a model's answers, where a measure needs them against the teacher's."""
-    return dict(run.task.quality(answers.logits, answers.labels, teacher=teacher.logits))
+    found = dict(run.task.quality(answers.logits, answers.labels, teacher=teacher.logits))
+    by_text = getattr(run.task, "text_quality", None)
+    return found if by_text is None else found | by_text(answers, run.split("test"))
 
 
 def figures_of(run: Run, subject: Subject, teacher: Predictions, speeds: Mapping[str, Any]) -> ModelFigures:

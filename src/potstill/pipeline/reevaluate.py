@@ -11,16 +11,18 @@ from potstill.data.splits import load_rows
 from potstill.errors import OutputError
 from potstill.evaluate.fidelity import retention
 from potstill.evaluate.judges import judge_of
-from potstill.evaluate.quality import predict
+from potstill.evaluate.quality import Predictions, predict
 from potstill.export.runtimes import OnnxRunner, Runner, TorchRunner
 from potstill.pipeline.context import Run
 from potstill.pipeline.measure_stages import render_report
 from potstill.pipeline.observer import LoggingObserver
+from potstill.pipeline.row_forms import formed
 from potstill.pipeline.student_stages import load_student
 from potstill.recipe import make_recipe, read_file
 from potstill.report.metrics import Metrics
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from rich.table import Table
 
 
@@ -45,16 +47,18 @@ def reevaluate(folder: str | Path, *, data: str | None = None) -> dict[str, Any]
             ours, theirs = run.student_rows("test"), run.teacher_rows("test")
         else:
             rows = load_rows(data, task=run.task, label_names=run.label_names, columns=run.recipe.data.columns)
+            rows = formed(run, {"test": rows}, run.teacher.processor)[0]["test"]
             limit = run.recipe.data.max_tokens
             ours = run.task.encode(rows, processor, Path(place) / "student", max_tokens=limit)
             theirs = run.task.encode(rows, run.teacher.processor, Path(place) / "teacher", max_tokens=limit)
         teacher = predict(TorchRunner(run.teacher.model), theirs, run.task.collator(run.teacher.processor))
         judge, metric = judge_of(run.task), run.task.metric_for(teacher.labels)
-        quality = run.task.quality(teacher.logits, teacher.labels, teacher=teacher.logits)
+        judged = rows if data is not None else run.split("test")
+        quality = _quality(run, teacher, teacher, judged)
         models: dict[str, dict[str, Any]] = {"teacher": {"quality": quality}}
         for name, runner in _served(run, student).items():
             answers = predict(runner, ours, run.task.collator(processor))
-            found = run.task.quality(answers.logits, answers.labels, teacher=teacher.logits)
+            found = _quality(run, answers, teacher, judged)
             close = judge.closeness(answers, teacher)
             models[name] = {
                 "quality": found,
@@ -66,6 +70,12 @@ def reevaluate(folder: str | Path, *, data: str | None = None) -> dict[str, Any]
             }
         about = {"task": run.task.name, "metric": metric, "rows": len(ours), "data": data or "test split"}
         return {**about, "models": models}
+
+
+def _quality(run: Run, answers: Predictions, teacher: Predictions, rows: Dataset) -> dict[str, float]:
+    found = run.task.quality(answers.logits, answers.labels, teacher=teacher.logits)
+    by_text = getattr(run.task, "text_quality", None)
+    return found if by_text is None else found | by_text(answers, rows)
 
 
 def as_table(figures: dict[str, Any]) -> Table:

@@ -12,7 +12,9 @@ TASKS = {
     "image-classification": "potstill.tasks.image_classification:ImageClassification",
     "multi-label": "potstill.tasks.multi_label:MultiLabel",
     "regression": "potstill.tasks.regression:Regression",
+    "sentence-embeddings": "potstill.tasks.sentence_embeddings:SentenceEmbeddings",
     "text-classification": "potstill.tasks.text_classification:TextClassification",
+    "question-answering": "potstill.tasks.question_answering:QuestionAnswering",
     "token-classification": "potstill.tasks.token_classification:TokenClassification",
 }
 

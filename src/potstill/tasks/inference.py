@@ -12,6 +12,8 @@ _HEADS = {
     "ForSequenceClassification": "text-classification",
     "ForImageClassification": "image-classification",
     "ForTokenClassification": "token-classification",
+    "ForQuestionAnswering": "question-answering",
+    "ForSentenceEmbedding": "sentence-embeddings",
 }
 _HEADLESS = ("Model", "ForMaskedLM", "ForPreTraining", "ForMaskedImageModeling", "ForCausalLM", "Backbone")
 

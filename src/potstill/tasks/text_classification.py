@@ -17,6 +17,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 from potstill.data.collate import TextCollator
 from potstill.data.columns import find_text
 from potstill.data.encoded import EncodedText
+from potstill.data.segments import split_long
 from potstill.errors import ModelError
 from potstill.tasks.answers import OneClass
 from potstill.tasks.loading import head_names, loading_error
@@ -74,6 +75,10 @@ class TextClassification(OneClass):
         if limit is not None:
             tokenizer.model_max_length = min(tokenizer.model_max_length, limit)
         return tokenizer
+
+    def split_long(self, dataset: Dataset, processor: Any, **options: Any) -> tuple[Dataset, str]:
+        """Long texts as overlapping segments; see `potstill.data.segments.split_long` for the options."""
+        return split_long(dataset, processor, **options)
 
     def encode(self, dataset: Dataset, processor: Any, folder: Path, *, max_tokens: int | None = None) -> EncodedText:
         """Tokenised rows; see `potstill.data.tokenising.encode_text`."""

@@ -103,6 +103,31 @@ def joined(parts: Sequence[np.ndarray], fill: float) -> np.ndarray:
     return whole
 
 
+def pooled(logits: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The answers to texts that were read in segments: the log of the mean probability of each class.
+
+    Args:
+        logits: Answers to segments [N, C].
+        groups: Which text each belongs to [N].
+
+    Returns:
+        Answers to texts [G, C] in the order in which they first occur, and the row of each text's first segment [G].
+
+    Example:
+        >>> np.exp(pooled(np.log([[0.8, 0.2], [0.4, 0.6]]), np.array([7, 7]))[0]).round(3).tolist()
+        [[0.6000000238418579, 0.4000000059604645]]
+    """
+    _, first, member = np.unique(groups, return_index=True, return_inverse=True)
+    order = np.argsort(first, kind="stable")
+    shifted = np.asarray(logits, np.float64) - np.max(logits, -1, keepdims=True)
+    probabilities = np.exp(shifted)
+    probabilities /= probabilities.sum(-1, keepdims=True)
+    sums = np.zeros((len(first), logits.shape[-1]))
+    np.add.at(sums, member, probabilities)
+    means = sums / np.bincount(member)[:, None]
+    return np.log(np.maximum(means, np.finfo(np.float32).tiny)).astype(np.float32)[order], first[order]
+
+
 def _gathered(values: Tensor, positions: Tensor) -> Tensor:
     index = positions.clamp(min=0).unsqueeze(-1).expand(-1, -1, values.shape[-1])
     return values.gather(1, index)

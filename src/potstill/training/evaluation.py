@@ -18,7 +18,7 @@ from torch import Tensor
 from potstill.errors import CacheError
 from potstill.losses.contract import IGNORED_LABEL, StudentView
 from potstill.losses.response import logit_mask
-from potstill.tasks.units import FLOOR
+from potstill.tasks.units import FLOOR, pooled
 from potstill.tasks.units import joined as joined_batches
 from potstill.teacher.signal import DenseLogits, TeacherSignal
 from potstill.training.objective import Objective
@@ -68,6 +68,13 @@ class Predictions:
     def counted(self, *logits: Any) -> list[np.ndarray]:
         """Each of `logits` as one row for each unit that counts [M, C]; unchanged where a row is one unit."""
         return [values if self.mask is None else values[self.mask] for values in logits]
+
+    def of_texts(self, groups: np.ndarray) -> tuple[Any, Any]:
+        """Logits and labels of texts that were read in segments; `groups` [N] says which text each row belongs to."""
+        if self.mask is not None:
+            return self.logits, self.labels
+        logits, first = pooled(self.logits, groups[self.positions])
+        return logits, None if self.labels is None else self.labels[first]
 
 
 def predict(

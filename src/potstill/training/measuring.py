@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import Trainer, TrainingArguments
@@ -120,7 +121,7 @@ class MeasuringTrainer(Trainer):
         self.callback_handler.eval_dataloader = dataloader
         with torch.no_grad(), self._averaged():
             found = self._predictions(dataloader, self._view)
-            metrics = self._metrics(found)
+            metrics = self._metrics(found, getattr(dataloader.dataset, "groups", None))
             if self.peers is not None:
                 found, metrics = self._best_of_peers(dataloader, found, metrics)
         named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
@@ -144,18 +145,19 @@ class MeasuringTrainer(Trainer):
         all_found, all_metrics = [first], [metrics]
         for number in range(2, self.peers.count + 1):
             all_found.append(self._predictions(dataloader, functools.partial(self.peers.view, number)))
-            all_metrics.append(self._metrics(all_found[-1]))
+            all_metrics.append(self._metrics(all_found[-1], getattr(dataloader.dataset, "groups", None)))
         figures = [each.get("selection", -each.get("loss", 0.0)) for each in all_metrics]
         best = max(range(len(figures)), key=figures.__getitem__)
         single = {f"peer_{k}_{name}": value for k, each in enumerate(all_metrics, start=1) for name, value in each.items()}
         return all_found[best], {**all_metrics[best], "best_peer": float(best + 1), **single}
 
-    def _metrics(self, found: evaluation.Predictions) -> dict[str, float]:
+    def _metrics(self, found: evaluation.Predictions, groups: np.ndarray | None = None) -> dict[str, float]:
         metrics = evaluation.loss_of(self.objective, found)
         if found.teacher_logits is not None:
             metrics.update(self.closeness(*found.counted(found.logits, found.teacher_logits)))
         if self.compute_metrics is not None and found.labels is not None:
-            metrics.update(self.compute_metrics(EvalPrediction(predictions=found.logits, label_ids=found.labels)))
+            logits, labels = (found.logits, found.labels) if groups is None else found.of_texts(groups)
+            metrics.update(self.compute_metrics(EvalPrediction(predictions=logits, label_ids=labels)))
         if self.selection is not None:
             metrics["selection"] = self.selection(metrics)
         return metrics
