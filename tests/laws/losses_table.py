@@ -58,6 +58,8 @@ LAWS: dict[str, Law] = {
     "bce": CROSS_ENTROPY,
     "regression": Law(),
     "bounded_regression": TARGET,
+    "output_cosine": Law(),
+    "similarity_kl": Law(is_by_rows=False),
     "dkd": Law(),
     "nkd": TARGET,
     "wsld": Law(),

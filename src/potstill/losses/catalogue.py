@@ -26,6 +26,8 @@ LOSSES: dict[str, str] = {
     "bce": "potstill.losses.graded:BCE",
     "regression": "potstill.losses.graded:Regression",
     "bounded_regression": "potstill.losses.graded:BoundedRegression",
+    "output_cosine": "potstill.losses.embedding:OutputCosine",
+    "similarity_kl": "potstill.losses.embedding:SimilarityKL",
     "dkd": "potstill.losses.label_aware:DKD",
     "nkd": "potstill.losses.label_aware:NKD",
     "wsld": "potstill.losses.label_aware:WSLD",

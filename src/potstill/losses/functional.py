@@ -8,6 +8,7 @@ from potstill.losses.consistency import cs_kd, probability_mse
 from potstill.losses.contrast import crd, info_nce
 from potstill.losses.distribution import ctkd, dist, logit_std_kl, mlkd, uld
 from potstill.losses.divergences import jsd, kl, reverse_kl, skew_kl, skew_reverse_kl
+from potstill.losses.embedding import output_cosine, similarity_kl
 from potstill.losses.feature import cosine, cwd, embedding_mse, ghnd, hidden_mse, mgd, pkd
 from potstill.losses.flow import fsp
 from potstill.losses.graded import bce, bounded_regression, regression
@@ -62,6 +63,7 @@ __all__ = [
     "nkd",
     "nst",
     "ofd",
+    "output_cosine",
     "pad",
     "pkd",
     "pkt",
@@ -73,6 +75,7 @@ __all__ = [
     "rkd_angle",
     "rkd_distance",
     "routed",
+    "similarity_kl",
     "simkd",
     "skew_kl",
     "skew_reverse_kl",

@@ -15,6 +15,12 @@ _HEADS = {
     "ForQuestionAnswering": "question-answering",
     "ForSentenceEmbedding": "sentence-embeddings",
 }
+_BY_LABELS = {
+    "labels": "multi-label",
+    "numbers": "regression",
+    "tags": "token-classification",
+    "spans": "question-answering",
+}
 _HEADLESS = ("Model", "ForMaskedLM", "ForPreTraining", "ForMaskedImageModeling", "ForCausalLM", "Backbone")
 
 
@@ -33,7 +39,7 @@ def name_for(model_config: Any, columns: Iterable[str], labels: Callable[[], str
         )
     found = _by_family(model_config) or _by_columns(columns)
     told = labels() if labels is not None and found == "text-classification" else None
-    return {"labels": "multi-label", "numbers": "regression"}.get(told or "", found)
+    return _BY_LABELS.get(told or "", found)
 
 
 def _by_problem(model_config: Any) -> str:

@@ -17,6 +17,7 @@ _HEADS = {
     "question-answering": "ForQuestionAnswering",
     "multi-label": "ForSequenceClassification",
     "regression": "ForSequenceClassification",
+    "sentence-embeddings": "ForSentenceEmbedding",
 }
 PROBLEMS = {"multi-label": "multi_label_classification", "regression": "regression"}
 """The problem type that transformers writes into the configuration, for tasks that share a head."""
@@ -103,7 +104,8 @@ def check_fits_task(
 
     if task.name not in auto_classes:
         raise ModelError(f"no teacher can be loaded for task {task.name!r}", ", ".join(sorted(auto_classes)))
-    if type(config) not in getattr(transformers, auto_classes[task.name])._model_mapping and not hasattr(config, "auto_map"):
+    auto_class = getattr(transformers, auto_classes[task.name], transformers.AutoModel)  # a head of our own: any encoder
+    if type(config) not in auto_class._model_mapping and not hasattr(config, "auto_map"):
         raise ModelError(
             f"{name} is a {config.model_type} model, which transformers does not offer for {task.name}",
             "for texts BERT, RoBERTa, DistilBERT, ELECTRA or XLM-R; for images ViT, DeiT or ResNet",

@@ -16,6 +16,7 @@ import torch
 from transformers import AutoConfig, PreTrainedModel
 
 from potstill.errors import ModelError
+from potstill.table import resolve
 from potstill.teacher.checkpoint import check_config, check_fits_task, check_folder, check_weight_files
 from potstill.teacher.labels import align_labels, name_classes, reorder_head
 from potstill.teacher.rest import at_rest
@@ -29,7 +30,16 @@ AUTO_CLASSES = {
     "question-answering": "AutoModelForQuestionAnswering",
     "multi-label": "AutoModelForSequenceClassification",
     "regression": "AutoModelForSequenceClassification",
+    "sentence-embeddings": "potstill.tasks.sentence_model:AutoSentenceEncoder",
 }
+
+
+def auto_class(task_name: str) -> Any:
+    """The class whose `from_pretrained` and `from_config` give a model with the task's head."""
+    import transformers
+
+    name = AUTO_CLASSES[task_name]
+    return resolve(AUTO_CLASSES, task_name, kind="task") if ":" in name else getattr(transformers, name)
 
 
 class TaskLike(Protocol):
@@ -187,13 +197,10 @@ def _and_more(names: Sequence[str]) -> str:
 def _from_pretrained(
     name: str, task: TaskLike, trust_remote_code: bool, config: Any, num_labels: int | None
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
-    import transformers
-
-    auto_class = getattr(transformers, AUTO_CLASSES[task.name])
     settings: dict[str, Any] = {"config": config} if config is not None else {"num_labels": num_labels}
     try:
         with _quiet_transformers():
-            model, info = auto_class.from_pretrained(
+            model, info = auto_class(task.name).from_pretrained(
                 name,
                 **settings,
                 dtype=torch.float32,
