@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from potstill.errors import NeedsError
 from potstill.methods.assistants import plan_chain
 from potstill.methods.augmented import augmented_kd
 from potstill.methods.contract import MethodOptions, ModelFacts, StageSpec, with_wishes
@@ -28,6 +29,13 @@ def takd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tu
     if student.parameters is None or teacher.parameters is None:
         names = [*(f"assistant-{number}" for number in range(1, (options.assistants or 1) + 1)), "student"]
         sizes: list[int | None] = [None] * len(names)
+    elif student.parameters >= teacher.parameters:
+        raise NeedsError(
+            f"method 'takd' puts models between teacher and student, which have {teacher.parameters:,} and {student.parameters:,}"
+            " parameters",
+            "a student that is smaller than the teacher",
+            "set distill.method: ban",
+        )
     else:
         links = plan_chain(student.parameters, teacher.parameters, count=options.assistants)
         if len(links) == 1:
