@@ -48,6 +48,7 @@ class Objective:
         self._steps = [0] * len(terms)
         self._metrics: dict[str, tuple[Tensor, int]] = {}
         self._suspects: list[tuple[Tensor, Any]] = []
+        self.checks_at_once = device.type == "cpu"  # elsewhere before the optimizer moves, so that the device is read once a step
         self._progress = 0.0
         self.knows_answers = False
 
@@ -113,7 +114,7 @@ class Objective:
         """The share of this micro-batch in the objective, a scalar with gradient.
 
         Raises:
-            TrainingError: A term is not finite (on the CPU at once; on an accelerator at the next `check`).
+            TrainingError: A term is not finite (on the CPU at once; elsewhere at the next `check`, before the optimizer moves).
         """
         total = torch.zeros((), device=self.device)
         parts: list[Tensor] = []
@@ -135,7 +136,7 @@ class Objective:
         values = torch.stack(parts)
         self._totals += values
         self._suspects.append((values, batch.get("row_id")))
-        if self.device.type == "cpu":
+        if self.checks_at_once:
             self.check()
         return total
 

@@ -71,7 +71,8 @@ class DistillationTrainer(MeasuringTrainer):
         class_pairs: Every batch of training holds, beside each labelled row, another one of its class.
 
     Raises:
-        TrainingError: Several GPUs in one process (`DataParallel`), or peers together with a teacher or an average.
+        TrainingError: Several GPUs in one process (`DataParallel`), peers together with a teacher or an average, or a teacher
+            that has weights in common with the student.
 
     Example:
         trainer = DistillationTrainer(student, args, teacher=teacher, losses=["kl", {"name": "ce", "weight": 0.3}], …)
@@ -104,6 +105,7 @@ class DistillationTrainer(MeasuringTrainer):
         class_pairs: bool = False,
     ) -> None:
         args = _own_arguments(args)
+        _refuse_one_model(model, teacher)
         _refuse_beside_peers(peers, teacher, average_decay)
         with _unchanged_config(model):
             super().__init__(
@@ -134,7 +136,7 @@ class DistillationTrainer(MeasuringTrainer):
         self._roles: Mapping[str, nn.Module] = {}
         self._memories: list[evaluation.TeacherMemory] = []
         self._num_weights = 0
-        self.add_callback(_AfterStep(self))
+        self.add_callback(_AroundStep(self))
 
     @property
     def folder(self) -> Path:
@@ -377,6 +379,10 @@ class DistillationTrainer(MeasuringTrainer):
         main = inputs.get(getattr(self.model, "main_input_name", "input_ids"))
         return 6 * main.numel() * self._num_weights if isinstance(main, Tensor) else 0
 
+    def before_step(self) -> None:
+        """Stop before weights move by a loss that is not finite."""
+        self.objective.check()
+
     def after_step(self) -> None:
         """Follow the weights with their average, and keep what rows and terms did."""
         self.objective.after_step(self.args.world_size)
@@ -442,14 +448,30 @@ class DistillationTrainer(MeasuringTrainer):
         checkpoints.load_state(resume_from_checkpoint, self.objective.modules, self._average)
 
 
-class _AfterStep(TrainerCallback):
-    """Tells the trainer that the weights have moved."""
+class _AroundStep(TrainerCallback):
+    """Tells the trainer that the weights are about to move, and that they have moved."""
 
     def __init__(self, trainer: DistillationTrainer) -> None:
         self.trainer = trainer
 
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.trainer.before_step()
+
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.trainer.after_step()
+
+
+def _refuse_one_model(student: nn.Module, teacher: Any) -> None:
+    theirs = teacher if isinstance(teacher, nn.Module) else getattr(teacher, "model", None)
+    if not isinstance(theirs, nn.Module):
+        return
+    own = {id(parameter) for parameter in student.parameters()}
+    if any(id(parameter) in own for parameter in theirs.parameters()):
+        raise TrainingError(
+            "teacher and student have weights in common, so the student would be frozen, or its teacher trained",
+            "two models, or the student's average as its teacher",
+            "pass teacher=copy.deepcopy(student), or teacher=SelfAverage() with average_decay",
+        )
 
 
 def _refuse_beside_peers(peers: Peers | None, teacher: Any, average_decay: float | None) -> None:
