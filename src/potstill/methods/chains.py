@@ -22,8 +22,8 @@ def takd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tu
     """Teacher assistants: models of intermediate size, each taught by the next larger one, the student last.
 
     Source: Mirzadeh et al. 2020, Improved Knowledge Distillation via Teacher Assistant (arXiv 1902.03393). Sizes fall by equal
-    factors of at most 4, or in as many steps as `distill.chain.assistants` asks for; τ, α and epochs of each step are those of plain
-    distillation, where the paper searched them.
+    factors of at most 4, or in as many steps as `distill.chain.assistants` asks for; τ, α and epochs of each step are those of
+    plain distillation, where the paper searched them.
     """
     school = _school(student, teacher, options)
     if student.parameters is None or teacher.parameters is None:
