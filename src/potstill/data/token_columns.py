@@ -57,6 +57,22 @@ def find_questions(features: Features, asked: Mapping[str, str] | None, *, label
     return roles
 
 
+def tells_of_units(features: Features, asked: Mapping[str, str] | None = None) -> str | None:
+    """``"tags"`` where there are lists of words and of tags, ``"spans"`` where there are questions, contexts and answers.
+
+    Only columns with the usual names tell, or those that the user has named by the roles of these tasks.
+    """
+    roles = set(asked or {})
+    if {"tokens", "tags"} & roles or {"context", "answers"} & roles:
+        return "tags" if {"tokens", "tags"} & roles else "spans"
+    names = {name.strip().lower() for name in features}
+    lists = {name.strip().lower() for name in features if is_list(features[name])}
+    if lists & set(WORD_NAMES) and lists & set(TAG_NAMES):
+        return "tags"
+    is_question = names & set(QUESTION_NAMES) and "context" in names and names & set(ANSWER_NAMES)
+    return "spans" if is_question else None
+
+
 def is_list(feature: object) -> bool:
     """Whether a feature holds lists."""
     return isinstance(feature, list) or hasattr(feature, "feature")
