@@ -40,7 +40,7 @@ def cost(model: nn.Module, inputs: Mapping[str, Tensor]) -> Cost:
 
 
 def num_parameters(model: nn.Module) -> int:
-    """Numbers in the model, shared ones once; the integers of a coded embedding count by their bytes."""
+    """Numbers in the model, shared ones once; and the integers of a coded embedding."""
     return parameters_of(model)
 
 

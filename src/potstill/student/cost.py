@@ -9,21 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
-
 from potstill.student import convnext_cost, mobilenet_shapes
 from potstill.student.families import Family, family_of, head_size
 
 BITS_PER_BYTE = 8
 CODES_NAME = "word_embeddings.codes"  # the buffer of a coded embedding
-FLOAT_BYTES = 4
-MOST_SHORT_CODES = 2**15  # rows that 16-bit codes can number
 
 
 def parameters(config: Any) -> int:
     """Trainable parameters of the classification model of `config`; equals the sum of `p.numel()` of the built model.
 
-    The integers of a coded embedding count too, as many as the fp32 numbers that take the same bytes (`code_parameters`).
+    The integers of a coded embedding count too, each as one, so that no ratio hides them.
 
     Raises:
         ModelError: The model type is not supported.
@@ -44,9 +40,9 @@ def parameters(config: Any) -> int:
 
 
 def parameters_of(model: Any) -> int:
-    """The same of a built model: its parameters, and the integers of a coded embedding by their bytes."""
-    integers = sum(buffer.numel() * buffer.element_size() for name, buffer in model.named_buffers() if name.endswith(CODES_NAME))
-    return sum(parameter.numel() for parameter in model.parameters()) - (-integers // FLOAT_BYTES)
+    """The same of a built model: its parameters, and the integers of a coded embedding."""
+    integers = sum(buffer.numel() for name, buffer in model.named_buffers() if name.endswith(CODES_NAME))
+    return sum(parameter.numel() for parameter in model.parameters()) + integers
 
 
 def flops(config: Any, *, tokens: int = 128, image_size: int = 224) -> int:
@@ -120,15 +116,9 @@ def text_parameters(
 def coded_parameters(
     hidden: Any, vocabulary: Any, groups: Any, codes: Any, positions: int, rank: int, token_types: int, num_labels: int
 ) -> Any:
-    """The same as `text_parameters` of an encoder with coded embeddings, its codes counted as `code_parameters`."""
+    """The same as `text_parameters` of an encoder with coded embeddings, each code counted as a parameter."""
     tables = codes * hidden + positions * rank + rank * hidden + (token_types + 2) * hidden
-    return tables + code_parameters(vocabulary, groups, codes) + hidden * num_labels + num_labels
-
-
-def code_parameters(vocabulary: Any, groups: Any, codes: Any) -> Any:
-    """The integers of a coded embedding, counted as the fp32 numbers that take the same bytes, so that no ratio hides them."""
-    integer_bytes = np.where(np.asarray(groups) * codes <= MOST_SHORT_CODES, 2, 4)
-    return -(-vocabulary * groups * integer_bytes // FLOAT_BYTES)
+    return tables + vocabulary * groups + hidden * num_labels + num_labels
 
 
 def image_parameters(config: Any, hidden: Any) -> Any:

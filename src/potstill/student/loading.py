@@ -97,6 +97,8 @@ def _model(path: Path, config: Any, auto_class: Any) -> Any:
     check_weight_files(str(path))
     try:
         model, found = auto_class.from_pretrained(path, config=config, use_safetensors=True, output_loading_info=True)
+    except ModelError:
+        raise
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as err:
         raise ModelError(
             f"the weights in {path} do not load ({_first_line(err)})",

@@ -26,11 +26,13 @@ PENALTY_WEIGHTS = {
     "text_narrowed": 2.2,  # once, where the width is cut at all: no teacher layer fits whole any more
     "image_narrowed": 0.6,
     "heads": 0.4,  # × log2(heads that fill this width / A) ** 1.5
-    "coded_heads": 0.15,  # the same where the attention is measured to be wider than a text needs
+    "coded_heads": 0.3,  # × log2(the same) ** 2.5, where the attention may be narrow: half of the heads do, a quarter does not
     "ffn": 0.25,  # × log2(F0 / F) ** 1.5
+    "coded_ffn": 0.18,  # the same beside a coded embedding
     "rank": 0.2,  # × log2(H0 / E) ** 2
     "factorised": 0.15,  # once, where the embedding is factorised at all
-    "codes": 0.04,  # × log2(CODES[-1] * 2 / K) ** 2: fewer different pieces
+    "codes": 0.04,  # × log2(4096 / K) ** 2: fewer different pieces
+    "pieces": 0.6,  # × (width of a piece / 24 − 1): coarser pieces
     "coverage": 0.1,  # × percent of the data's token occurrences that the kept vocabulary lacks
     "vocabulary": 0.05,  # × log2(V0 / V): tokens that other texts may bring
 }
@@ -39,7 +41,7 @@ RESERVED_TOKENS = 256  # special tokens, single characters or bytes that a cut v
 EMBEDDING_STEP = 16
 CODED_VOCABULARY = 2048  # tokens from which on codes are smaller than rows
 CODES = (128, 256, 384, 512, 768, 1024, 1536, 2048)
-PIECE_WIDTH = 24  # units of a coded embedding's pieces, as nearly as the width allows
+PIECE_WIDTHS = (16, 24, 32, 48)  # units of a coded embedding's pieces, as nearly as the width allows
 POSITION_RANK = 32
 TOLERANCE = 0.004  # of the teacher's parameters
 
@@ -56,11 +58,7 @@ class Shape:
     vocabulary: int
     factorised: bool
     codes: int = 0
-
-    @property
-    def groups(self) -> int:
-        """Pieces of a coded embedding."""
-        return code_groups(self.hidden)
+    groups: int = 0
 
 
 @dataclass(frozen=True)
@@ -128,7 +126,7 @@ def best_shape(space: Space, budget: int) -> Shape:
         winner = int(np.lexsort((penalty, np.round(np.abs(gap), 4) + (gap < -0.005)))[0])
     chosen = {name: int(values[winner]) for name, values in grid.items()}
     shape = Shape(chosen["L"], chosen["H"], chosen["A"], chosen["F"], chosen["E"], chosen["V"], bool(chosen["factorised"]))
-    return replace(shape, codes=chosen["K"])
+    return replace(shape, codes=chosen["K"], groups=chosen["M"])
 
 
 def coverage(counts: np.ndarray, vocabulary: np.ndarray, reserve: int | None = None) -> np.ndarray:
@@ -161,7 +159,7 @@ def _grid(space: Space) -> dict[str, np.ndarray]:
     embedding = np.where(factorised, rank, np.where(teacher.factorised, np.minimum(teacher.embedding, width), width))
     legal = (heads >= np.maximum(1, (width // space.head_size) // 4)) & (embedding <= width)
     none = np.zeros_like(depth)
-    columns = {"L": depth, "H": width, "A": heads, "E": embedding, "V": size, "factorised": factorised, "K": none}
+    columns = {"L": depth, "H": width, "A": heads, "E": embedding, "V": size, "factorised": factorised, "K": none, "M": none}
     plain = {name: values[legal] for name, values in columns.items()}
     if not space.codes:
         return plain
@@ -173,24 +171,28 @@ def _grid(space: Space) -> dict[str, np.ndarray]:
 
 def _coded_grid(space: Space, layers: np.ndarray, hidden: np.ndarray) -> dict[str, np.ndarray]:
     """Shapes whose embedding is coded: all of the vocabulary, and attention as narrow as a quarter of the heads."""
-    mesh = np.meshgrid(layers, hidden, np.arange(0, space.teacher.heads), np.array(space.codes), indexing="ij")
-    depth, width, removed, number = (axis.reshape(-1) for axis in mesh)
+    pieces = np.array(PIECE_WIDTHS)
+    mesh = np.meshgrid(layers, hidden, np.arange(0, space.teacher.heads), np.array(space.codes), pieces, indexing="ij")
+    depth, width, removed, number, piece = (axis.reshape(-1) for axis in mesh)
+    sizes = np.unique(width)
+    groups = np.array([[code_groups(int(size), int(one)) for one in pieces] for size in sizes])
+    groups = groups[np.searchsorted(sizes, width), np.searchsorted(pieces, piece)]
     heads = np.minimum(width // space.head_size, space.teacher.heads) - removed
     legal = heads >= np.maximum(1, -(-(width // space.head_size) // 4))
     whole = np.full_like(depth, space.teacher.vocabulary)
-    columns = {"L": depth, "H": width, "A": heads, "E": width, "V": whole, "factorised": whole < 0, "K": number}
+    columns = {"L": depth, "H": width, "A": heads, "E": width, "V": whole, "factorised": whole < 0, "K": number, "M": groups}
     return {name: values[legal] for name, values in columns.items()}
 
 
-def code_groups(hidden: int) -> int:
-    """Pieces that a vector of `hidden` units is put together from: each as near to `PIECE_WIDTH` units as divides it.
+def code_groups(hidden: int, piece: int) -> int:
+    """Pieces that a vector of `hidden` units is put together from: each as near to `piece` units as divides it.
 
     Example:
-        >>> code_groups(384), code_groups(768), code_groups(1024)
-        (16, 32, 32)
+        >>> code_groups(384, 24), code_groups(1024, 24)
+        (16, 32)
     """
     widths = [width for width in range(1, hidden + 1) if hidden % width == 0]
-    return hidden // min(widths, key=lambda width: (abs(np.log(width / PIECE_WIDTH)), width))
+    return hidden // min(widths, key=lambda width: (abs(np.log(width / piece)), -width))
 
 
 def _ranks(teacher: Shape) -> np.ndarray:
@@ -243,10 +245,8 @@ def _parameters(space: Space, grid: dict[str, np.ndarray]) -> np.ndarray:
     uncoded = np.where(grid["factorised"], counts[1], counts[0])
     if not space.codes:
         return layers + uncoded
-    groups = np.array([code_groups(width) for width in range(space.teacher.hidden + 1)[1:]])[grid["H"] - 1]
-    coded = cost.coded_parameters(
-        grid["H"], grid["V"], groups, grid["K"], space.positions[1], POSITION_RANK, max(1, space.token_types[0]), space.num_labels
-    )
+    sizes = space.positions[1], POSITION_RANK, max(1, space.token_types[0]), space.num_labels
+    coded = cost.coded_parameters(grid["H"], grid["V"], grid["M"], grid["K"], *sizes)
     return layers + np.where(grid["K"] > 0, coded, uncoded)
 
 
@@ -256,10 +256,13 @@ def _penalty(space: Space, grid: dict[str, np.ndarray]) -> np.ndarray:
     total = weights["depth"] * np.log2(teacher.layers / grid["L"]) ** 1.3
     total += weights[f"{kind}_width"] * np.log2(teacher.hidden / grid["H"])
     total += weights[f"{kind}_narrowed"] * (grid["H"] < teacher.hidden)
-    heads = np.where(grid["K"] > 0, weights["coded_heads"], weights["heads"])
-    total += heads * np.log2(np.minimum(grid["H"] // space.head_size, teacher.heads) / grid["A"]) ** 1.5
-    total += weights["ffn"] * np.log2(teacher.ffn / grid["F"]) ** 1.5
-    total += weights["codes"] * np.where(grid["K"] > 0, np.log2(2 * CODES[-1] / np.maximum(grid["K"], 1)) ** 2, 0)
+    lost_heads = np.log2(np.minimum(grid["H"] // space.head_size, teacher.heads) / grid["A"])
+    total += np.where(grid["K"] > 0, weights["coded_heads"] * lost_heads**2.5, weights["heads"] * lost_heads**1.5)
+    ffn = np.where(grid["K"] > 0, weights["coded_ffn"], weights["ffn"])
+    total += ffn * np.log2(teacher.ffn / grid["F"]) ** 1.5
+    is_coded = grid["K"] > 0
+    total += weights["codes"] * np.where(is_coded, np.log2(2 * CODES[-1] / np.maximum(grid["K"], 1)) ** 2, 0)
+    total += weights["pieces"] * np.where(is_coded, grid["H"] / np.maximum(grid["M"], 1) / 24 - 1, 0)
     if space.image is None:
         total += weights["rank"] * np.log2(teacher.embedding / np.minimum(grid["E"], teacher.embedding)) ** 2 * grid["factorised"]
         total += weights["factorised"] * grid["factorised"]

@@ -15,7 +15,8 @@ from potstill.student import cost as teacher_cost
 from potstill.student.architectures import cost
 from potstill.student.architectures.registration import architecture_of
 from potstill.student.architectures.shapes import Room, best_config
-from potstill.student.plan import BYTES_PER_PARAMETER, StudentPlan
+from potstill.student.budget import BYTES_PER_PARAMETER
+from potstill.student.plan import StudentPlan
 
 MAX_RATIO = 0.999
 LATENCY_STEPS = 12
