@@ -28,7 +28,7 @@ SETTINGS: dict[str, Any] = {
 
 
 def tagged(count: int, seed: int) -> list[dict[str, list[str]]]:
-    """Rows in which certain words, alone or in runs of two, are entities."""
+    """Rows in which certain words are entities, or begin one of two words."""
     chance, rows = random.Random(seed), []
     for _ in range(count):
         tokens, tags = [], []
@@ -38,7 +38,7 @@ def tagged(count: int, seed: int) -> list[dict[str, list[str]]]:
             if chance.random() < 0.4:
                 kind = chance.choice(sorted(NAMES))
                 for place in range(chance.randint(1, 2)):
-                    tokens.append(chance.choice(NAMES[kind]))
+                    tokens.append(NAMES[kind][place])
                     tags.append(f"{'I' if place else 'B'}-{kind}")
         rows.append({"tokens": tokens, "tags": tags})
     return rows
@@ -105,3 +105,30 @@ def test_long_texts_are_read_in_segments_and_their_answers_averaged(small_bert: 
     assert encoded.groups is not None
     assert len(np.unique(encoded.groups)) < len(encoded)
     assert encoded.lengths.max() <= 64
+
+
+def test_spans_are_taught_and_scored_by_text(small_bert: Path, tmp_path: Path) -> None:
+    chance, rows = random.Random(0), []
+    for number in range(160):
+        words = [chance.choice(OTHERS) for _ in range(70 if number % 4 == 0 else 7)]
+        kind = chance.choice(sorted(NAMES))
+        answer = chance.choice(NAMES[kind])
+        words.insert(chance.randrange(len(words)), answer)
+        context = " ".join(words)
+        rows.append(
+            {
+                "question": f"the {OTHERS[0]}",
+                "context": context,
+                "answers": [{"text": answer, "answer_start": context.find(answer)}],
+            }
+        )
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(json.dumps(row) for row in rows), "utf-8")
+    config = {**SETTINGS, "task": "question-answering", "quantize": "none", "baseline": False}
+    metrics = DistillationPipeline(teacher_model=small_bert, data=file, config=config, output_dir=tmp_path / "out").run()
+    assert metrics.metric == "f1"
+    assert {"f1", "exact_match"} <= set(metrics.models["student"].quality)
+    assert metrics.models["teacher"].quality["exact_match"] > 0.5
+    assert any("overlapping windows" in note for note in metrics.data.notes)
+    again = reevaluate(tmp_path / "out")
+    assert again["models"]["student"]["quality"]["f1"] == pytest.approx(metrics.models["student"].quality["f1"], abs=1e-6)

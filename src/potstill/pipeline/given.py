@@ -106,13 +106,14 @@ def wants_training(run: Run) -> bool:
 
 
 def labels_tell(run: Run) -> str | None:
-    """``"labels"`` or ``"numbers"`` where the label column of the data says so by itself; None where it does not."""
+    """``"labels"``, ``"numbers"``, ``"tags"`` or ``"spans"`` where the columns say so by themselves; None where they do not."""
     from potstill.data.label_columns import tells_of_labels
     from potstill.data.sources import read_source
+    from potstill.data.token_columns import tells_of_units
 
     found = read_source(run.given_data if run.given_data is not None else run.recipe.data.source, modality="text")
     rows = found.splits.get("train") or next(iter(found.splits.values()))
-    return tells_of_labels(rows, run.recipe.data.columns)
+    return tells_of_units(rows.features, run.recipe.data.columns) or tells_of_labels(rows, run.recipe.data.columns)
 
 
 def given_fingerprint(run: Run) -> str:

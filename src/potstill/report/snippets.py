@@ -9,6 +9,17 @@ _TORCH = """from transformers import pipeline
 classify = pipeline("{task}", model="{student}")
 print(classify({example}))"""
 
+_TORCH_SPAN = """import torch
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{student}")
+model = AutoModelForQuestionAnswering.from_pretrained("{student}").eval()
+tokens = tokenizer("a question of yours", "a text that holds the answer", return_tensors="pt")
+with torch.no_grad():
+    found = model(**tokens)
+first, last = int(found.start_logits.argmax()), int(found.end_logits.argmax())
+print(tokenizer.decode(tokens["input_ids"][0, first : last + 1]))"""
+
 _ONNX_TEXT = """import onnxruntime
 from transformers import AutoTokenizer
 
@@ -32,6 +43,8 @@ print(session.run(["logits"], {{"pixel_values": pixels}})[0])"""
 def load_with_transformers(metrics: Metrics) -> str:
     """Python that loads the student folder with plain transformers, run in the output folder."""
     example = '"an_image_of_yours.png"' if _is_image(metrics) else '"a text of yours"'
+    if metrics.task == "question-answering":
+        return _TORCH_SPAN.format(student=metrics.files.get("student", "student"))
     return _TORCH.format(task=metrics.task, student=metrics.files.get("student", "student"), example=example)
 
 
