@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -228,9 +227,9 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 def main() -> None:
     """Entry point: errors become one line and exit code 2, an interruption says how to go on."""
     from potstill.errors import PotstillError
+    from potstill.hardware import set_thread_policy
 
-    if "torch" not in sys.modules:
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads make torch slower on a busy machine
+    set_thread_policy()
     code = 0
     try:
         code = app(standalone_mode=False) or 0
