@@ -1,11 +1,12 @@
 """What widely used toolkits do wrong while they train, each shown to be absent here.
 
-Faults of single losses (lost τ², two means, wrong axis, signs, norms, infinities) are in tests/losses/test_known_faults.py. Others that
-have a test elsewhere: hooks shared between instances (test_taps: test_two_taps_on_one_model_do_not_meet), a schedule that forgets
-the weight (test_schedules: test_ends_and_middle), a term of weight zero that is computed (test_trainer:
-test_weight_of_zero_leaves_the_term_out), stages without checkpoints (test_stages: test_killed_stage_run_again_equals_…), peers that run
-many times or teach each other with gradients (test_online), noise that is not zero at equality (test_online:
-test_noise_of_zero_is_the_teacher), an unknown tap that fails far away (test_taps: test_unknown_need_names_…).
+Faults of single losses (lost τ², two means, wrong axis, signs, norms, infinities) are in tests/losses/test_known_faults.py.
+Others that have a test elsewhere: hooks shared between instances (test_taps: test_two_taps_on_one_model_do_not_meet), a
+schedule that forgets the weight (test_schedules: test_ends_and_middle), a term of weight zero that is computed
+(test_trainer: test_weight_of_zero_leaves_the_term_out), stages without checkpoints (test_stages:
+test_killed_stage_run_again_equals_…), peers that run many times or teach each other with gradients (test_online), noise that
+is not zero at equality (test_online: test_noise_of_zero_is_the_teacher), an unknown tap that fails far away (test_taps:
+test_unknown_need_names_…).
 """
 
 from __future__ import annotations

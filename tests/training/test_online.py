@@ -31,7 +31,9 @@ def accuracy(prediction):
 
 
 def trainer(folder, *, model=None, rows=None, **options):
-    settings = {name: options.pop(name) for name in tuple(options) if name in ("losses", "teacher", "peers", "average_decay")}
+    settings = {
+        name: options.pop(name) for name in tuple(options) if name in ("losses", "teacher", "peers", "average_decay", "balance")
+    }
     return DistillationTrainer(
         encoder(seed=1, dropout=options.pop("dropout", 0.0)) if model is None else model,
         arguments(folder, **options),
@@ -172,6 +174,7 @@ def test_peers_are_saved_beside_the_student_and_not_in_it(tmp_path):
     [
         ({"teacher": opinionated()}, "peers are given together with a teacher"),
         ({"average_decay": 0.9}, "peers are given together with average_decay"),
+        ({"balance": "uncertainty"}, "peers are given together with balance"),
     ],
 )
 def test_peers_stand_in_for_a_teacher(tmp_path, given, words):

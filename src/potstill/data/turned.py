@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from potstill.data.labels import NO_LABEL
 from potstill.errors import DataError
-from potstill.losses.contract import IGNORED_LABEL
 
 TURNS = 4
 
@@ -47,7 +47,7 @@ class TurnedCollator:
                 turned[name] = torch.cat([torch.rot90(value, turn, (-2, -1)) for turn in range(TURNS)])
         view = torch.arange(TURNS).repeat_interleave(count)
         if "labels" in turned:
-            turned["labels"] = torch.where(view == 0, turned["labels"], IGNORED_LABEL)
+            turned["labels"] = torch.where(view == 0, turned["labels"], NO_LABEL)
         return {**batch, **turned, "view": view}
 
 

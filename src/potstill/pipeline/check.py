@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from potstill.errors import Faults, MissingExtra, ModelError, PotstillError
+from potstill.errors import Faults, MissingExtra, ModelError, PotstillError, RecipeError
 from potstill.methods import catalogue as methods
 from potstill.methods.contract import MethodOptions, ModelFacts, facts_of
 from potstill.pipeline.anchors import check_chain
@@ -35,6 +35,7 @@ def check_recipe(recipe: Recipe) -> None:
         lambda: check_chain(recipe),
         lambda: _check_packages(recipe.quantize.mode),
         lambda: check_modules(recipe),
+        lambda: _check_peers(distill),
     ]
     if distill.temperature is not None:
         checks.append(lambda: _check_temperature(distill))
@@ -47,6 +48,16 @@ def check_recipe(recipe: Recipe) -> None:
         raise faults[0]
     if faults:
         raise Faults(faults)
+
+
+def _check_peers(distill: DistillRecipe) -> None:
+    """Peers share one objective, whose terms cannot be balanced by the gradients of one of them."""
+    if distill.method == "dml" and distill.losses is None and distill.balance != "none":
+        raise RecipeError(
+            f"distill.balance is {distill.balance!r} and distill.method is 'dml'",
+            "peers with weights as given, or a method with one student",
+            "set distill.balance: none",
+        )
 
 
 def check_method(recipe: Recipe, teacher: Any) -> None:

@@ -48,6 +48,7 @@ class Objective:
         self._steps = [0] * len(terms)
         self._metrics: dict[str, tuple[Tensor, int]] = {}
         self._suspects: list[tuple[Tensor, Any]] = []
+        self.num_networks = 1  # peers share the objective: what is told is their mean
         self.checks_at_once = device.type == "cpu"  # elsewhere before the optimizer moves, so that the device is read once a step
         self._progress = 0.0
         self.knows_answers = False
@@ -200,7 +201,9 @@ class Objective:
         if num_ranks > 1:
             torch.distributed.all_reduce(totals)
         values = {
-            f"loss/{term.name}": total / steps for term, total, steps in zip(self.terms, totals.tolist(), self._steps) if steps
+            f"loss/{term.name}": total / (steps * self.num_networks)
+            for term, total, steps in zip(self.terms, totals.tolist(), self._steps)
+            if steps
         }
         values.update({f"loss/{name}": float(total) / times for name, (total, times) in self._metrics.items()})
         self._totals.zero_()

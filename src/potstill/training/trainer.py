@@ -106,7 +106,7 @@ class DistillationTrainer(MeasuringTrainer):
     ) -> None:
         args = _own_arguments(args)
         _refuse_one_model(model, teacher)
-        _refuse_beside_peers(peers, teacher, average_decay)
+        _refuse_beside_peers(peers, teacher, average_decay, balance)
         with _unchanged_config(model):
             super().__init__(
                 model=model,
@@ -205,6 +205,7 @@ class DistillationTrainer(MeasuringTrainer):
         if self.peers is not None:
             self.peers.build(self.model, self.objective.needs_student(), self._view_of, seed=self.args.seed)
             self.objective.modules[PEERS_KEY] = self.peers.others
+            self.objective.num_networks = self.peers.count
 
     @contextlib.contextmanager
     def _losses_attached(self) -> Iterator[None]:
@@ -474,8 +475,8 @@ def _refuse_one_model(student: nn.Module, teacher: Any) -> None:
         )
 
 
-def _refuse_beside_peers(peers: Peers | None, teacher: Any, average_decay: float | None) -> None:
-    others = {"a teacher": teacher, "average_decay": average_decay}
+def _refuse_beside_peers(peers: Peers | None, teacher: Any, average_decay: float | None, balance: str) -> None:
+    others = {"a teacher": teacher, "average_decay": average_decay, "balance": None if balance == "none" else balance}
     given = [name for name, value in others.items() if value is not None]
     if peers is not None and given:
         raise TrainingError(
