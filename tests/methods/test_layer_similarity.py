@@ -11,7 +11,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from potstill.errors import DataError
 from potstill.methods.contract import ModelFacts
-from potstill.methods.layers import pair_by_similarity, pair_layers
+from potstill.methods.layers import match_blocks, pair_by_similarity, pair_layers
 from potstill.methods.similarity import best_rising, block_similarity
 from potstill.training.taps import TapReader
 
@@ -91,3 +91,24 @@ def test_stages_of_convolutional_nets_are_paired_by_their_grids():
     teacher = ModelFacts(4, 8, None, "image", strides=(4, 8, 16, 32))
     assert pair_layers("auto", student, teacher) == [(1, 1), (2, 2), (3, 3)]
     assert pair_layers("uniform", student, teacher) == [(1, 1), (2, 3), (3, 4)]
+
+
+def test_measured_pairs_take_the_place_of_expected_ones_where_they_are_clearly_more_alike():
+    expected = [(1, 2), (2, 4)]
+    similarity = torch.full((2, 4), 0.5)
+    similarity[0, 0] = similarity[1, 2] = 0.51
+    assert match_blocks(similarity, expected)[0] == expected
+    similarity[1, 2] = 0.9
+    pairs, found, known = match_blocks(similarity, expected)
+    assert pairs == [(1, 1), (2, 3)]
+    assert found == pytest.approx(0.705)
+    assert known == pytest.approx(0.5)
+
+
+def test_measured_pairs_come_before_those_of_the_cut_and_after_those_of_the_grids():
+    student = ModelFacts(2, 16, 2, "text", kept_layers=(2, 4), matched=((1, 1), (2, 3)))
+    teacher = ModelFacts(4, 16, 2, "text")
+    assert pair_layers("auto", student, teacher) == [(1, 1), (2, 3)]
+    assert pair_layers("uniform", student, teacher) == [(1, 2), (2, 4)]
+    maps = ModelFacts(2, 8, None, "image", strides=(4, 8), matched=((1, 1), (2, 3)))
+    assert pair_layers("auto", maps, ModelFacts(3, 8, None, "image", strides=(4, 8, 16))) == [(1, 1), (2, 2)]
