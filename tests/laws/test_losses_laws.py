@@ -39,6 +39,12 @@ def test_has_source_docs_and_defaults(name: str) -> None:
     assert all(value is not inspect.Parameter.empty for value in losses.defaults(name).values())
 
 
+def test_described_sources_are_whole() -> None:
+    for row in losses.catalogue.describe():
+        assert row["source"], row["name"]
+        assert not row["source"].endswith(" al"), row["name"]
+
+
 @pytest.mark.parametrize("name", [name for name, law in LAWS.items() if law.is_zero_at_equal])
 @pytest.mark.parametrize("domain", ["tokens", "maps"])
 def test_zero_with_zero_gradient_at_equal(name: str, domain: str) -> None:

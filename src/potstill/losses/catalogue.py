@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from typing import TYPE_CHECKING, Any
 
 from potstill.errors import RecipeError
@@ -155,7 +156,7 @@ def describe() -> list[dict[str, str]]:
                 "about": pure.split(". ")[0].rstrip(". "),
                 "needs": ", ".join(loss.needs_teacher()) or "labels alone",
                 "options": ", ".join(f"{key}={value!r}" for key, value in defaults(name).items()),
-                "source": source.split(". ")[0].rstrip("."),
+                "source": re.split(r"(?<!\bal)\. ", source)[0].rstrip("."),
             }
         )
     return rows
