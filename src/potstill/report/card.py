@@ -51,7 +51,11 @@ def _front_matter(metrics: Metrics) -> dict[str, Any]:
         "dataset": {"name": source, "type": source, "split": "test"},
         "metrics": results,
     }
-    head: dict[str, Any] = {"license": metrics.license or "unknown", "library_name": "transformers", "pipeline_tag": metrics.task}
+    head: dict[str, Any] = {
+        "license": metrics.license or "unknown",
+        "library_name": "transformers",
+        "pipeline_tag": snippets.pipeline_of(metrics),
+    }
     if _public(metrics.teacher):
         head["base_model"] = metrics.teacher
     head["tags"] = ["knowledge-distillation", "potstill"]

@@ -33,7 +33,9 @@ _TECHNICAL = (
     "selection",
     "mcc",
 )
-_VALIDATION_SHARES = SHARES | {"agreement"}
+_OTHER_UNITS = frozenset({"eval_mse", "eval_mae", "eval_r2", "eval_teacher_rmse"})
+
+_VALIDATION_SHARES = SHARES | {"agreement", "pearson", "spearman", "teacher_cosine", "teacher_pearson", "same_neighbour"}
 
 
 def tradeoff_charts(metrics: Metrics) -> list[Markup]:
@@ -117,6 +119,7 @@ def _lines(points: list[HistoryPoint], wanted: Callable[[str], bool]) -> Lines:
                 value is not None
                 and wanted(name)
                 and not name.startswith("train_")
+                and name not in _OTHER_UNITS
                 and not any(word in name for word in _TECHNICAL)
             ):
                 lines.setdefault(name, []).append((point.step, value))

@@ -5,7 +5,18 @@ from __future__ import annotations
 import math
 
 SHARES = frozenset(
-    {"accuracy", "macro_f1", "micro_f1", "weighted_f1", "f1", "precision", "recall", "exact_match", "top5_accuracy"}
+    {
+        "accuracy",
+        "subset_accuracy",
+        "macro_f1",
+        "micro_f1",
+        "weighted_f1",
+        "f1",
+        "precision",
+        "recall",
+        "exact_match",
+        "top5_accuracy",
+    }
 )
 NONE = "–"
 

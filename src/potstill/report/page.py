@@ -14,6 +14,7 @@ from potstill.report.metrics import Metrics
 from potstill.report.names import in_order, model_name
 from potstill.report.plots.canvas import style_of
 from potstill.report.words import Said, check_language, same, say
+from potstill.report.words_en import ENGLISH
 
 
 def render(metrics: Metrics, folder: str | Path, *, lang: str = "en") -> Path:
@@ -65,7 +66,7 @@ def _template() -> jinja2.Template:
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.globals.update(
-        say=say, charts=charts, numbers=numbers, model_name=model_name, style_of=style_of, in_order=in_order
+        say=say, words=ENGLISH, charts=charts, numbers=numbers, model_name=model_name, style_of=style_of, in_order=in_order
     )
     return environment.get_template("page.html.j2")
 

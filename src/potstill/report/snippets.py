@@ -6,7 +6,7 @@ from potstill.report.metrics import Metrics
 
 _TORCH = """from transformers import pipeline
 
-classify = pipeline("{task}", model="{student}")
+classify = pipeline("{task}", model="{student}"{several})
 print(classify({example}))"""
 
 _TORCH_SPAN = """import torch
@@ -40,12 +40,30 @@ session = onnxruntime.InferenceSession("{onnx}")
 print(session.run(["logits"], {{"pixel_values": pixels}})[0])"""
 
 
+_EMBED = """from sentence_transformers import SentenceTransformer
+
+embed = SentenceTransformer("{student}")
+print(embed.encode([{example}]))"""
+
+# What transformers calls the pipeline of a task.
+_PIPELINES = {"multi-label": "text-classification", "regression": "text-classification"}
+
+
 def load_with_transformers(metrics: Metrics) -> str:
-    """Python that loads the student folder with plain transformers, run in the output folder."""
+    """Python that loads the student folder without Potstill, run in the output folder."""
+    if metrics.answers == "embedding":
+        return _EMBED.format(student=metrics.files.get("student", "student"), example='"a text of yours"')
     example = '"an_image_of_yours.png"' if _is_image(metrics) else '"a text of yours"'
     if metrics.task == "question-answering":
         return _TORCH_SPAN.format(student=metrics.files.get("student", "student"))
-    return _TORCH.format(task=metrics.task, student=metrics.files.get("student", "student"), example=example)
+    task = pipeline_of(metrics)
+    several = ", top_k=None" if metrics.answers == "labels" else ""
+    return _TORCH.format(task=task, several=several, student=metrics.files.get("student", "student"), example=example)
+
+
+def pipeline_of(metrics: Metrics) -> str:
+    """What transformers and the hub call the task."""
+    return "sentence-similarity" if metrics.answers == "embedding" else _PIPELINES.get(metrics.task, metrics.task)
 
 
 def load_with_onnxruntime(metrics: Metrics) -> str | None:
