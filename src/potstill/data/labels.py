@@ -47,7 +47,8 @@ def raw_labels(dataset: Dataset, column: str, split: str) -> list[str | int | bo
     distinct = encoded.chunk(0).dictionary.to_pylist()
     named = isinstance(feature, ClassLabel) and bool(feature.names)
     plain: list[str | int | bool | None] = [
-        _named(feature, value) if named else _plain(value, column, split, rows.get(code, 1)) for code, value in enumerate(distinct)
+        _named(feature, value) if named else _plain(value, column, split, rows.get(code, 1))
+        for code, value in enumerate(distinct)
     ]
     plain.append(None)  # of the code −1
     return [plain[code] for code in codes]

@@ -25,7 +25,7 @@ class Spool:
     promote them.
 
     Args:
-        in_memory_bytes: How much is kept in memory.
+        in_memory_bytes: How much is kept in memory; `IN_MEMORY_BYTES` where left out.
 
     Example:
         >>> spool = Spool()
@@ -35,8 +35,8 @@ class Spool:
         ['a', 'b']
     """
 
-    def __init__(self, in_memory_bytes: int = IN_MEMORY_BYTES) -> None:
-        self.in_memory_bytes = in_memory_bytes
+    def __init__(self, in_memory_bytes: int | None = None) -> None:
+        self.in_memory_bytes = IN_MEMORY_BYTES if in_memory_bytes is None else in_memory_bytes
         self._held: list[pa.Table] = []
         self._bytes = 0
         self._files: list[tuple[Path, pa.RecordBatchFileWriter]] = []
