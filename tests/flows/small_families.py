@@ -97,6 +97,10 @@ def image_teacher(folder: Path, model_type: str, *, labels: Sequence[str] = ("ho
     """A teacher that reads pictures of 16 by 16 pixels, with its image processor, written to a folder."""
     if model_type == "resnet":
         sizes: dict[str, Any] = {"embedding_size": 16, "hidden_sizes": [32, 64], "depths": [2, 2], "layer_type": "basic"}
+    elif model_type == "convnext":
+        sizes = {"hidden_sizes": [16, 32], "depths": [2, 2], "num_stages": 2, "patch_size": 2}
+    elif model_type == "mobilenet_v2":
+        sizes = {"depth_multiplier": 0.35, "depth_divisible_by": 4, "min_depth": 4, "finegrained_output": False}
     else:
         sizes = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4}
         sizes |= {"image_size": 16, "patch_size": 8}
