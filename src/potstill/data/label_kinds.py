@@ -56,7 +56,7 @@ class LabelKind(Protocol):
         """The names and what takes labels to them, from the training rows; `given` is the teacher's order."""
         ...
 
-    def known(self, names: Sequence[str], raw: Sequence[Any]) -> Mapped:
+    def known(self, names: Sequence[str], raw: Sequence[Any], roles: Mapping[str, str]) -> Mapped:
         """What takes labels to known names, of which the rows may lack some."""
         ...
 
@@ -120,7 +120,7 @@ class OneClassLabels(_Plain):
         # What has to agree with the teacher: all names of a ClassLabel, also those without a row, else the labels found.
         return names, labels.LabelMap(names, list(own) if has_names else list(found), given=True)
 
-    def known(self, names: Sequence[str], raw: Sequence[Any]) -> Mapped:
+    def known(self, names: Sequence[str], raw: Sequence[Any], roles: Mapping[str, str]) -> Mapped:
         """See `LabelMap`."""
         return labels.LabelMap(names, raw, given=True, subset=True)
 
@@ -144,7 +144,7 @@ class LabelSets(_Plain):
         """See `potstill.data.multi_labels.set_order`."""
         return set_order(raw, roles, feature, given)
 
-    def known(self, names: Sequence[str], raw: Sequence[Any]) -> Mapped:
+    def known(self, names: Sequence[str], raw: Sequence[Any], roles: Mapping[str, str]) -> Mapped:
         """See `LabelSetMap`."""
         return set_order(raw, {}, None, names, subset=True)[1]
 
@@ -170,9 +170,11 @@ class Numbers(_Plain):
         """See `potstill.data.number_labels.number_order`."""
         return number_order(raw, roles, given)
 
-    def known(self, names: Sequence[str], raw: Sequence[Any]) -> Mapped:
-        """See `NumberMap`."""
-        return NumberMap(len(names))
+    def known(self, names: Sequence[str], raw: Sequence[Any], roles: Mapping[str, str]) -> Mapped:
+        """See `NumberMap`; columns are brought into the order of the names."""
+        columns = [role.removeprefix("label:") for role in roles if role.startswith("label:")]
+        is_named = len(columns) > 1 and set(columns) == set(names)
+        return NumberMap(len(names), [columns.index(name) for name in names] if is_named else None)
 
     def missing(self, count: int, names: Sequence[str]) -> np.ndarray:
         """NaN in every place."""
@@ -202,7 +204,7 @@ class PairScores(Numbers):
         """No names: an embedding has none."""
         return (), NumberMap(1)
 
-    def known(self, names: Sequence[str], raw: Sequence[Any]) -> Mapped:
+    def known(self, names: Sequence[str], raw: Sequence[Any], roles: Mapping[str, str]) -> Mapped:
         """See `NumberMap`."""
         return NumberMap(1)
 

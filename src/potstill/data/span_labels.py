@@ -48,7 +48,7 @@ class SpanLabels:
             )
         return NAMES, SpanMap()
 
-    def known(self, names: Sequence[str], raw: Sequence[Any]) -> SpanMap:
+    def known(self, names: Sequence[str], raw: Sequence[Any], roles: Any = None) -> SpanMap:
         """Takes answers as they are."""
         return SpanMap()
 

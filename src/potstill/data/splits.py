@@ -139,7 +139,7 @@ def load_rows(
     found = read_source(source, modality=task.modality)
     chosen = split if split in found.splits else next(iter(found.splits))
     part = reader.part(found.splits[chosen], chosen, found)
-    values = reader.kind.known(label_names, part.raw).positions(part.raw, chosen)
+    values = reader.kind.known(label_names, part.raw, part.roles).positions(part.raw, chosen)
     return _as_dataset(*reader.kind.spread(part.content, values), 0)
 
 

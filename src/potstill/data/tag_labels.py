@@ -66,7 +66,7 @@ class TagLabels:
             )
         return names, TagMap(LabelMap(names, found))
 
-    def known(self, names: Sequence[str], raw: Sequence[Any]) -> TagMap:
+    def known(self, names: Sequence[str], raw: Sequence[Any], roles: Any = None) -> TagMap:
         """Tags → positions in known names, of which the rows may lack some."""
         found = {tag for row in raw if row is not None for tag in row}
         return TagMap(LabelMap(tuple(names), found, given=True, subset=True))
