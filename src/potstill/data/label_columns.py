@@ -93,7 +93,7 @@ def _label_roles(features: Features, asked: Mapping[str, Any] | None) -> tuple[R
 
 def _with_texts(features: Features, roles: Roles, label: Roles, labelled: bool) -> Roles:
     rest = Features({name: feature for name, feature in features.items() if name not in label.values()})
-    named = {} if labelled else {name: None for name in _named(rest, (*LABEL_NAMES, *NUMBER_NAMES))}
+    named = {} if labelled else dict.fromkeys(_named(rest, (*LABEL_NAMES, *NUMBER_NAMES)))
     rest = Features({name: feature for name, feature in rest.items() if name not in named}) if len(named) < len(rest) else rest
     return find_text(rest, roles, labelled=False) | label
 
@@ -162,4 +162,5 @@ def _some(dataset: Dataset, name: str) -> list[Any]:
 def _unclear(what: str, candidates: Sequence[str], features: Features, example: str) -> DataError:
     listed = ", ".join(repr(name) for name in (candidates or features))
     given = f"more than one column could hold {what}" if candidates else f"no column looks like {what}; the columns are"
-    return DataError(f"{given}: {listed}", "one column, or a list of columns", f"say which, for example data.columns: {{{example}}}")
+    todo = f"say which, for example data.columns: {{{example}}}"
+    return DataError(f"{given}: {listed}", "one column, or a list of columns", todo)
