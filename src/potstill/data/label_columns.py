@@ -42,9 +42,7 @@ def find_label_sets(dataset: Dataset, asked: Mapping[str, Any] | None, *, labell
     return _with_texts(features, roles, given, labelled)
 
 
-def find_numbers(
-    dataset: Dataset, asked: Mapping[str, Any] | None, *, labelled: bool = True, is_optional: bool = False
-) -> Roles:
+def find_numbers(dataset: Dataset, asked: Mapping[str, Any] | None, *, labelled: bool = True, is_optional: bool = False) -> Roles:
     """The columns of a text task whose labels are numbers; arguments, results and errors as in `find_label_sets`.
 
     Args:

@@ -49,7 +49,9 @@ class LabelsJudge:
         return [
             Worst(
                 int(student.row_ids[known][at]),
-                *(_listed(chosen[at], names) for chosen in (true, other > 0.5, own > 0.5)),
+                _listed(true[at], names),
+                _listed(other[at] > 0.5, names),
+                _listed(own[at] > 0.5, names),
                 float(theirs[at]),
                 float(ours[at]),
             )
@@ -82,7 +84,9 @@ class NumbersJudge:
         return [
             Worst(
                 int(student.row_ids[known][at]),
-                *(_shown(values[at]) for values in (labels, teacher.logits[known], student.logits[known])),
+                _shown(labels[at]),
+                _shown(teacher.logits[known][at]),
+                _shown(student.logits[known][at]),
             )
             for at in furthest(behind, count)
         ]
@@ -160,7 +164,7 @@ def _mean_correlation(means: np.ndarray) -> float:
 
 
 def _listed(chosen: np.ndarray, names: Sequence[str]) -> str:
-    return ", ".join(names[index] for index in np.flatnonzero(chosen)) or "none"
+    return ", ".join(names[int(index)] for index in np.flatnonzero(chosen)) or "none"
 
 
 def _shown(values: np.ndarray) -> str:

@@ -62,7 +62,7 @@ class SentenceEncoder:
         """
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         body = getattr(self, self.base_model_prefix)
-        types = {} if token_type_ids is None or not _takes_types(type(body)) else {"token_type_ids": token_type_ids}
+        types = {} if token_type_ids is None or not _takes_types(body.__class__) else {"token_type_ids": token_type_ids}
         outputs = body(
             input_ids=input_ids, attention_mask=mask, output_hidden_states=output_hidden_states, return_dict=True, **types
         )
@@ -77,7 +77,7 @@ class AutoSentenceEncoder:
     @classmethod
     def from_config(cls, config: Any) -> Any:
         """A model of a configuration with random weights."""
-        return encoder_class(type(config))(config)
+        return encoder_class(config.__class__)(config)
 
     @classmethod
     def from_pretrained(
@@ -107,7 +107,7 @@ class AutoSentenceEncoder:
         layers = None if is_whole else _layers_of(Path(name), config)
         if layers is not None:
             config.sentence_pooling, config.num_labels = layers[0], num_labels or layers[1]
-        model, info = encoder_class(type(config)).from_pretrained(name, config=config, output_loading_info=True, **options)
+        model, info = encoder_class(config.__class__).from_pretrained(name, config=config, output_loading_info=True, **options)
         if layers is not None and config.num_labels == layers[1]:
             _fill_head(model.sentence_head, Path(name), layers[2])
             info["missing_keys"] = {key for key in info["missing_keys"] if not str(key).startswith("sentence_head.")}
@@ -115,14 +115,14 @@ class AutoSentenceEncoder:
 
 
 @functools.cache
-def encoder_class(config_class: type) -> Any:
+def encoder_class(config_class: Any) -> Any:
     """The sentence encoder class for a configuration class, for example ``BertForSentenceEmbedding``.
 
     Raises:
         ModelError: There is no encoder of that type.
     """
     try:
-        body_class = AutoModel._model_mapping[config_class]
+        body_class: Any = AutoModel._model_mapping[config_class]
     except KeyError as err:
         raise ModelError(
             f"{config_class.__name__} belongs to no encoder that transformers knows", "BERT, RoBERTa, DistilBERT, ELECTRA"
@@ -178,7 +178,7 @@ def save_for_sentence_transformers(model: Any, folder: Path) -> None:
 
 
 @functools.cache
-def _takes_types(body_class: type) -> bool:
+def _takes_types(body_class: Any) -> bool:
     return "token_type_ids" in inspect.signature(body_class.forward).parameters
 
 

@@ -53,7 +53,8 @@ class DistillationTrainer(MeasuringTrainer):
         model: The student.
         args: Training arguments; they are copied, never changed.
         teacher: A model (put at rest, in place), a source of knowledge, or None for losses that read labels alone.
-        losses: See `read_terms`; by default KL (weight 0.7, τ 2) and cross-entropy (0.3).
+        losses: See `read_terms`; by default KL (weight 0.7, τ 2) and cross-entropy (0.3), or `bce` or `regression` of both where
+            the model's problem type says so.
         train_dataset: Rows; with an attribute `lengths` they are batched by like length.
         eval_dataset: Rows to evaluate on.
         data_collator: Returns tensors by name, with ``labels`` and ``row_id`` where there are any.
@@ -120,7 +121,7 @@ class DistillationTrainer(MeasuringTrainer):
                 optimizers=optimizers,
             )
         if losses is None:
-            losses = DEFAULT_LOSSES if teacher is not None else PEER_LOSSES if peers is not None else ("ce",)
+            losses = PEER_LOSSES if teacher is None and peers is not None else _default_losses(model, has_teacher=teacher is not None)
         self.objective = Objective(read_terms(losses), args.device)
         self.source = _as_source(teacher, args.device) if peers is None else peers
         self.peers, self.class_pairs = peers, class_pairs
@@ -484,6 +485,16 @@ def _refuse_beside_peers(peers: Peers | None, teacher: Any, average_decay: float
             "peers that teach one another, or a teacher, or an average of the student",
             f"leave {' and '.join(given)} out, or peers",
         )
+
+
+def _default_losses(model: Any, *, has_teacher: bool) -> Sequence[Mapping[str, Any]]:
+    """What a model learns from where nobody says: by the problem type that its configuration states, one class otherwise."""
+    problem = getattr(getattr(model, "config", None), "problem_type", None)
+    name = {"multi_label_classification": "bce", "regression": "regression"}.get(str(problem))
+    if name is None:
+        return DEFAULT_LOSSES if has_teacher else ({"name": "ce"},)
+    labels = {"name": name, "target": "labels"}
+    return ({"name": name, "weight": 0.7}, {**labels, "weight": 0.3}) if has_teacher else (labels,)
 
 
 def _own_arguments(args: TrainingArguments | None) -> TrainingArguments:
