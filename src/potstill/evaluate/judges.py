@@ -1,4 +1,4 @@
-"""What is measured of answers of each kind, beside the task's own quality: closeness to the teacher, calibration, chance, worst rows.
+"""What is measured of answers of each kind, beside the task's own quality: closeness to the teacher, calibration, worst rows.
 
 Shapes: N rows (units), C classes.
 """

@@ -121,7 +121,8 @@ class DistillationTrainer(MeasuringTrainer):
                 optimizers=optimizers,
             )
         if losses is None:
-            losses = PEER_LOSSES if teacher is None and peers is not None else _default_losses(model, has_teacher=teacher is not None)
+            has_peers = teacher is None and peers is not None
+            losses = PEER_LOSSES if has_peers else _default_losses(model, has_teacher=teacher is not None)
         self.objective = Objective(read_terms(losses), args.device)
         self.source = _as_source(teacher, args.device) if peers is None else peers
         self.peers, self.class_pairs = peers, class_pairs
