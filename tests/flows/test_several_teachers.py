@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from potstill import DistillationPipeline
+from potstill.errors import RecipeError
 from potstill.pipeline.order import stages_for
 from potstill.recipe import make_recipe
 from potstill.report.metrics import Metrics
@@ -94,6 +95,22 @@ def test_two_image_teachers_heard_by_agreement_live(small_vit: Path, shapes: Pat
         }
     )
     assert {"teacher-2", "ensemble"} <= set(metrics.models)
+
+
+def test_the_pipeline_takes_a_list() -> None:
+    pipeline = DistillationPipeline(["a", "b"], "x.csv", {"teacher": {"combine": "agreement"}})
+    assert [one.model for one in pipeline.recipe.teacher.all] == ["a", "b"]
+    assert pipeline.recipe.teacher.combine == "agreement"
+
+
+def test_several_teachers_are_for_classes(small_bert: Path, tmp_path: Path) -> None:
+    file = tmp_path / "scores.csv"
+    rows = "\n".join(f"a lovely film number {index},{index / 7:.3f}" for index in range(80))
+    file.write_text(f"text,label\n{rows}\n", "utf-8")
+    recipe = {"teachers": [str(small_bert)] * 2, "data": str(file), "task": "regression", "output": str(tmp_path / "out")}
+    with pytest.raises(RecipeError, match="several teachers are given for regression"):
+        run(recipe)
+    assert not (tmp_path / "out/teacher").exists()
 
 
 def test_each_further_teacher_has_two_stages() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -118,20 +117,22 @@ def _check_owners(recipe: Recipe) -> None:
             )
 
 
-def wants_teaching(wants_training: Callable[[Run], bool]) -> Callable[[Run], bool]:
-    """The same question, refused where method rco would find no states."""
+def check_states(run: Run, *, is_trained: bool) -> None:
+    """Make sure that method rco will find states of the teacher.
 
-    def wants(run: Run) -> bool:
-        is_trained = wants_training(run)
-        if run.recipe.distill.method == "rco" and not run.recipe.distill.chain.route and not is_trained:
-            raise RecipeError(
-                "method 'rco' follows earlier states of the teacher, and this teacher is trained already",
-                "folders of its states, or a teacher that this run trains",
-                "name its states in distill.chain.route, set teacher.finetune: always, or distill.method: kd",
-            )
-        return is_trained
+    Args:
+        run: The run.
+        is_trained: Whether this run trains the teacher.
 
-    return wants
+    Raises:
+        RecipeError: There will be none.
+    """
+    if run.recipe.distill.method == "rco" and not run.recipe.distill.chain.route and not is_trained:
+        raise RecipeError(
+            "method 'rco' follows earlier states of the teacher, and this teacher is trained already",
+            "folders of its states, or a teacher that this run trains",
+            "name its states in distill.chain.route, set teacher.finetune: always, or distill.method: kd",
+        )
 
 
 def route_content(run: Run) -> Any:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from potstill.pipeline.anchors import route_content, wants_teaching
+from potstill.pipeline.anchors import route_content
 from potstill.pipeline.chain_stages import FOLDER as CHAIN
 from potstill.pipeline.chain_stages import train_chain, wants_chain
 from potstill.pipeline.data_stages import augment_data, read_data, wants_augmentation
 from potstill.pipeline.delivery_stages import export_student
-from potstill.pipeline.given import wants_training
 from potstill.pipeline.measure_stages import evaluate, write_report
-from potstill.pipeline.several_teachers import stages_of_others
+from potstill.pipeline.several_teachers import stages_of_others, wants_teaching
 from potstill.pipeline.stage import Stage
 from potstill.pipeline.student_stages import make_student
 from potstill.pipeline.teacher_stages import cache_answers, teach, wants_cache
@@ -38,7 +37,7 @@ STAGES: tuple[Stage, ...] = (
         reads=(*TEACHING_KEYS, "seed", "precision"),
         depends_on=("data",),
         work=teach,
-        is_needed=wants_teaching(wants_training),
+        is_needed=wants_teaching,
     ),
     Stage(
         name="augment",

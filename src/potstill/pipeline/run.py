@@ -37,7 +37,7 @@ class DistillationPipeline:
     """Teacher and data in; distilled, quantized, exported and measured student out.
 
     Args:
-        teacher_model: Folder, hub id, ``package.module:function``, or a model in memory: of transformers, or any
+        teacher_model: Folder, hub id, a list of these, ``package.module:function``, or a model in memory: of transformers, or any
             `torch.nn.Module` that gives the logits of images.
         data: File, folder, hub id, or a `datasets.Dataset` or `DatasetDict` in memory.
         config: Recipe keys, nested or by their well-known names (``compression_ratio``, ``temperature`` …).
@@ -54,17 +54,22 @@ class DistillationPipeline:
 
     def __init__(
         self,
-        teacher_model: str | Path | PreTrainedModel | nn.Module,
+        teacher_model: str | Path | Sequence[str | Path] | PreTrainedModel | nn.Module,
         data: str | Path | datasets.Dataset | datasets.DatasetDict,
         config: Mapping[str, Any] | None = None,
         output_dir: str | Path = "out",
         processor: Any = None,
     ) -> None:
         named: dict[str, Any] = {"output": str(output_dir)}
-        named["teacher_model"] = str(teacher_model) if isinstance(teacher_model, str | Path) else IN_MEMORY
+        if isinstance(teacher_model, list | tuple):
+            named["teachers"] = [str(one) for one in teacher_model]
+        else:
+            named["teacher_model"] = str(teacher_model) if isinstance(teacher_model, str | Path) else IN_MEMORY
         named["data"] = {"source": str(data) if isinstance(data, str | Path) else IN_MEMORY}
         self.recipe: Recipe = make_recipe(dict(config or {}), named)
-        self._teacher = None if isinstance(teacher_model, str | Path) else teacher_model
+        self._teacher: Any = None
+        if not isinstance(teacher_model, str | Path | Sequence):
+            self._teacher = teacher_model
         self._data = None if isinstance(data, str | Path) else data
         self._processor = processor
         if self._teacher is not None and not hasattr(self._teacher, "config") and processor is not None:

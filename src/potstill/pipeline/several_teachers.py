@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from potstill.errors import RecipeError
+from potstill.pipeline.anchors import check_states
 from potstill.pipeline.given import content_of, load_given, wants_training
 from potstill.pipeline.stage import Stage
 from potstill.pipeline.teacher_stages import cache_answers, teach, wants_cache
@@ -103,6 +104,18 @@ def ask_other(run: Run, folder: Path, *, number: int) -> Sequence[str]:
     return cache_answers(other, folder) if wants_cache(run) else []
 
 
+def wants_teaching(run: Run) -> bool:
+    """Whether the first teacher is trained in this run; refuses, before that, what could not be taught from it.
+
+    Raises:
+        RecipeError: Several teachers cannot be heard together, or there will be no states to follow.
+    """
+    check_teachers(run)
+    is_trained = wants_training(run)
+    check_states(run, is_trained=is_trained)
+    return is_trained
+
+
 def check_teachers(run: Run) -> None:
     """Make sure that these teachers can be heard together, before anything is trained.
 
@@ -129,7 +142,6 @@ def together(run: Run, first: TeacherSource, weights: TeacherWeights | None = No
 
     if not run.recipe.teacher.others:
         return first
-    check_teachers(run)
     sources = [first, *(_answers(other_teacher(run, number)) for number in numbers(run.recipe))]
     recipe = run.recipe.teacher
     shares: Any = recipe.weights if weights is None else weights.shares
