@@ -26,6 +26,7 @@ from potstill.evaluate.fidelity import (
 from potstill.evaluate.quality import Predictions, shared_units
 from potstill.table import resolve
 
+LEAST_BEHIND = 1e-6
 JUDGES = {
     "class": "potstill.evaluate.judges:ClassJudge",
     "span": "potstill.evaluate.judges:SpanJudge",
@@ -153,9 +154,9 @@ class SpanJudge(ClassJudge):
 
 
 def furthest(behind: np.ndarray, count: int) -> list[int]:
-    """The positions of the largest values above 0, at most `count`, largest first."""
+    """The positions of the largest values above 0 (and above rounding), at most `count`, largest first."""
     order = np.argsort(-behind, kind="stable")[:count]
-    return [int(at) for at in order if behind[at] > 0]
+    return [int(at) for at in order if behind[at] > LEAST_BEHIND]
 
 
 def bootstrap(
