@@ -10,9 +10,9 @@ epochs for every cell; weights of the methods are the published ones (CIFAR-100 
 by `cifar_nets.PAIRS` where they were published by pair. Losses and methods are Potstill's own, run by `DistillationTrainer`.
 
 The REDUCED protocol is made to end within an hour on two cores, so its accuracies are far below those of the full one, and its
-order of methods says little about convergence: images scaled to 16 × 16, 3,000 training images in 8 epochs (10,000 for the teachers), a
-cosine schedule, bfloat16. Each cell is one file under --output; a second start does what is missing, and a second process
-beside the first takes other cells: on two cores start the command twice with --threads 1.
+order of methods says little about convergence: images scaled to 16 × 16, 3,000 training images in 8 epochs (10,000 for the
+teachers), a cosine schedule, bfloat16. Each cell is one file under --output; a second start does what is missing, and a second
+process beside the first takes other cells: on two cores start the command twice with --threads 1.
 """
 
 from __future__ import annotations
