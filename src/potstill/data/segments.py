@@ -47,7 +47,9 @@ def split_long(
     limit = token_limit(tokenizer, max_tokens)
     room = limit - tokenizer.num_special_tokens_to_add(pair=False)
     size = max(1, room - room // _MARGIN)
-    rows, texts, num_split = [], [], 0
+    rows: list[int] = []
+    texts: list[str] = []
+    num_split = 0
     for start in range(0, len(dataset), _BATCH_ROWS):
         batch = dataset[start : start + _BATCH_ROWS]["text"]
         encoded = tokenizer(

@@ -24,7 +24,7 @@ def formed(run: Run, splits: Mapping[str, Dataset], processor: Any) -> tuple[dic
     Raises:
         RecipeError: `data.long_texts: segment` for a task that does not take segments.
     """
-    if not _takes_segments(run, splits):
+    if not _takes_segments(run, splits, getattr(processor, "is_fast", False)):
         return dict(splits), []
     made, notes = {}, []
     free = 1 + max((max(rows["row_id"]) for rows in splits.values() if len(rows)), default=0)
@@ -37,7 +37,7 @@ def formed(run: Run, splits: Mapping[str, Dataset], processor: Any) -> tuple[dic
     return made, notes
 
 
-def _takes_segments(run: Run, splits: Mapping[str, Dataset]) -> bool:
+def _takes_segments(run: Run, splits: Mapping[str, Dataset], tells_places: bool) -> bool:
     wanted, data = run.recipe.data.long_texts, run.recipe.data
     always = getattr(run.task, "needs_windows", False)
     able = always or (hasattr(run.task, "split_long") and run.task.label_kind == "class")
@@ -48,4 +48,5 @@ def _takes_segments(run: Run, splits: Mapping[str, Dataset]) -> bool:
             "set data.long_texts: auto",
         )
     is_pair = any("text_pair" in rows.column_names for rows in splits.values())
-    return always or (able and (wanted == "segment" or (wanted == "auto" and data.max_tokens is None and not is_pair)))
+    by_itself = wanted == "auto" and data.max_tokens is None and tells_places and not is_pair
+    return always or (able and (wanted == "segment" or by_itself))
