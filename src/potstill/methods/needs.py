@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from potstill.errors import NeedsError
 from potstill.methods.contract import MethodOptions, ModelFacts, require_taps
@@ -110,3 +111,47 @@ def require_classes(name: str, student: ModelFacts, teacher: ModelFacts, *, leas
 def _nearest(student: ModelFacts, teacher: ModelFacts) -> str:
     """The method on features that works where positions are not the same: `at` pools maps, `rkd` compares rows."""
     return "at" if student.has_maps and teacher.has_maps else "rkd"
+
+
+def require_need(name: str, need: str, side: str, facts: ModelFacts) -> None:
+    """One model has what a loss reads of it.
+
+    Args:
+        name: Of the loss.
+        need: ``"attention:3"``, ``"hidden:-1"`` …
+        side: "student" or "teacher".
+        facts: Of that model.
+
+    Raises:
+        NeedsError: No attention, or no such block.
+    """
+    kind, _, rest = need.partition(":")
+    if kind in ("attention", "query", "key", "value") and not facts.heads:
+        raise NeedsError(
+            f"loss {name!r} needs {need!r} of the {side}, which has no attention",
+            "transformers on both sides",
+            f"take the loss {'at' if facts.has_maps else 'gram'}, or kl",
+        )
+    if kind in ("hidden", "attention", "query", "key", "value") and rest.lstrip("-").isdigit():
+        block = int(rest)
+        if abs(block) > facts.layers:
+            raise NeedsError(
+                f"loss {name!r} needs {need!r} of the {side}, which has {facts.layers} blocks",
+                f"blocks 1 to {facts.layers}, or -1 to -{facts.layers}",
+                "name such a block, or write layers: auto",
+            )
+
+
+def require_outputs(name: str, loss: Any, num_outputs: int | None) -> None:
+    """The task has as many classes as a loss on the answer needs; an unknown number passes.
+
+    Raises:
+        NeedsError: It has fewer.
+    """
+    least = getattr(loss, "min_classes", 1)
+    if num_outputs is not None and num_outputs < least:
+        raise NeedsError(
+            f"loss {name!r} says nothing about {num_outputs} classes",
+            f"a task with at least {least} classes",
+            "take the loss kl",
+        )

@@ -14,6 +14,7 @@ import torch
 from potstill.pipeline.check import check_recipe
 from potstill.pipeline.context import Run
 from potstill.pipeline.data_stages import augmented_rows, can_augment, read_data
+from potstill.pipeline.foresee import check_models
 from potstill.pipeline.given import load_given
 from potstill.pipeline.observer import LoggingObserver
 from potstill.pipeline.student_stages import plan_student
@@ -102,6 +103,7 @@ def preview(recipe: Recipe) -> Preview:
     with tempfile.TemporaryDirectory(prefix="potstill-plan-") as folder:
         run = Run(recipe, Path(folder), LoggingObserver())
         read_data(run, run.folder / "work" / "data")
+        check_models(run)
         teacher = load_given(run, run.label_names)
         rows = run.teacher_rows("train")
         counts = None

@@ -95,7 +95,7 @@ def stages_of(run: Run, student: Any) -> tuple[StageSpec, ...]:
     For texts, `auto` learns from the cached answers to many rows: reading the teacher's inside in every step costs more than
     the student's own step, and the same time spent on more rows teaches more.
     """
-    facts, teacher = _facts(student, kept_layers(run)), _facts(run.teacher.model)
+    facts, teacher = known_facts(student, kept_layers(run)), known_facts(run.teacher.model)
     same = not has_own_tokens(run)
     stages = planned_stages(run, facts, teacher, has_same_tokens=same)
     if not reads_pairs(run, stages):
@@ -136,7 +136,8 @@ def method_of(run: Run) -> str:
     return "augmented_kd" if asked == "auto" and can_augment(run) else asked
 
 
-def _facts(model: Any, layers: Sequence[int] = ()) -> ModelFacts:
+def known_facts(model: Any, layers: Sequence[int] = ()) -> ModelFacts:
+    """Facts of any model, from its configuration where its family is not known."""
     try:
         return facts_of(model, kept_layers=layers)
     except ModelError:
