@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.models.electra.modeling_electra import (
-    ElectraEmbeddings,
     ElectraEncoder,
     ElectraForQuestionAnswering,
     ElectraForSequenceClassification,
@@ -94,6 +93,10 @@ class LowRankEmbedding(nn.Module):
         """Embeddings [..., D] of positions [...]."""
         return nn.functional.embedding(ids, self.rows) @ self.basis
 
+    def first(self, number: int) -> Tensor:
+        """Embeddings [number, D] of the positions from 0 on, without looking them up one by one."""
+        return self.rows[:number] @ self.basis
+
     @torch.no_grad()
     def fill(self, table: Tensor) -> None:
         """Take the best approximation of `table` [V, D] (truncated singular value decomposition)."""
@@ -111,19 +114,36 @@ class LowRankEmbedding(nn.Module):
         return self.rows @ self.basis
 
 
-class CodedEmbeddings(ElectraEmbeddings):
+class CodedEmbeddings(nn.Module):
     """Coded tokens, low-rank positions and token types, summed and normalised."""
 
     def __init__(self, config: CodedEncoderConfig) -> None:
-        nn.Module.__init__(self)
+        super().__init__()
         width, positions = config.hidden_size, config.max_position_embeddings
-        self.word_embeddings = CodedEmbedding(config.vocab_size, width, config.code_groups, config.codes_per_group)  # type: ignore[assignment]
-        self.position_embeddings = LowRankEmbedding(positions, width, config.position_rank)  # type: ignore[assignment]
+        self.word_embeddings = CodedEmbedding(config.vocab_size, width, config.code_groups, config.codes_per_group)
+        self.position_embeddings = LowRankEmbedding(positions, width, config.position_rank)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, width)
         self.LayerNorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.position_ids = nn.Buffer(torch.arange(positions).expand((1, -1)), persistent=False)
-        self.token_type_ids = nn.Buffer(torch.zeros((1, positions), dtype=torch.long), persistent=False)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        **_: Any,
+    ) -> Tensor:
+        """Embeddings [B, T, D] of token ids [B, T], or of `inputs_embeds` [B, T, D] in the place of the tokens' own.
+
+        Positions count from 0 and types are all 0 where they are left out, which takes no look-up.
+        """
+        values = self.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
+        by_place = (
+            self.position_embeddings.first(values.shape[1]) if position_ids is None else self.position_embeddings(position_ids)
+        )
+        kinds = self.token_type_embeddings.weight[0] if token_type_ids is None else self.token_type_embeddings(token_type_ids)
+        return self.dropout(self.LayerNorm(values + (by_place + kinds)))
 
 
 class CodedPreTrainedModel(ElectraPreTrainedModel):
@@ -146,7 +166,7 @@ class CodedEncoderModel(CodedPreTrainedModel, ElectraModel):
 
     def __init__(self, config: CodedEncoderConfig) -> None:
         ElectraPreTrainedModel.__init__(self, config)
-        self.embeddings = CodedEmbeddings(config)
+        self.embeddings = CodedEmbeddings(config)  # type: ignore[assignment]
         self.encoder = ElectraEncoder(config)
         for layer in self.encoder.layer:
             _narrow_attention(layer, config)
