@@ -98,7 +98,7 @@ def check_reads(name: str, config: Any, processor: Any) -> None:
                 f"set vocab_size: {len(processor)} in its config.json, or save its own tokenizer beside it",
             )
         return
-    if hasattr(config, "hidden_sizes"):
+    if hasattr(config, "hidden_sizes") or config.model_type == "mobilenet_v2":
         return  # a convolutional net takes images of any size
     wanted, made = getattr(config, "image_size", None), size_of(processor)
     sides = (wanted, wanted) if isinstance(wanted, int) else tuple(wanted or ())

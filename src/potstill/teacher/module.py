@@ -97,8 +97,8 @@ def wrap(
         strides=[round(height / shape[2]) for _, shape in stages],
         num_channels=channels,
         image_size=[height, width],
-        num_labels=logits.shape[1],
     )
+    config.num_labels = logits.shape[1]
     if label_names is not None:
         if len(label_names) != logits.shape[1]:
             raise ModelError(
