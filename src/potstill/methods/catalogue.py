@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from potstill.errors import NeedsError
+from potstill.losses.catalogue import OF_CLASSES as LOSSES_OF_CLASSES
 from potstill.methods.contract import Method, MethodOptions, ModelFacts, StageSpec
 from potstill.methods.routing import DYNAMIC, route_stages
 from potstill.table import resolve
@@ -127,16 +130,18 @@ def build(name: str, student: ModelFacts, teacher: ModelFacts, options: MethodOp
     options = options or MethodOptions()
     require_answers(name, options)
     stages = find(name)(student, teacher, options)
+    require_answers(name, options, stages)
     return route_stages(name, stages, student, teacher) if options.layers == DYNAMIC else stages
 
 
-def require_answers(name: str, options: MethodOptions) -> None:
-    """Refuse a method on class probabilities where a row's answer is something else.
+def require_answers(name: str, options: MethodOptions, stages: Sequence[StageSpec] = ()) -> None:
+    """Refuse a method, or stages with a loss, on class probabilities where a row's answer is something else.
 
     Raises:
         NeedsError: It is; names the methods that work.
     """
-    if name in OF_CLASSES and not options.answers.is_distribution:
+    losses = {term.name for stage in stages for term in stage.terms}
+    if (name in OF_CLASSES or losses & LOSSES_OF_CLASSES) and not options.answers.is_distribution:
         raise NeedsError(
             f"method {name!r} compares probabilities of classes that exclude each other;"
             f" the answers of this task are {DESCRIBED.get(options.answers.kind, options.answers.kind)}",

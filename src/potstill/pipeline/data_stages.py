@@ -74,6 +74,7 @@ def check_answers(run: Run) -> None:
         for key, wanted in (
             ("baseline: true", recipe.baseline),
             ("teacher.finetune: always", recipe.teacher.finetune == "always"),
+            ("teacher.from_scratch: true", recipe.teacher.from_scratch),
         ):
             if wanted:
                 raise RecipeError(
@@ -81,6 +82,12 @@ def check_answers(run: Run) -> None:
                     "learning from the teacher alone",
                     f"leave {key.partition(':')[0]} out",
                 )
+    if recipe.teacher.others and not answers.is_distribution:
+        raise RecipeError(
+            f"{1 + len(recipe.teacher.others)} teachers are given, and answers of {run.task.name} are no probabilities of classes",
+            "several teachers for classification, one teacher for other tasks",
+            "leave one teacher",
+        )
     if answers.kind == "embedding" and recipe.student.architecture is not None:
         raise RecipeError(
             f"student.architecture is {recipe.student.architecture!r}, and such students have no sentence embedding",

@@ -43,13 +43,14 @@ def named_student(run: Run, planned: StudentPlan, processor: Any) -> PreTrainedM
     name = str(run.recipe.student.model)
     check_reads(name, planned.build_config(), processor)
     if _has_weights(name):
-        student = run.task.load_model(name, num_labels=len(run.label_names), label_names=run.label_names)
+        student = run.task.load_model(name, num_labels=run.num_answers, label_names=run.label_names)
     else:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(run.recipe.seed)
             student = new_model(run.task, planned.build_config())
-    student.config.id2label = dict(enumerate(run.label_names))
-    student.config.label2id = {label: index for index, label in enumerate(run.label_names)}
+    if run.label_names:
+        student.config.id2label = dict(enumerate(run.label_names))
+        student.config.label2id = {label: index for index, label in enumerate(run.label_names)}
     if student.num_parameters() >= run.teacher.model.num_parameters():
         run.observer.warn(f"the student {name} is not smaller than the teacher")
     return student.eval()

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from potstill.errors import ModelError
 from potstill.student import encoder_cut
-from potstill.student.architectures import coded
+from potstill.student.architectures import coded, register
 from potstill.student.coding import product_codes, rebuilt
 from potstill.student.configurations import position_offset
 from potstill.student.convnext_cut import cut_convnext
@@ -73,6 +73,8 @@ def cut_student(
     batches = list(batches)
     teacher = _on_cpu(teacher)
     config = _student_config(teacher, plan, vocabulary_cut)
+    if hasattr(teacher.config, "sentence_pooling"):
+        config.sentence_pooling = teacher.config.sentence_pooling
     family = family_of(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -98,6 +100,7 @@ def cut_student(
 def _class_named(name: str, config: Any) -> Any:
     """A model class of Potstill's own encoder, of sentence embeddings, or of transformers."""
     if name.endswith(HEAD):
+        register()
         return encoder_class(type(config))
     return getattr(coded, name, None) or getattr(transformers, name)
 
