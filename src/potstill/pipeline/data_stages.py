@@ -84,7 +84,7 @@ def check_answers(run: Run) -> None:
                 )
     if recipe.teacher.others and not answers.is_distribution:
         raise RecipeError(
-            f"{1 + len(recipe.teacher.others)} teachers are given, and answers of {run.task.name} are no probabilities of classes",
+            f"{1 + len(recipe.teacher.others)} teachers are given; answers of {run.task.name} are no probabilities of classes",
             "several teachers for classification, one teacher for other tasks",
             "leave one teacher",
         )
