@@ -20,9 +20,10 @@ RAMP_UP = 40 / 180
 def dml(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
     """Two peers, each taught by labels (1) and by the other's answers (KL at τ = 1, weight 1); the best one is kept.
 
-    Source: Zhang et al. 2018, Deep Mutual Learning (arXiv 1706.00384), eq. 5 to 8; all peers take one step from one forward each, the paper's
-    take turns. `distill.online.peers` sets their number, `distill.online.start` what they begin with: random weights, as in
-    the paper from scratch, or the student's under a head of their own, as with its pretrained nets. No teacher is asked.
+    Source: Zhang et al. 2018, Deep Mutual Learning (arXiv 1706.00384), eq. 5 to 8; all peers take one step from one forward
+    each, the paper's take turns. `distill.online.peers` sets their number, `distill.online.start` what they begin with:
+    random weights, as in the paper from scratch, or the student's under a head of their own, as with its pretrained nets.
+    No teacher is asked.
     """
     online = options.online
     start = online.start if online.start != "auto" else "student" if student.kept_layers else "random"
