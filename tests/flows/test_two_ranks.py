@@ -36,7 +36,7 @@ def recipe(folder: Path, teacher: Path, data: Path, *, accumulation: int) -> Pat
 
 def run(command: list[str], file: Path, output: Path) -> subprocess.CompletedProcess[str]:
     """`potstill distill` in processes of its own."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [*command, "distill", str(file), "-o", str(output)], env=environment, capture_output=True, text=True, check=False
     )
