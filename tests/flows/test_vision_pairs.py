@@ -11,8 +11,12 @@ import transformers
 from PIL import Image
 from sklearn.datasets import load_digits
 
+import potstill
 from flows.small_families import image_teacher
-from flows.test_families import distilled
+from flows.test_families import TINY, distilled
+from potstill import DistillationPipeline
+from potstill.errors import ModelError
+from potstill.teacher import factory
 from teacher.user_nets import Small, with_processor
 
 DIGITS = ("0", "1", "2")
@@ -77,16 +81,23 @@ def test_methods_across_convolutional_nets(method: str, digits: Path, tmp_path: 
 
 
 def test_networks_named_as_code_teach_and_learn(digits: Path, tmp_path: Path) -> None:
-    made = {"trust_remote_code": True, "epochs": 1}
-    distilled(
-        tmp_path / "out",
-        "teacher.user_nets:with_processor",
-        digits,
-        ratio=None,
-        teacher={**made, "from_scratch": True},
-        student={"model": "teacher.user_nets:build", "trust_remote_code": True},
-        method="at",
-    )
+    config: dict[str, Any] = {
+        **TINY,
+        "teacher": {"from_scratch": True, "epochs": 1, "trust_remote_code": True},
+        "student": {"model": "teacher.user_nets:build", "trust_remote_code": True},
+        "method": "at",
+    }
+    metrics = DistillationPipeline("teacher.user_nets:with_processor", digits, config=config, output_dir=tmp_path / "out").run()
+    assert metrics.models["student"].quality["accuracy"] is not None
+    with pytest.raises(ModelError, match=r"trust_remote_code=True"):
+        untrusted_load(tmp_path / "out")
+    assert potstill.load(tmp_path / "out", trust_remote_code=True)[0].config.factory == "teacher.user_nets:build"
+
+
+def untrusted_load(folder: Path) -> Any:
+    """As a process that has not run the recipe loads it."""
+    factory._trusted.clear()
+    return potstill.load(folder)
 
 
 @pytest.mark.slow
