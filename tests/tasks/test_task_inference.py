@@ -28,8 +28,15 @@ def test_inferred(config: PreTrainedConfig | None, columns: tuple[str, ...], nam
 
 
 def test_a_teacher_for_another_task_is_refused() -> None:
-    with pytest.raises(ModelError, match="BertForTokenClassification, made for another task"):
-        tasks.infer(BertConfig(architectures=["BertForTokenClassification"]), ())
+    with pytest.raises(ModelError, match="BertForMultipleChoice, made for another task"):
+        tasks.infer(BertConfig(architectures=["BertForMultipleChoice"]), ())
+
+
+@pytest.mark.parametrize(
+    ("head", "name"), [("BertForTokenClassification", "token-classification"), ("BertForQuestionAnswering", "question-answering")]
+)
+def test_heads_for_words_and_spans_tell(head: str, name: str) -> None:
+    assert tasks.infer(BertConfig(architectures=[head]), ()).name == name
 
 
 def test_what_nobody_can_tell_is_refused() -> None:
