@@ -84,9 +84,16 @@ def _term(entry: Any, student: ModelFacts, teacher: ModelFacts, layers: Any) -> 
     options = {key: value for key, value in entry.items() if key not in ("name", "weight", "temperature")}
     wanted = options.get("layers", layers)
     if _takes_layers(entry["name"]):
-        options["layers"] = pair_layers(wanted, student, teacher)
+        options["layers"] = wanted if _are_needs(wanted) else pair_layers(wanted, student, teacher)
     term = TermSpec(entry["name"], entry.get("weight", 1.0), entry.get("temperature"), options)
     return _routed(term, student, teacher) if "layers" in options and wanted == DYNAMIC else term
+
+
+def _are_needs(layers: Any) -> bool:
+    """Whether pairs name places (``[["hidden:-1", "module:features"]]``), not blocks; the trainer checks them."""
+    if not isinstance(layers, list | tuple) or not layers:
+        return False
+    return all(isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(end, str) for end in pair) for pair in layers)
 
 
 def _takes_layers(loss: str) -> bool:
