@@ -217,3 +217,13 @@ def test_plain_module_can_be_a_student(tmp_path):
     trainer = trainer_for(tmp_path, student=Bag(), losses=["kl"])
     trainer.train()
     assert trainer.evaluate()["eval_loss"] > 0
+
+
+def test_evaluation_outside_of_training_leaves_what_losses_remember(tmp_path):
+    trainer = trainer_for(
+        tmp_path, losses=["ctkd", {"name": "routed", "student_layers": [1], "teacher_layers": [1, 2]}], max_steps=2
+    )
+    trainer.train()
+    before = weights(trainer.objective.modules)
+    trainer.evaluate()
+    assert same(before, weights(trainer.objective.modules))

@@ -118,6 +118,7 @@ class MeasuringTrainer(Trainer):
         self.prepare()
         self.objective.set_progress(self.progress)
         self.model.eval()
+        self.objective.modules.eval()  # no part of the model outside of training
         self.callback_handler.eval_dataloader = dataloader
         with torch.no_grad(), self._averaged():
             found = self._predictions(dataloader, self._view)
