@@ -187,7 +187,8 @@ def facts_of(model: Any, *, kept_layers: Sequence[int] = ()) -> ModelFacts:
     heads = family.size(config, "heads") if "heads" in family.config_keys else None
     layers = len(depth) if isinstance(depth, (list, tuple)) else int(depth)
     last_width = width[-1] if isinstance(width, (list, tuple)) else width
-    kept = tuple(kept_layers) if len(kept_layers) == layers else ()
+    # the stages of a convolutional net are not the blocks that a plan counts
+    kept = tuple(kept_layers) if heads is not None and len(kept_layers) == layers else ()
     size = int(model.num_parameters()) if hasattr(model, "num_parameters") else None
     return ModelFacts(layers, int(last_width), heads, family.modality, kept, config.num_labels, _strides(config, layers), size)
 
