@@ -146,8 +146,16 @@ def plan_from_config(
     size = built_parameters(config) if parameters is None else parameters
     ratio = 1 - size / whole
     depth = depth_of(config)
-    layers = spaced_layers(depth_of(getattr(teacher, "config", teacher)), depth)
+    teacher_depth = depth_of(getattr(teacher, "config", teacher))
+    layers = spaced_layers(teacher_depth, depth) if _has_like_blocks(teacher, config) else ()
     return _finish(config, layers, None, size, whole, ratio, ("the architecture was named, not searched",))
+
+
+def _has_like_blocks(teacher: Any, config: Any) -> bool:
+    """Whether the blocks of a student can stand for blocks of the teacher: not where tokens meet maps, or a family is unknown."""
+    kinds = [str(getattr(getattr(model, "config", model), "model_type", "")) for model in (teacher, config)]
+    structures = {FAMILIES[kind].structure if kind in FAMILIES else "" for kind in kinds}
+    return "" not in structures and ("convolution" not in structures or len(structures) == 1)
 
 
 def spaced_layers(total: int, kept: int) -> tuple[int, ...]:
