@@ -8,8 +8,10 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from potstill.errors import TrainingError
 from potstill.training.averaging import WeightAverage
@@ -52,6 +54,33 @@ def load_state(folder: str | Path, modules: nn.ModuleDict, average: WeightAverag
     _load_strict(modules, losses, folder)
     if average is not None:
         average.restore(raw)
+
+
+def load_renamed(folder: str | Path, model: nn.Module) -> None:
+    """Load weights that were saved under other names than the model's own.
+
+    transformers writes some families (ViT, for one) under the names of their first release, and its trainer, which loads
+    checkpoints by name and passes over names that it does not know, would leave those weights as they are.
+
+    Args:
+        folder: The checkpoint.
+        model: Whose weights are loaded, in place; nothing is done where the names agree.
+    """
+    if not isinstance(model, PreTrainedModel) or not (set(_names(Path(folder))) - set(model.state_dict())):
+        return
+    loaded = type(model).from_pretrained(folder, dtype=model.dtype)
+    model.load_state_dict(loaded.state_dict(), strict=False)
+
+
+def _names(folder: Path) -> list[str]:
+    """Names of the weights in a checkpoint; none where they are kept in another way."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        return list(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+    if not (folder / "model.safetensors").is_file():
+        return []
+    with safe_open(folder / "model.safetensors", "pt") as weights:
+        return list(weights.keys())
 
 
 def newest_checkpoint(folder: str | Path) -> Path | None:

@@ -265,6 +265,7 @@ class DistillationTrainer(MeasuringTrainer):
 
     def _load_best_model(self) -> None:
         super()._load_best_model()
+        checkpoints.load_renamed(str(self.state.best_model_checkpoint), self.model)
         if self.peers is not None:
             checkpoints.load_state(str(self.state.best_model_checkpoint), self.objective.modules, None)
 
@@ -448,6 +449,7 @@ class DistillationTrainer(MeasuringTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
+        checkpoints.load_renamed(resume_from_checkpoint, self.model)
         checkpoints.load_state(resume_from_checkpoint, self.objective.modules, self._average)
 
 
