@@ -91,8 +91,9 @@ def cut_student(
     encoder_cut.copy_layers(teacher, student, kept, importance)
     counts = token_counts if vocabulary_cut is None else vocabulary_cut.kept_counts
     _fill_embeddings(teacher, student, kept.hidden, vocabulary_cut, _counts(teacher, batches, counts), importance, seed)
-    _copy_head(teacher, student, kept.hidden)
-    if importance is not None or family.model_type != family_of(teacher).model_type:
+    _copy_head(teacher, student, kept.hidden, batches)
+    is_other_type = importance is not None or family.model_type != family_of(teacher).model_type
+    if is_other_type and not _reads_other_features(teacher, student):
         _refit_head(teacher, student, batches, vocabulary_cut)
     return student
 
@@ -265,15 +266,14 @@ def _copy_image_embeddings(teacher: PreTrainedModel, student: PreTrainedModel, h
 
 
 @torch.no_grad()
-def _copy_head(teacher: PreTrainedModel, student: PreTrainedModel, hidden: Tensor) -> None:
+def _copy_head(teacher: PreTrainedModel, student: PreTrainedModel, hidden: Tensor, batches: list[Any]) -> None:
     old, new = family_of(teacher), family_of(student)
     source, target = old.pooler(teacher), new.pooler(student)
     if source is not None and target is not None:
         encoder_cut.copy_linear(source, target, hidden, hidden)
     old_head, new_head = old.head(teacher), new.head(student)
     if _reads_other_features(teacher, student):
-        new_head.weight.zero_()
-        new_head.bias.zero_()
+        _fit_head(teacher, student, hidden, batches)
     elif old_head.out_features == new_head.out_features:
         encoder_cut.copy_linear(old_head, new_head, torch.arange(old_head.out_features), hidden)
 
@@ -285,18 +285,45 @@ def _reads_other_features(teacher: PreTrainedModel, student: PreTrainedModel) ->
 
 @torch.no_grad()
 def _refit_head(teacher: PreTrainedModel, student: PreTrainedModel, batches: list[Any], cut: VocabularyCut | None) -> None:
-    """Least squares from the student's last features to the teacher's logits, drawn towards copied weights if there are any."""
+    """Least squares from the student's last features to the teacher's logits, drawn towards the weights so far."""
     head = family_of(student).head(student)
     if not batches or head.out_features != family_of(teacher).head(teacher).out_features:
         return
-    features, logits = _features_and_logits(teacher, student, batches, cut)
+    _regress(head, *_features_and_logits(teacher, student, batches, cut), HEAD_RIDGE)
+
+
+@torch.no_grad()
+def _fit_head(teacher: PreTrainedModel, student: PreTrainedModel, hidden: Tensor, batches: list[Any]) -> None:
+    """The final layer that reads the teacher's logits from what goes into the teacher's pooler, as nearly as one layer can.
+
+    The student's own features are far from the teacher's at first, so a layer fitted to them alone would learn their noise.
+    """
+    head = family_of(student).head(student)
+    head.weight.zero_()
+    head.bias.zero_()
+    if not batches or head.out_features != family_of(teacher).head(teacher).out_features:
+        return
+    features: list[Tensor] = []
+    pooler = family_of(teacher).pooler(teacher)
+    assert pooler is not None
+    was_training = teacher.training
+    teacher.eval()
+    handle = pooler.register_forward_pre_hook(lambda m, args: features.append(args[0].double().cpu()[..., hidden]))
+    try:
+        logits = [head_output(teacher(**teacher_inputs(teacher, batch))).double().cpu() for batch in batches]
+    finally:
+        handle.remove()
+        teacher.train(was_training)
+    _regress(head, torch.cat(features), torch.cat(logits), NEW_HEAD_RIDGE)
+
+
+def _regress(head: nn.Linear, features: Tensor, logits: Tensor, ridge: float) -> None:
+    """Least squares from features [N, D] to logits [N, C], drawn towards the weights that the layer has."""
     features = torch.cat([features, features.new_ones(len(features), 1)], dim=1)
     prior = torch.cat([head.weight, head.bias[:, None]], dim=1).double()
-    share = NEW_HEAD_RIDGE if _reads_other_features(teacher, student) else HEAD_RIDGE
-    ridge = share * features[:, :-1].square().mean() * len(features)
-    square = features.T @ features + ridge * torch.eye(features.shape[1], dtype=features.dtype)
-    residual = logits - features @ prior.T
-    solution = prior + torch.linalg.solve(square, features.T @ residual).T
+    damping = ridge * features[:, :-1].square().mean() * len(features)
+    square = features.T @ features + damping * torch.eye(features.shape[1], dtype=features.dtype)
+    solution = prior + torch.linalg.solve(square, features.T @ (logits - features @ prior.T)).T
     head.weight.copy_(solution[:, :-1])
     head.bias.copy_(solution[:, -1])
 
