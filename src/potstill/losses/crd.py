@@ -163,6 +163,9 @@ class CRD(PairedLoss):
     def rows_of(self, batch: Mapping[str, Any]) -> Tensor:
         """Places [B] of the batch's rows in the memory, from 0 to N−1.
 
+        Rows met in evaluation alone take no place for good: they are compared with places that are free, else with those of
+        other rows, so that their loss says little, and training keeps room for its own.
+
         Raises:
             DataError: More distinct row ids than rows were announced.
         """
@@ -171,9 +174,18 @@ class CRD(PairedLoss):
         ids = _gathered(batch["row_id"].to(self.known_ids))[0]
         place = torch.searchsorted(self.known_ids, ids).clamp(max=len(self.known_ids) - 1)
         if bool((self.known_ids[place] != ids).any()):
+            if not self.training:
+                return self._lent(batch["row_id"].to(self.known_ids))
             self._add(ids)
         place = torch.searchsorted(self.known_ids, batch["row_id"].to(self.known_ids))
         return self.known_rows[place]
+
+    def _lent(self, ids: Tensor) -> Tensor:
+        place = torch.searchsorted(self.known_ids, ids).clamp(max=len(self.known_ids) - 1)
+        is_known = self.known_ids[place] == ids
+        rank = torch.searchsorted(ids.unique(), ids)
+        lent = (int((self.known_ids != UNSEEN).sum()) + rank) % len(self.known_ids)
+        return torch.where(is_known, self.known_rows[place], self.known_rows[lent])
 
     def _add(self, ids: Tensor) -> None:
         known = self.known_ids != UNSEEN
