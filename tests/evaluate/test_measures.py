@@ -17,6 +17,8 @@ from potstill.export.timing import time_interleaved
 
 
 class FakeRows:
+    groups = None
+
     def __init__(self, lengths):
         self.lengths = np.array(lengths)
 

@@ -51,6 +51,14 @@ def test_correlation_does_not_depend_on_units_and_is_zero_where_nothing_changes(
     assert number_quality(np.ones((40, 2)), labels)["pearson"] == 0.0
 
 
+def test_concordance_is_one_only_for_equal_numbers(chance: np.random.Generator) -> None:
+    labels = chance.normal(size=(40, 1))
+    assert number_quality(labels, labels)["concordance"] == pytest.approx(1.0)
+    for other in (0.5 * labels, labels + 1.0):
+        assert number_quality(other, labels)["pearson"] == pytest.approx(1.0)
+        assert number_quality(other, labels)["concordance"] < 0.9
+
+
 @pytest.mark.parametrize(("name", "nothing"), [("multi-label", -100.0), ("regression", np.nan)])
 def test_rows_without_labels_change_nothing(name: str, nothing: float, chance: np.random.Generator) -> None:
     task = tasks.build(name)

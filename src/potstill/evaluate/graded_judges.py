@@ -71,8 +71,8 @@ class NumbersJudge:
         return None
 
     def intervals(self, answers: Mapping[str, Predictions], metric: str) -> dict[str, Interval]:
-        """Of Pearson correlation."""
-        return bootstrap(answers, metric, _moments, _mean_correlation) if metric == "pearson" else {}
+        """Of concordance."""
+        return bootstrap(answers, metric, _moments, _mean_concordance) if metric == "concordance" else {}
 
     def worst(self, student: Predictions, teacher: Predictions, names: Sequence[str], count: int) -> list[Worst]:
         """By how much further the student is from the truth, in standard deviations of the labels, summed over numbers."""
@@ -142,18 +142,18 @@ def _micro_f1(means: np.ndarray) -> float:
 
 
 def _moments(found: Predictions) -> np.ndarray:
-    """[N, 5 K] first and second moments of answers and labels, around their means."""
+    """[N, 5 K] first and second moments of answers and labels, around the mean of the labels."""
     known = known_rows(found.labels)
-    return _second_moments(found.logits[known].astype(np.float64), found.labels[known].astype(np.float64))
+    labels = found.labels[known].astype(np.float64)
+    return _second_moments(found.logits[known] - labels.mean(0), labels - labels.mean(0))
 
 
 def _pair_moments(found: Predictions) -> np.ndarray:
-    similarity, scores = pair_cosines(found.logits, found.labels)
-    return _second_moments(ranks(similarity)[:, None], ranks(scores)[:, None])
+    both = (ranks(values)[:, None] for values in pair_cosines(found.logits, found.labels))
+    return _second_moments(*(values - values.mean() for values in both))
 
 
 def _second_moments(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    first, second = first - first.mean(0), second - second.mean(0)
     return np.concatenate([first, second, first**2, second**2, first * second], axis=1)
 
 
@@ -161,6 +161,12 @@ def _mean_correlation(means: np.ndarray) -> float:
     first, second, first_square, second_square, product = means.reshape(5, -1)
     spread = np.sqrt(np.maximum(first_square - first**2, 0) * np.maximum(second_square - second**2, 0))
     return float(np.where(spread > 0, (product - first * second) / np.where(spread > 0, spread, 1.0), 0.0).mean())
+
+
+def _mean_concordance(means: np.ndarray) -> float:
+    first, second, first_square, second_square, product = means.reshape(5, -1)
+    whole = first_square - first**2 + second_square - second**2 + (first - second) ** 2
+    return float(np.where(whole > 0, 2 * (product - first * second) / np.where(whole > 0, whole, 1.0), 0.0).mean())
 
 
 def _listed(chosen: np.ndarray, names: Sequence[str]) -> str:

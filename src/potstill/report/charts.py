@@ -35,7 +35,8 @@ _TECHNICAL = (
 )
 _OTHER_UNITS = frozenset({"eval_mse", "eval_mae", "eval_r2", "eval_teacher_rmse"})
 
-_VALIDATION_SHARES = SHARES | {"agreement", "pearson", "spearman", "teacher_cosine", "teacher_pearson", "same_neighbour"}
+_CORRELATIONS = {"concordance", "pearson", "spearman", "teacher_cosine", "teacher_pearson"}
+_VALIDATION_SHARES = SHARES | _CORRELATIONS | {"agreement", "same_neighbour"}
 
 
 def tradeoff_charts(metrics: Metrics) -> list[Markup]:

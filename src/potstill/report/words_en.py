@@ -73,8 +73,8 @@ ENGLISH: dict[str, str] = {
     "models_note_plain": "Kept: share of the teacher's {metric}. p50: median time of one row in the fastest runtime measured.",
     "note_labels": "Each label of a row is a decision of its own, at a probability of one half: agreement, WDSR, KL and ECE are "
     "over decisions. Subset accuracy: share of rows with every label right.",
-    "note_numbers": "Answers are numbers: correlation with the labels is compared; teacher_pearson and teacher_rmse "
-    "are against the teacher's numbers. Agreement, WDSR, KL and ECE mean nothing here.",
+    "note_numbers": "Answers are numbers: concordance (1 only where order, scale and level are right) is compared; "
+    "teacher_pearson and teacher_rmse are against the teacher's numbers. Agreement, WDSR, KL and ECE mean nothing here.",
     "note_embedding": "Answers are vectors of length one: teacher_cosine is the mean cosine to the teacher's vector "
     "of the same text, same_neighbour the share of rows whose nearest row is the same. "
     "Agreement, WDSR, KL and ECE mean nothing here.",

@@ -69,7 +69,8 @@ CHINESE: dict[str, str] = {
     "models_note_plain": "保留率：占教师 {metric} 的比例。p50：所测最快运行时处理一行的中位时间。",
     "note_labels": "每行的每个标签各自判定（概率过半为是）：一致率、WDSR、KL 与 ECE 均按判定计算。"
     "subset_accuracy：所有标签全对的行所占比例。",
-    "note_numbers": "答案是数值：比较的是与标签的相关性；teacher_pearson 与 teacher_rmse 对照教师的数值。"
+    "note_numbers": "答案是数值：比较的是一致性相关系数（顺序、尺度与水平都对才为 1）；"
+    "teacher_pearson 与 teacher_rmse 对照教师的数值。"
     "一致率、WDSR、KL 与 ECE 在此无意义。",
     "note_embedding": "答案是单位长度的向量：teacher_cosine 是与教师向量的平均余弦，"
     "same_neighbour 是最近邻相同的行所占比例。一致率、WDSR、KL 与 ECE 在此无意义。",

@@ -66,8 +66,8 @@ def label_counts(answered: np.ndarray, true: np.ndarray) -> np.ndarray:
 def number_quality(values: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Measures of predicted numbers; with several numbers a row, correlations and R² are means over them.
 
-    Pearson and Spearman correlation (0 where a side never changes), R² = 1 − Σ(y − ŷ)² / Σ(y − ȳ)², mean squared and mean
-    absolute error in the units of the labels.
+    Concordance (see `concordance`), Pearson and Spearman correlation (0 where a side never changes),
+    R² = 1 − Σ(y − ŷ)² / Σ(y − ȳ)², mean squared and mean absolute error in the units of the labels.
 
     Args:
         values: Answers [N, K].
@@ -82,6 +82,7 @@ def number_quality(values: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     errors = np.square(values - labels).sum(0)
     r2 = [1 - error / whole if whole > 0 else 0.0 for error, whole in zip(errors, spread)]
     return {
+        "concordance": float(np.mean([concordance(own, true) for own, true in zip(values.T, labels.T)])),
         "pearson": float(np.mean([correlation(own, true) for own, true in zip(values.T, labels.T)])),
         "spearman": float(np.mean([correlation(ranks(own), ranks(true)) for own, true in zip(values.T, labels.T)])),
         "r2": float(np.mean(r2)),
@@ -95,6 +96,18 @@ def correlation(first: np.ndarray, second: np.ndarray) -> float:
     first, second = first - first.mean(), second - second.mean()
     whole = float(np.sqrt(np.square(first).sum() * np.square(second).sum()))
     return float((first * second).sum()) / whole if whole > 1e-300 else 0.0
+
+
+def concordance(first: np.ndarray, second: np.ndarray) -> float:
+    """Concordance correlation 2 cov / (var + var + (difference of means)²) of two lists [N]: 1 only where they are equal.
+
+    Unlike the plain correlation it falls where answers are right in order but too close together or too high; 0 where neither
+    changes.
+    Source: Lin 1989, "A concordance correlation coefficient to evaluate reproducibility" (Biometrics 45), equation 2.
+    """
+    shift = float(first.mean() - second.mean())
+    whole = float(first.var() + second.var()) + shift**2
+    return 2 * float(((first - first.mean()) * (second - second.mean())).mean()) / whole if whole > 1e-300 else 0.0
 
 
 def ranks(values: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ class Regression(TextClassification):
     """One number or several for a text, in the units of the data."""
 
     name = "regression"
-    metric = "pearson"
+    metric = "concordance"
     label_kind = "numbers"
     config_values = MappingProxyType({"problem_type": "regression"})
 
@@ -59,7 +59,7 @@ class Regression(TextClassification):
             head.bias.copy_(torch.tensor(np.nanmean(labels.astype(np.float64), axis=0)))
 
     def quality(self, logits: np.ndarray, labels: np.ndarray, *, teacher: np.ndarray | None = None) -> dict[str, float]:
-        """Correlations, R² and errors; see `potstill.tasks.graded_quality.number_quality`."""
+        """Concordance, correlations, R² and errors; see `potstill.tasks.graded_quality.number_quality`."""
         return number_quality(logits, labels)
 
     def closeness(self, student: np.ndarray, teacher: np.ndarray) -> dict[str, float]:
