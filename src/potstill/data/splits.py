@@ -118,7 +118,7 @@ def load_rows(
     *,
     task: Columns,
     label_names: Sequence[str],
-    columns: Mapping[str, str] | None = None,
+    columns: Mapping[str, Any] | None = None,
     split: str = "test",
     skip_corrupt: bool = False,
 ) -> Dataset:

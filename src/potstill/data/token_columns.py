@@ -57,7 +57,7 @@ def find_questions(features: Features, asked: Mapping[str, str] | None, *, label
     return roles
 
 
-def tells_of_units(features: Features, asked: Mapping[str, str] | None = None) -> str | None:
+def tells_of_units(features: Features, asked: Mapping[str, Any] | None = None) -> str | None:
     """``"tags"`` where there are lists of words and of tags, ``"spans"`` where there are questions, contexts and answers.
 
     Only columns with the usual names tell, or those that the user has named by the roles of these tasks.

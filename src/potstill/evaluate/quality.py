@@ -106,8 +106,8 @@ def predict(
     back = np.argsort(order, kind="stable")
     fills = {"logits": FLOOR, "labels": -100, "row_id": -1, "mask": False}
     whole = {name: joined(arrays, fills[name])[back] for name, arrays in parts.items() if arrays}
-    found = Predictions(whole["logits"], whole["labels"], whole["row_id"], whole.get("mask"))
-    return found if rows.groups is None or found.mask is not None else _of_texts(found, rows.groups)
+    predicted = Predictions(whole["logits"], whole["labels"], whole["row_id"], whole.get("mask"))
+    return predicted if rows.groups is None or predicted.mask is not None else _of_texts(predicted, rows.groups)
 
 
 def _of_texts(found: Predictions, groups: np.ndarray) -> Predictions:

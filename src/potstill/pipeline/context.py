@@ -148,7 +148,7 @@ class Run:
     @property
     def num_answers(self) -> int:
         """Width of a row's answer: one for each label, or the teacher's embedding."""
-        return len(self.label_names) or int(self.teacher.model.config.num_labels)
+        return len(self.label_names) or int(self.teacher.model.config.num_labels or 0)
 
     @property
     def label_names(self) -> tuple[str, ...]:

@@ -102,7 +102,8 @@ def _class_named(name: str, config: Any) -> Any:
     """A model class of Potstill's own encoder, of sentence embeddings, or of transformers."""
     if name.endswith(HEAD):
         register()
-        return encoder_class(type(config))
+        config_class: Any = type(config)
+        return encoder_class(config_class)
     return getattr(coded, name, None) or getattr(transformers, name)
 
 

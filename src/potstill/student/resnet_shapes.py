@@ -14,8 +14,10 @@ from potstill.student.cost import parameters
 DEPTH_WEIGHT = 1.0  # × log2(blocks of the teacher / blocks)
 WIDTH_WEIGHT = 1.5  # × log2(1 / width scale)
 TOLERANCE = 0.004
-SKETCHED = ("model_type", "num_channels", "num_labels", "embedding_size", "hidden_sizes", "depths", "patch_size")
-SKETCHED += ("layer_type", "downsample_in_first_stage", "downsample_in_bottleneck", "layer_scale_init_value")
+SKETCHED = (
+    *("model_type", "num_channels", "num_labels", "embedding_size", "hidden_sizes", "depths", "patch_size"),
+    *("layer_type", "downsample_in_first_stage", "downsample_in_bottleneck", "layer_scale_init_value"),
+)
 
 
 def best_resnet(config: Any, budget: int, teacher_parameters: int) -> Any:

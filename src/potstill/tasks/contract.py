@@ -73,6 +73,10 @@ class Task(Protocol):
         """Measures of answers [N, C] against labels [N] or [N, C], and against the teacher's answers where a measure is."""
         ...
 
+    def per_class(self, logits: np.ndarray, labels: np.ndarray) -> list[dict[str, Any]]:
+        """Precision, recall and F1 of each class; empty where there are no classes."""
+        ...
+
     def text_of(self, row: Mapping[str, Any]) -> str:
         """A row as a person reads it."""
         ...

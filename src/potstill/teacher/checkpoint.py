@@ -74,7 +74,7 @@ def check_config(name: str, config: Any, task: NamedTask) -> None:
     """
     problem = getattr(config, "problem_type", None)
     own = PROBLEMS.get(task.name, "single_label_classification")
-    if problem in PROBLEMS.values() and problem != own:
+    if problem is not None and problem in PROBLEMS.values() and problem != own:
         fitting = next(each for each, theirs in PROBLEMS.items() if theirs == problem)
         raise ModelError(
             f"{name} was trained for {problem.replace('_', ' ')}, the task is {task.name}",

@@ -230,7 +230,7 @@ def _trainer(
         **settings.beside.arrange(teacher, collator),
     )
     trainer.remove_callback(PrinterCallback)
-    if hasattr(task, "closeness"):
+    if task is not None and hasattr(task, "closeness"):
         trainer.closeness = task.closeness
     return trainer
 
