@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from potstill.student.architectures.auto_classes import announce
+
 __version__ = "0.1.0"
 
 _LAZY = {
@@ -15,6 +17,9 @@ _LAZY = {
 }
 
 __all__ = [*_LAZY, "__version__"]
+
+
+announce()  # students that are not of transformers' own types load with its Auto classes once both packages are imported
 
 
 def __getattr__(name: str) -> Any:

@@ -27,6 +27,7 @@ from transformers.models.electra.modeling_electra import (
 )
 
 from potstill.errors import ModelError
+from potstill.student.architectures.auto_classes import announce
 from potstill.student.architectures.coded_configuration import CodedEncoderConfig
 
 
@@ -232,3 +233,6 @@ def _narrow_attention(layer: Any, config: CodedEncoderConfig) -> None:
     for name in ("query", "key", "value"):
         setattr(attention, name, nn.Linear(config.hidden_size, inner))
     layer.attention.output.dense = nn.Linear(inner, config.hidden_size)
+
+
+announce()  # importing transformers' layers imports its table of models before these classes are there

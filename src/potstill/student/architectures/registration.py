@@ -93,27 +93,36 @@ def is_architecture(config: Any) -> bool:
     return any(model_type == f"potstill-{name}" for name in ARCHITECTURES)
 
 
+def register_configs() -> None:
+    """Make the configurations known to transformers' AutoConfig; doing it twice changes nothing."""
+    from transformers import AutoConfig
+
+    for config in (*(architecture.part("config") for architecture in ARCHITECTURES.values()), _coded_config()):
+        AutoConfig.register(config.model_type, config, exist_ok=True)
+
+
 def register() -> None:
     """Make the architectures known to transformers' Auto classes; doing it twice changes nothing."""
-    from transformers import AutoConfig, AutoModel, AutoModelForImageClassification, AutoModelForSequenceClassification
-
-    for architecture in ARCHITECTURES.values():
-        config = architecture.part("config")
-        auto: Any = AutoModelForSequenceClassification if architecture.modality == "text" else AutoModelForImageClassification
-        AutoConfig.register(config.model_type, config, exist_ok=True)
-        AutoModel.register(config, architecture.part("encoder"), exist_ok=True)
-        auto.register(config, architecture.part("classifier"), exist_ok=True)
-    _register_coded()
-
-
-def _register_coded() -> None:
-    """The encoder with coded embeddings, which a plan chooses rather than a recipe, with every head it may have."""
     import transformers
 
+    register_configs()
+    for architecture in ARCHITECTURES.values():
+        config = architecture.part("config")
+        head = "SequenceClassification" if architecture.modality == "text" else "ImageClassification"
+        transformers.AutoModel.register(config, architecture.part("encoder"), exist_ok=True)
+        _auto(head).register(config, architecture.part("classifier"), exist_ok=True)
     coded = importlib.import_module(f"{_ROOM}.coded")
-    config = coded.CodedEncoderConfig
-    transformers.AutoConfig.register(config.model_type, config, exist_ok=True)
-    transformers.AutoModel.register(config, coded.CodedEncoderModel, exist_ok=True)
+    transformers.AutoModel.register(_coded_config(), coded.CodedEncoderModel, exist_ok=True)
     for head in ("SequenceClassification", "TokenClassification", "QuestionAnswering"):
-        auto: Any = getattr(transformers, f"AutoModelFor{head}")
-        auto.register(config, getattr(coded, f"CodedFor{head}"), exist_ok=True)
+        _auto(head).register(_coded_config(), getattr(coded, f"CodedFor{head}"), exist_ok=True)
+
+
+def _coded_config() -> Any:
+    """Of the encoder with coded embeddings, which a plan chooses rather than a recipe."""
+    return importlib.import_module(f"{_ROOM}.coded_configuration").CodedEncoderConfig
+
+
+def _auto(head: str) -> Any:
+    import transformers
+
+    return getattr(transformers, f"AutoModelFor{head}")
