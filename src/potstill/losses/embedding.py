@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from potstill.losses.options import positive
-from potstill.losses.precision import full_precision
+from potstill.losses.precision import finite, full_precision
 from potstill.losses.reduction import Reduction, of_batch, over_rows
 from potstill.losses.response import ResponseLoss
 
@@ -33,7 +33,7 @@ def output_cosine(
         mask: [B], true on rows that count.
         reduction: Over rows.
     """
-    chord = F.normalize(student_embedding, dim=-1) - F.normalize(teacher_embedding, dim=-1)
+    chord = F.normalize(finite(student_embedding), dim=-1) - F.normalize(finite(teacher_embedding), dim=-1)
     return over_rows(0.5 * chord.square().sum(-1), mask, reduction)
 
 
@@ -54,14 +54,14 @@ def similarity_kl(
     """
     num_rows = student_embedding.shape[0]
     if num_rows < 3:  # one other row has probability one, whatever it is
-        return of_batch(student_embedding.sum() * 0.0, num_rows, reduction)
+        return of_batch(finite(student_embedding).sum() * 0.0, num_rows, reduction)
     log_p, log_q = (_neighbours(rows, temperature) for rows in (teacher_embedding, student_embedding))
     return of_batch((log_p.exp() * (log_p - log_q)).sum(1).mean(), num_rows, reduction)
 
 
 def _neighbours(rows: Tensor, temperature: float) -> Tensor:
     """[B, B − 1] log-probabilities of the other rows."""
-    unit = F.normalize(rows, dim=-1)
+    unit = F.normalize(finite(rows), dim=-1)
     others = ~torch.eye(len(rows), dtype=torch.bool, device=rows.device)
     return F.log_softmax((unit @ unit.T)[others].view(len(rows), -1) / temperature, dim=-1)
 
