@@ -124,7 +124,8 @@ def _conditions(metrics: Metrics) -> str:
 
 
 def _use(metrics: Metrics) -> str:
-    parts = ["With plain transformers, in this folder:", f"```python\n{snippets.load_with_transformers(metrics)}\n```"]
+    heading = "With transformers and potstill" if snippets.is_own_type(metrics) else "With plain transformers"
+    parts = [f"{heading}, in this folder:", f"```python\n{snippets.load_with_transformers(metrics)}\n```"]
     onnx = snippets.load_with_onnxruntime(metrics)
     if onnx:
         parts += ["With plain onnxruntime:", f"```python\n{onnx}\n```"]

@@ -1,4 +1,4 @@
-"""Code that loads the student without Potstill, for the page and the model card."""
+"""Code that loads the student, for the page and the model card."""
 
 from __future__ import annotations
 
@@ -50,7 +50,17 @@ _PIPELINES = {"multi-label": "text-classification", "regression": "text-classifi
 
 
 def load_with_transformers(metrics: Metrics) -> str:
-    """Python that loads the student folder without Potstill, run in the output folder."""
+    """Python that loads the student folder, with Potstill only where the student's type is its own."""
+    return ("import potstill  # knows the student's type\n" if is_own_type(metrics) else "") + _with_transformers(metrics)
+
+
+def is_own_type(metrics: Metrics) -> bool:
+    """Whether transformers knows the student's type only once potstill is imported."""
+    shape = {} if metrics.plan is None else metrics.plan.student
+    return str(shape.get("model_type", "")).startswith("potstill-")
+
+
+def _with_transformers(metrics: Metrics) -> str:
     if metrics.answers == "embedding":
         return _EMBED.format(student=metrics.files.get("student", "student"), example='"a text of yours"')
     example = '"an_image_of_yours.png"' if _is_image(metrics) else '"a text of yours"'
