@@ -34,6 +34,7 @@ CASES: dict[str, dict[str, int]] = {
 }
 SHOWN = ("data", "cache", "student", "distill")
 WORDS = 600
+BEHIND = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
 
 
 def main() -> None:
@@ -89,7 +90,7 @@ def run_case(folder: Path) -> dict[str, Any]:
     source = next(folder.glob("texts.*"))
     config = {
         "data": {"augment": "none"},
-        "student": {"ratio": 0.5},
+        "student": {"params": 55_000},
         "distill": {"method": "kd", "epochs": 1, "batch_size": 64, "cache": "always", "select": "last"},
         "quantize": {"mode": "none"},
         "evaluate": {"batch_sizes": [1], "repeats": 2, "similarity_rows": 64},
@@ -221,7 +222,7 @@ def draw(found: dict[str, dict[str, Any]], file: Path) -> None:
         ratios = [found[case]["stages"][name]["cpu_seconds"] / base[name]["cpu_seconds"] for name in SHOWN]
         left.bar(places, ratios, wide * 0.92, color=colour, label=case)
         for place, ratio in zip(places, ratios):
-            left.text(place, ratio * 1.05, f"{ratio:.1f}", ha="center", va="bottom", fontsize=8)
+            left.text(place, ratio * 1.05, f"{ratio:.1f}", ha="center", va="bottom", fontsize=8, bbox=BEHIND)
         if factor > 1:
             left.axhline(factor, color="#999999", linewidth=0.8, linestyle=":")
     left.set_yscale("log")
