@@ -10,7 +10,10 @@ import torch
 
 from potstill import DistillationPipeline
 from potstill.errors import RecipeError
+from potstill.pipeline.context import Run
+from potstill.pipeline.observer import LoggingObserver
 from potstill.pipeline.order import stages_for
+from potstill.pipeline.several_teachers import check_teachers
 from potstill.recipe import make_recipe
 from potstill.report.metrics import Metrics
 
@@ -108,9 +111,16 @@ def test_several_teachers_are_for_classes(small_bert: Path, tmp_path: Path) -> N
     rows = "\n".join(f"a lovely film number {index},{index / 7:.3f}" for index in range(80))
     file.write_text(f"text,label\n{rows}\n", "utf-8")
     recipe = {"teachers": [str(small_bert)] * 2, "data": str(file), "task": "regression", "output": str(tmp_path / "out")}
-    with pytest.raises(RecipeError, match="several teachers are given for regression"):
+    with pytest.raises(RecipeError, match="2 teachers are given; answers of regression are no probabilities"):
         run(recipe)
     assert not (tmp_path / "out/teacher").exists()
+
+
+@pytest.mark.parametrize("task", ["token-classification", "question-answering"])
+def test_several_teachers_are_for_whole_rows(task: str, tmp_path: Path) -> None:
+    recipe = make_recipe({"teachers": ["a", "b"], "data": "x.csv", "task": task})
+    with pytest.raises(RecipeError, match=f"2 teachers are given for {task}.*leave one teacher"):
+        check_teachers(Run(recipe, tmp_path, LoggingObserver()))
 
 
 def test_each_further_teacher_has_two_stages() -> None:

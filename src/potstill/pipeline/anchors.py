@@ -2,43 +2,47 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from potstill.errors import ModelError, RecipeError
+from potstill.errors import RecipeError
 from potstill.methods.chains import CHAINS
 from potstill.pipeline.given import content_of
 from potstill.recipe.model import OneTeacherRecipe
-from potstill.training.route import WEIGHTS, evenly
+from potstill.training.route import WEIGHTS, evenly, step_of
 
 if TYPE_CHECKING:
     from potstill.pipeline.context import Run
     from potstill.recipe import Recipe
     from potstill.teacher.source import TeacherSource
 
+logger = logging.getLogger(__name__)
+
 OWNERS = {"assistants": "takd", "generations": "ban", "ensemble": "ban", "route": "rco"}
 NOT_STATES = ("stage.json", "facts.json", WEIGHTS)
 
 
-def keep_anchors(route: Path, teacher: Path, count: int) -> None:
+def keep_anchors(route: Path, teacher: Path, count: int, *, end: float | None = None) -> None:
     """Make models of `count` states of a route, beside the trained teacher: ``anchors/anchor-1`` and so on.
+
+    The route ends where the teacher was best, so that no state is later than the teacher that is kept.
 
     Args:
         route: What `RouteKeeper` kept.
         teacher: The trained teacher, with its configuration and its tokenizer or image processor.
         count: How many.
-
-    Raises:
-        ModelError: The training was too short to have an earlier state.
+        end: Optimizer steps that the kept teacher has done; None for all.
     """
-    files = evenly(list(route.glob("step-*.safetensors")), count)
-    if not files:
-        raise ModelError(
-            "the training of the teacher was too short to keep a state before its end",
-            "two steps of training or more",
-            "raise teacher.epochs, or name folders in distill.chain.route",
+    states = list(route.glob("step-*.safetensors"))
+    files = evenly([file for file in states if end is None or step_of(file) <= end], count)
+    if len(files) < count:
+        logger.warning(
+            "the teacher was best so early that %d of %d states before it are kept; raise teacher.epochs for more",
+            len(files),
+            count,
         )
     for number, file in enumerate(files, start=1):
         place = teacher / "anchors" / f"anchor-{number}"

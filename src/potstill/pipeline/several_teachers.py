@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from potstill.teacher.source import TeacherSource
     from potstill.training.teacher_weights import TeacherWeights
 
-CONFIDENCES: dict[str, Confidence] = {"confidence": "entropy", "max_probability": "max", "agreement": "label"}
 TASKS = ("text-classification", "image-classification")
+CONFIDENCES: dict[str, Confidence] = {"confidence": "entropy", "max_probability": "max", "agreement": "label"}
 
 
 def numbers(recipe: Recipe) -> range:
@@ -124,8 +124,8 @@ def check_teachers(run: Run) -> None:
     """
     if run.recipe.teacher.others and run.task.name not in TASKS:
         raise RecipeError(
-            f"several teachers are given for {run.task.name}",
-            f"one teacher; several are mixed as probabilities of classes, for {' and '.join(TASKS)}",
+            f"{len(run.recipe.teacher.all)} teachers are given for {run.task.name}",
+            f"one teacher; several are mixed as probabilities of one class per row, for {' and '.join(TASKS)}",
             "leave one teacher",
         )
 

@@ -61,7 +61,7 @@ def teach(run: Run, folder: Path) -> Sequence[str]:
     model.save_pretrained(folder)
     loaded.processor.save_pretrained(folder)
     if recipe.anchors:
-        keep_anchors(folder / "training" / "route", folder, recipe.anchors)
+        keep_anchors(folder / "training" / "route", folder, recipe.anchors, end=outcome.best.get("step"))
     metric = outcome.best.get(f"eval_{run.metric}")
     write_json_atomic(folder / "facts.json", {"history": outcome.history, "best": outcome.best, "seconds": outcome.seconds})
     shutil.rmtree(folder / "training")
