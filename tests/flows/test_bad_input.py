@@ -137,10 +137,10 @@ def generator(teacher: Path) -> None:
     transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=300, n_embd=16, n_layer=1, n_head=2)).save_pretrained(teacher)
 
 
-def question_answering(teacher: Path) -> None:
+def multiple_choice(teacher: Path) -> None:
     """Give the teacher the head of another task."""
     config = transformers.AutoConfig.from_pretrained(teacher)
-    transformers.BertForQuestionAnswering(config).save_pretrained(teacher)
+    transformers.BertForMultipleChoice(config).save_pretrained(teacher)
 
 
 CASES = [
@@ -186,13 +186,13 @@ CASES = [
         ("weights", "cannot be read"),
     ),
     Case("teacher that generates", changed_teacher(generator), ("GPT2LMHeadModel",)),
-    Case("teacher for another task", changed_teacher(question_answering), ("BertForQuestionAnswering",)),
+    Case("teacher for another task", changed_teacher(multiple_choice), ("BertForMultipleChoice",)),
     Case("teacher for images", lambda w, f: ["--teacher", str(w.viewer), "--data", str(w.reviews)], ("image",)),
     Case("teacher for texts", lambda w, f: ["--teacher", str(w.teacher), "--data", str(w.pictures)], ("pictures",)),
     Case("teacher with other labels", changed_teacher(lambda t: relabel(t, "no", "yes")), ("'no'", "'good'")),
     Case("teacher with NaN", changed_teacher(not_a_number), ("NaN",)),
     Case("student that is missing", good("--student", "./nowhere"), ("nowhere",)),
-    Case("new head under finetune never", changed_teacher(question_answering), ("BertForQuestionAnswering",)),
+    Case("new head under finetune never", changed_teacher(multiple_choice), ("BertForMultipleChoice",)),
     Case("max_tokens too small", good("--set", "data.max_tokens=2"), ("max_tokens",)),
     Case("layers that do not exist", good("--method", "tinybert", "--set", "distill.layers=[[9, 9]]"), ("9",)),
 ]
