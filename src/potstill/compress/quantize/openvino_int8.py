@@ -31,12 +31,12 @@ def quantize_openvino(source: str | Path, target: str | Path, calibration: Seque
         import nncf
     except ImportError as error:
         raise MissingExtra("INT8 for OpenVINO", "openvino") from error
-    nncf.set_log_level(logging.ERROR)
     model = openvino.Core().read_model(str(source))
     kinds = {port.get_any_name(): port.get_element_type().to_dtype() for port in model.inputs}
     is_transformer = any(operation.get_type_name() == "Softmax" for operation in model.get_ops())
     feeds = [{name: as_array(batch, name, kind) for name, kind in kinds.items()} for batch in calibration]
     with quiet():
+        nncf.set_log_level(logging.ERROR)
         quantized = nncf.quantize(
             model,
             nncf.Dataset(feeds),
