@@ -63,7 +63,9 @@ def test_text_families(kind: str, ratio: float, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ratio", [0.5, pytest.param(0.9, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("kind", ["resnet", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("vit", "deit", "convnext", "mobilenet_v2"))])
+@pytest.mark.parametrize(
+    "kind", ["resnet", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("vit", "deit", "convnext", "mobilenet_v2"))]
+)
 def test_image_families(kind: str, ratio: float, pictures: Path, tmp_path: Path) -> None:
     metrics = distilled(tmp_path / "out", image_teacher(tmp_path / "teacher", kind), pictures, ratio=ratio)
     assert metrics.ratio.achieved == pytest.approx(ratio, abs=0.06)

@@ -70,7 +70,11 @@ def make_student(run: Run, folder: Path) -> Sequence[str]:
         np.save(folder / "kept_ids.npy", cut.kept_ids)
         notes.append(_told(cut))
     run.observer.stage_advanced(4, 4, {})
-    facts = {"plan": asdict(planned), "vocabulary": _vocabulary_facts(cut), "own_tokenizer": has_own_files(run) if not is_factory(run.recipe.student.model) else own is not None}
+    facts = {
+        "plan": asdict(planned),
+        "vocabulary": _vocabulary_facts(cut),
+        "own_tokenizer": has_own_files(run) if not is_factory(run.recipe.student.model) else own is not None,
+    }
     write_json_atomic(folder / "facts.json", facts)
     achieved = f"{planned.parameters:,} of {planned.teacher_parameters:,} parameters (ratio {planned.ratio:.3f})"
     return [achieved, *notes]

@@ -30,7 +30,9 @@ class WeightAverage:
         if not 0.0 < decay < 1.0:
             raise TrainingError(f"average_decay is {decay}", "a number between 0 and 1", "set 0.999, or None for no averaging")
         self.decay, self.steps = decay, 0
-        named: dict[str, Tensor] = {name: p for name, p in model.named_parameters() if p.requires_grad and not name.startswith(ignored)}
+        named: dict[str, Tensor] = {
+            name: p for name, p in model.named_parameters() if p.requires_grad and not name.startswith(ignored)
+        }
         kept = model.state_dict(keep_vars=True)
         named |= {
             name: b
