@@ -116,12 +116,10 @@ def test_token_counts(encoded: EncodedText, tokenizer) -> None:
 
 def test_dataloader_workers_read_the_same_rows(encoded: EncodedText, tokenizer) -> None:
     sampler = BucketBatchSampler(encoded.lengths, 2, shuffle=False)
-    batches = [
-        list(
-            torch.utils.data.DataLoader(encoded, batch_sampler=sampler, collate_fn=TEXT.collator(tokenizer), num_workers=workers)
-        )
-        for workers in (0, 1)
-    ]
+    collate = TEXT.collator(tokenizer)
+    # spawned, so that rows and collator must be picklable, and no process with threads of many libraries is forked
+    ways: list[dict] = [{}, {"num_workers": 1, "multiprocessing_context": "spawn"}]
+    batches = [list(torch.utils.data.DataLoader(encoded, batch_sampler=sampler, collate_fn=collate, **way)) for way in ways]
     for first, second in zip(*batches, strict=True):
         torch.testing.assert_close(first, second)
 
