@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from datasets import Dataset
 from transformers import ConvNextImageProcessor, ViTImageProcessor
 
 from potstill import tasks
-from potstill.data import BucketBatchSampler, EncodedImages, EncodedText, concatenate, load
+from potstill.data import EncodedImages, EncodedText, concatenate, load
 from potstill.data.encoded import open_rows
 from potstill.data.paired import PairedCollator, PairedRows
 from potstill.errors import CacheError, DataError
@@ -114,14 +116,30 @@ def test_token_counts(encoded: EncodedText, tokenizer) -> None:
     assert sum(counts.values()) == encoded.lengths.sum()
 
 
-def test_dataloader_workers_read_the_same_rows(encoded: EncodedText, tokenizer) -> None:
-    sampler = BucketBatchSampler(encoded.lengths, 2, shuffle=False)
-    collate = TEXT.collator(tokenizer)
-    # spawned, so that rows and collator must be picklable, and no process with threads of many libraries is forked
-    ways: list[dict] = [{}, {"num_workers": 1, "multiprocessing_context": "spawn"}]
-    batches = [list(torch.utils.data.DataLoader(encoded, batch_sampler=sampler, collate_fn=collate, **way)) for way in ways]
-    for first, second in zip(*batches, strict=True):
-        torch.testing.assert_close(first, second)
+LOADED_BY_A_WORKER = """
+import sys
+import torch
+from potstill.data import BucketBatchSampler
+from potstill.data.collate import TextCollator
+from potstill.data.encoded import open_rows
+
+rows = open_rows(sys.argv[1])
+sampler = BucketBatchSampler(rows.lengths, 2, shuffle=False)
+batches = [
+    list(torch.utils.data.DataLoader(rows, batch_sampler=sampler, collate_fn=TextCollator(0, "right"), num_workers=workers))
+    for workers in (0, 1)
+]
+for first, second in zip(*batches, strict=True):
+    torch.testing.assert_close(first, second)
+print("batches", len(batches[0]))
+"""
+
+
+def test_dataloader_workers_read_the_same_rows(encoded: EncodedText, tmp_path: Path) -> None:
+    """In a process of its own: a loader forks, which a process full of other libraries' threads may not survive."""
+    program = [sys.executable, "-c", LOADED_BY_A_WORKER, str(tmp_path / "rows")]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.strip() == "batches 2", done.stderr[-2000:]
 
 
 @pytest.mark.parametrize(
