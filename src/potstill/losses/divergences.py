@@ -140,10 +140,7 @@ def skew_reverse_kl(
 
     Source: Ko et al. 2024, DistiLLM (arXiv 2402.03898). Shapes and reduction as in `kl`.
     """
-    log_p = log_probabilities(teacher_logits, temperature, mask)
-    log_q = log_probabilities(student_logits, temperature, mask)
-    values = divergence(log_q, _mixture(log_q, log_p, alpha))
-    return over_rows(temperature**2 * values, mask, reduction)
+    return skew_kl(teacher_logits, student_logits, alpha=alpha, temperature=temperature, mask=mask, reduction=reduction)
 
 
 def _mixture(log_first: Tensor, log_second: Tensor, share: float) -> Tensor:

@@ -89,7 +89,7 @@ def notes_on(shape: Shape, config: Any, words: Words) -> tuple[str, ...]:
     if shape.codes:
         notes.append(
             f"embeddings of all {shape.vocabulary} tokens put together from {shape.groups} × {shape.codes} pieces; "
-            "the table of which is counted at its size in bytes"
+            "the integers that tell which count as parameters"
         )
     if shape.factorised:
         notes.append(f"embeddings of rank {shape.embedding}, projected to width {shape.hidden}")

@@ -175,13 +175,16 @@ class CodedEncoderModel(CodedPreTrainedModel, ElectraModel):
         self.post_init()
 
 
+def _head_dropout(config: CodedEncoderConfig) -> nn.Dropout:
+    return nn.Dropout(config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout)
+
+
 class FirstTokenHead(nn.Module):
     """One linear layer on the first token's last state."""
 
     def __init__(self, config: CodedEncoderConfig) -> None:
         super().__init__()
-        dropout = config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = _head_dropout(config)
         self.out_proj = nn.Linear(config.hidden_size, int(config.num_labels or 1))
 
     def forward(self, features: Tensor, **_: Any) -> Tensor:
@@ -207,8 +210,7 @@ class CodedForTokenClassification(CodedPreTrainedModel, ElectraForTokenClassific
         ElectraPreTrainedModel.__init__(self, config)
         self.num_labels = config.num_labels
         self.electra = CodedEncoderModel(config)
-        dropout = config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = _head_dropout(config)
         self.classifier = nn.Linear(config.hidden_size, int(config.num_labels or 1))
         self.post_init()
 
