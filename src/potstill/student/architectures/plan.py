@@ -11,12 +11,12 @@ import numpy as np
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from potstill.errors import ModelError, RecipeError
-from potstill.student import cost as teacher_cost
 from potstill.student.architectures import cost
 from potstill.student.architectures.registration import architecture_of
 from potstill.student.architectures.shapes import Room, best_config
-from potstill.student.budget import BYTES_PER_PARAMETER
+from potstill.student.budget import BYTES_PER_PARAMETER, only_budget
 from potstill.student.plan import StudentPlan
+from potstill.student.size import count_of
 
 MAX_RATIO = 0.999
 LATENCY_STEPS = 12
@@ -63,7 +63,7 @@ def plan_architecture(
     """
     config: Any = getattr(teacher, "config", teacher)
     _check_modality(name, config)
-    whole = _count(teacher)
+    whole = count_of(teacher, config)
     counts = _sorted_counts(token_counts, config) if vocabulary_size is None else None
     room = Room(
         name=name,
@@ -159,14 +159,7 @@ def _check_modality(name: str, config: Any) -> None:
 
 def _asked_ratio(whole: int, given: Mapping[str, float | None]) -> float | None:
     """The share to remove, or None where a latency is asked for."""
-    named = {name: value for name, value in given.items() if value is not None}
-    if len(named) != 1:
-        raise RecipeError(
-            f"{len(named)} budgets are given ({', '.join(named) or 'none'})",
-            "exactly one of ratio, params, bytes, latency_ms",
-            "keep the one that binds",
-        )
-    (name, value), *_ = named.items()
+    name, value = only_budget(given)
     if name == "latency_ms":
         return None
     per_unit = {"params": 1, "bytes": BYTES_PER_PARAMETER}
@@ -178,12 +171,6 @@ def _asked_ratio(whole: int, given: Mapping[str, float | None]) -> float | None:
             f"ask for ratio 0.10 to 0.99, or params {max(1, round(whole * (1 - MAX_RATIO)))} to {whole - 1}",
         )
     return asked
-
-
-def _count(teacher: PreTrainedModel | PreTrainedConfig) -> int:
-    if isinstance(teacher, PreTrainedModel):
-        return sum(parameter.numel() for parameter in teacher.parameters())
-    return teacher_cost.parameters(teacher)
 
 
 def _embedding_width(config: Any) -> int:
