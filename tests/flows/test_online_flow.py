@@ -18,7 +18,7 @@ def recipe_of(method: str, teacher: Path, source: Path, output: Path, **online: 
         "teacher": {"model": str(teacher), "epochs": 2, "from_scratch": "vit" in teacher.name},
         "data": {"source": str(source), "augment": "none", "max_rows": 120},
         "student": {"ratio": 0.5},
-        "distill": {"method": method, "epochs": 1, "online": online},
+        "distill": {"method": method, "epochs": 2, "online": online},
         "quantize": "none",
         "precision": "fp32",
         "evaluate": {"batch_sizes": [1], "repeats": 16, "similarity_rows": 16},
@@ -44,6 +44,7 @@ def test_texts(method: str, online: dict[str, Any], small_bert: Path, reviews: P
     facts = json.loads((tmp_path / "out/student/facts.json").read_text("utf-8"))
     (stage,) = facts["stages"]
     assert stage["steps"] > 0
+    assert (tmp_path / "out/work/cache").exists() == (method == "noisy_teacher")  # the others never ask the teacher
     assert (tmp_path / "out/report/index.html").is_file()
     if method == "dml":
         figures = [stage["best"][f"eval_peer_{k}_accuracy"] for k in (1, 2, 3)]

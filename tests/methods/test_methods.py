@@ -77,6 +77,12 @@ def test_hidden_states_are_left_out_where_they_cannot_be_compared():
     assert catalogue.build("kd", same, BIG)[0].needs_taps()
 
 
+def test_some_methods_never_ask_the_teacher():
+    asked = {name: any(stage.asks_teacher() for stage in catalogue.example_stages(name)) for name in catalogue.names()}
+    assert all(asked[name] for name in ("kd", "augmented_kd", "tinybert", "simkd", "crd", "noisy_teacher", "sskd", "takd"))
+    assert not any(asked[name] for name in ("dml", "mean_teacher", "self", "cs_kd", "label_smoothing", "rkd", "at"))
+
+
 def test_wishes_come_before_defaults():
     options = MethodOptions(epochs=4.6, learning_rate=1e-3, temperature=4.0, alpha={"linear": [1.0, 0.5]})
     first, second = catalogue.build("tinybert", SMALL, BIG, options)

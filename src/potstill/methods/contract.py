@@ -160,10 +160,17 @@ class StageSpec:
 
     def needs_taps(self) -> bool:
         """Whether a term reads more of the teacher than its logits."""
+        return any(need != "logits" for need in self._needs_teacher())
+
+    def asks_teacher(self) -> bool:
+        """Whether a term reads the logits of a teacher that is neither the student's peers nor its own average."""
+        beside = self.settings.get("beside")
+        return (beside is None or beside.hears != "itself") and "logits" in self._needs_teacher()
+
+    def _needs_teacher(self) -> set[str]:
         from potstill.losses import catalogue
 
-        built = [catalogue.build(term.name, **term.options) for term in self.terms]
-        return any(need != "logits" for loss in built for need in loss.needs_teacher())
+        return {need for term in self.terms for need in catalogue.build(term.name, **term.options).needs_teacher()}
 
 
 class Method(Protocol):

@@ -94,9 +94,11 @@ def cache_answers(run: Run, folder: Path) -> Sequence[str]:
 
 
 def wants_cache(run: Run) -> bool:
-    """Whether the answers are kept: always, never, or when the rows are read more than once."""
+    """Whether the answers are kept: always, never, or when the losses read them more than once."""
+    from potstill.pipeline.training_stages import asks_teacher
+
     mode = run.recipe.distill.cache
-    return mode == "always" or (mode == "auto" and _passes(run) > 1)
+    return mode == "always" or (mode == "auto" and _passes(run) > 1 and asks_teacher(run))
 
 
 def _passes(run: Run) -> float:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from potstill.data.encoded import EncodedRows
 from potstill.disk import write_json_atomic
-from potstill.errors import ModelError
+from potstill.errors import ModelError, PotstillError
+from potstill.methods.catalogue import EXAMPLES
 from potstill.methods.catalogue import build as build_method
 from potstill.methods.contract import MethodOptions, ModelFacts, OnlineOptions, StageSpec, TermSpec, facts_of
 from potstill.methods.response import in_units, label_term
@@ -128,6 +129,16 @@ def planned_stages(run: Run, student: ModelFacts, teacher: ModelFacts, *, has_sa
         anchors=num_anchors(run),
     )
     return build_method(method_of(run), student, teacher, options)
+
+
+def asks_teacher(run: Run) -> bool:
+    """Whether the losses read the teacher's answers at all, as told by two models of the run's kind; True where these do not tell."""
+    student, teacher = next(pair for pair in EXAMPLES if pair[0].modality == run.task.modality)
+    try:
+        stages = planned_stages(run, student, teacher, has_same_tokens=True)
+    except PotstillError:
+        return True
+    return any(stage.asks_teacher() for stage in stages)
 
 
 def method_of(run: Run) -> str:
