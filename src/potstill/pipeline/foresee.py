@@ -17,6 +17,7 @@ import torch
 
 from potstill.errors import Faults, NeedsError, PotstillError
 from potstill.losses.contract import Loss, Shapes
+from potstill.methods.catalogue import default_epochs
 from potstill.methods.contract import ModelFacts, StageSpec
 from potstill.methods.needs import require_need, require_outputs
 from potstill.pipeline.knowledge import WHOLE_ROW_NEEDS
@@ -38,15 +39,10 @@ def check_models(run: Run) -> None:
         RecipeError: Blocks that the teacher does not have.
         Faults: Several faults.
     """
-    configs = _configs(run)
-    if configs is None:
+    foreseen = _foreseen(run)
+    if foreseen is None:
         return
-    student_config, teacher_config, is_exact = configs
-    student, teacher = _facts(student_config, run), _facts(teacher_config, run)
-    if student is None or teacher is None:
-        return
-    if not is_exact and not isinstance(run.recipe.distill.layers, str):
-        student = replace(student, layers=max(student.layers, *(abs(own) for own, _ in run.recipe.distill.layers)))
+    (student_config, teacher_config, is_exact), student, teacher = foreseen
     has_same_tokens = not has_own_files(run)
     stages = planned_stages(run, student, teacher, has_same_tokens=has_same_tokens)
     # A student that is cut from the teacher has blocks of the same kind, whatever width it will get.
@@ -56,6 +52,29 @@ def check_models(run: Run) -> None:
         raise faults[0]
     if faults:
         raise Faults(faults)
+
+
+def foreseen_passes(run: Run) -> float:
+    """How often a run will read its rows, over all stages of its method, for the student that its budget leads to."""
+    foreseen = _foreseen(run)
+    if foreseen is None:
+        return run.recipe.distill.epochs or default_epochs()
+    _, student, teacher = foreseen
+    return sum(stage.epochs for stage in planned_stages(run, student, teacher, has_same_tokens=not has_own_files(run)))
+
+
+def _foreseen(run: Run) -> tuple[tuple[Any, Any, bool], ModelFacts, ModelFacts] | None:
+    """The configurations as `_configs` gives them, and the facts of student and teacher; None where they are not known yet."""
+    configs = _configs(run)
+    if configs is None:
+        return None
+    student_config, teacher_config, is_exact = configs
+    student, teacher = _facts(student_config, run), _facts(teacher_config, run)
+    if student is None or teacher is None:
+        return None
+    if not is_exact and not isinstance(run.recipe.distill.layers, str):
+        student = replace(student, layers=max(student.layers, *(abs(own) for own, _ in run.recipe.distill.layers)))
+    return configs, student, teacher
 
 
 def _configs(run: Run) -> tuple[Any, Any, bool] | None:

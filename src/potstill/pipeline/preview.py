@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from potstill.devices import compute_device
 from potstill.pipeline.check import check_recipe
 from potstill.pipeline.context import Run
 from potstill.pipeline.data_stages import augmented_rows, can_augment, read_data
-from potstill.pipeline.foresee import check_models
+from potstill.pipeline.foresee import check_models, foreseen_passes
 from potstill.pipeline.given import load_given
 from potstill.pipeline.observer import LoggingObserver
 from potstill.pipeline.student_stages import plan_student
@@ -112,8 +113,9 @@ def preview(recipe: Recipe) -> Preview:
         planned = plan_student(run, teacher, counts)
         extra = augmented_rows(run, len(rows)) if can_augment(run) else 0
         num_rows = len(rows) + extra
-        seconds = measure_seconds_per_row(LiveTeacher(teacher.model), rows, run.task.collator(teacher.processor))
-        epochs = recipe.distill.epochs or _default_epochs()
+        live = LiveTeacher(teacher.model, device=compute_device())
+        seconds = measure_seconds_per_row(live, rows, run.task.collator(teacher.processor))
+        epochs = foreseen_passes(run)
         cache = estimate(num_rows, run.num_answers, passes=epochs, seconds_per_row=seconds)
         config = planned.build_config()
         latency = latency_table(run)(config)
@@ -173,12 +175,6 @@ def _flops_of(config: Any) -> int:
     from potstill.student import cost
 
     return cost.flops(config)
-
-
-def _default_epochs() -> float:
-    from potstill.methods.catalogue import default_epochs
-
-    return default_epochs()
 
 
 def _shape(config: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from potstill.devices import compute_device
 from potstill.disk import write_json_atomic
 from potstill.pipeline.anchors import keep_anchors
 from potstill.pipeline.given import load_given
@@ -73,10 +74,12 @@ def cache_answers(run: Run, folder: Path) -> Sequence[str]:
     teacher = run.teacher
     names = [name for name in ("train", "validation", "test", "unlabelled", "augmented") if run.has(name)]
     rows = run.teacher_rows(*names)
-    source = LiveTeacher(teacher.model)
+    from potstill.pipeline.foresee import foreseen_passes
+
+    source = LiveTeacher(teacher.model, device=compute_device())
     collator = run.task.collator(teacher.processor)
     seconds = measure_seconds_per_row(source, rows, collator)
-    cost = estimate(len(rows), run.num_answers, passes=_passes(run), seconds_per_row=seconds)
+    cost = estimate(len(rows), run.num_answers, passes=foreseen_passes(run), seconds_per_row=seconds)
     run.observer.note(
         f"the answers to {len(rows):,} rows take {size(cost.bytes)} and about {cost.seconds_to_write:.0f} s,"
         f" and save about {cost.seconds_saved:.0f} s"
@@ -94,14 +97,9 @@ def cache_answers(run: Run, folder: Path) -> Sequence[str]:
 
 
 def wants_cache(run: Run) -> bool:
-    """Whether the answers are kept: always, never, or when the losses read them more than once."""
+    """Whether the answers are kept: always, never, or where the losses read all rows and the evaluations some of them again."""
+    from potstill.pipeline.foresee import foreseen_passes
     from potstill.pipeline.training_stages import asks_teacher
 
     mode = run.recipe.distill.cache
-    return mode == "always" or (mode == "auto" and _passes(run) > 1 and asks_teacher(run))
-
-
-def _passes(run: Run) -> float:
-    from potstill.methods.catalogue import default_epochs
-
-    return run.recipe.distill.epochs or default_epochs()
+    return mode == "always" or (mode == "auto" and foreseen_passes(run) >= 1 and asks_teacher(run))

@@ -132,7 +132,7 @@ def planned_stages(run: Run, student: ModelFacts, teacher: ModelFacts, *, has_sa
 
 
 def asks_teacher(run: Run) -> bool:
-    """Whether the losses read the teacher's answers at all, as told by two models of the run's kind; True where these do not tell."""
+    """Whether the losses read the teacher's answers, as told by two models of the run's kind; True where these do not tell."""
     student, teacher = next(pair for pair in EXAMPLES if pair[0].modality == run.task.modality)
     try:
         stages = planned_stages(run, student, teacher, has_same_tokens=True)
