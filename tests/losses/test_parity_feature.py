@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from potstill.losses import functional as F
+from potstill.losses import row_products
 from potstill.losses.relation import cross_square, distance_of_grams
 from potstill.losses.singular import singular_features
 
@@ -328,16 +329,66 @@ def test_gradient_of_singular_vectors_of_wide_and_tall_features(shape: tuple[int
     assert torch.allclose(*gradients, atol=1e-9)
 
 
-def test_congruence_gradient() -> None:
-    for order in (1, 2, 4):
-        s, t = values(B, D).requires_grad_(), values(B, D + 2, seed=1)
-        kernels = []
-        for rows in (s, t):
-            similarity = torch.nn.functional.normalize(rows, dim=1) @ torch.nn.functional.normalize(rows, dim=1).T
-            kernels.append(sum(math.exp(-0.6) * 0.6**p / math.factorial(p) * similarity**p for p in range(order + 1)))
-        expected, found = (kernels[0] - kernels[1]).square().mean(), F.cc(s, t, gamma=0.3, order=order)
-        check(found.detach(), expected.detach())
-        assert torch.allclose(*(torch.autograd.grad(value, s)[0] for value in (found, expected)), atol=1e-12)
+@pytest.mark.parametrize("order", [1, 2, 4])
+def test_congruence_gradient_of_both_sides(order: int) -> None:
+    s, t = values(B, D).requires_grad_(), values(B, D + 2, seed=1).requires_grad_()
+    kernels = []
+    for rows in (s, t):
+        similarity = torch.nn.functional.normalize(rows, dim=1) @ torch.nn.functional.normalize(rows, dim=1).T
+        kernels.append(sum(math.exp(-0.6) * 0.6**p / math.factorial(p) * similarity**p for p in range(order + 1)))
+    expected, found = (kernels[0] - kernels[1]).square().mean(), F.cc(s, t, gamma=0.3, order=order)
+    check(found.detach(), expected.detach())
+    alone = torch.autograd.grad(F.cc(s, t.detach(), gamma=0.3, order=order), s)[0]
+    for own, other in zip(*(torch.autograd.grad(value, (s, t)) for value in (found, expected))):
+        assert torch.allclose(own, other, atol=1e-12)
+    assert torch.allclose(alone, torch.autograd.grad(F.cc(s, t, gamma=0.3, order=order), s)[0], atol=1e-14)
+    assert torch.autograd.gradcheck(lambda *rows: F.cc(*rows, gamma=0.3, order=order), (s, t))
+
+
+def test_angles_gradient_of_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows near two lines in different orders, so that cosines differ by less and by more than one; two vertices at a time."""
+    monkeypatch.setattr(row_products, "ANGLES", 2 * 5**2)
+    s, t = values(5, D), values(5, D + 2, seed=1)
+    s[:, 0] += torch.tensor([0.0, 2.0, 4.0, 6.0, 8.0])
+    t[:, 0] += torch.tensor([4.0, 0.0, 6.0, 2.0, 8.0])
+    s.requires_grad_(), t.requires_grad_()
+    angles = []
+    for rows in (s, t):
+        sides = torch.nn.functional.normalize(rows.unsqueeze(0) - rows.unsqueeze(1), dim=2)
+        angles.append(sides @ sides.transpose(1, 2))
+    apart = (angles[0] - angles[1]).abs()
+    assert 0.1 < float((apart > 1).double().mean()) < 0.9
+    expected, found = torch.nn.functional.smooth_l1_loss(*angles), F.rkd_angle(s, t)
+    check(found.detach(), expected.detach())
+    for own, other in zip(*(torch.autograd.grad(value, (s, t)) for value in (found, expected))):
+        assert torch.allclose(own, other, rtol=1e-7, atol=1e-12)
+    assert torch.autograd.gradcheck(F.rkd_angle, (s, t))
+
+
+def test_angles_with_equal_rows() -> None:
+    s, t = values(4, D), values(4, D, seed=1).requires_grad_()
+    s[1] = s[0]
+    s.requires_grad_()
+    F.rkd_angle(s, t).backward()
+    for side in (s, t):
+        assert side.grad is not None
+        assert bool(side.grad.isfinite().all())
+
+
+@pytest.mark.parametrize("name", ["sp", "pkt", "rkd_distance"])
+def test_gradient_of_products_of_rows(name: str) -> None:
+    s, t = values(4, D).requires_grad_(), values(4, D + 2, seed=1).requires_grad_()
+    assert torch.autograd.gradcheck(getattr(F, name), (s, t))
+    assert torch.autograd.gradgradcheck(getattr(F, name), (s, t))
+
+
+def test_congruence_of_a_row_of_zeros_is_finite() -> None:
+    s, t = values(B, D), values(B, D, seed=1)
+    s[0] = 0
+    s.requires_grad_()
+    F.cc(s, t).backward()
+    assert s.grad is not None
+    assert bool(s.grad.isfinite().all())
 
 
 def test_contrast() -> None:

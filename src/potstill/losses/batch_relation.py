@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from potstill.losses.layers import PairedLoss, mask_for
 from potstill.losses.options import LAST_LAYER, LayerPair, between, positive
 from potstill.losses.precision import full_precision
 from potstill.losses.reduction import Reduction, of_batch, token_mean
+from potstill.losses.row_products import TINY, Angles, Congruence, products, squared_distances
 from potstill.losses.transfer import HEAD_INPUT
 
 
@@ -39,13 +39,15 @@ def rkd_distance(student_feature: Tensor, teacher_feature: Tensor, *, reduction:
 
 @full_precision
 def rkd_angle(student_feature: Tensor, teacher_feature: Tensor, *, reduction: Reduction = "mean") -> Tensor:
-    """Huber loss, mean over B³, between cosines of the angle at j for all (i, j, k), from the Gram matrix alone.
+    """Huber loss, mean over B³, between cosines of the angle at j for all (i, j, k), from the squared distances alone.
 
-    ⟨x_i − x_j, x_k − x_j⟩ = G_ik − G_ij − G_jk + G_jj, so no B × B × D differences are held.
+    By the law of cosines ⟨x_i − x_j, x_k − x_j⟩ = (d²_ij + d²_jk − d²_ik) / 2, so no B × B × D differences are held; nor are
+    all B³ cosines: value and gradient are summed over some j at a time.
     Source: Park et al. 2019 (arXiv 1904.05068). Arguments as in `rkd_distance`.
     """
-    student, teacher = (_angles(flat_rows(value)) for value in (student_feature, teacher_feature))
-    return of_batch(F.smooth_l1_loss(student, teacher), student_feature.shape[0], reduction)
+    squared = [squared_distances(flat_rows(value)) for value in (student_feature, teacher_feature)]
+    value: Tensor = Angles.apply(*squared)  # type: ignore[no-untyped-call]
+    return of_batch(value, student_feature.shape[0], reduction)
 
 
 @full_precision
@@ -54,7 +56,7 @@ def sp(student_feature: Tensor, teacher_feature: Tensor, *, reduction: Reduction
 
     Source: Tung and Mori 2019 (arXiv 1907.09682). Arguments as in `rkd_distance`.
     """
-    matrices = [F.normalize(rows @ rows.T, p=2.0, dim=1) for rows in map(flat_rows, (student_feature, teacher_feature))]
+    matrices = [F.normalize(products(rows), p=2.0, dim=1) for rows in map(flat_rows, (student_feature, teacher_feature))]
     return of_batch((matrices[0] - matrices[1]).square().mean(), student_feature.shape[0], reduction)
 
 
@@ -69,8 +71,8 @@ def cc(
 ) -> Tensor:
     """Correlation congruence: 1/B² ‖K_s − K_t‖², K the Gaussian kernel on rows of length one, by its series.
 
-    exp(−γ‖x − y‖²) ≈ e^{−2γ} Σ_{p=0}^{P} (2γ)^p / p! · ⟨x, y⟩^p. The teacher's feature gets no gradient; the student's is
-    computed along with the value, from the same matrices.
+    exp(−γ‖x − y‖²) ≈ e^{−2γ} Σ_{p=0}^{P} (2γ)^p / p! · ⟨x, y⟩^p. Gradients are computed along with the value, from the
+    same matrices.
     Source: Peng et al. 2019 (arXiv 1904.01802).
 
     Args:
@@ -80,37 +82,14 @@ def cc(
         order: P.
         reduction: See the module.
     """
-    student, teacher = (F.normalize(flat_rows(value), dim=1) for value in (student_feature, teacher_feature.detach()))
-    value = _Congruence.apply(student, teacher, gaussian_coefficients(gamma, order))  # type: ignore[no-untyped-call]
+    rows = flat_rows(student_feature), flat_rows(teacher_feature)
+    value = Congruence.apply(*rows, gaussian_coefficients(gamma, order))  # type: ignore[no-untyped-call]
     return of_batch(value, student_feature.shape[0], reduction)
 
 
 def gaussian_coefficients(gamma: float, order: int) -> tuple[float, ...]:
     """Coefficients of 1, g, g² … in the series of exp(−γ‖x − y‖²) for unit vectors with inner product g."""
     return tuple(math.exp(-2 * gamma) * (2 * gamma) ** power / math.factorial(power) for power in range(order + 1))
-
-
-class _Congruence(torch.autograd.Function):
-    """1/B² ‖k(S Sᵀ) − k(T Tᵀ)‖² of a polynomial k by entries; d/dS = 4/B² [(k(S Sᵀ) − k(T Tᵀ)) ∘ k′(S Sᵀ)] S."""
-
-    @staticmethod
-    def forward(ctx: Any, student: Tensor, teacher: Tensor, coefficients: Sequence[float]) -> Tensor:  # type: ignore[override]
-        gram = student @ student.T
-        # the constant term is the same on both sides
-        difference = _series(gram, coefficients[1:]).mul_(gram)
-        other = teacher @ teacher.T
-        difference -= _series(other, coefficients[1:]).mul_(other)
-        size = len(student) ** 2
-        value = torch.dot(difference.flatten(), difference.flatten()) / size
-        slopes = [power * coefficient for power, coefficient in enumerate(coefficients)][1:]
-        ctx.save_for_backward(torch.mm(_series(gram, slopes).mul_(difference), student).mul_(4 / size))
-        return value
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        (gradient,) = ctx.saved_tensors
-        return grad * gradient, None, None
 
 
 @full_precision
@@ -130,52 +109,20 @@ def flat_rows(values: Tensor) -> Tensor:
     return values.flatten(1)
 
 
-def _squared_distances(rows: Tensor) -> Tensor:
-    # Distances do not depend on the origin; centring keeps the subtraction of squares precise.
-    rows = rows - rows.mean(0, keepdim=True).detach()
-    gram = rows @ rows.T
-    squares = gram.diagonal()
-    squared = squares.unsqueeze(1) + squares.unsqueeze(0) - 2 * gram
-    return squared.masked_fill(torch.eye(len(rows), dtype=torch.bool, device=rows.device), 0.0)
-
-
 def _root(squared: Tensor) -> Tensor:
-    safe = squared > 1e-12
+    safe = squared > TINY
     return torch.where(safe, squared, torch.ones_like(squared)).sqrt() * safe
 
 
 def _scaled_distances(rows: Tensor) -> Tensor:
-    distances = _root(_squared_distances(rows))
+    distances = _root(squared_distances(rows))
     mean = distances.sum() / (distances > 0).sum().clamp(min=1)
     return distances / mean.clamp(min=1e-12)
 
 
-def _angles(rows: Tensor) -> Tensor:
-    rows = rows - rows.mean(0, keepdim=True).detach()
-    gram = rows @ rows.T
-    squares = gram.diagonal()
-    diagonal = torch.eye(len(rows), dtype=torch.bool, device=rows.device)
-    distances = _root((squares.unsqueeze(1) + squares.unsqueeze(0) - 2 * gram).masked_fill(diagonal, 0.0))
-    inverse = torch.where(distances > 0, distances, torch.ones_like(distances)).reciprocal() * (distances > 0)
-    # [j, i, k]: the angle at j between i and k
-    shifted = gram - 0.5 * squares.unsqueeze(1)
-    inner = gram.unsqueeze(0) - shifted.unsqueeze(2) - shifted.unsqueeze(1)
-    return inner * inverse.unsqueeze(2) * inverse.unsqueeze(1)
-
-
-def _series(values: Tensor, coefficients: Sequence[float]) -> Tensor:
-    """Σ_p coefficients[p] · values^p by Horner's scheme, in a tensor of its own."""
-    if len(coefficients) == 1:
-        return torch.full_like(values, coefficients[0])
-    series = values * coefficients[-1]
-    for coefficient in coefficients[-2:0:-1]:
-        series = series.add_(coefficient).mul_(values)
-    return series.add_(coefficients[0])
-
-
 def _similarity_probabilities(rows: Tensor) -> Tensor:
     unit = F.normalize(rows, dim=1)
-    similarity = (unit @ unit.T + 1) / 2
+    similarity = (products(unit) + 1) / 2
     return similarity / similarity.sum(1, keepdim=True).clamp(min=1e-12)
 
 

@@ -77,11 +77,11 @@ def log_normaliser(embedding: Tensor, memory: Tensor, draw: Draw, *, temperature
     own = (embedding * memory.index_select(0, draw.rows)).sum(1, keepdim=True) / temperature
     parts = [torch.logsumexp(own.flatten(), 0)]
     if draw.hits is not None:
-        for chosen in draw.negatives.split(_block(SHARED_SCORES, len(embedding), embedding)):
+        for chosen in draw.negatives.split(block_size(SHARED_SCORES, len(embedding), embedding)):
             scores = embedding @ memory.index_select(0, chosen).T / temperature
             parts.append(torch.logsumexp(scores.flatten(), 0))
     else:
-        size = _block(OWN_SCORES, len(memory), embedding)
+        size = block_size(OWN_SCORES, len(memory), embedding)
         for members, chosen in zip(embedding.split(size), draw.negatives.split(size)):
             scores = (members @ memory.T).gather(1, chosen) / temperature
             parts.append(torch.logsumexp(scores.flatten(), 0))
@@ -123,7 +123,7 @@ class _Contrast(torch.autograd.Function):
 def _shared(embedding: Tensor, memory: Tensor, negatives: Tensor, temperature: float, shift: Tensor) -> tuple[Tensor, Tensor]:
     """Σ softplus(score − shift) over [B, K], and its gradient [B, E] times τ."""
     total, gradient, scaled = embedding.new_zeros(()), torch.zeros_like(embedding), embedding / temperature
-    for chosen in negatives.split(_block(SHARED_SCORES, len(embedding), embedding)):
+    for chosen in negatives.split(block_size(SHARED_SCORES, len(embedding), embedding)):
         rows = memory.index_select(0, chosen)
         logits = (scaled @ rows.T).sub_(shift)
         total += F.softplus(logits).sum()
@@ -134,7 +134,7 @@ def _shared(embedding: Tensor, memory: Tensor, negatives: Tensor, temperature: f
 def _for_each(embedding: Tensor, memory: Tensor, negatives: Tensor, temperature: float, shift: Tensor) -> tuple[Tensor, Tensor]:
     """As `_shared`, for [B, K] places: all N scores of some members at a time, of which the drawn ones are gathered."""
     total, gradient, scaled = embedding.new_zeros(()), torch.empty_like(embedding), embedding / temperature
-    size = _block(OWN_SCORES, len(memory), embedding)
+    size = block_size(OWN_SCORES, len(memory), embedding)
     for members, chosen, out in zip(scaled.split(size), negatives.split(size), gradient.split(size)):
         scores = members @ memory.T
         logits = scores.gather(1, chosen).sub_(shift)
@@ -143,5 +143,6 @@ def _for_each(embedding: Tensor, memory: Tensor, negatives: Tensor, temperature:
     return total, gradient
 
 
-def _block(scores: int, width: int, embedding: Tensor) -> int:
-    return max(1, (scores if embedding.device.type == "cpu" else scores * GPU_FACTOR) // max(width, 1))
+def block_size(entries: int, width: int, values: Tensor) -> int:
+    """Rows of `width` entries to hold at a time, out of the entries that a CPU is given; at least one."""
+    return max(1, (entries if values.device.type == "cpu" else entries * GPU_FACTOR) // max(width, 1))

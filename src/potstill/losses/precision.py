@@ -20,12 +20,17 @@ FLOOR = -1e4
 def full_precision(function: Callable[P, R]) -> Callable[P, R]:
     """Run `function` with autocast off and its 16-bit tensor arguments raised to float32."""
 
+    def call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
+        raised = {name: raise_precision(value) for name, value in kwargs.items()}
+        return function(*(raise_precision(value) for value in args), **raised)
+
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         device = next((value.device.type for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), "cpu")
-        with torch.autocast(device_type=device, enabled=False):
-            raised = {name: raise_precision(value) for name, value in kwargs.items()}
-            return function(*(raise_precision(value) for value in args), **raised)  # type: ignore[arg-type]
+        if torch.is_autocast_enabled(device):
+            with torch.autocast(device_type=device, enabled=False):
+                return call(args, kwargs)
+        return call(args, kwargs)
 
     return wrapper
 
