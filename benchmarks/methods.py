@@ -4,6 +4,7 @@
     python benchmarks/methods.py --pairs resnet56-resnet20 --seeds 0
     python benchmarks/methods.py --protocol full                   # on an accelerator: 240 epochs, teachers of 93 % and more
     python benchmarks/methods.py --table                           # the table of what is done so far
+    python benchmarks/methods_together.py                          # on an accelerator: all students of a pair in one process
 
 Both protocols train with SGD (momentum 0.9, weight decay 5e-4, batches of 64) on random crops and flips, the same number of
 epochs for every cell; weights of the methods are the published ones (CIFAR-100 protocol), given by the catalogue of methods or
@@ -21,7 +22,6 @@ import argparse
 import contextlib
 import logging
 import os
-import statistics
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -36,20 +36,17 @@ import torch
 from torch import nn
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
-from cifar_nets import PAIRS, Pair, StagedNet, build
-from cifar_rows import CLASSES, Views, load
+from cifar_nets import PAIRS, StagedNet
+from cifar_rows import Views, load
+from method_cells import BATCH, DECAY, METHODS, MOMENTUM, new, rate_factor, record, stages_of
+from method_table import agreement, table
 from potstill import DistillationTrainer
-from potstill.disk import read_json, write_json_atomic
+from potstill.disk import write_json_atomic
 from potstill.errors import OutputError
 from potstill.lock import FolderLock
-from potstill.methods import catalogue
-from potstill.methods.contract import MethodOptions, ModelFacts, StageSpec, TermSpec
+from potstill.methods.contract import StageSpec, TermSpec
 from potstill.teacher.live import LiveTeacher
 from potstill.training.taps import TapReader
-
-METHODS = ("baseline", "kd", "at", "sp", "rkd", "crd", "review_kd", "dkd", "dist", "simkd")
-BATCH, MOMENTUM, DECAY = 64, 0.9, 5e-4
-WARM_UP = 0.1  # share of the steps, where the schedule is a cosine
 
 
 @dataclass(frozen=True)
@@ -98,13 +95,7 @@ class ProtocolTrainer(DistillationTrainer):
         """The published steps, or a cosine behind a short rise."""
 
         def factor(step: int) -> float:
-            share = step / max(1, num_training_steps)
-            if self.is_stepped:
-                return 0.1 ** sum(share >= end for end in (150 / 240, 180 / 240, 210 / 240))
-            if share < WARM_UP:
-                return (step + 1) / (WARM_UP * num_training_steps + 1)
-            turn = torch.tensor(torch.pi * (share - WARM_UP) / (1 - WARM_UP))
-            return 0.5 * (1 + float(torch.cos(turn)))
+            return rate_factor(step / max(1, num_training_steps), num_training_steps, is_stepped=self.is_stepped)
 
         self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
         return self.lr_scheduler
@@ -143,33 +134,6 @@ def accuracy(model: nn.Module, rows: Views, device: torch.device) -> float:
         right += int((logits.argmax(-1).cpu() == batch["labels"]).sum())
     model.train(was_training)
     return right / len(rows)
-
-
-def stages_of(method: str, pair: Pair, student: StagedNet, teacher: StagedNet, epochs: float) -> tuple[StageSpec, ...]:
-    """The stages of the catalogue's method at the weights published for CIFAR nets and for the pair."""
-    if method == "baseline":
-        return (StageSpec("labels", (TermSpec("ce"),), epochs=epochs, learning_rate=pair.learning_rate),)
-    options = MethodOptions(epochs=epochs, learning_rate=pair.learning_rate)
-    if method == "kd":  # logits alone, α = 0.9 at τ = 4
-        options = replace(options, alpha=0.9, temperature=4.0, has_taps=False)
-    if method == "dist":
-        options = replace(options, temperature=4.0)
-    stages = catalogue.build(method, facts_of(student), facts_of(teacher), options)
-    return tuple(replace(stage, terms=tuple(_for_pair(term, pair) for term in stage.terms)) for stage in stages)
-
-
-def _for_pair(term: TermSpec, pair: Pair) -> TermSpec:
-    if term.name == "dkd":
-        return replace(term, options={**term.options, "beta": pair.response_beta})
-    if term.name == "review_kd":
-        rise = [[end, weight * pair.review_weight] for end, weight in term.weight["phases"]]
-        return replace(term, weight={"phases": rise})
-    return term
-
-
-def facts_of(net: StagedNet) -> ModelFacts:
-    """What the methods ask of a net."""
-    return ModelFacts(len(net.widths), net.widths[-1], None, "image", num_classes=CLASSES, strides=net.strides)
 
 
 def train(net: StagedNet, stages: Sequence[StageSpec], rows: Views, teacher: Any, seed: int, run: Run) -> list[float]:
@@ -264,18 +228,6 @@ class Run:
             print(f"{pair_name:<24} {method:<10} seed {seed}  last {found[-1]:.4f}  best {max(found):.4f}", flush=True)
 
 
-def new(name: str, seed: int) -> StagedNet:
-    """A net with random weights, laid out for convolutions."""
-    torch.manual_seed(seed)
-    return build(name, CLASSES).to(memory_format=torch.channels_last)
-
-
-def record(file: Path, accuracies: list[float], seconds: float, told: dict[str, Any]) -> None:
-    """Write one cell."""
-    figures = {"last": accuracies[-1], "best": max(accuracies), "epochs": accuracies, "seconds": round(seconds, 1)}
-    write_json_atomic(file, {**told, **figures, "threads": torch.get_num_threads()})
-
-
 @contextlib.contextmanager
 def held_lock(path: Path) -> Iterator[None]:
     """Only one process works on a cell; raises OutputError where another does."""
@@ -310,46 +262,6 @@ def protocol_of(arguments: argparse.Namespace) -> Protocol:
     return replace(named, **changes)
 
 
-def table(folder: Path, pairs: Sequence[str]) -> list[dict[str, Any]]:
-    """Print what is done as markdown, last (best) epoch, mean over seeds ± their deviation, and return it as rows."""
-    rows = []
-    for pair in pairs:
-        teacher = read_json(folder / f"teacher-{PAIRS[pair].teacher}.json")
-        if not isinstance(teacher, dict):
-            continue
-        rows.append({"pair": pair, "method": "teacher", "seeds": 1, "last": teacher["last"], "best": teacher["best"]})
-        cells = [cell for file in sorted((folder / pair).glob("*-seed*.json")) if isinstance(cell := read_json(file), dict)]
-        for method in METHODS:
-            own = [cell for cell in cells if cell["method"] == method]
-            if own:
-                rows.append({"pair": pair, "method": method, "seeds": len(own), **_figures(own)})
-    print("| pair | method | seeds | last % | best % | gain over baseline | seconds |")
-    print("|---|---|---|---|---|---|---|")
-    for row in rows:
-        base = next((other["last"] for other in rows if other["pair"] == row["pair"] and other["method"] == "baseline"), None)
-        is_student = row["method"] not in ("teacher", "baseline")
-        row["gain"] = None if base is None or not is_student else row["last"] - base
-        gain = "" if row["gain"] is None else f"{100 * row['gain']:+.2f}"
-        spread = f" ± {100 * row['spread']:.2f}" if "spread" in row else ""
-        print(
-            f"| {row['pair']} | {row['method']} | {row['seeds']} | {100 * row['last']:.2f}{spread} | {100 * row['best']:.2f} |"
-            f" {gain} | {row.get('seconds', '')} |"
-        )
-    return rows
-
-
-def _figures(cells: list[dict[str, Any]]) -> dict[str, Any]:
-    last = [cell["last"] for cell in cells]
-    best = statistics.mean(cell["best"] for cell in cells)
-    spread = {"spread": statistics.stdev(last)} if len(last) > 1 else {}
-    return {
-        "last": statistics.mean(last),
-        "best": best,
-        **spread,
-        "seconds": round(statistics.mean(c["seconds"] for c in cells), 1),
-    }
-
-
 def main() -> None:
     """Do what is missing and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -376,7 +288,8 @@ def main() -> None:
     rows = table(folder, arguments.pairs)
     if not rows:
         sys.exit(f"{folder} holds no finished cell")
-    write_json_atomic(folder / "table.json", {"protocol": asdict(protocol_of(arguments)), "rows": rows})
+    orders = agreement(rows)
+    write_json_atomic(folder / "table.json", {"protocol": asdict(protocol_of(arguments)), "rows": rows, "orders": orders})
     print(f"\nfigures: {folder / 'table.json'}")
 
 
