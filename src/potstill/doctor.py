@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from potstill.disk import free_bytes
-from potstill.hardware import Machine, choose_threads, describe
+from potstill.hardware import Machine, choose_threads, describe, driver_gpus
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -63,6 +63,7 @@ class Findings:
     def as_table(self) -> Group:
         """For the terminal."""
         from rich.console import Group
+        from rich.markup import escape
         from rich.table import Table
 
         machine = Table(title="machine", show_header=False)
@@ -72,7 +73,7 @@ class Findings:
         machine.add_row("free disk here", f"{self.free_disk_gib:.1f} GiB")
         packages = Table("package", "version", "what to do", title="packages")
         for finding in self.packages:
-            packages.add_row(finding.package, finding.version or "–", finding.remedy or "ok")
+            packages.add_row(finding.package, finding.version or "–", escape(finding.remedy or "ok"))
         return Group(machine, packages)
 
 
@@ -97,6 +98,8 @@ def _look(package: str, extra: str | None) -> Finding:
     oldest = OLDEST.get(package)
     if oldest and _numbers(version) < oldest:
         return Finding(package, version, f"too old: pip install '{package}>={'.'.join(map(str, oldest))}'", required=True)
+    if package == "torch" and version.endswith("+cpu") and driver_gpus():
+        return Finding(package, version, "a build for CPUs, which does not see the GPU: install one for CUDA", required=False)
     return Finding(package, version, "", required=extra is None)
 
 

@@ -41,6 +41,7 @@ _FLAGS = {
 }
 # bf16 must be this much faster than fp32 before it is worth its rounding.
 _WORTHWHILE_SHARE = 0.75
+_FEW_ROWS, _HOPELESS_FACTOR = 8, 4.0
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Machine:
         usable_cores: Cores that this process may use (affinity and container limits).
         ram_bytes: Main memory.
         flags: Which of avx2, avx512, vnni, amx and bf16 the processor has.
-        gpus: Names of the GPUs that torch sees; empty where torch is not loaded or sees none.
+        gpus: Names of the GPUs that torch sees; of those that NVIDIA's driver lists, where torch is not loaded.
         system: Operating system and architecture.
         python: Version of Python.
     """
@@ -79,7 +80,7 @@ def describe(*, look_for_gpus: bool = False) -> Machine:
     """This machine.
 
     Args:
-        look_for_gpus: Import torch to ask for GPUs; otherwise they are listed only where torch is loaded already.
+        look_for_gpus: Import torch to ask for GPUs; otherwise the driver is asked where torch is not loaded already.
     """
     name, flags = _read_cpuinfo(Path("/proc/cpuinfo"))
     return Machine(
@@ -89,7 +90,7 @@ def describe(*, look_for_gpus: bool = False) -> Machine:
         usable_cores=choose_threads(),
         ram_bytes=psutil.virtual_memory().total,
         flags=flags,
-        gpus=_gpu_names() if look_for_gpus or "torch" in sys.modules else (),
+        gpus=_gpu_names() if look_for_gpus or "torch" in sys.modules else driver_gpus(),
         system=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),
     )
@@ -109,6 +110,12 @@ def _read_cpuinfo(path: Path) -> tuple[str, tuple[str, ...]]:
         elif key.strip() in ("flags", "Features"):
             words = words or frozenset(value.split())
     return name, tuple(flag for flag, names in _FLAGS.items() if words.intersection(names))
+
+
+def driver_gpus(folder: Path = Path("/proc/driver/nvidia/gpus")) -> tuple[str, ...]:
+    """Names of the GPUs that NVIDIA's driver lists; empty without it."""
+    lines = [line for file in sorted(folder.glob("*/information")) for line in file.read_text().splitlines()]
+    return tuple(line.partition(":")[2].strip() for line in lines if line.startswith("Model:"))
 
 
 def _gpu_names() -> tuple[str, ...]:
@@ -167,17 +174,21 @@ def set_thread_policy() -> bool:
 def bf16_pays(device: str = "cpu") -> bool:
     """Whether matrix products in bfloat16 are at least a third faster than in float32 here, by measurement.
 
-    Measured once per process and device, on a product of the size of an encoder's layer.
+    Measured once per process and device, on a product of the size of an encoder's layer: of a small batch on the CPU, of a large
+    one on a GPU, where a small product takes as long as its launch in either type.
 
     Args:
         device: A torch device.
     """
     import torch
 
-    left, right = torch.randn(512, 768, device=device), torch.randn(768, 768, device=device)
+    rows = 512 if device == "cpu" else 16384
+    left, right = torch.randn(rows, 768, device=device), torch.randn(768, 768, device=device)
     pairs = {dtype: (left.to(dtype), right.to(dtype)) for dtype in (torch.float32, torch.bfloat16)}
     seconds: dict[torch.dtype, list[float]] = {dtype: [] for dtype in pairs}
     try:
+        if device == "cpu" and _is_hopeless(pairs[torch.float32], pairs[torch.bfloat16]):
+            return False
         for _ in range(7):
             for dtype, (one, other) in pairs.items():
                 seconds[dtype].append(_time_product(one, other))
@@ -187,6 +198,17 @@ def bf16_pays(device: str = "cpu") -> bool:
     full, half = (statistics.median(values[1:]) for values in seconds.values())
     logger.info("a product takes %.2f ms in float32 and %.2f ms in bfloat16 on %s", full * 1e3, half * 1e3, device)
     return half < _WORTHWHILE_SHARE * full
+
+
+def _is_hopeless(full, half) -> bool:  # type: ignore[no-untyped-def]  # torch is imported lazily
+    """Whether bfloat16 is several times slower on a few rows already.
+
+    A CPU without instructions for it computes it number by number, some eighty times slower: the whole measurement would take
+    longer than many a training.
+    """
+    seconds = [min(_time_product(left[:_FEW_ROWS], right) for _ in range(3)) for left, right in (full, half)]
+    logger.info("a product of %d rows takes %.2f ms in float32 and %.2f ms in bfloat16", _FEW_ROWS, *(1e3 * s for s in seconds))
+    return seconds[1] > _HOPELESS_FACTOR * seconds[0]
 
 
 def _time_product(left, right) -> float:  # type: ignore[no-untyped-def]  # torch is imported lazily

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from potstill.devices import device_of
 from potstill.export.runtimes import model_bytes
 from potstill.student.cost import parameters_of
 
@@ -56,6 +57,7 @@ def flops(model: nn.Module, inputs: Mapping[str, Tensor]) -> int:
     """
     from torch.utils.flop_counter import FlopCounterMode
 
+    inputs = {name: value.to(device_of(model)) for name, value in inputs.items()}
     num_rows = next(iter(inputs.values())).shape[0]
     counter = FlopCounterMode(display=False)
     with _plain_attention(model), torch.no_grad(), counter:

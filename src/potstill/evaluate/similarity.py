@@ -16,7 +16,7 @@ from torch import Tensor
 
 from potstill.cka import LEAST_ROWS, cka_matrix
 from potstill.errors import DataError, NeedsError
-from potstill.methods.similarity import Read, model_inputs, rows_of_blocks
+from potstill.methods.similarity import Read, model_inputs, on_device_of, rows_of_blocks
 
 MAX_ROWS = 2000
 
@@ -143,8 +143,8 @@ def attention_difference(
             break
         ours, theirs = model_inputs(batch), model_inputs(batch, teacher=True)
         with torch.no_grad():
-            student_scores = read(student, ours, tuple(f"attention:{layer}" for layer, _ in pairs))
-            teacher_scores = read(teacher, theirs, tuple(f"attention:{layer}" for _, layer in pairs))
+            student_scores = read(student, on_device_of(student, ours), tuple(f"attention:{layer}" for layer, _ in pairs))
+            teacher_scores = read(teacher, on_device_of(teacher, theirs), tuple(f"attention:{layer}" for _, layer in pairs))
         first = student_scores[f"attention:{pairs[0][0]}"]
         mask = _mask(ours, first.shape[0], first.shape[-1])
         other = teacher_scores[f"attention:{pairs[0][1]}"]

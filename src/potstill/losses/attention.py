@@ -6,6 +6,7 @@ without the padding mask.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -106,7 +107,7 @@ def _log_attention(scores: Tensor, mask: Tensor | None, average_heads: bool) -> 
     logs = F.log_softmax(scores.masked_fill(scores == float("-inf"), FLOOR), dim=-1)
     if not average_heads or logs.shape[1] == 1:
         return logs
-    return logs.logsumexp(1, keepdim=True) - logs.new_tensor(float(logs.shape[1])).log()
+    return logs.logsumexp(1, keepdim=True) - math.log(logs.shape[1])
 
 
 class AttentionTransfer(PairedLoss):

@@ -63,14 +63,14 @@ def partners(labels: Tensor) -> tuple[Tensor, Tensor]:
     ranked = labels[order]
     is_first = torch.ones_like(ranked, dtype=torch.bool)
     is_first[1:] = ranked[1:] != ranked[:-1]
-    starts = is_first.nonzero().flatten()
-    group = is_first.long().cumsum(0) - 1
+    places = torch.arange(len(labels), device=labels.device)
+    starts = torch.where(is_first, places, 0).cummax(0).values  # of each row the first place of its label
     following = torch.arange(1, len(labels) + 1, device=labels.device)
     is_last = torch.ones_like(is_first)
     is_last[:-1] = is_first[1:]
     partner = torch.empty_like(order)
-    partner[order] = order[torch.where(is_last, starts[group], following.clamp(max=len(labels) - 1))]
-    return partner, (partner != torch.arange(len(labels), device=labels.device)) & (labels != IGNORED_LABEL)
+    partner[order] = order[torch.where(is_last, starts, following.clamp(max=len(labels) - 1))]
+    return partner, (partner != places) & (labels != IGNORED_LABEL)
 
 
 class ProbabilityMSE(ResponseLoss):

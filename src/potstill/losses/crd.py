@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -83,6 +84,7 @@ class CRD(PairedLoss):
         self.momentum = between("momentum", momentum, 0, 1)
         self.share_negatives = bool(share_negatives)
         self._has_constants = False
+        self._on_host: tuple[np.ndarray, np.ndarray] | None = None  # known ids and rows, to look up without waiting for a GPU
 
     def needs_batch(self) -> tuple[str, ...]:
         return ("row_id",)
@@ -99,7 +101,7 @@ class CRD(PairedLoss):
         self.register_buffer("known_ids", torch.full((num_rows,), UNSEEN))
         self.register_buffer("known_rows", torch.arange(num_rows))
         self.register_buffer("log_constants", torch.full((2,), math.nan))
-        self._has_constants = False
+        self._has_constants, self._on_host = False, None
 
     def forward(self, student: StudentView, teacher: TeacherSignal | None, batch: Mapping[str, Any]) -> LossValue:
         """Sum over rows."""
@@ -136,7 +138,7 @@ class CRD(PairedLoss):
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
-        self._has_constants = False
+        self._has_constants, self._on_host = False, None
 
     def draw(self, rows: Tensor) -> Draw:
         """The negatives of a batch."""
@@ -159,6 +161,7 @@ class CRD(PairedLoss):
         self._check_room(len(ordered))
         self.known_ids.fill_(UNSEEN)[: len(ordered)] = ordered
         self.known_rows.copy_(torch.arange(len(self.known_rows), device=self.known_rows.device))
+        self._on_host = None
 
     def rows_of(self, batch: Mapping[str, Any]) -> Tensor:
         """Places [B] of the batch's rows in the memory, from 0 to N−1.
@@ -171,6 +174,8 @@ class CRD(PairedLoss):
         """
         if "row_index" in batch:
             return batch["row_index"].to(self.known_rows)
+        if not _several_ranks() and (rows := self._looked_up(batch["row_id"])) is not None:
+            return rows
         ids = _gathered(batch["row_id"].to(self.known_ids))[0]
         place = torch.searchsorted(self.known_ids, ids).clamp(max=len(self.known_ids) - 1)
         if bool((self.known_ids[place] != ids).any()):
@@ -179,6 +184,16 @@ class CRD(PairedLoss):
             self._add(ids)
         place = torch.searchsorted(self.known_ids, batch["row_id"].to(self.known_ids))
         return self.known_rows[place]
+
+    def _looked_up(self, ids: Tensor) -> Tensor | None:
+        """The places of ids that are all known, found on the CPU; None where one is not."""
+        if self._on_host is None:
+            self._on_host = self.known_ids.cpu().numpy(), self.known_rows.cpu().numpy()
+        (known, rows), wanted = self._on_host, ids.cpu().numpy()
+        place = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+        if not np.array_equal(known[place], wanted):
+            return None
+        return torch.from_numpy(rows[place]).to(self.known_rows.device, non_blocking=True)
 
     def _lent(self, ids: Tensor) -> Tensor:
         place = torch.searchsorted(self.known_ids, ids).clamp(max=len(self.known_ids) - 1)
@@ -197,6 +212,7 @@ class CRD(PairedLoss):
         order = self.known_ids.argsort(stable=True)
         self.known_ids.copy_(self.known_ids[order])
         self.known_rows.copy_(self.known_rows[order])
+        self._on_host = None
 
     def _check_room(self, wanted: int) -> None:
         if wanted > len(self.known_ids):
@@ -207,11 +223,15 @@ class CRD(PairedLoss):
             )
 
 
+def _several_ranks() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
 @torch.no_grad()
 def _gathered(*values: Tensor) -> tuple[Tensor, ...]:
     """The tensors of all ranks together, first axis joined, where there are several ranks; their batches may differ in size."""
     distributed = torch.distributed
-    if not (distributed.is_available() and distributed.is_initialized()):
+    if not _several_ranks():
         return values
     sizes = [torch.zeros(1, dtype=torch.int64, device=values[0].device) for _ in range(distributed.get_world_size())]
     distributed.all_gather(sizes, sizes[0].new_tensor([len(values[0])]))

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -62,8 +61,10 @@ def similarity_kl(
 def _neighbours(rows: Tensor, temperature: float) -> Tensor:
     """[B, B − 1] log-probabilities of the other rows."""
     unit = F.normalize(finite(rows), dim=-1)
-    others = ~torch.eye(len(rows), dtype=torch.bool, device=rows.device)
-    return F.log_softmax((unit @ unit.T)[others].view(len(rows), -1) / temperature, dim=-1)
+    count = len(rows)
+    # All but the diagonal, in order: behind it and between its entries lie runs of B others.
+    others = (unit @ unit.T).flatten()[1:].view(count - 1, count + 1)[:, :-1].reshape(count, count - 1)
+    return F.log_softmax(others / temperature, dim=-1)
 
 
 class OutputCosine(ResponseLoss):

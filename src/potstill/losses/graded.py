@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch.nn.functional as F
-from torch import Tensor, where
+from torch import Tensor, stack, where
 
 from potstill.errors import NeedsError
 from potstill.losses.contract import IGNORED_LABEL, Loss, LossValue, Shapes, StudentView
@@ -154,7 +154,10 @@ def labelled_rows(labels: Tensor) -> Tensor:
 
 def scaled(values: Tensor, scale: Sequence[float] | None) -> Tensor:
     """Values [B, C] in units of `scale`, one per number or one for all; as they are without one."""
-    return values if scale is None else values / values.new_tensor(scale)
+    if scale is None:
+        return values
+    # Made where the values are, because a copy would wait for the device.
+    return values / stack([values.new_full((), unit) for unit in scale])
 
 
 def checked_scale(scale: Sequence[float] | float | None) -> tuple[float, ...] | None:

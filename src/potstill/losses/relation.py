@@ -92,10 +92,10 @@ def affinity(
     student, teacher = (positions(value) for value in (student_map, teacher_map))
     if kept is not None:
         student, teacher = student.masked_fill(~kept, 0.0), teacher.masked_fill(~kept, 0.0)
-    count = student.new_tensor(float(student.shape[1])) if kept is None else kept.sum((1, 2)).clamp(min=1).to(student.dtype)
+    count: Tensor | float = float(student.shape[1]) if kept is None else kept.sum((1, 2)).clamp(min=1).to(student.dtype)
     if over == "channels":
         product = (F.normalize(student, dim=1) * F.normalize(teacher, dim=1)).sum(1)
-        values = (_safe_root(2 - 2 * product.square()) / count.reshape(-1, 1)).mean(1)
+        values = _safe_root(2 - 2 * product.square()).mean(1) / count
     else:
         student, teacher = F.normalize(student, dim=-1), F.normalize(teacher, dim=-1)
         values = _safe_root(distance_of_grams(student, teacher)) / count
@@ -129,7 +129,7 @@ def _safe_root(squared: Tensor) -> Tensor:
 def nst(student_map: Tensor, teacher_map: Tensor, *, mask: Tensor | None = None, reduction: Reduction = "mean") -> Tensor:
     """Neuron selectivity: squared MMD between channels, k(x, y) = ⟨x, y⟩² on activations of length one over positions.
 
-    mean k(t, t') + mean k(s, s') − 2 mean k(s, t), the means over pairs of channels.
+    mean k(t, t') + mean k(s, s') − 2 mean k(s, t), the means over pairs of channels; this is ‖S Sᵀ/C_s − T Tᵀ/C_t‖².
     Source: Huang and Wang 2017 (arXiv 1707.01219) with the polynomial kernel d = 2, c = 0.
 
     Args:
@@ -142,14 +142,8 @@ def nst(student_map: Tensor, teacher_map: Tensor, *, mask: Tensor | None = None,
     for value in (student_map, teacher_map):
         flat = positions(value)
         flat = flat if mask is None else flat.masked_fill(~mask.bool().unsqueeze(-1), 0.0)
-        channels.append(F.normalize(flat, dim=1))
-    student, teacher = channels
-    values = _kernel_mean(teacher, teacher) + _kernel_mean(student, student) - 2 * _kernel_mean(student, teacher)
-    return over_rows(values.clamp(min=0), None if mask is None else mask.bool().any(1), reduction)
-
-
-def _kernel_mean(first: Tensor, second: Tensor) -> Tensor:
-    return cross_square(first, second) / (first.shape[2] * second.shape[2])
+        channels.append(F.normalize(flat, dim=1) * flat.shape[2] ** -0.5)
+    return over_rows(distance_of_grams(*channels), None if mask is None else mask.bool().any(1), reduction)
 
 
 @full_precision

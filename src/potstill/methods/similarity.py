@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from potstill.cka import LEAST_ROWS_DEBIASED, cka_matrix, row_vectors
 from potstill.data.collate import NOT_INPUTS
+from potstill.devices import device_of
 from potstill.errors import DataError
 from potstill.training.taps import available
 
@@ -69,12 +70,20 @@ def rows_of_blocks(
             break
         for model, rows, inputs in zip(models, kept, (model_inputs(batch), model_inputs(batch, teacher=True)), strict=True):
             with torch.no_grad():
-                values = read(model, inputs, tuple(rows))
+                values = read(model, on_device_of(model, inputs), tuple(rows))
             for need, parts in rows.items():
                 parts.append(row_vectors(values[need], inputs.get("attention_mask")).cpu())
         num_rows += len(next(iter(kept[0].values()))[-1])
     joined = [{need: torch.cat(parts)[:max_rows] for need, parts in rows.items() if parts} for rows in kept]
     return joined, min(num_rows, max_rows)
+
+
+def on_device_of(model: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs where the model is; as they are for anything else that is read."""
+    if not isinstance(model, nn.Module):
+        return dict(inputs)
+    device = device_of(model)
+    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in inputs.items()}
 
 
 def model_inputs(batch: Mapping[str, Any], *, teacher: bool = False) -> dict[str, Any]:

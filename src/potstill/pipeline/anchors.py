@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from potstill.devices import compute_device
 from potstill.errors import RecipeError
 from potstill.methods.chains import CHAINS
 from potstill.pipeline.given import content_of
@@ -76,7 +77,7 @@ def anchor_source(run: Run, name: str) -> TeacherSource:
     else:
         place, teacher = f"{run.places.teacher}/anchors/{name}", run.recipe.teacher
     state = run.variant(places=replace(run.places, teacher=place), teacher=teacher)
-    return live_rows(state, LiveTeacher(state.teacher.model), token_values=False)
+    return live_rows(state, LiveTeacher(state.teacher.model, device=compute_device()), token_values=False)
 
 
 def check_chain(recipe: Recipe) -> None:

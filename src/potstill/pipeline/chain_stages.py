@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from potstill.devices import compute_device, placed
 from potstill.disk import StageFolder, fingerprint, write_json_atomic
 from potstill.methods.contract import StageSpec
 from potstill.pipeline.knowledge import training_source
@@ -123,14 +124,17 @@ def _link_source(run: Run, chain: str, name: str) -> TeacherSource:
     if answers.is_dir():
         return CachedTeacher.open(answers)
     seen, model, processor = link(run, name, chain=chain)
-    return RowsTeacher(LiveTeacher(model), _all_rows(seen), run.task.collator(processor), token_values=False)
+    return RowsTeacher(
+        LiveTeacher(model, device=compute_device()), _all_rows(seen), run.task.collator(processor), token_values=False
+    )
 
 
 def _keep_answers(seen: Run, model: Any, processor: Any, folder: Path) -> None:
     from potstill.teacher.cache import write_cache
     from potstill.teacher.live import LiveTeacher
 
-    write_cache(LiveTeacher(model), _all_rows(seen), seen.task.collator(processor), folder, batch_size=CACHE_BATCH)
+    with placed(model):
+        write_cache(LiveTeacher(model), _all_rows(seen), seen.task.collator(processor), folder, batch_size=CACHE_BATCH)
 
 
 def _all_rows(run: Run) -> EncodedRows:

@@ -202,4 +202,4 @@ def _next_row_id(run: Run, made: Sequence[Any]) -> int:
 def _word_embeddings(model: Any) -> np.ndarray:
     """[V, D] the teacher's own word embeddings."""
     table: torch.Tensor = model.get_input_embeddings().weight
-    return table.detach().numpy()
+    return table.detach().cpu().numpy()

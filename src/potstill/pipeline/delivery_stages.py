@@ -13,6 +13,7 @@ import numpy as np
 from potstill.compress.quantize.choose import Candidate, Choice, choose
 from potstill.data.collate import NOT_INPUTS
 from potstill.data.encoded import EncodedRows
+from potstill.devices import placed
 from potstill.disk import write_json_atomic
 from potstill.evaluate.quality import predict
 from potstill.export.onnx import export_onnx
@@ -75,8 +76,8 @@ def _choose(run: Run, source: Path, folder: Path, collator: Callable[..., Mappin
 
 def _teacher_answers(run: Run) -> np.ndarray:
     """What the teacher answers on the validation rows, for measures against it."""
-    runner = TorchRunner(run.teacher.model)
-    return predict(runner, run.teacher_rows("validation"), run.task.collator(run.teacher.processor)).logits
+    with placed(run.teacher.model) as teacher:
+        return predict(TorchRunner(teacher), run.teacher_rows("validation"), run.task.collator(run.teacher.processor)).logits
 
 
 def batches(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import log_softmax, logsumexp
 
+from potstill.devices import placed
 from potstill.evaluate.cost import cost
 from potstill.evaluate.quality import Predictions, predict
 from potstill.export.runtimes import TorchRunner, num_cores
@@ -58,7 +59,8 @@ def _untimed(run: Run, model: Any, processor: Any, rows: EncodedRows) -> Subject
         height, width = rows[0]["pixel_values"].shape[-2:]
         run.task.image_size = (int(height), int(width))  # type: ignore[attr-defined]
     spent = cost(model, run.task.example_inputs(model, batch=1, tokens=tokens))
-    answers = predict(TorchRunner(model, threads=num_cores()), rows, run.task.collator(processor))
+    with placed(model):
+        answers = predict(TorchRunner(model, threads=num_cores()), rows, run.task.collator(processor))
     return Subject(answers, {}, spent.parameters, spent.bytes, spent.flops, {"safetensors": spent.bytes}, "teacher")
 
 

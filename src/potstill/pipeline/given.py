@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from transformers import AutoConfig
 
+from potstill.devices import seeded
 from potstill.disk import fingerprint
 from potstill.errors import ModelError, PotstillError, RecipeError
 from potstill.recipe.model import TeacherRecipe
@@ -53,8 +53,7 @@ def load_given(run: Run, label_names: tuple[str, ...] | None) -> LoadedTeacher:
     from potstill.teacher.load import LoadedTeacher, load_teacher
 
     recipe = run.recipe.teacher
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(run.recipe.seed)  # a new head starts from the same weights in every sitting
+    with seeded(run.recipe.seed):  # a new head starts from the same weights in every sitting
         if run.given_teacher is not None:
             loaded = load_teacher(run.given_teacher, run.task, label_names=label_names or None)
             loaded = LoadedTeacher(loaded.model, run.given_processor or loaded.processor, loaded.head_is_new, loaded.notes)

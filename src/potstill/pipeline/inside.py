@@ -9,6 +9,7 @@ import numpy as np
 
 from potstill.data.encoded import EncodedRows
 from potstill.data.paired import PairedCollator, PairedRows
+from potstill.devices import placed
 from potstill.errors import NeedsError
 from potstill.evaluate.similarity import AttentionDifference, LayerSimilarity, attention_difference, layer_similarity
 from potstill.pipeline.knowledge import has_own_tokens, training_collator
@@ -34,14 +35,16 @@ def compare_insides(run: Run) -> figures.LayerSimilarity | None:
     if not needs["student"] or not needs["teacher"]:
         return None
     reader = TapReader()
-    try:
-        layers = layer_similarity(
-            student, teacher, batches, student_needs=needs["student"], teacher_needs=needs["teacher"], read=reader.read
-        )
-    except NeedsError as error:
-        logger.info("layers are not compared: %s", error)
-        return None
-    return _as_figures(run, layers, _attention(run, student, teacher, batches, reader), batches, processor)
+    with placed(student), placed(teacher):
+        try:
+            layers = layer_similarity(
+                student, teacher, batches, student_needs=needs["student"], teacher_needs=needs["teacher"], read=reader.read
+            )
+        except NeedsError as error:
+            logger.info("layers are not compared: %s", error)
+            return None
+        attention = _attention(run, student, teacher, batches, reader)
+    return _as_figures(run, layers, attention, batches, processor)
 
 
 def _attention(run: Run, student: Any, teacher: Any, batches: list[Any], reader: TapReader) -> AttentionDifference | None:

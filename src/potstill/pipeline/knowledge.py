@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from potstill.data.encoded import EncodedRows
+from potstill.devices import compute_device
 from potstill.teacher.signal import TeacherSignal
 from potstill.teacher.source import TeacherSource
 
@@ -144,7 +145,7 @@ def live_teacher(run: Run) -> LiveTeacher:
     from potstill.teacher.live import LiveTeacher
     from potstill.training.taps import TapReader
 
-    return LiveTeacher(run.teacher.model, TapReader())
+    return LiveTeacher(run.teacher.model, TapReader(), device=compute_device())
 
 
 def live_rows(run: Run, live: LiveTeacher, *, token_values: bool) -> RowsTeacher:

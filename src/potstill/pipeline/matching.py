@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from potstill.data.paired import PairedCollator, PairedRows
+from potstill.devices import placed
 from potstill.errors import DataError, NeedsError
 from potstill.methods.contract import ModelFacts, StageSpec
 from potstill.methods.layers import match_blocks, pair_layers
@@ -79,7 +80,8 @@ def _similarity(run: Run, student: Any) -> Any:
     from potstill.methods.similarity import block_similarity
     from potstill.training.taps import TapReader
 
-    return block_similarity(student.eval(), run.teacher.model, _batches(run, student), TapReader().read, max_rows=ROWS)
+    with placed(student.eval()) as ours, placed(run.teacher.model) as theirs:
+        return block_similarity(ours, theirs, _batches(run, student), TapReader().read, max_rows=ROWS)
 
 
 def _batches(run: Run, student: Any) -> list[Any]:

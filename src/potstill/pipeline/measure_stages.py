@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from potstill.compress.quantize.candidates import open_runner
+from potstill.devices import compute_device, placed
 from potstill.errors import MissingExtra
 from potstill.evaluate.cost import cost
 from potstill.evaluate.energy import measure_energy
@@ -104,11 +105,15 @@ def gather(run: Run, folder: Path) -> dict[str, Subject]:
 
 
 def _subject(run: Run, model: Any, processor: Any, sees: str) -> Subject:
+    """A model in PyTorch: it stays on the CPU, where it is timed, and answers the test rows on a GPU where there is one."""
+    model.to("cpu")
     rows = _rows(run, sees)
     middle = int(np.median(rows.lengths)) if run.task.modality == "text" else None
     spent = cost(model, _example(run, model, sees, batch=1, tokens=middle))
     runner = _best_threads(run, sees, lambda threads: TorchRunner(model, threads=threads))
-    answers = predict(runner, rows, run.task.collator(processor))
+    with placed(model):
+        whole = runner if compute_device().type == "cpu" else TorchRunner(model)
+        answers = predict(whole, rows, run.task.collator(processor))
     return Subject(answers, {runner.name: runner}, spent.parameters, spent.bytes, spent.flops, {"safetensors": spent.bytes}, sees)
 
 

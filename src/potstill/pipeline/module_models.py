@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from potstill.devices import seeded
 from potstill.errors import ModelError, RecipeError
 from potstill.recipe import Recipe
 from potstill.teacher.factory import find_factory, is_factory, make, require_trust, trust, trust_module
@@ -91,13 +92,11 @@ def module_student(run: Run, processor: Any) -> tuple[PreTrainedModel, Any]:
     Raises:
         ModelError: It fails, or has other classes than the data.
     """
-    import torch
 
     from potstill.teacher.module import wrap
 
     name = str(run.recipe.student.model)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(run.recipe.seed)
+    with seeded(run.recipe.seed):
         network, own = make(name, len(run.label_names))
     return wrap(network, name, own or processor, label_names=run.label_names).eval(), own
 

@@ -6,8 +6,7 @@ import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
+from potstill.devices import seeded
 from potstill.errors import ModelError
 from potstill.pipeline.given import new_model
 from potstill.tasks.image_classification import size_of
@@ -45,8 +44,7 @@ def named_student(run: Run, planned: StudentPlan, processor: Any) -> PreTrainedM
     if _has_weights(name):
         student = run.task.load_model(name, num_labels=run.num_answers, label_names=run.label_names)
     else:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(run.recipe.seed)
+        with seeded(run.recipe.seed):
             student = new_model(run.task, planned.build_config())
     if run.label_names:
         student.config.id2label = dict(enumerate(run.label_names))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from potstill.compress.quantize.candidates import open_runner
 from potstill.data.splits import load_rows
+from potstill.devices import compute_device, placed
 from potstill.errors import OutputError
 from potstill.evaluate.fidelity import retention
 from potstill.evaluate.judges import judge_of
@@ -51,7 +52,8 @@ def reevaluate(folder: str | Path, *, data: str | None = None) -> dict[str, Any]
             limit = run.recipe.data.max_tokens
             ours = run.task.encode(rows, processor, Path(place) / "student", max_tokens=limit)
             theirs = run.task.encode(rows, run.teacher.processor, Path(place) / "teacher", max_tokens=limit)
-        teacher = predict(TorchRunner(run.teacher.model), theirs, run.task.collator(run.teacher.processor))
+        with placed(run.teacher.model) as model:
+            teacher = predict(TorchRunner(model), theirs, run.task.collator(run.teacher.processor))
         judge, metric = judge_of(run.task), run.task.metric_for(teacher.labels)
         judged = rows if data is not None else run.split("test")
         quality = _quality(run, teacher, teacher, judged)
@@ -121,7 +123,7 @@ def open_run(folder: str | Path) -> Run:
 def _served(run: Run, student: Any) -> dict[str, Runner]:
     """Every way in which the student is kept."""
     facts = run.facts("export")
-    runners: dict[str, Runner] = {"student": TorchRunner(student)}
+    runners: dict[str, Runner] = {"student": TorchRunner(student.to(compute_device()))}
     runners["student onnx"] = OnnxRunner(run.folder / "export" / "model.onnx", precision="fp32")
     for key in ("served", "int8"):
         kept = facts.get(key)

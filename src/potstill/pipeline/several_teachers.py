@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from potstill.devices import compute_device
 from potstill.errors import RecipeError
 from potstill.pipeline.anchors import check_states
 from potstill.pipeline.given import content_of, load_given, wants_training
@@ -196,7 +197,7 @@ def _answers(other: Run) -> TeacherSource:
     from potstill.pipeline.knowledge import cached_answers, live_rows
     from potstill.teacher.live import LiveTeacher
 
-    live = LiveTeacher(other.teacher.model)
+    live = LiveTeacher(other.teacher.model, device=compute_device())
     if (other.folder / other.places.cache / "logits").is_dir():
         return cached_answers(other, live.fingerprint)
     return live_rows(other, live, token_values=False)

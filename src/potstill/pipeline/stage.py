@@ -103,6 +103,7 @@ def _lead(stage: Stage, run: Run, *, replace: bool) -> StageResult:
         ranks.from_first(stage.trains and not skipped)
         if not skipped:
             notes = stage.work(run, folder.path)
+            _release_memory()
             folder.finish(notes=list(notes))
         record: Mapping[str, Any] = folder.record() or {}
     run.forget(stage.folder)
@@ -111,6 +112,13 @@ def _lead(stage: Stage, run: Run, *, replace: bool) -> StageResult:
     for note in result.notes:
         run.observer.note(note)
     return result
+
+
+def _release_memory() -> None:
+    """What the stage held on a GPU is free for the next one."""
+    from potstill.devices import release_memory
+
+    release_memory()
 
 
 def stage_fingerprint(stage: Stage, run: Run) -> str:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from potstill.devices import placed
 from potstill.errors import DataError
 from potstill.student.families import Family, family_of, head_size
 from potstill.tasks.sentence_model import HEAD
@@ -63,9 +64,13 @@ def measure(teacher: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]], *
     """Measure every score in one pass over `batches`, one backward per batch.
 
     Args:
-        teacher: A model of a supported family; weights, mode and gradients are left as they were.
+        teacher: A model of a supported family; run on a GPU where there is one; weights, mode, gradients and place are left as
+            they were.
         batches: Collated batches; `teacher_*` inputs are read where they are present.
         seed: Of the sampled labels.
+
+    Returns:
+        The scores, on the CPU.
 
     Raises:
         DataError: There is no batch.
@@ -77,7 +82,7 @@ def measure(teacher: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]], *
     requires_grad = [parameter.requires_grad for parameter in teacher.parameters()]
     teacher.eval().requires_grad_(False)
     try:
-        with recorder.hooks():
+        with placed(teacher), recorder.hooks():
             for batch in batches:
                 recorder.measure(batch, seed)
     finally:
@@ -144,20 +149,21 @@ class _Recorder:
         self.masks = {}
 
     def result(self) -> Importance:
-        mean = {name: (total / self.rows) for name, total in self.sums.items()}
+        sums = {name: total.cpu() for name, total in self.sums.items()}
+        mean = {name: total / self.rows for name, total in sums.items()}
         if self.family.structure == "convolution":
-            channels = {name.removeprefix("channels:"): value.cpu().numpy() for name, value in mean.items()}
+            channels = {name.removeprefix("channels:"): value.numpy() for name, value in mean.items()}
             none = np.zeros(0)
             return Importance(none, none, none, none, channels, rows=self.rows)
         depth = range(1, len(self.family.blocks(self.model)) + 1)
         return Importance(
-            heads=np.stack([mean[f"heads:{k}"].cpu().numpy() for k in depth]),
-            neurons=np.stack([mean[f"neurons:{k}"].cpu().numpy() for k in depth]),
-            hidden=mean["hidden"].cpu().numpy(),
+            heads=np.stack([mean[f"heads:{k}"].numpy() for k in depth]),
+            neurons=np.stack([mean[f"neurons:{k}"].numpy() for k in depth]),
+            hidden=mean["hidden"].numpy(),
             layers=np.array([float(mean[f"layers:{k}"]) for k in depth]),
-            neuron_grams=tuple(self.sums[f"neuron_gram:{k}"] for k in depth),
+            neuron_grams=tuple(sums[f"neuron_gram:{k}"] for k in depth),
             embedding_metric=mean["embedding"],
-            context_grams=tuple(self.sums[f"context_gram:{k}"] for k in depth),
+            context_grams=tuple(sums[f"context_gram:{k}"] for k in depth),
             rows=self.rows,
         )
 

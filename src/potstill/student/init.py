@@ -13,6 +13,7 @@ import transformers
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from potstill.devices import placed, seeded
 from potstill.errors import ModelError
 from potstill.student import encoder_cut
 from potstill.student.architectures import coded, register
@@ -76,14 +77,14 @@ def cut_student(
     if hasattr(teacher.config, "sentence_pooling"):
         config.sentence_pooling = teacher.config.sentence_pooling
     family = family_of(config)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         student = _class_named(family.class_like(teacher), config)(config).eval()
     importance = _importance(teacher, student, batches, seed)
     if family.structure == "convolution":
         _CUTS[family.model_type](teacher, student, importance)
         if importance is not None:
-            settle_statistics(student, batches)
+            with placed(student):
+                settle_statistics(student, batches)
             if family.model_type != "resnet":
                 _refit_head(teacher, student, batches, None)
         return student
@@ -311,7 +312,8 @@ def _fit_head(teacher: PreTrainedModel, student: PreTrainedModel, hidden: Tensor
     teacher.eval()
     handle = pooler.register_forward_pre_hook(lambda m, args: features.append(args[0].double().cpu()[..., hidden]))
     try:
-        logits = [head_output(teacher(**teacher_inputs(teacher, batch))).double().cpu() for batch in batches]
+        with placed(teacher):
+            logits = [head_output(teacher(**teacher_inputs(teacher, batch))).double().cpu() for batch in batches]
     finally:
         handle.remove()
         teacher.train(was_training)
@@ -337,13 +339,14 @@ def _features_and_logits(
     logits: list[Tensor] = []
     was_training = teacher.training
     teacher.eval()
-    handle = family_of(student).head(student).register_forward_pre_hook(lambda m, args: features.append(args[0].double()))
+    handle = family_of(student).head(student).register_forward_pre_hook(lambda m, args: features.append(args[0].double().cpu()))
     try:
-        for batch in batches:
-            inputs = teacher_inputs(teacher, batch)
-            logits.append(_units_of(head_output(teacher(**inputs)).double().cpu(), batch, inputs))
-            student(**student_inputs(student, _in_student_tokens(student, batch, inputs, cut)))
-            features[-1] = _units_of(features[-1], batch, inputs)
+        with placed(teacher), placed(student):
+            for batch in batches:
+                inputs = teacher_inputs(teacher, batch)
+                logits.append(_units_of(head_output(teacher(**inputs)).double().cpu(), batch, inputs))
+                student(**student_inputs(student, _in_student_tokens(student, batch, inputs, cut)))
+                features[-1] = _units_of(features[-1], batch, inputs)
     finally:
         handle.remove()
         teacher.train(was_training)
@@ -366,7 +369,8 @@ def _in_student_tokens(
     """The batch as the student reads it: its own inputs where the batch has both, else the teacher's ids renumbered."""
     if cut is None or "teacher_input_ids" in batch:
         return batch
-    table = torch.as_tensor(cut.new_ids(int(max(cut.kept_ids.max(), inputs["input_ids"].max())) + 1))
+    read = inputs["input_ids"].cpu()
+    table = torch.as_tensor(cut.new_ids(int(max(cut.kept_ids.max(), read.max())) + 1))
     unknown = cut.tokenizer.unk_token_id or 0
-    ids = table[inputs["input_ids"].cpu()]
+    ids = table[read]
     return {**inputs, "input_ids": torch.where(ids < 0, torch.full_like(ids, unknown), ids)}

@@ -60,7 +60,7 @@ class ChannelScores:
         prefix = f"{teacher.base_model_prefix}."
         modules = {name: module for name, module in teacher.base_model.named_modules() if isinstance(module, nn.BatchNorm2d)}
         measured = {name.removeprefix(prefix): score for name, score in importance.channels.items()} if importance else {}
-        self.scores = {name: measured.get(name, module.weight.detach().abs().numpy()) for name, module in modules.items()}
+        self.scores = {name: measured.get(name, module.weight.detach().abs().cpu().numpy()) for name, module in modules.items()}
 
     def best(self, paths: list[str], kept: int) -> Tensor:
         """The `kept` channels of the largest sum of scores over norms, ascending."""

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from potstill.devices import device_of_batch
 from potstill.errors import CacheError
 from potstill.tasks.units import arranged, has_units
 from potstill.teacher.cache_budget import TAP_BUDGET_BYTES, CacheEstimate, estimate, measure_seconds_per_row
@@ -116,7 +117,8 @@ class CachedTeacher:
             needs: Need names.
 
         Returns:
-            Float32 tensors on the device of ``row_id``; padding is zero in values with one entry per token.
+            Float32 tensors on the device of the batch (its ``row_id`` may lie on the CPU, which spares a wait for the GPU);
+            padding is zero in values with one entry per token.
 
         Raises:
             CacheError: A row is not held, or the batch has no row ids.
@@ -130,12 +132,11 @@ class CachedTeacher:
         )
         if "row_id" not in batch:
             raise CacheError("the batch has no row_id", "batches of encoded rows", "keep the column: remove_unused_columns=False")
-        row_ids: Tensor = batch["row_id"]
-        positions = self._store.find(row_ids.cpu().numpy())
+        positions, device = self._store.find(batch["row_id"].cpu().numpy()), device_of_batch(batch)
         mask = token_mask(batch)
         values = {need: torch.from_numpy(self._value(need, positions, mask)) for need in dict.fromkeys(needs) if need != "logits"}
-        logits = self._logits(positions, batch).to(row_ids.device) if "logits" in needs else None
-        values = {need: value.to(row_ids.device) for need, value in values.items()}
+        logits = _placed(self._logits(positions, batch), device) if "logits" in needs else None
+        values = {need: _placed(value, device) for need, value in values.items()}
         return TeacherSignal(None if logits is None else DenseLogits(logits), values, mask)
 
     def _logits(self, positions: np.ndarray, batch: Mapping[str, Any]) -> Tensor:
@@ -152,3 +153,10 @@ class CachedTeacher:
         if mask is None:
             raise CacheError(f"the batch has no attention mask, which {need} is padded by", "batches of tokens")
         return self._store.gather_tokens(need, positions, mask.shape[1])
+
+
+def _placed(values: Tensor, device: torch.device) -> Tensor:
+    """On the device; to a GPU through pinned memory, so that the copy waits for nothing that the GPU is still at."""
+    if device.type != "cuda" or values.device == device:
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)

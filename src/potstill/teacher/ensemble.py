@@ -86,8 +86,9 @@ class EnsembleTeacher:
         widths = [signal.logits.shape[-1] for signal in signals]
         if len(set(widths)) > 1:
             raise ModelError(f"the teachers have {', '.join(map(str, widths))} classes", "the same classes in the same order")
-        logs = torch.stack([signal.logits.float().log_softmax(-1) for signal in signals])
-        weights = logs.new_tensor(self.weights) if self._learned is None else self._learned().detach().to(logs)
+        device = signals[0].logits.device
+        logs = torch.stack([signal.logits.to(device).float().log_softmax(-1) for signal in signals])
+        weights = _on_device(self.weights, logs) if self._learned is None else self._learned().detach().to(logs)
         joint = combine(logs, weights, batch.get("labels"), mode=self.mode, confidence=self.confidence)
         each = {EACH: logs.transpose(0, 1)} if EACH in needs else {}
         return TeacherSignal(response=DenseLogits(joint), taps=each, token_mask=signals[0].token_mask)
@@ -114,6 +115,11 @@ def row_weights(logs: Tensor, weights: Tensor, labels: Tensor | None = None, *, 
     own = fixed * _CONFIDENCES[confidence](logs, labels)
     total = own.sum(0)
     return torch.where(total > 0, own / total.clamp_min(torch.finfo(own.dtype).tiny), fixed)
+
+
+def _on_device(weights: Sequence[float], like: Tensor) -> Tensor:
+    """Numbers as a tensor of the type and device of `like`, made there: a copy would wait for the device."""
+    return torch.stack([like.new_full((), weight) for weight in weights])
 
 
 def _mixture(logs: Tensor, weights: Tensor) -> Tensor:

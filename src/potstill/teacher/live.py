@@ -6,6 +6,7 @@ Shapes: B batch, C classes, T tokens, D width.
 from __future__ import annotations
 
 import functools
+import logging
 import re
 from collections.abc import Collection, Mapping
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from potstill.devices import device_of, device_of_batch
 from potstill.errors import ModelError
 from potstill.hardware import bf16_pays
 from potstill.tasks.units import answers_of, head_output
@@ -20,6 +22,8 @@ from potstill.teacher.inputs import MAIN_INPUTS, InputNames
 from potstill.teacher.rest import at_rest, ensure_eval, fingerprint_of
 from potstill.teacher.signal import DenseLogits, TeacherSignal
 from potstill.teacher.source import TapReader, require
+
+logger = logging.getLogger(__name__)
 
 _HIDDEN = re.compile(r"hidden:(-?\d+)|embedding")
 TEACHER_PREFIX = "teacher_"
@@ -37,6 +41,8 @@ class LiveTeacher:
         tap_reader: Reads intermediate values by need name; without one, only logits and hidden states are at hand.
         dtype: What to compute in: "float32", "bfloat16", or "auto" (bfloat16 where a measurement says that it pays).
             The weights stay as they are.
+        device: Where it runs, and is moved to when it is first asked. None: where the batches are, if that is a GPU, else where
+            it is; so that a teacher on the CPU does not silently hold up a student that trains on a GPU.
     """
 
     def __init__(
@@ -45,10 +51,12 @@ class LiveTeacher:
         tap_reader: TapReader | None = None,
         *,
         dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+        device: torch.device | str | None = None,
     ) -> None:
         self.model = at_rest(model)
         self.tap_reader = tap_reader
         self.dtype = dtype
+        self.home = None if device is None else torch.device(device)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -62,7 +70,15 @@ class LiveTeacher:
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return next(self.model.parameters()).device
+        return device_of(self.model)
+
+    def settle(self, batch: Mapping[str, Any]) -> None:
+        """Move the model to where it is to answer this batch; nothing to do from the second batch on."""
+        wanted = self.home if self.home is not None else device_of_batch(batch)
+        if wanted == self.device or (self.home is None and wanted.type == "cpu"):
+            return
+        logger.info("the teacher moves from %s to %s", self.device, wanted)
+        self.model.to(wanted)
 
     def computes_in_bf16(self) -> bool:
         """Whether the forward pass runs in bfloat16."""
@@ -87,7 +103,8 @@ class LiveTeacher:
         """
         own = {key[len(TEACHER_PREFIX) :]: value for key, value in batch.items() if key.startswith(TEACHER_PREFIX)}
         known = {key: value for key, value in (own or batch).items() if key in self._names.names or key in MAIN_INPUTS}
-        inputs = {key: value.to(self.device) for key, value in self._names.take(known, leave=_NO_INPUT).items()}
+        device = self.device
+        inputs = {key: value.to(device, non_blocking=True) for key, value in self._names.take(known, leave=_NO_INPUT).items()}
         if not inputs:
             raise ModelError(
                 f"the batch has none of the teacher's inputs; it has {', '.join(batch) or 'nothing'}",
@@ -117,6 +134,7 @@ class LiveTeacher:
             remedy="give the teacher to DistillationTrainer, which reads taps, or choose losses on logits or hidden states",
         )
         ensure_eval(self.model)
+        self.settle(batch)
         inputs = self.inputs(batch)
         taps = [need for need in dict.fromkeys(needs) if need != "logits"]
         # Tensors made in inference mode cannot be saved for a student's backward pass, so taps are made without it;

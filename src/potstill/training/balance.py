@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -131,6 +132,7 @@ class GradientNorm(Balance):
         self.register_buffer("current", torch.ones(len(losses)))
         self.register_buffer("steps", torch.tensor(0))
         self.register_buffer("shared", torch.tensor(NOT_LOOKED_FOR))
+        self._host: tuple[int, int, list[float]] | None = None  # steps, shared and current, which no step then reads from a GPU
         self._matrices = [parameter for parameter in parameters.values() if parameter.dim() > 1]
         self._reached: dict[int, list[bool]] = {}
         self._sums: dict[int, Tensor] = {}
@@ -138,13 +140,12 @@ class GradientNorm(Balance):
     def factors(self, progress: float) -> list[float]:
         """mean(g) / g_k; 1 before the first measurement."""
         del progress
-        values: list[float] = self.current.tolist()
-        return values
+        return self._known()[2]
 
     def measure(self, position: int, part: Tensor) -> None:
         """In the first step find out which matrices the term reaches; every 20th step add its gradient by the shared one."""
-        shared = int(self.shared)
-        if shared == NONE or int(self.steps) % MEASURED_EVERY_STEPS or not part.requires_grad:
+        steps, shared, _ = self._known()
+        if shared == NONE or steps % MEASURED_EVERY_STEPS or not part.requires_grad:
             return
         if shared == NOT_LOOKED_FOR:
             found = torch.autograd.grad(part, self._matrices, retain_graph=True, allow_unused=True)
@@ -157,12 +158,24 @@ class GradientNorm(Balance):
 
     def after_step(self, weights: Sequence[float], num_ranks: int) -> None:
         """New factors where this step was measured."""
-        if int(self.shared) == NOT_LOOKED_FOR:
+        steps, shared, factors = self._known()
+        if shared == NOT_LOOKED_FOR:
             self._find_shared()
             return
+        self._host = (steps + 1, shared, factors)
         if self._sums:
             self._update(weights, num_ranks)
         self.steps += 1
+
+    def _known(self) -> tuple[int, int, list[float]]:
+        """Steps done, the shared matrix and the factors; read from the buffers only where these changed."""
+        if self._host is None:
+            self._host = (int(self.steps), int(self.shared), self.current.tolist())
+        return self._host
+
+    def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
+        super()._load_from_state_dict(*args, **options)
+        self._host = None
 
     def _find_shared(self) -> None:
         reached, self._reached = self._reached, {}
@@ -170,6 +183,7 @@ class GradientNorm(Balance):
             [index for index in range(len(self._matrices)) if all(each[index] for each in reached.values())] if reached else []
         )
         self.shared.fill_(common[-1] if common else NONE)
+        self._host = None
         if not common:
             logger.warning("balance: gradient_norm has no effect, no weight matrix of the student is reached by all losses")
 
@@ -185,6 +199,7 @@ class GradientNorm(Balance):
             middle = self.norms[known].mean()
             factors = (middle / self.norms.clamp(min=1e-12)).clamp(1 / LARGEST_FACTOR, LARGEST_FACTOR)
             self.current.copy_(torch.where(known, factors, torch.ones_like(factors)))
+            self._host = None
 
 
 def known(name: str) -> str:

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 
+from potstill.devices import LOOKED_UP
 from potstill.losses.contract import StudentView
 from potstill.teacher.signal import TeacherSignal
 from potstill.training import evaluation, order, preparation
@@ -57,6 +59,18 @@ class MeasuringTrainer(Trainer):
 
     def _signal(self, batch: Mapping[str, Any], needs: tuple[str, ...]) -> TeacherSignal | None:
         raise TypeError(f"{type(self).__name__} does not define _signal")
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """The batch on the device, but for what is only looked up."""
+        kept = {name: value for name, value in inputs.items() if name in LOOKED_UP}
+        moved = {name: value for name, value in inputs.items() if name not in LOOKED_UP}
+        return {**super()._prepare_inputs(moved), **kept}
+
+    def _prepare_input(self, data: Any) -> Any:
+        """Copies do not wait for the device, which may still be at the step before."""
+        if isinstance(data, Tensor) and not self.is_deepspeed_enabled:
+            return data.to(self.args.device, non_blocking=True)
+        return super()._prepare_input(data)
 
     @property
     def progress(self) -> float:

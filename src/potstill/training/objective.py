@@ -47,9 +47,9 @@ class Objective:
         self._totals = torch.zeros(len(terms), device=device)
         self._steps = [0] * len(terms)
         self._metrics: dict[str, tuple[Tensor, int]] = {}
-        self._suspects: list[tuple[Tensor, Any]] = []
+        self._suspects: list[_Suspect] = []
         self.num_networks = 1  # peers share the objective: what is told is their mean
-        self.checks_at_once = device.type == "cpu"  # elsewhere before the optimizer moves, so that the device is read once a step
+        self.checks_at_once = device.type == "cpu"  # elsewhere before the optimizer moves, when the device has long gone on
         self._progress = 0.0
         self.knows_answers = False
 
@@ -82,9 +82,9 @@ class Objective:
         return _union([needs, ("logits",)]) if watches else needs
 
     def count(self, batches: Sequence[Mapping[str, Any]]) -> Tensor:
-        """Units of each term over these batches, [terms], on the CPU where the batches are."""
+        """Units of each term over these batches, [terms], on the CPU, where a trainer's batches are at that time."""
         counts = [sum(torch.as_tensor(term.loss.count(batch), dtype=torch.float64) for batch in batches) for term in self.terms]
-        return torch.stack([torch.as_tensor(count, dtype=torch.float64) for count in counts])
+        return torch.stack([torch.as_tensor(count, dtype=torch.float64).cpu() for count in counts])
 
     def active_terms(self) -> list[tuple[Term, float]]:
         """Each term with its weight at present."""
@@ -136,7 +136,7 @@ class Objective:
                 self._metrics[f"{term.name}/{name}"] = (held + metric.detach(), times + 1)
         values = torch.stack(parts)
         self._totals += values
-        self._suspects.append((values, batch.get("row_id")))
+        self._suspects.append(_Suspect(values, batch.get("row_id")))
         if self.checks_at_once:
             self.check()
         return total
@@ -184,15 +184,12 @@ class Objective:
             TrainingError: A term was not finite; names the term and the rows.
         """
         suspects, self._suspects = self._suspects, []
-        if not suspects:
+        found = next((suspect for suspect in suspects if not suspect.is_finite()), None)
+        if found is None:
             return
-        finite = torch.isfinite(suspects[0][0] if len(suspects) == 1 else torch.stack([values for values, _ in suspects]))
-        if bool(finite.all()):
-            return
-        values, row_ids = next(pair for pair in suspects if not bool(torch.isfinite(pair[0]).all()))
-        names = [term.name for term, value in zip(self.terms, values.tolist()) if value != value or abs(value) == float("inf")]
-        rows = row_ids.tolist() if isinstance(row_ids, Tensor) else []
-        raise NonFiniteLoss(names, rows)
+        values = found.values.tolist()
+        names = [term.name for term, value in zip(self.terms, values) if value != value or abs(value) == float("inf")]
+        raise NonFiniteLoss(names, found.row_ids.tolist() if isinstance(found.row_ids, Tensor) else [])
 
     def drain(self, num_ranks: int) -> dict[str, float]:
         """Mean of each term per optimizer step since the last call; reads the device once."""
@@ -210,6 +207,32 @@ class Objective:
         self._steps = [0] * len(self.terms)
         self._metrics = {}
         return values
+
+
+class _Suspect:
+    """The terms of one micro-batch, and whether they are finite.
+
+    On a GPU the answer is on its way from here on: who asks for it later waits for the forward pass alone, and the backward pass
+    goes on meanwhile.
+
+    Args:
+        values: [terms].
+        row_ids: Rows of the micro-batch, or None.
+    """
+
+    def __init__(self, values: Tensor, row_ids: Any) -> None:
+        self.values, self.row_ids = values, row_ids
+        self._answer, self._arrival = torch.isfinite(values).all(), None
+        if values.is_cuda:
+            host = torch.empty((), dtype=torch.bool, pin_memory=True)
+            self._answer = host.copy_(self._answer, non_blocking=True)
+            self._arrival = torch.cuda.Event()
+            self._arrival.record(torch.cuda.current_stream(values.device))
+
+    def is_finite(self) -> bool:
+        if self._arrival is not None:
+            self._arrival.synchronize()
+        return bool(self._answer)
 
 
 class NonFiniteLoss(TrainingError):

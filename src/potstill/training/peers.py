@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from potstill.devices import seeded
 from potstill.errors import NeedsError, RecipeError, TrainingError
 from potstill.losses.contract import StudentView
 from potstill.teacher.rest import fingerprint_of
@@ -99,8 +100,7 @@ class Peers:
         if len(self.others):
             return
         for number in range(1, self.count):
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed + number)
+            with seeded(seed + number):
                 self.others.append(_twin(student, self.start))
         self._taps = [Taps(other, needs) for other in self.others]
         self._view_of = view_of

@@ -64,19 +64,20 @@ class RowMemory(nn.Module):
             values = self.uncertainty
         elif self.plan.focus == "student_loss":
             known = self.losses >= 0
-            middle = self.losses[known].mean() if bool(known.any()) else self.losses.new_ones(())
+            count = known.sum()
+            middle = torch.where(count > 0, (self.losses * known).sum() / count.clamp(min=1), 1.0)
             values = torch.where(known, self.losses, middle)
         else:
             return torch.ones_like(self.losses)
         relative = (values / values.mean().clamp(min=1e-12)).clamp(max=LARGEST)
-        relative = relative / relative.mean().clamp(min=1e-12) if float(relative.sum()) > 0 else torch.ones_like(relative)
+        relative = torch.where(relative.sum() > 0, relative / relative.mean().clamp(min=1e-12), 1.0)
         return 1 - self.plan.strength + self.plan.strength * relative
 
     def weights_of(self, row_ids: Tensor) -> Tensor:
         """[B] the weights of a batch at this optimizer step."""
         if self._weights is None:
             self._weights = self.weights()
-        return self._weights[self.places(row_ids).to(self._weights.device)]
+        return self._weights[self.places(row_ids).to(self._weights.device, non_blocking=True)]
 
     def weights_of_epoch(self, epoch: int) -> np.ndarray:
         """[N] the weights that an epoch is drawn by: those of its beginning, also after it was interrupted."""
@@ -111,15 +112,16 @@ class RowMemory(nn.Module):
         """Take over what all ranks saw in this step."""
         if self.plan.focus != "student_loss":
             return
-        seen: list[Any] = [(ids.cpu(), losses.cpu()) for ids, losses in self._pending]
+        seen: list[Any] = self._pending
         self._pending, self._weights = [], None
         if num_ranks > 1:
             parts: list[Any] = [None] * num_ranks
-            torch.distributed.all_gather_object(parts, seen)
+            torch.distributed.all_gather_object(parts, [(ids.cpu(), losses.cpu()) for ids, losses in seen])
             seen = [pair for part in parts for pair in part]
         for ids, losses in seen:
-            known = torch.isfinite(losses)
-            self.losses[self.places(ids[known])] = losses[known].to(self.losses.device).clamp(min=0)
+            places = self.places(ids).to(self.losses.device, non_blocking=True)
+            losses = losses.to(self.losses.device)
+            self.losses[places] = torch.where(torch.isfinite(losses), losses.clamp(min=0), self.losses[places])
 
     def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
         super()._load_from_state_dict(*args, **options)

@@ -19,6 +19,7 @@ from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
 from transformers.trainer_utils import EvalPrediction
 
 from potstill import ranks
+from potstill.devices import device_of, release_memory
 from potstill.disk import read_json, write_json_atomic
 from potstill.errors import TrainingError
 from potstill.losses.contract import Loss
@@ -145,7 +146,7 @@ def train_stage(
     """Train `model` in place; called again with the same arguments it goes on where it was, or returns what it had.
 
     Args:
-        model: Teacher (with ``terms=["ce"]``) or student.
+        model: Teacher (with ``terms=["ce"]``) or student; trained on a GPU where there is one, and left where it was.
         rows: Training rows.
         collator: Makes batches of rows.
         folder: Where checkpoints and the result are kept; of this stage alone.
@@ -170,7 +171,7 @@ def train_stage(
     done = _finished(model, folder)
     if done is not None:
         return done
-    watch = _Watch(folder, on_progress)
+    watch, home = _Watch(folder, on_progress), device_of(model)
     probe = collator([rows[index] for index in range(min(settings.batch_size, len(rows)))])
     with fastest_threads(model, probe, folder):
         trainer = _trainer(model, rows, collator, folder, terms, teacher, eval_rows, task, metric, settings, [watch, *callbacks])
@@ -190,6 +191,9 @@ def train_stage(
     if ranks.is_first():
         _write(outcome, folder)
     ranks.wait_for_all()
+    model.to(home)
+    del trainer
+    release_memory()
     return outcome
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from potstill.devices import compute_device
 from potstill.disk import read_json, write_json_atomic
 from potstill.training.precision import model_inputs, time_step
 
@@ -25,7 +26,7 @@ ROUNDS = 4
 def fastest_threads(model: nn.Module, batch: Mapping[str, Any], folder: Path) -> Iterator[int]:
     """Use one thread or all that PyTorch has, whichever trains this model faster, while the block runs.
 
-    The answer is remembered in the folder, so that a resumed run computes alike.
+    The answer is remembered in the folder, so that a resumed run computes alike. Where a GPU trains, all threads are left.
 
     Args:
         model: The model to be trained; a copy of it is timed.
@@ -33,7 +34,7 @@ def fastest_threads(model: nn.Module, batch: Mapping[str, Any], folder: Path) ->
         folder: Remembers the answer.
     """
     most = torch.get_num_threads()
-    chosen = _remembered(model, batch, folder, most) if most > 1 and not torch.cuda.is_available() else most
+    chosen = _remembered(model, batch, folder, most) if most > 1 and compute_device().type == "cpu" else most
     torch.set_num_threads(chosen)
     try:
         yield chosen

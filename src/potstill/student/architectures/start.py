@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from potstill.devices import seeded
 from potstill.errors import ModelError
 from potstill.student.architectures.registration import ARCHITECTURES, is_architecture
 from potstill.student.embedding_fit import COUNT_POWER
@@ -57,8 +58,7 @@ def init_architecture(
         )
     name = config.model_type.removeprefix("potstill-")
     own = _with_token_ids(config, vocabulary_cut, teacher)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         student: Any = ARCHITECTURES[name].part("classifier")(own).eval()
     if ARCHITECTURES[name].modality == "text":
         counts = _counts(teacher, student.config, vocabulary_cut, token_counts)
