@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-NOT_INPUTS = frozenset({"labels", "row_id", "row_index", "view", "unit_positions", "unit_ends"})
+TASK_CLASSES = "task_classes"
+"""Key of a batch with rows of several tasks: the first class of each row's task and the one after its last [B, 2] int64."""
+NOT_INPUTS = frozenset({"labels", "row_id", "row_index", "view", "unit_positions", "unit_ends", TASK_CLASSES})
 """What a batch carries beside the inputs of a model."""
 
 

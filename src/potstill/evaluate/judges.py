@@ -29,6 +29,7 @@ from potstill.table import resolve
 LEAST_BEHIND = 1e-6
 JUDGES = {
     "class": "potstill.evaluate.judges:ClassJudge",
+    "tasks": "potstill.evaluate.task_judge:TasksJudge",
     "span": "potstill.evaluate.judges:SpanJudge",
     "labels": "potstill.evaluate.graded_judges:LabelsJudge",
     "numbers": "potstill.evaluate.graded_judges:NumbersJudge",

@@ -16,8 +16,9 @@ class Answers:
     """What a task's answers are and how they are learned.
 
     Args:
-        kind: "class" (one class excludes the others), "span" (a first and a last place of the row), "labels" (several at
-            once), "numbers" or "embedding"; `potstill.evaluate.judges` has a judge for each.
+        kind: "class" (one class excludes the others), "tasks" (one class out of those of the row's task), "span" (a first and a
+            last place of the row), "labels" (several at once), "numbers" or "embedding"; `potstill.evaluate.judges` has a judge
+            for each.
         from_labels: The loss that learns from labels, a name and its options; None where rows have none to learn from.
         from_teacher: The losses that learn from the teacher's answers, each with its share as ``weight``.
         scale: What one unit of error is for each number of a row; None for 1.
@@ -31,10 +32,11 @@ class Answers:
     @property
     def is_distribution(self) -> bool:
         """Whether the logits are those of classes that exclude each other, so that softmax and temperature mean something."""
-        return self.kind in ("class", "span")
+        return self.kind in ("class", "span", "tasks")
 
 
 ONE_CLASS = Answers()
+SEVERAL_TASKS = Answers("tasks")
 SPAN = Answers("span")
 SEVERAL_LABELS = Answers("labels", {"name": "bce", "target": "labels"}, ({"name": "bce"},))
 

@@ -4,6 +4,7 @@ Shapes: B batch, T tokens, U units of the row with most (words; places where a s
 A batch says itself which it is: without ``unit_positions`` the head's output is the answer; with them the answer is read at the
 first token of each unit, [B, U, C]; with ``unit_ends`` beside them it is a span, [B, 2, U]: one distribution over units for its
 first and one for its last. What student and teacher say is then comparable, whatever tokens each of them reads.
+With ``task_classes`` [B, 2] a row may only have the classes of its own task, from the first number to before the second.
 """
 
 from __future__ import annotations
@@ -16,9 +17,7 @@ import torch
 from torch import Tensor
 
 from potstill.data.unit_rows import PADDING
-
-FLOOR = -1e4
-"""The logit of a unit that cannot be chosen: its probability is zero, and products with it stay finite."""
+from potstill.tasks.blocks import FLOOR, of_own_task
 
 
 def head_output(output: Any) -> Tensor:
@@ -80,7 +79,7 @@ def answers_of(logits: Tensor, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor
         [B, C] and None; [B, U, C] and the mask [B, U]; or [B, 2, U] and a mask of ones [B, 2].
     """
     if not has_units(batch):
-        return logits, None
+        return of_own_task(logits, batch), None
     answers = arranged(read_units(logits, batch), batch)
     if is_span(batch):
         return answers, torch.ones(answers.shape[:2], dtype=torch.bool, device=logits.device)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +23,7 @@ from potstill.tasks.units import answers_of
 from potstill.teacher.inputs import InputNames
 from potstill.teacher.signal import TeacherSignal
 from potstill.training import balance as balancing
-from potstill.training import checkpoints, evaluation, preparation
+from potstill.training import checkpoints, evaluation, given, preparation
 from potstill.training.averaging import WeightAverage
 from potstill.training.measuring import MeasuringTrainer
 from potstill.training.objective import BALANCE_KEY, NonFiniteLoss, Objective
@@ -33,13 +32,10 @@ from potstill.training.peers import Peers, own_name
 from potstill.training.row_answers import make_memory
 from potstill.training.row_plan import RowPlan, read_row_plan
 from potstill.training.self_average import SelfAverage
-from potstill.training.taps import TapReader, Taps
+from potstill.training.taps import Taps
 from potstill.training.terms import Term, read_terms
 
 logger = logging.getLogger(__name__)
-
-DEFAULT_LOSSES: tuple[Mapping[str, Any], ...] = ({"name": "kl", "weight": 0.7, "temperature": 2.0}, {"name": "ce", "weight": 0.3})
-PEER_LOSSES: tuple[Mapping[str, Any], ...] = ({"name": "kl", "temperature": 1.0}, {"name": "ce"})
 
 
 class DistillationTrainer(MeasuringTrainer):
@@ -105,10 +101,10 @@ class DistillationTrainer(MeasuringTrainer):
         training_collator: Callable[[list[Any]], dict[str, Any]] | None = None,
         class_pairs: bool = False,
     ) -> None:
-        args = _own_arguments(args)
-        _refuse_one_model(model, teacher)
-        _refuse_beside_peers(peers, teacher, average_decay, balance)
-        with _unchanged_config(model):
+        args = given.own_arguments(args)
+        given.refuse_one_model(model, teacher)
+        given.refuse_beside_peers(peers, teacher, average_decay, balance)
+        with given.unchanged_config(model):
             super().__init__(
                 model=model,
                 args=args,
@@ -121,10 +117,9 @@ class DistillationTrainer(MeasuringTrainer):
                 optimizers=optimizers,
             )
         if losses is None:
-            has_peers = teacher is None and peers is not None
-            losses = PEER_LOSSES if has_peers else _default_losses(model, has_teacher=teacher is not None)
+            losses = given.default_losses(model, has_teacher=teacher is not None, has_peers=peers is not None)
         self.objective = Objective(read_terms(losses), args.device)
-        self.source = _as_source(teacher, args.device) if peers is None else peers
+        self.source = given.as_source(teacher, args.device) if peers is None else peers
         self.peers, self.class_pairs = peers, class_pairs
         self.training_collator = training_collator or self.data_collator
         self.average_decay = average_decay
@@ -464,71 +459,3 @@ class _AroundStep(TrainerCallback):
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.trainer.after_step()
-
-
-def _refuse_one_model(student: nn.Module, teacher: Any) -> None:
-    theirs = teacher if isinstance(teacher, nn.Module) else getattr(teacher, "model", None)
-    if not isinstance(theirs, nn.Module):
-        return
-    own = {id(parameter) for parameter in student.parameters()}
-    if any(id(parameter) in own for parameter in theirs.parameters()):
-        raise TrainingError(
-            "teacher and student have weights in common, so the student would be frozen, or its teacher trained",
-            "two models, or the student's average as its teacher",
-            "pass teacher=copy.deepcopy(student), or teacher=SelfAverage() with average_decay",
-        )
-
-
-def _refuse_beside_peers(peers: Peers | None, teacher: Any, average_decay: float | None, balance: str) -> None:
-    others = {"a teacher": teacher, "average_decay": average_decay, "balance": None if balance == "none" else balance}
-    given = [name for name, value in others.items() if value is not None]
-    if peers is not None and given:
-        raise TrainingError(
-            f"peers are given together with {' and '.join(given)}",
-            "peers that teach one another, or a teacher, or an average of the student",
-            f"leave {' and '.join(given)} out, or peers",
-        )
-
-
-def _default_losses(model: Any, *, has_teacher: bool) -> Sequence[Mapping[str, Any]]:
-    """What a model learns from where nobody says: by the problem type that its configuration states, one class otherwise."""
-    problem = getattr(getattr(model, "config", None), "problem_type", None)
-    name = {"multi_label_classification": "bce", "regression": "regression"}.get(str(problem))
-    if name is None:
-        return DEFAULT_LOSSES if has_teacher else ({"name": "ce"},)
-    labels = {"name": name, "target": "labels"}
-    return ({"name": name, "weight": 0.7}, {**labels, "weight": 0.3}) if has_teacher else (labels,)
-
-
-def _own_arguments(args: TrainingArguments | None) -> TrainingArguments:
-    args = TrainingArguments(output_dir="trainer_output") if args is None else copy.copy(args)
-    if args.n_gpu > 1:
-        raise TrainingError(
-            f"this process sees {args.n_gpu} GPUs, and DataParallel would drop what the losses read",
-            "one GPU a process",
-            f"run with torchrun --nproc_per_node {args.n_gpu}, or set CUDA_VISIBLE_DEVICES=0",
-        )
-    args.remove_unused_columns = False
-    args.logging_nan_inf_filter = False
-    return args
-
-
-@contextlib.contextmanager
-def _unchanged_config(model: nn.Module) -> Iterator[None]:
-    """Keep the caller's configuration as it was; the base trainer writes `use_cache` into it."""
-    config = getattr(model, "config", None)
-    before = dict(config.__dict__) if config is not None else {}
-    yield
-    if config is not None and "use_cache" in before:
-        config.use_cache = before["use_cache"]
-    elif config is not None:
-        config.__dict__.pop("use_cache", None)
-
-
-def _as_source(teacher: Any, device: torch.device) -> Any:
-    if not isinstance(teacher, nn.Module):
-        return teacher
-    from potstill.teacher.live import LiveTeacher
-
-    dtype: Literal["float32", "auto"] = "float32" if device.type == "cpu" else "auto"
-    return LiveTeacher(teacher.to(device), TapReader(), dtype=dtype)

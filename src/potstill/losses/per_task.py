@@ -1,0 +1,113 @@
+"""Any response loss, task by task: each row is compared inside the classes of its own task.
+
+Shapes: B batch, C classes of all tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from potstill.data.collate import TASK_CLASSES
+from potstill.errors import NeedsError
+from potstill.losses.contract import Loss, LossValue, Shapes, StudentView
+from potstill.losses.layers import loss_name
+from potstill.tasks.blocks import by_task
+from potstill.teacher.signal import DenseLogits, TeacherSignal
+
+_PROBED_CLASSES = 4
+
+
+class PerTask(Loss):
+    """Σ over tasks of a loss on that task's rows and classes.
+
+    Logits are cut to the block of the row's task and labels counted from its start, so that a batch of several tasks gives what
+    batches of one task each would give, together; a logit outside its row's block has no gradient. The batch says by
+    ``task_classes`` [B, 2] where the block of each row starts and stops.
+    Source: ours; the blocks are the task heads on one shared body of Caruana 1997, Multitask Learning, section 2.
+
+    Args:
+        loss: A response loss that remembers nothing of single rows or classes.
+
+    Raises:
+        NeedsError: A loss of another kind, or one with a memory or with learned parts.
+    """
+
+    def __init__(self, loss: Loss) -> None:
+        super().__init__()
+        check(loss)
+        self.loss = loss
+        self.kind, self.unit = loss.kind, loss.unit  # type: ignore[misc]
+
+    @property
+    def temperature(self) -> Any:
+        """That of the loss, for schedules."""
+        return self.loss.temperature
+
+    @temperature.setter
+    def temperature(self, value: Any) -> None:
+        self.loss.temperature = value
+
+    def needs_student(self) -> tuple[str, ...]:
+        return self.loss.needs_student()
+
+    def needs_teacher(self) -> tuple[str, ...]:
+        return self.loss.needs_teacher()
+
+    def needs_batch(self) -> tuple[str, ...]:
+        return (*self.loss.needs_batch(), TASK_CLASSES)
+
+    def count(self, batch: Mapping[str, Any]) -> Tensor | float:
+        """Units of the loss in the whole batch."""
+        return self.loss.count(batch)
+
+    def forward(self, student: StudentView, teacher: TeacherSignal | None, batch: Mapping[str, Any]) -> LossValue:
+        """The sum over the blocks that occur in the batch."""
+        values = [self.loss(*_cut(student, teacher, *found)) for found in by_task(batch)]
+        names = dict.fromkeys(name for value in values for name in value.metrics)
+        metrics = {name: torch.stack([v.metrics[name] for v in values if name in v.metrics]).mean() for name in names}
+        total = torch.stack([value.sum for value in values]).sum()
+        return LossValue(sum=total, count=self.count(batch), metrics=metrics)
+
+
+def check(loss: Loss) -> None:
+    """Refuse what cannot be computed task by task.
+
+    Raises:
+        NeedsError: A loss that reads inner values, or keeps something for rows or classes.
+    """
+    name = loss_name(loss)
+    reads = sorted({*loss.needs_student(), *loss.needs_teacher()} - {"logits"})
+    accepted = "losses on answers alone: ce, kl, reverse_kl, jsd, tvd, logit_mse, soft_ce, dkd, nkd, logit_std_kl …"
+    if reads or loss.kind != "response":
+        what = f"reads {', '.join(reads)}" if reads else f"is of the kind {loss.kind}"
+        raise NeedsError(
+            f"loss {name!r} {what}, and each task has a teacher of its own, whose inner values mean something else",
+            accepted,
+            "take the loss kl",
+        )
+    shapes = Shapes({}, (2, _PROBED_CLASSES))
+    with torch.random.fork_rng(devices=[]):
+        loss.prepare(shapes, shapes, num_rows=2)
+    if any(True for _ in (*loss.parameters(), *loss.buffers())):
+        raise NeedsError(
+            f"loss {name!r} learns or remembers something over all classes, and each task has classes of its own",
+            accepted,
+            "take the loss kl",
+        )
+
+
+def _cut(
+    student: StudentView, teacher: TeacherSignal | None, start: int, stop: int, rows: Tensor, part: dict[str, Any]
+) -> tuple[StudentView, TeacherSignal | None, dict[str, Any]]:
+    """What a loss sees of the rows of one task."""
+    rows = rows.to(student.logits.device)
+    view = replace(student, logits=student.logits[rows, start:stop], taps={}, token_mask=None, unit_mask=None)
+    signal = None if teacher is None else TeacherSignal(DenseLogits(teacher.logits[rows, start:stop]))
+    if "labels" in part:
+        part["labels"] = torch.where(part["labels"] < 0, part["labels"], part["labels"] - start)
+    return view, signal, part
