@@ -8,13 +8,14 @@ Shapes: V tokens, D width, M groups, K codes per group.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 ROUNDS = 8
 FITTED_ROWS = 32768  # the heaviest rows settle the tables; the others are only assigned
 METRIC_FLOOR = 0.1  # share of the plain metric in the one that the teacher's gradients give
-_CHUNK = 4096
+_CHUNK = 512
 
 
 @torch.no_grad()
@@ -91,11 +92,13 @@ def _k_means(rows: Tensor, weights: Tensor, number: int, rounds: int) -> Tensor:
 
 def _first_different(rows: Tensor, number: int) -> Tensor:
     """The first `number` different rows, in order; fewer where there are not so many."""
-    _, inverse = torch.unique(rows, dim=0, return_inverse=True)
-    first = torch.full((int(inverse.max()) + 1,), len(rows)).scatter_reduce(0, inverse, torch.arange(len(rows)), "amin")
-    return rows[first.sort().values[:number]].clone()
+    values = np.ascontiguousarray(rows.numpy() + np.float32(0))  # so that −0 and 0 have the same bytes
+    _, first = np.unique(values.view(np.dtype((np.void, values.strides[0]))).ravel(), return_index=True)
+    return rows[torch.from_numpy(np.sort(first)[:number])].clone()
 
 
 def _nearest(rows: Tensor, centres: Tensor) -> Tensor:
-    lengths = centres.square().sum(1)
-    return torch.cat([(lengths - 2 * chunk @ centres.T).argmin(1) for chunk in rows.split(_CHUNK)])
+    """[N] the centre nearest to each row; NumPy's argmin takes a quarter of the time of PyTorch's on a CPU."""
+    lengths, directions = centres.square().sum(1), (-2 * centres).T.contiguous()
+    found = [torch.addmm(lengths, chunk, directions).numpy().argmin(1) for chunk in rows.split(_CHUNK)]
+    return torch.from_numpy(np.concatenate(found))
