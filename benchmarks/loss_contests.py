@@ -3,8 +3,9 @@
 The plain formulations are written anew after what public implementations compute: CRD gathers [B, K + 1, E] copies of both
 memories, multiplies them in a batch, exponentiates, divides by constants, takes logarithms and renews the memories
 (RepDistiller, crd/memory.py and crd/criterion.py); CC builds its kernel row by row and power by power, and stacks the rows
-(torchdistill, CCKDLoss); NST and FSP broadcast (RepDistiller); RKD holds all differences (RepDistiller, torchdistill);
-the affinity of KTAAD goes through channels one by one (torchdistill).
+(torchdistill, CCKDLoss and its public configuration: 128 numbers a row, which both networks' trained projections give, so that
+gradients go through both kernels; once with the student's gradient alone); NST and FSP broadcast (RepDistiller); RKD holds all
+differences (RepDistiller, torchdistill); the affinity of KTAAD goes through channels one by one (torchdistill).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Contest:
     shapes: str
     plain: Callable[[], Tensor]
     ours: Callable[[], Tensor]
-    leaf: Tensor
+    leaves: tuple[Tensor, ...]
 
 
 def crd_of_each(device: str) -> Contest:
@@ -83,7 +84,7 @@ def _crd(name: str, device: str, *, is_shared: bool) -> Contest:
         renew(banks[1], leaf)
         return value
 
-    return Contest(name, f"N {num_rows}, K {num_negatives}, E {width}, B {batch}", plain, ours, leaf)
+    return Contest(name, f"N {num_rows}, K {num_negatives}, E {width}, B {batch}", plain, ours, (leaf, other))
 
 
 def nst(device: str) -> Contest:
@@ -97,7 +98,7 @@ def nst(device: str) -> Contest:
         s, t = (F.normalize(value.flatten(2), dim=2) for value in (leaf, teacher))
         return kernel(t, t) + kernel(s, s) - 2 * kernel(s, t)
 
-    return Contest("nst", "B 16, C 128, 8 × 8", plain, lambda: functional.nst(leaf, teacher), leaf)
+    return Contest("nst", "B 16, C 128, 8 × 8", plain, lambda: functional.nst(leaf, teacher), (leaf,))
 
 
 def fsp(device: str) -> Contest:
@@ -110,9 +111,10 @@ def fsp(device: str) -> Contest:
     def plain() -> Tensor:
         return (flow(leaf, second) - flow(first_teacher, second_teacher)).pow(2).mean()
 
-    return Contest(
-        "fsp", "B 16, C 64 and 128, 32 × 32", plain, lambda: functional.fsp(leaf, second, first_teacher, second_teacher), leaf
-    )
+    def ours() -> Tensor:
+        return functional.fsp(leaf, second, first_teacher, second_teacher)
+
+    return Contest("fsp", "B 16, C 64 and 128, 32 × 32", plain, ours, (leaf,))
 
 
 def rkd_angle(device: str) -> Contest:
@@ -126,7 +128,7 @@ def rkd_angle(device: str) -> Contest:
     def plain() -> Tensor:
         return F.smooth_l1_loss(angles(leaf), angles(teacher))
 
-    return Contest("rkd_angle", "B 48, D 4096", plain, lambda: functional.rkd_angle(leaf, teacher), leaf)
+    return Contest("rkd_angle", "B 48, D 4096", plain, lambda: functional.rkd_angle(leaf, teacher), (leaf,))
 
 
 def affinity(device: str) -> Contest:
@@ -141,31 +143,41 @@ def affinity(device: str) -> Contest:
             total = total + torch.norm(outer, dim=(1, 2)).mean() / (24 * 24)
         return total / 32
 
-    return Contest(
-        "affinity (channels)", "B 4, C 32, 24 × 24", plain, lambda: functional.affinity(leaf, teacher, over="channels"), leaf
-    )
+    def ours() -> Tensor:
+        return functional.affinity(leaf, teacher, over="channels")
+
+    return Contest("affinity (channels)", "B 4, C 32, 24 × 24", plain, ours, (leaf,))
 
 
 def cc(device: str) -> Contest:
-    """Kernel by rows and powers."""
+    """Both projections learn, as in the public configuration."""
+    return _cc("cc, both learn", device, both_learn=True)
+
+
+def cc_of_student(device: str) -> Contest:
+    """The teacher's side has no gradient."""
+    return _cc("cc", device, both_learn=False)
+
+
+def _cc(name: str, device: str, *, both_learn: bool) -> Contest:
     leaf = torch.randn(256, 128, device=device).requires_grad_()
-    teacher = torch.randn(256, 128, device=device)
+    teacher = torch.randn(256, 128, device=device, requires_grad=both_learn)
 
     def kernel(rows: Tensor) -> Tensor:
         unit, built = F.normalize(rows, dim=1), []
-        for row in unit:
-            similarity = torch.matmul(row, unit.T)
-            series = torch.ones_like(similarity)
+        for own in unit:
+            similarity = torch.matmul(own, torch.t(unit))
+            row: Tensor | int = 1
             for power in (1, 2):
-                series += 0.8**power / math.factorial(power) * similarity**power
-            series *= math.exp(-0.8)
-            built.append(series)
+                row += 0.8**power / math.factorial(power) * similarity**power
+            row *= math.exp(-0.8)
+            built.append(row)
         return torch.stack(built)
 
     def plain() -> Tensor:
         return (kernel(leaf) - kernel(teacher)).pow(2).mean()
 
-    return Contest("cc", "B 256, D 128", plain, lambda: functional.cc(leaf, teacher), leaf)
+    return Contest(name, "B 256, D 128", plain, lambda: functional.cc(leaf, teacher), (leaf, teacher))
 
 
-CONTESTS = (crd_of_each, crd_shared, nst, fsp, rkd_angle, affinity, cc)
+CONTESTS = (crd_of_each, crd_shared, nst, fsp, rkd_angle, affinity, cc, cc_of_student)
