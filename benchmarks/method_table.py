@@ -52,19 +52,19 @@ PUBLISHED: Mapping[str, Mapping[str, float]] = {
         "dkd": 74.68,
     },
 }
-HEADER = "| pair | method | seeds | last % | best % | gain over baseline | published gain (CIFAR-100) | seconds |"
+HEADER = "| pair | method | seeds | epochs | last % | best % | gain over baseline | published gain (CIFAR-100) | seconds |"
 
 
 def table(folder: Path, pairs: Sequence[str]) -> list[dict[str, Any]]:
     """Print what is done as markdown, last (best) epoch, mean over seeds ± their deviation, and return it as rows."""
     rows = [row for pair in pairs for row in _rows_of(folder, pair)]
     print(HEADER)
-    print("|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|")
     for row in rows:
         spread = f" ± {100 * row['spread']:.2f}" if "spread" in row else ""
         print(
-            f"| {row['pair']} | {row['method']} | {row['seeds']} | {100 * row['last']:.2f}{spread} | {100 * row['best']:.2f} |"
-            f" {_signed(row['gain'], 100)} | {_signed(row['published_gain'])} | {row['seconds']} |"
+            f"| {row['pair']} | {row['method']} | {row['seeds']} | {row['epochs']} | {100 * row['last']:.2f}{spread} |"
+            f" {100 * row['best']:.2f} | {_signed(row['gain'], 100)} | {_signed(row['published_gain'])} | {row['seconds']} |"
         )
     _tell_unfinished(rows)
     return rows
@@ -105,6 +105,8 @@ def _rows_of(folder: Path, pair: str) -> list[dict[str, Any]]:
     if not isinstance(teacher, dict):
         return []
     cells = [cell for file in sorted((folder / pair).glob("*-seed*.json")) if isinstance(cell := read_json(file), dict)]
+    if not cells:
+        return []
     rows = [{"pair": pair, "method": "teacher", "seeds": 1, **_figures([teacher])}]
     for method in METHODS:
         own = [cell for cell in cells if cell["method"] == method]

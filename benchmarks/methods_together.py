@@ -34,7 +34,7 @@ from safetensors.torch import load_file, save_file
 
 from beside import Learner, Settings, measure, step_all, train_epoch
 from cifar_device import DeviceRows, decode_once
-from cifar_nets import PAIRS, Pair, StagedNet
+from cifar_nets import PAIRS, StagedNet
 from method_cells import BATCH, METHODS, new, record, stages_of
 from method_table import agreement, table
 from potstill.disk import read_json, write_json_atomic
@@ -136,6 +136,7 @@ class Job:
             tests: Test images.
             until: When the phase should end, as `time.time`.
         """
+        torch.backends.cudnn.benchmark = True  # not while learners are built: their few probe rows are not worth a search
         batches = _without_end(rows, self.plan.batch)
         for _ in range(WARM_STEPS):
             step_all(source, learners, next(batches))
@@ -156,6 +157,7 @@ class Job:
         needed = MARGIN * sum(speed["seconds"] for speed in speeds) / len(speeds)
         left = until - max(speed["at"] for speed in speeds)
         print(f"{1000 * seconds:.1f} ms a step, {needed:.0f} s needed by {len(speeds)} jobs, {left:.0f} s left", flush=True)
+        torch.backends.cudnn.benchmark = False
         return min(1.0, max(0.0, left / needed))
 
     def _meet(self, what: str, others: Sequence[str], told: Mapping[str, float]) -> list[dict[str, float]]:
@@ -172,6 +174,7 @@ class Job:
         self, learners: Sequence[Learner], source: Any, rows: DeviceRows, tests: DeviceRows, tell: Callable[..., None]
     ) -> None:
         """All epochs; after each, `tell` gets every learner with its accuracies so far and its share of the seconds."""
+        torch.backends.cudnn.benchmark = True
         started = time.perf_counter()
         found: list[list[float]] = [[] for _ in learners]
         for epoch in range(learners[0].settings.epochs):
@@ -227,8 +230,17 @@ def train_students(job: Job, pair_name: str, seed: int) -> None:
     teacher.load_state_dict(load_file(file))
     source = LiveTeacher(teacher, TapReader(), dtype="bfloat16" if job.is_half else "float32")
 
+    shape = job.new(pair.student, seed)
+
+    def stages(method: str, epochs: int) -> tuple[StageSpec, ...]:
+        return stages_of(method, pair, shape, teacher, epochs, batch=plan.batch)
+
+    def learner(method: str, epochs: int) -> Learner:
+        heard = None if method == "baseline" else source
+        return Learner(method, job.new(pair.student, seed), stages(method, epochs), heard, rows, job.settings(epochs, seed))
+
     def learners(epochs: int) -> list[Learner]:
-        return [_learner(job, pair, method, seed, source, rows, epochs) for method in plan.methods]
+        return [learner(method, epochs) for method in plan.methods]
 
     epochs = plan.epochs
     if plan.students_by is not None:
@@ -236,23 +248,13 @@ def train_students(job: Job, pair_name: str, seed: int) -> None:
         epochs = max(1, int(epochs * job.share_that_fits(list(plan.students()), spoilt, source, rows, tests, plan.students_by)))
         del spoilt
     places = {"pair": pair_name, "seed": seed, "planned": epochs, "batch": plan.batch, "device": str(job.device)}
-    terms = {method: [stage.losses() for stage in _stages(job, pair, method, epochs)] for method in plan.methods}
+    terms = {method: [stage.losses() for stage in stages(method, epochs)] for method in plan.methods}
 
     def tell(learner: Learner, found: list[float], seconds: float) -> None:
         told = {**places, "method": learner.name, "terms": terms[learner.name], "fault": learner.fault}
         record(job.folder / pair_name / f"{learner.name}-seed{seed}.json", found, seconds, told)
 
     job.train(learners(epochs), source, rows, tests, tell)
-
-
-def _stages(job: Job, pair: Pair, method: str, epochs: int) -> tuple[StageSpec, ...]:
-    return stages_of(method, pair, new(pair.student, 0), new(pair.teacher, 0), epochs, batch=job.plan.batch)
-
-
-def _learner(job: Job, pair: Pair, method: str, seed: int, source: Any, rows: DeviceRows, epochs: int) -> Learner:
-    stages = _stages(job, pair, method, epochs)
-    heard = None if method == "baseline" else source
-    return Learner(method, job.new(pair.student, seed), stages, heard, rows, job.settings(epochs, seed))
 
 
 def _without_end(rows: DeviceRows, batch: int) -> Iterator[dict[str, Any]]:
@@ -323,7 +325,6 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
 def work(name: str, folder: Path) -> None:
     """One job of the plan."""
     torch.set_num_threads(1)
-    torch.backends.cudnn.benchmark = True
     job = Job(name, folder)
     if name in job.plan.teachers():
         train_teacher(job, job.plan.teachers()[name])

@@ -49,10 +49,10 @@ def teacher() -> LiveTeacher:
     return LiveTeacher(net(1, depth=14, widths=(16, 16, 40)), TapReader(), dtype="float32")
 
 
-def learner(method: str, source: LiveTeacher, rows: DeviceRows) -> Learner:
+def learner(method: str, source: LiveTeacher, rows: DeviceRows, *, is_half: bool = False) -> Learner:
     student = net(SEED)
     stages = stages_of(method, PAIR, student, source.model, EPOCHS, batch=BATCH)
-    return Learner(method, student, stages, source, rows, Settings(BATCH, EPOCHS, SEED, is_half=False))
+    return Learner(method, student, stages, source, rows, Settings(BATCH, EPOCHS, SEED, is_half=is_half))
 
 
 def trained(methods: tuple[str, ...], images: Path) -> dict[str, dict[str, torch.Tensor]]:
@@ -145,3 +145,27 @@ def is_view(view: torch.Tensor, image: torch.Tensor) -> bool:
 
 def test_every_test_image_counts_once(images: Path) -> None:
     assert sum(num_new for _, num_new in rows_of(images).plain(20)) == COUNT
+
+
+def test_in_bfloat16_every_loss_stays_finite(images: Path) -> None:
+    rows, source = rows_of(images), teacher()
+    source.dtype = "bfloat16"
+    learners = [learner(method, source, rows, is_half=True) for method in METHODS]
+    for epoch in range(EPOCHS):
+        train_epoch(source, learners, rows, epoch)
+        measure(learners, rows)
+    assert [each.fault for each in learners] == [None] * len(METHODS)
+    assert all(torch.isfinite(value).all() for each in learners for value in each.net.state_dict().values())
+
+
+def test_a_student_whose_loss_is_not_finite_stops_alone(images: Path) -> None:
+    rows, source = rows_of(images), teacher()
+    lost, fine = learner("kd", source, rows), learner("baseline", source, rows)
+    with torch.no_grad():
+        lost.net.classifier.weight.fill_(float("nan"))
+    train_epoch(source, [lost, fine], rows, 0)
+    measure([lost, fine], rows)
+    train_epoch(source, [lost, fine], rows, 1)
+    assert lost.fault == "kl and ce not finite near step 3"
+    assert fine.fault is None
+    assert fine.part.done == 2 * (COUNT // BATCH)
