@@ -1,15 +1,18 @@
-"""Potstill against TextBrewer and torchdistill on the same work: teacher, student weights, rows, batch size, epochs, objective.
+"""Potstill against TextBrewer and torchdistill on the same work: whole processes, from files to a trained and tested student.
 
     python -m venv /tmp/textbrewer   && /tmp/textbrewer/bin/pip install torch transformers numpy tqdm tensorboard textbrewer
     python -m venv /tmp/torchdistill && /tmp/torchdistill/bin/pip install torch torchvision transformers torchdistill
-    python benchmarks/peers.py --run out/quality/sst2-seed0-ratio0.9 \\
+    python benchmarks/cut_run.py --teacher TEACHER_OR_ENCODER --data FOLDER --output out/cut
+    python benchmarks/peers.py --run out/cut --data FOLDER \\
         --peer textbrewer=/tmp/textbrewer/bin/python --peer torchdistill=/tmp/torchdistill/bin/python
 
-`--run` names a finished output folder, which gives teacher, cut student and rows. Every side is a process of its own in its own
-interpreter, started in turns, on the same number of threads, in fp32. A peer is used through its public interface alone and
-is given its rows tokenised: only its training is timed. Potstill's side is timed from the texts on: tokenising, the teacher's
-answers, training. `--pad` says how the peers pad: `longest` (of the batch, the kindest), or a fixed number of tokens.
-The objective is 0.7 · τ² · KL + 0.3 · CE at τ = 2, with AdamW and a rate that falls linearly.
+Every side is a process of its own in its own interpreter, started in turns, on the same number of threads, in fp32. It gets the
+folders of the trained teacher and of the untrained student, and JSON Lines; it reads, tokenises (the student has a vocabulary of
+its own), trains with 0.7 · τ² · KL + 0.3 · CE at τ = 2, AdamW, clipping and a rate that falls linearly, and tells the accuracy on
+test. All of that is counted, starting the interpreter included. A peer is used through its public interface, as its own examples
+do: the teacher live in every step; TextBrewer pads to 128 tokens (examples/notebook_examples/sst2.ipynb), torchdistill to the
+longest row of the batch (examples/hf_transformers/text_classification.py). `--pad` has both pad otherwise: `longest`, or so many
+tokens.
 """
 
 from __future__ import annotations
@@ -17,30 +20,33 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-TEMPERATURE, ALPHA, MAX_NORM = 2.0, 0.7, 1.0
+TEMPERATURE, ALPHA, MAX_NORM, WARMUP = 2.0, 0.7, 1.0, 0.06
+PADS = {"textbrewer": "128", "torchdistill": "longest"}
 
 
 def main() -> None:
     """Run every side in turns and print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path)
+    parser.add_argument("--data", type=Path, help="folder with train, validation and test .jsonl: text, label")
     parser.add_argument("--peer", action="append", default=[], help="textbrewer=PYTHON or torchdistill=PYTHON")
     parser.add_argument("--rows", type=int, help="training rows; all by default")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=3e-4)
-    parser.add_argument("--pad", default="longest", help="longest, or so many tokens")
+    parser.add_argument("--pad", help="how both peers pad: longest, or so many tokens; by default each as in its examples")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--inside", nargs=2, metavar=("SIDE", "FOLDER"), help=argparse.SUPPRESS)
@@ -48,8 +54,8 @@ def main() -> None:
     if arguments.inside:
         print(json.dumps(SIDES[arguments.inside[0]](Path(arguments.inside[1]))))
         return
-    if arguments.run is None:
-        parser.error("--run is needed")
+    if arguments.run is None or arguments.data is None:
+        parser.error("--run and --data are needed")
     pythons = {"potstill": sys.executable, **dict(peer.split("=", 1) for peer in arguments.peer)}
     unknown = sorted(set(pythons) - set(SIDES))
     if unknown:
@@ -60,130 +66,128 @@ def main() -> None:
         for _ in range(arguments.rounds):
             for side, python in pythons.items():
                 found[side].append(one_side(side, python, Path(place)))
+                print(side, json.dumps(found[side][-1]), file=sys.stderr, flush=True)
     print_table(found, arguments)
 
 
 def one_side(side: str, python: str, place: Path) -> dict[str, Any]:
-    """Figures of one process; a side that fails tells its last lines."""
-    work = json.loads((place / "work.json").read_text())
-    threads = str(work["threads"])
+    """Figures of one process, with its seconds from start to end; a side that fails tells its last lines."""
+    threads = str(json.loads((place / "work.json").read_text())["threads"])
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run(
-        [python, __file__, "--inside", side, str(place)], capture_output=True, text=True, env=environment, check=False
-    )
-    if done.returncode:
-        sys.exit(f"{side} failed:\n" + "\n".join((done.stderr or done.stdout).splitlines()[-12:]))
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    if python != sys.executable:
+        environment.pop("PYTHONPATH", None)  # a peer sees its own environment alone
+    with open(place / "told", "w+") as told, open(place / "errors", "w+") as errors:
+        wall = time.perf_counter()
+        child = subprocess.Popen([python, __file__, "--inside", side, str(place)], stdout=told, stderr=errors, env=environment)
+        _, status, used = os.wait4(child.pid, 0)
+        wall = time.perf_counter() - wall
+        child.returncode = os.waitstatus_to_exitcode(status)
+        for file in (told, errors):
+            file.seek(0)
+        lines, complaints = told.read().splitlines(), errors.read().splitlines()
+    if child.returncode:
+        sys.exit(f"{side} failed:\n" + "\n".join((complaints or lines)[-12:]))
+    return {**json.loads(lines[-1]), "seconds": wall, "cpu_seconds": used.ru_utime + used.ru_stime}
 
 
 def write_work(arguments: argparse.Namespace, place: Path) -> None:
-    """What every side does, and the rows in the tokens of teacher and student."""
-    from potstill.cli import _quiet_libraries
-    from potstill.pipeline.reevaluate import open_run
+    """What every side is given: teacher, student, files, and what to do."""
+    from cut_run import open_cut
 
-    _quiet_libraries()
-    run = open_run(arguments.run)
-    theirs, ours, test = run.teacher_rows("train"), run.student_rows("train"), run.student_rows("test")
-    count = min(arguments.rows or len(ours), len(ours))
-    rows = {"teacher": tokens_of(theirs, count), "student": tokens_of(ours, count), "labels": theirs.labels[:count].tolist()}
-    (place / "rows.json").write_text(json.dumps(rows))
-    (place / "test.json").write_text(json.dumps({"student": tokens_of(test, len(test)), "labels": test.labels.tolist()}))
+    run = open_cut(arguments.run)
     run.teacher.model.save_pretrained(place / "teacher")
-    work = {
-        "run": str(arguments.run.resolve()),
-        "student": str((arguments.run / "work/student/model").resolve()),
-        "teacher": str(place / "teacher"),
-        "rows": count,
-        "epochs": arguments.epochs,
-        "batch_size": arguments.batch_size,
-        "learning_rate": arguments.learning_rate,
-        "pad": arguments.pad,
-        "threads": arguments.threads,
-    }
-    (place / "work.json").write_text(json.dumps(work))
+    run.teacher.processor.save_pretrained(place / "teacher")
+    shutil.copytree(arguments.run / "work/student/model", place / "student")
+    (place / "data").mkdir()
+    for name in ("train", "validation", "test"):
+        lines = (arguments.data / f"{name}.jsonl").read_text("utf-8").splitlines(keepends=True)
+        kept = lines[: arguments.rows] if name == "train" else lines
+        (place / "data" / f"{name}.jsonl").write_text("".join(kept), "utf-8")
+    names = ("epochs", "batch_size", "learning_rate", "pad", "threads")
+    (place / "work.json").write_text(json.dumps({name: getattr(arguments, name) for name in names}))
 
 
-def tokens_of(rows: Any, count: int) -> list[list[int]]:
-    """Token ids of the first rows."""
-    return [row["input_ids"].tolist() for row in rows.__getitems__(range(count))]
-
-
-# -- what the peers share: models, batches, and the test; no line of Potstill
+# -- what the peers share: models, rows and the test; no line of Potstill
 
 
 class Work:
-    """Teacher, student and rows of one side."""
+    """Teacher, student and tokenised rows of one side.
 
-    def __init__(self, place: Path) -> None:
+    Args:
+        place: Where the work lies.
+        side: Whose way of padding is taken.
+    """
+
+    def __init__(self, place: Path, side: str) -> None:
         import torch
-        from transformers import AutoModelForSequenceClassification
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         self.facts = json.loads((place / "work.json").read_text())
-        self.place = place
+        self.place, self.pad = place, self.facts["pad"] or PADS[side]
         torch.set_num_threads(self.facts["threads"])
         torch.manual_seed(0)
-        self.teacher = AutoModelForSequenceClassification.from_pretrained(self.facts["teacher"]).eval()
-        self.student = AutoModelForSequenceClassification.from_pretrained(self.facts["student"]).train()
-        self.rows = json.loads((place / "rows.json").read_text())
-        self.steps = -(-len(self.rows["labels"]) // self.facts["batch_size"]) * self.facts["epochs"]
+        self.teacher = AutoModelForSequenceClassification.from_pretrained(place / "teacher").eval()
+        self.student = AutoModelForSequenceClassification.from_pretrained(place / "student").train()
+        self.tokenizers = {who: AutoTokenizer.from_pretrained(place / who) for who in ("teacher", "student")}
+        self.rows = self.read("train", ("teacher", "student"))
+        self.steps = -(-len(self.rows) // self.facts["batch_size"]) * self.facts["epochs"]
 
-    def row(self, index: int) -> tuple[list[int], list[int], int]:
-        """Tokens of the teacher, tokens of the student, and the label."""
-        return self.rows["teacher"][index], self.rows["student"][index], self.rows["labels"][index]
+    def read(self, split: str, who: Sequence[str]) -> list[dict[str, Any]]:
+        """The rows of a file with their label and the tokens of each model."""
+        lines = (self.place / "data" / f"{split}.jsonl").read_text("utf-8").splitlines()
+        rows = [json.loads(line) for line in lines]
+        texts, numbers = [row["text"] for row in rows], self.student.config.label2id
+        limit = {"truncation": True, "max_length": 128}
+        tokens = {name: self.tokenizers[name](texts, **limit)["input_ids"] for name in who}
+        return [{"label": numbers[row["label"]], **{name: tokens[name][i] for name in who}} for i, row in enumerate(rows)]
 
-    def padded(self, rows: list[list[int]]) -> dict[str, Any]:
-        """Inputs of a model [B, T], padded with zeros as the recipe of the comparison says."""
-        import torch
-
-        width = max(map(len, rows)) if self.facts["pad"] == "longest" else int(self.facts["pad"])
-        ids = torch.zeros(len(rows), width, dtype=torch.long)
-        mask = torch.zeros(len(rows), width, dtype=torch.long)
-        for number, row in enumerate(rows):
-            ids[number, : len(row)] = torch.tensor(row[:width])
-            mask[number, : len(row)] = 1
-        return {"input_ids": ids, "attention_mask": mask}
+    def batch(self, rows: Sequence[dict[str, Any]], who: str) -> dict[str, Any]:
+        """Inputs of a model [B, T], padded."""
+        how = {"padding": True} if self.pad == "longest" else {"padding": "max_length", "max_length": int(self.pad)}
+        tokens = [{"input_ids": row[who]} for row in rows]
+        return dict(self.tokenizers[who].pad(tokens, return_tensors="pt", return_attention_mask=True, **how))
 
     def accuracy(self) -> float:
         """Of the student on the test split."""
         import torch
 
-        test = json.loads((self.place / "test.json").read_text())
+        rows, right = self.read("test", ("student",)), 0
         self.student.eval()
-        right = 0
         with torch.inference_mode():
-            for start in range(0, len(test["labels"]), 32):
-                rows = test["student"][start : start + 32]
-                answers = self.student(**self.padded(rows)).logits.argmax(-1).tolist()
-                right += sum(a == b for a, b in zip(answers, test["labels"][start : start + 32]))
-        return right / len(test["labels"])
+            for start in range(0, len(rows), 32):
+                part = rows[start : start + 32]
+                answers = self.student(**self.batch(part, "student")).logits.argmax(-1).tolist()
+                right += sum(answer == row["label"] for answer, row in zip(answers, part))
+        return right / len(rows)
 
-    def timed(self, train: Callable[[], None], version: str) -> dict[str, Any]:
+    def done(self, train: Callable[[], None], package: str) -> dict[str, Any]:
         """Train, then test."""
-        wall, cpu = time.perf_counter(), time.process_time()
+        from importlib.metadata import version
+
+        before = time.process_time()
         train()
-        figures = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
-        return {**figures, "steps": self.steps, "accuracy": self.accuracy(), "version": version}
+        after = time.process_time()
+        figures = {"accuracy": self.accuracy(), "steps": self.steps, "version": version(package), "pad": self.pad}
+        parts = {"start, models, rows": before, "training": after - before, "test": time.process_time() - after}
+        return {**figures, "parts": parts}
 
 
 def with_textbrewer(place: Path) -> dict[str, Any]:
     """GeneralDistiller with the logits of a live teacher."""
     import logging
-    from importlib.metadata import version
 
     import torch
     from textbrewer import DistillationConfig, GeneralDistiller, TrainingConfig
     from transformers import get_linear_schedule_with_warmup
 
     logging.disable(logging.INFO)
-    work = Work(place)
+    work = Work(place, "textbrewer")
 
-    def collate(indices: list[int]) -> dict[str, Any]:
-        theirs, ours, labels = zip(*map(work.row, indices))
-        return {"teacher": work.padded(list(theirs)), "student": {**work.padded(list(ours)), "labels": torch.tensor(labels)}}
+    def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
+        labels = torch.tensor([row["label"] for row in rows])
+        return {"teacher": work.batch(rows, "teacher"), "student": {**work.batch(rows, "student"), "labels": labels}}
 
-    loader = torch.utils.data.DataLoader(
-        range(len(work.rows["labels"])), work.facts["batch_size"], shuffle=True, collate_fn=collate
-    )
+    loader = torch.utils.data.DataLoader(work.rows, work.facts["batch_size"], shuffle=True, collate_fn=collate)
     distiller = GeneralDistiller(
         TrainingConfig(
             device="cpu", output_dir=str(place / "textbrewer"), log_dir=str(place / "textbrewer-log"), ckpt_frequency=1
@@ -204,17 +208,16 @@ def with_textbrewer(place: Path) -> dict[str, Any]:
             loader,
             num_epochs=work.facts["epochs"],
             scheduler_class=get_linear_schedule_with_warmup,
-            scheduler_args={"num_warmup_steps": round(0.06 * work.steps), "num_training_steps": work.steps},
+            scheduler_args={"num_warmup_steps": round(WARMUP * work.steps), "num_training_steps": work.steps},
             max_grad_norm=MAX_NORM,
         )
 
-    return work.timed(train, version("textbrewer"))
+    return work.done(train, "textbrewer")
 
 
 def with_torchdistill(place: Path) -> dict[str, Any]:
     """DistillationBox with KDLoss on the logits of a live teacher."""
     import logging
-    from importlib.metadata import version
 
     import torch
 
@@ -224,14 +227,15 @@ def with_torchdistill(place: Path) -> dict[str, Any]:
     from torchdistill.datasets.registry import register_collate_func
 
     logging.disable(logging.INFO)
-    work = Work(place)
+    work = Work(place, "torchdistill")
     for parameter in work.teacher.parameters():
         parameter.requires_grad_(False)
 
     @register_collate_func
     def collate_pairs(items: list[Any]) -> Any:
-        theirs, ours, labels = zip(*(work.row(index) for index, _, _ in items))
-        return {"teacher": work.padded(list(theirs)), "student": work.padded(list(ours))}, torch.tensor(labels), {}
+        rows = [work.rows[index] for index, _, _ in items]
+        labels = torch.tensor([row["label"] for row in rows])
+        return {who: work.batch(rows, who) for who in ("teacher", "student")}, labels, {}
 
     @register_forward_proc_func
     def teacher_logits(model: Any, batch: Any, *_: Any, **__: Any) -> Any:
@@ -241,7 +245,7 @@ def with_torchdistill(place: Path) -> dict[str, Any]:
     def student_logits(model: Any, batch: Any, *_: Any, **__: Any) -> Any:
         return model(**batch["student"]).logits
 
-    rows = [(index, 0) for index in range(len(work.rows["labels"]))]
+    rows = [(index, 0) for index in range(len(work.rows))]
     loader = {
         "dataset_id": "train",
         "sampler": {"class_or_func": torch.utils.data.RandomSampler, "kwargs": {}},
@@ -277,7 +281,7 @@ def with_torchdistill(place: Path) -> dict[str, Any]:
                 box.post_forward_process(loss=loss)
             box.post_epoch_process()
 
-    return work.timed(train, version("torchdistill"))
+    return work.done(train, "torchdistill")
 
 
 def declare_detection_operators() -> None:
@@ -309,27 +313,60 @@ KEPT: list[Any] = []
 
 
 def with_potstill(place: Path) -> dict[str, Any]:
-    """A stage with cached answers, from the texts on."""
+    """The teacher asked once, its answers kept, and a stage of training in buckets of like length."""
     import torch
 
-    from plain_loop import potstill_run
     from potstill.cli import _quiet_libraries
-    from potstill.pipeline.reevaluate import open_run
+    from potstill.data.splits import load
+    from potstill.evaluate.quality import predict
+    from potstill.export.runtimes import TorchRunner
+    from potstill.student.loading import load as load_student
+    from potstill.tasks import build
+    from potstill.teacher.cache import CachedTeacher, write_cache
+    from potstill.teacher.live import LiveTeacher
+    from potstill.teacher.load import load_teacher
+    from potstill.training.stages import StageSettings, total_steps, train_stage
 
     _quiet_libraries()
-    work = json.loads((place / "work.json").read_text())
+    work, marks = json.loads((place / "work.json").read_text()), [time.process_time()]
     torch.set_num_threads(work["threads"])
-    cpu = time.process_time()
-    found = potstill_run(open_run(work["run"]), argparse.Namespace(**work))
-    steps = -(-work["rows"] // work["batch_size"]) * work["epochs"]
-    parts = {"encode": found.encode_seconds, "answers": found.answer_seconds, "training": found.training_seconds}
+    task, folder = build("text-classification"), Path(tempfile.mkdtemp(dir=place))
+    splits = load(place / "data", task=task)
+    teacher = load_teacher(place / "teacher", task, label_names=splits.label_names)
+    student, tokenizer = load_student(place / "student")
+    marks.append(time.process_time())
+    collator, rows = task.collator(tokenizer), task.encode(splits.train, tokenizer, folder / "student")
+    theirs = task.encode(splits.train, teacher.processor, folder / "teacher")
+    marks.append(time.process_time())
+    write_cache(LiveTeacher(teacher.model, dtype="float32"), theirs, task.collator(teacher.processor), folder / "cache")
+    marks.append(time.process_time())
+    settings = StageSettings(
+        epochs=work["epochs"],
+        batch_size=work["batch_size"],
+        learning_rate=work["learning_rate"],
+        warmup=WARMUP,
+        max_gradient_norm=MAX_NORM,
+        select="last",
+    )
+    train_stage(
+        student,
+        rows=rows,
+        collator=collator,
+        folder=folder / "training",
+        terms=[{"name": "kl", "weight": ALPHA, "temperature": TEMPERATURE}, {"name": "ce", "weight": 1 - ALPHA}],
+        teacher=CachedTeacher.open(folder / "cache"),
+        settings=settings,
+    )
+    marks.append(time.process_time())
+    found = predict(TorchRunner(student), task.encode(splits.test, tokenizer, folder / "test"), collator)
+    marks.append(time.process_time())
+    names = ("start", "models, rows", "tokens", "answers", "training", "test")
     return {
-        "seconds": found.seconds,
-        "cpu_seconds": time.process_time() - cpu,
-        "steps": steps,
-        "accuracy": found.accuracy,
+        "accuracy": float(task.quality(found.logits, found.labels)["accuracy"]),
+        "steps": total_steps(len(rows), settings),
         "version": "here",
-        "parts": parts,
+        "pad": "buckets",
+        "parts": {name: after - before for name, before, after in zip(names, [0.0, *marks], marks)},
     }
 
 
@@ -341,19 +378,22 @@ SIDES: dict[str, Callable[[Path], dict[str, Any]]] = {
 
 
 def print_table(found: dict[str, list[dict[str, Any]]], arguments: argparse.Namespace) -> None:
-    """Medians over the rounds, side by side; the ratio is the peer's seconds over Potstill's."""
-    ours = statistics.median(one["seconds"] for one in found["potstill"])
+    """Medians over the rounds, side by side; the ratio is the peer's CPU seconds over Potstill's."""
+    middle = {side: {key: statistics.median(one[key] for one in rounds) for key in KEYS} for side, rounds in found.items()}
     about = f"{arguments.epochs} epochs, batch size {arguments.batch_size}, {arguments.threads} thread(s)"
-    print(f"{about}, peers pad to {arguments.pad}, {arguments.rounds} round(s)")
-    print(f"{'side':<22} {'seconds':>9} {'CPU s':>9} {'ms/step':>9} {'accuracy':>9} {'ratio':>7}")
+    print(f"{arguments.rows or 'all'} rows, {about}, {arguments.rounds} round(s), whole processes")
+    print(f"{'side':<24} {'padded to':>10} {'seconds':>9} {'CPU s':>9} {'accuracy':>9} {'ratio (CPU)':>12}")
+    for side, figures in middle.items():
+        one = found[side][-1]
+        name, ratio = f"{side} {one['version']}", figures["cpu_seconds"] / middle["potstill"]["cpu_seconds"]
+        shown = f"{figures['seconds']:>9.1f} {figures['cpu_seconds']:>9.1f} {one['accuracy']:>9.4f} {ratio:>12.2f}"
+        print(f"{name:<24} {one['pad']:>10} {shown}")
     for side, rounds in found.items():
-        seconds, cpu = (statistics.median(one[key] for one in rounds) for key in ("seconds", "cpu_seconds"))
-        one = rounds[-1]
-        name = f"{side} {one['version']}"
-        milliseconds = 1000 * seconds / one["steps"]
-        print(f"{name:<22} {seconds:>9.1f} {cpu:>9.1f} {milliseconds:>9.1f} {one['accuracy']:>9.4f} {seconds / ours:>7.2f}")
-    for name, seconds in found["potstill"][-1]["parts"].items():
-        print(f"  potstill, {name}: {seconds:.1f} s")
+        parts = ", ".join(f"{name} {spent:.1f}" for name, spent in rounds[-1]["parts"].items())
+        print(f"  {side}, CPU s: {parts}")
+
+
+KEYS = ("seconds", "cpu_seconds")
 
 
 if __name__ == "__main__":
