@@ -13,7 +13,7 @@ from potstill.evaluate.cost import cost, flops
 from potstill.evaluate.energy import measure_energy
 from potstill.evaluate.quality import predict, sample_batches
 from potstill.evaluate.speed import latency
-from potstill.export.timing import time_interleaved
+from potstill.export.timing import LEAST_CALLS, time_interleaved
 
 
 class FakeRows:
@@ -90,6 +90,15 @@ def test_runners_take_turns():
     assert all(len(timing.wall_ms) == len(timing.cpu_ms) == 12 for timing in times.values())
     with pytest.raises(DataError, match=r"0 runners and 4 inputs were given to be timed"):
         time_interleaved({}, inputs)
+
+
+def test_timing_stops_in_the_middle_of_a_round_and_times_only_what_was_warmed_up():
+    log: list[str] = []
+    runners = {name: FakeRunner(name, log) for name in "ab"}
+    inputs = sample_batches(FakeRows([1, 2]), collate, sizes=(1,), num_batches=20)[1]
+    times = time_interleaved(runners, inputs, repeats=50, warm_up=2, seconds=0.0)
+    assert len(log) == 2 * (LEAST_CALLS + LEAST_CALLS)
+    assert all(len(timing.wall_ms) == LEAST_CALLS for timing in times.values())
 
 
 def test_latency_table():

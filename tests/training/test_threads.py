@@ -24,7 +24,7 @@ def test_threads_are_measured_remembered_and_put_back(two_threads, tmp_path):
     model = BertForSequenceClassification(config).eval()
     batch = {"input_ids": torch.randint(0, 50, (4, 6)), "labels": torch.zeros(4, dtype=torch.long), "row_id": torch.arange(4)}
     weights = {name: value.clone() for name, value in model.state_dict().items()}
-    with fastest_threads(model, batch, tmp_path) as chosen:
+    with fastest_threads(model, batch, tmp_path, steps=100) as chosen:
         assert torch.get_num_threads() == chosen
         assert chosen in (1, 2)
     assert torch.get_num_threads() == 2
@@ -33,5 +33,5 @@ def test_threads_are_measured_remembered_and_put_back(two_threads, tmp_path):
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
     (tmp_path / "threads.json").write_text('{"threads": 1}', "utf-8")
-    with fastest_threads(model, batch, tmp_path) as again:
+    with fastest_threads(model, batch, tmp_path, steps=100) as again:
         assert again == 1

@@ -49,7 +49,7 @@ def latency(
         batches: Batch size → batches, from `potstill.evaluate.quality.sample_batches`.
         repeats: Rounds over the batches of a size.
         warm_up: Rounds before, not counted.
-        seconds: Stop a batch size after the round in which this time is reached.
+        seconds: Stop a batch size when this time is reached; see `time_interleaved`.
 
     Returns:
         Name → batch size → times.

@@ -78,7 +78,7 @@ def cache_answers(run: Run, folder: Path) -> Sequence[str]:
 
     source = LiveTeacher(teacher.model, device=compute_device())
     collator = run.task.collator(teacher.processor)
-    seconds = measure_seconds_per_row(source, rows, collator)
+    seconds = measure_seconds_per_row(source, rows, collator, sample=min(64, max(8, len(rows) // 32)))
     cost = estimate(len(rows), run.num_answers, passes=foreseen_passes(run), seconds_per_row=seconds)
     run.observer.note(
         f"the answers to {len(rows):,} rows take {size(cost.bytes)} and about {cost.seconds_to_write:.0f} s,"

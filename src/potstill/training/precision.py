@@ -22,10 +22,13 @@ from potstill.training.taps import logits_of
 logger = logging.getLogger(__name__)
 
 WORTHWHILE_SHARE = 0.8  # bfloat16 must save a fifth of the step before it is worth its rounding
-ROUNDS = 4
+ROUNDS, MEASURING_SHARE = 4, 0.05
+LONG_TRAINING = 1000
 
 
-def computes_in_bf16(precision: str, model: nn.Module, batch: Mapping[str, Any], folder: Path) -> bool:
+def computes_in_bf16(
+    precision: str, model: nn.Module, batch: Mapping[str, Any], folder: Path, *, steps: int = LONG_TRAINING
+) -> bool:
     """What was asked; for "auto" what was measured, remembered so that a resumed run computes alike.
 
     Args:
@@ -33,6 +36,7 @@ def computes_in_bf16(precision: str, model: nn.Module, batch: Mapping[str, Any],
         model: The model to be trained; a copy of it is timed.
         batch: One batch as the collator makes it.
         folder: Remembers the answer.
+        steps: Of the training, of which measuring may take a small part; a long one by default.
     """
     if precision != "auto":
         return precision == "bf16"
@@ -41,17 +45,27 @@ def computes_in_bf16(precision: str, model: nn.Module, batch: Mapping[str, Any],
     if isinstance(known, dict) and "bf16" in known:
         return bool(known["bf16"])
     device = TrainingArguments(output_dir=str(folder), report_to=[]).device
-    pays = bf16_pays(device.type) and step_gains(model, model_inputs(model, batch), device)
+    pays = bf16_pays(device.type) and step_gains(model, model_inputs(model, batch), device, rounds=rounds_for(steps))
     write_json_atomic(file, {"bf16": pays})
     return pays
 
 
-def step_gains(model: nn.Module, inputs: Mapping[str, Any], device: torch.device) -> bool:
+def rounds_for(steps: int, ways: int = 2) -> int:
+    """How often to time a step of each of `ways` before `steps` of them are made: at least once, after one that is not counted.
+
+    Example:
+        >>> rounds_for(30), rounds_for(90), rounds_for(1000)
+        (1, 2, 4)
+    """
+    return min(ROUNDS, max(1, round(MEASURING_SHARE * steps / ways)))
+
+
+def step_gains(model: nn.Module, inputs: Mapping[str, Any], device: torch.device, *, rounds: int = ROUNDS) -> bool:
     """Whether forward and backward of this model on this batch are faster in bfloat16 by more than noise."""
     trial = copy.deepcopy(model).to(device).train()
     batch = {name: value.to(device) for name, value in inputs.items()}
     seconds: dict[bool, list[float]] = {False: [], True: []}
-    for turn in range(ROUNDS + 1):
+    for turn in range(rounds + 1):
         for is_half in (False, True):
             spent = time_step(trial, batch, device, is_half=is_half)
             if turn > 0:

@@ -173,7 +173,7 @@ def train_stage(
         return done
     watch, home = _Watch(folder, on_progress), device_of(model)
     probe = collator([rows[index] for index in range(min(settings.batch_size, len(rows)))])
-    with fastest_threads(model, probe, folder):
+    with fastest_threads(model, probe, folder, steps=total_steps(len(rows), settings)):
         trainer = _trainer(model, rows, collator, folder, terms, teacher, eval_rows, task, metric, settings, [watch, *callbacks])
         checkpoint = ranks.from_first(newest_checkpoint(trainer.folder))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -212,7 +212,8 @@ def _trainer(
 ) -> DistillationTrainer:
     has_choice = eval_rows is not None and len(eval_rows) > 0 and settings.select != "last"
     probe = collator([rows[index] for index in range(min(settings.batch_size, len(rows)))])
-    is_half = ranks.from_first(ranks.is_first() and computes_in_bf16(settings.precision, model, probe, folder))
+    steps = total_steps(len(rows), settings)
+    is_half = ranks.from_first(ranks.is_first() and computes_in_bf16(settings.precision, model, probe, folder, steps=steps))
     has_evaluation = eval_rows is not None
     arguments = _arguments(settings, folder, len(rows), has_evaluation=has_evaluation, has_choice=has_choice, is_half=is_half)
     if settings.patience is not None and has_choice:

@@ -15,15 +15,13 @@ from torch import nn
 
 from potstill.devices import compute_device
 from potstill.disk import read_json, write_json_atomic
-from potstill.training.precision import model_inputs, time_step
+from potstill.training.precision import LONG_TRAINING, model_inputs, rounds_for, time_step
 
 logger = logging.getLogger(__name__)
 
-ROUNDS = 4
-
 
 @contextlib.contextmanager
-def fastest_threads(model: nn.Module, batch: Mapping[str, Any], folder: Path) -> Iterator[int]:
+def fastest_threads(model: nn.Module, batch: Mapping[str, Any], folder: Path, *, steps: int = LONG_TRAINING) -> Iterator[int]:
     """Use one thread or all that PyTorch has, whichever trains this model faster, while the block runs.
 
     The answer is remembered in the folder, so that a resumed run computes alike. Where a GPU trains, all threads are left.
@@ -32,9 +30,10 @@ def fastest_threads(model: nn.Module, batch: Mapping[str, Any], folder: Path) ->
         model: The model to be trained; a copy of it is timed.
         batch: One batch as the collator makes it.
         folder: Remembers the answer.
+        steps: Of the training, of which measuring may take a small part; a long one by default.
     """
     most = torch.get_num_threads()
-    chosen = _remembered(model, batch, folder, most) if most > 1 and compute_device().type == "cpu" else most
+    chosen = _remembered(model, batch, folder, most, rounds_for(steps)) if most > 1 and compute_device().type == "cpu" else most
     torch.set_num_threads(chosen)
     try:
         yield chosen
@@ -42,14 +41,14 @@ def fastest_threads(model: nn.Module, batch: Mapping[str, Any], folder: Path) ->
         torch.set_num_threads(most)
 
 
-def _remembered(model: nn.Module, batch: Mapping[str, Any], folder: Path, most: int) -> int:
+def _remembered(model: nn.Module, batch: Mapping[str, Any], folder: Path, most: int, rounds: int) -> int:
     file = folder / "threads.json"
     known = read_json(file)
     if isinstance(known, dict) and "threads" in known:
         return min(most, int(known["threads"]))
     seconds: dict[int, list[float]] = {1: [], most: []}
     trial, inputs = copy.deepcopy(model).train(), model_inputs(model, batch)
-    for turn in range(ROUNDS + 1):
+    for turn in range(rounds + 1):
         for count, times in seconds.items():
             torch.set_num_threads(count)
             spent = time_step(trial, inputs, torch.device("cpu"), is_half=False)
