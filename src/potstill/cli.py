@@ -122,6 +122,7 @@ def plan(
 def evaluate(
     folder: Annotated[Path, typer.Argument(help="Output folder of `potstill distill`.")],
     data: DataFlag = None,
+    task: Annotated[str | None, typer.Option("--task", help="Of several tasks, the one whose rows --data has.")] = None,
     as_json: JsonFlag = False,
     traceback: TracebackFlag = False,
 ) -> None:
@@ -129,7 +130,7 @@ def evaluate(
     from potstill.pipeline.reevaluate import reevaluate
 
     _quiet_libraries()
-    figures = reevaluate(folder, data=data)
+    figures = reevaluate(folder, data=data, task=task)
     if as_json:
         _print_json(figures)
         return

@@ -95,6 +95,44 @@ def small_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def words_distilbert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A DistilBERT body that reads other tokens than `small_bert`: whole words, in another order of ids."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import DistilBertConfig, DistilBertModel, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("models") / "words-distilbert"
+    tokens = ["[SEP]", "[CLS]", "[UNK]", "[PAD]", "[MASK]", *sorted({*NEUTRAL, *WORDS["good"], *WORDS["bad"]}, reverse=True)]
+    backend = Tokenizer(models.WordLevel({token: index for index, token in enumerate(tokens)}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 0)])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]"
+    )
+    torch.manual_seed(1)
+    config = DistilBertConfig(vocab_size=len(tokens), dim=32, n_layers=2, n_heads=4, hidden_dim=64, pad_token_id=3, dropout=0.0)
+    DistilBertModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def topics(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CSV file of 300 texts whose label is the one of three things that they name, in other columns than `reviews`."""
+    file = tmp_path_factory.mktemp("data") / "topics.csv"
+    chance = random.Random(1)
+    things, others = ["film", "book", "song"], [word for word in NEUTRAL if word not in ("film", "book", "song")]
+    with file.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["sentence", "thing"])
+        for _ in range(300):
+            words = [chance.choice([*others, *WORDS["good"], *WORDS["bad"]]) for _ in range(chance.randint(2, 8))]
+            thing = chance.choice(things)
+            words.insert(chance.randrange(len(words)), thing)
+            writer.writerow([" ".join(words), thing])
+    return file
+
+
+@pytest.fixture(scope="session")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An image folder of 96 small pictures: vertical or horizontal bars."""
     from PIL import Image

@@ -67,11 +67,25 @@ class PerTask(Loss):
 
     def forward(self, student: StudentView, teacher: TeacherSignal | None, batch: Mapping[str, Any]) -> LossValue:
         """The sum over the blocks that occur in the batch."""
-        values = [self.loss(*_cut(student, teacher, *found)) for found in by_task(batch)]
+        values = [self._value(student, teacher, *found) for found in by_task(batch)]
         names = dict.fromkeys(name for value in values for name in value.metrics)
         metrics = {name: torch.stack([v.metrics[name] for v in values if name in v.metrics]).mean() for name in names}
         total = torch.stack([value.sum for value in values]).sum()
         return LossValue(sum=total, count=self.count(batch), metrics=metrics)
+
+    def _value(
+        self, student: StudentView, teacher: TeacherSignal | None, start: int, stop: int, rows: Tensor, part: dict[str, Any]
+    ) -> LossValue:
+        """The loss on the rows of one task, each at its own temperature where there is one for each."""
+        seen = _cut(student, teacher, start, stop, rows, part)
+        heat = getattr(self.loss, "temperature", None)
+        if not isinstance(heat, Tensor) or heat.dim() == 0:
+            return self.loss(*seen)
+        self.loss.temperature = heat[rows.to(heat.device)]
+        try:
+            return self.loss(*seen)
+        finally:
+            self.loss.temperature = heat
 
 
 def check(loss: Loss) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import datetime
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from potstill.data.task_rows import blocks_of
 from potstill.evaluate.fidelity import gap_closed
 from potstill.evaluate.judges import Judge, judge_of
 from potstill.evaluate.quality import Predictions
@@ -36,6 +37,7 @@ from potstill.report.metrics import (
 
 if TYPE_CHECKING:
     from potstill.pipeline.context import Run
+    from potstill.recipe.model import OneTeacherRecipe
 
 FEW_TEST_ROWS = 200
 THUMBNAIL = 96
@@ -70,7 +72,7 @@ def assemble(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         task=run.task.name,
         metric=metric,
-        teacher=" + ".join(one.model for one in run.recipe.teacher.all),
+        teacher=" + ".join(one.model for one in _teachers(run)),
         command=f"potstill distill {run.folder / 'recipe.yaml'}",
         ratio=Ratio(
             asked=None if run.recipe.student.model else planned["ratio_asked"],
@@ -87,6 +89,7 @@ def assemble(
         served=served,
         confidence=_confidence(judge, answers, metric),
         answers=run.answers.kind,
+        tasks=_tasks(run),
         quantization=_quantization(run),
         plan=_plan(run, planned),
         layers=insides,
@@ -102,6 +105,17 @@ def assemble(
         files=_files(run, served),
         warnings=_warnings(run, answers),
     )
+
+
+def _teachers(run: Run) -> Sequence[OneTeacherRecipe]:
+    return [one.teacher for one in run.recipe.tasks.values()] or run.recipe.teacher.all
+
+
+def _tasks(run: Run) -> dict[str, list[str]]:
+    """Task → its classes in the order of the logits; empty where there is one task."""
+    if not run.recipe.tasks:
+        return {}
+    return {task: list(run.label_names[start:stop]) for task, (start, stop) in blocks_of(run.label_names).items()}
 
 
 def served_name(run: Run, models: Mapping[str, ModelFigures]) -> str:
@@ -229,8 +243,9 @@ def _data(run: Run) -> DataSummary:
     if run.task.modality == "text":
         lengths = run.teacher_rows("train").lengths
         tokens = {"p50": float(np.percentile(lengths, 50)), "p95": float(np.percentile(lengths, 95)), "max": float(lengths.max())}
+    sources = [one.data.source for one in run.recipe.tasks.values()] or [run.recipe.data.source]
     return DataSummary(
-        source=run.recipe.data.source, rows=rows, label_names=facts["label_names"], tokens=tokens, notes=facts["notes"]
+        source=" + ".join(sources), rows=rows, label_names=facts["label_names"], tokens=tokens, notes=facts["notes"]
     )
 
 
@@ -266,6 +281,11 @@ def _warnings(run: Run, answers: Mapping[str, Predictions]) -> list[str]:
         found.append(
             "retention, agreement, WDSR, mean KL and the gap are against all teachers together (ensemble);"
             " size, speed and ratio are against the first one"
+        )
+    if run.recipe.tasks:
+        found.append(
+            f"the teacher's quality is that of each row's own teacher; its size and speed, and the ratio, are those of the first,"
+            f" of {next(iter(run.recipe.tasks))}; layers are compared with that one"
         )
     if not run.recipe.baseline:
         found.append("no baseline was trained, so this report cannot tell what distillation gained; set baseline: true")

@@ -13,6 +13,7 @@ from potstill.methods.contract import MethodOptions, ModelFacts, facts_of
 from potstill.pipeline.anchors import check_chain
 from potstill.pipeline.loss_table import read_losses
 from potstill.pipeline.module_models import check_modules
+from potstill.pipeline.task_checks import check_tasks
 from potstill.recipe import Recipe
 from potstill.recipe.model import DistillRecipe
 from potstill.training.schedules import PerSample, parse, parse_temperature
@@ -35,6 +36,7 @@ def check_recipe(recipe: Recipe) -> None:
         lambda: check_chain(recipe),
         lambda: _check_packages(recipe.quantize.mode),
         lambda: check_modules(recipe),
+        lambda: check_tasks(recipe),
         lambda: _check_peers(distill),
     ]
     if distill.temperature is not None:

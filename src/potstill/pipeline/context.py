@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from datasets import Dataset, load_from_disk
 
@@ -29,6 +29,14 @@ if TYPE_CHECKING:
     from potstill.teacher.load import LoadedTeacher
 
 SPLITS = ("train", "validation", "test", "unlabelled")
+
+
+class Given(NamedTuple):
+    """What is in memory of one of several tasks; None where the recipe names it."""
+
+    teacher: Any = None
+    processor: Any = None
+    data: Any = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,7 @@ class Run:
         given_teacher: A teacher in memory; None where the recipe names one.
         given_processor: Its tokenizer or image processor.
         given_data: Data in memory; None where the recipe names them.
+        given_tasks: The same of each of several tasks.
         places: Where teacher and student lie.
     """
 
@@ -72,11 +81,13 @@ class Run:
         given_teacher: PreTrainedModel | None = None,
         given_processor: Any = None,
         given_data: Any = None,
+        given_tasks: Mapping[str, Given] | None = None,
         places: Places | None = None,
     ) -> None:
         self.recipe, self.folder, self.observer = recipe, folder, observer
         self.places = places or Places()
         self.given_teacher, self.given_processor, self.given_data = given_teacher, given_processor, given_data
+        self.given_tasks = dict(given_tasks or {})
         self.results: dict[str, StageResult] = {}
         trust_named(recipe)
         self._opened: dict[str, tuple[str, Any]] = {}
@@ -174,7 +185,7 @@ class Run:
 
     @property
     def teacher(self) -> LoadedTeacher:
-        """The teacher that is distilled: the one trained here, or the one given."""
+        """The teacher that is distilled: the one trained here, or the one given; of several tasks the first one's."""
         folder = self.places.teacher if (self.folder / self.places.teacher).is_dir() else ""
         return self._once("teacher", folder, self._load_teacher)
 
@@ -222,6 +233,10 @@ class Run:
         return task
 
     def _find_task(self) -> Task:
+        if self.recipe.tasks:
+            from potstill.pipeline.task_run import joint_task
+
+            return joint_task(self)
         if self.recipe.task != "auto":
             return build_task(self.recipe.task)
         from potstill.pipeline.given import labels_tell
@@ -229,6 +244,10 @@ class Run:
         return infer_task(self.teacher_config, labels=partial(labels_tell, self))
 
     def _find_config(self) -> Any:
+        if self.recipe.tasks:
+            from potstill.pipeline.task_run import task_run
+
+            return task_run(self, 0).teacher_config
         if self.given_teacher is not None:
             return self.given_teacher.config
         from potstill.pipeline.given import read_config
@@ -241,6 +260,10 @@ class Run:
         return read_config(self.recipe.teacher)
 
     def _load_teacher(self) -> LoadedTeacher:
+        if self.recipe.tasks:
+            from potstill.pipeline.task_run import task_run
+
+            return task_run(self, 0).teacher
         trained = self.folder / self.places.teacher
         if not trained.is_dir():
             return self.load_given_teacher(self.label_names)

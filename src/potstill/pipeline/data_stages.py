@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,17 +28,28 @@ if TYPE_CHECKING:
 
 MOST_ROWS, MOST_TOKENS = 60_000, 1_500_000  # so much the teacher labels in a few minutes on two cores
 MOST_COPIES = 12
+SPLITS = ("train", "validation", "test", "unlabelled")
 
 
 def read_data(run: Run, folder: Path) -> Sequence[str]:
     """Load the data, save the splits and encode them in the teacher's tokens."""
     check_answers(run)
-    names = _teacher_names(run)
-    splits = load(
+    splits = load_splits(run)
+    run.know_labels(splits.label_names)
+    teacher = load_given(run, splits.label_names)
+    check_method(run.recipe, teacher.model)
+    rows = {name: part for name in SPLITS if (part := getattr(splits, name)) is not None}
+    present, notes = formed(run, rows, teacher.processor)
+    return write_rows(run, folder, replace(splits, notes=(*splits.notes, *teacher.notes, *notes), **present), teacher.processor)
+
+
+def load_splits(run: Run) -> Splits:
+    """The rows of the recipe's data, with the labels in the order of the teacher's."""
+    return load(
         run.given_data if run.given_data is not None else run.recipe.data.source,
         task=run.task,
         columns=run.recipe.data.columns,
-        label_names=names,
+        label_names=_teacher_names(run),
         validation=run.recipe.data.validation,
         test=run.recipe.data.test,
         unlabelled=run.recipe.data.unlabelled,
@@ -45,17 +57,23 @@ def read_data(run: Run, folder: Path) -> Sequence[str]:
         max_rows=run.recipe.data.max_rows,
         skip_corrupt=run.recipe.data.skip_corrupt,
     )
-    run.know_labels(splits.label_names)
-    teacher = load_given(run, splits.label_names)
-    check_method(run.recipe, teacher.model)
-    notes = [*splits.notes, *teacher.notes]
-    rows = {name: getattr(splits, name) for name in ("train", "validation", "test", "unlabelled")}
-    present, formed_notes = formed(run, {name: part for name, part in rows.items() if part is not None}, teacher.processor)
-    notes += formed_notes
+
+
+def write_rows(run: Run, folder: Path, splits: Splits, processor: Any) -> Sequence[str]:
+    """Save the splits and encode them in the tokens of a processor.
+
+    Args:
+        run: The run.
+        folder: Receives them.
+        splits: The rows as they are encoded.
+        processor: The teacher's tokenizer or image processor.
+    """
+    present = {name: part for name in SPLITS if (part := getattr(splits, name)) is not None}
+    notes = list(splits.notes)
     for done, (name, part) in enumerate(present.items()):
         run.observer.stage_advanced(done, len(present), {})
         part.save_to_disk(str(folder / "splits" / name))
-        encoded = run.task.encode(part, teacher.processor, folder / "encoded" / name, max_tokens=run.recipe.data.max_tokens)
+        encoded = run.task.encode(part, processor, folder / "encoded" / name, max_tokens=run.recipe.data.max_tokens)
         notes += encoded.notes
     write_json_atomic(folder / "facts.json", _facts(splits, present, notes))
     return notes
@@ -103,19 +121,42 @@ def check_answers(run: Run) -> None:
 def augment_data(run: Run, folder: Path) -> Sequence[str]:
     """Make rows out of the training rows, for the teacher to label."""
     train = run.split("train")
-    rows = _more_words(run, train) if "tokens" in train.column_names else _more_texts(run, train)
+    rows = more_rows(run, train, augmented_rows(run, len(train)))
+    return write_augmented(run, folder, rows, len(train))
+
+
+def more_rows(run: Run, train: Dataset, num: int) -> Dataset:
+    """Rows made out of training rows.
+
+    Args:
+        run: The run; its teacher's tokens and embeddings say which words may take another's place.
+        train: Training rows.
+        num: How many to make.
+    """
+    return _more_words(run, train, num) if "tokens" in train.column_names else _more_texts(run, train, num)
+
+
+def write_augmented(run: Run, folder: Path, rows: Dataset, num_train: int) -> Sequence[str]:
+    """Save augmented rows and encode them in the teacher's tokens.
+
+    Args:
+        run: The run.
+        folder: Receives them.
+        rows: The rows.
+        num_train: How many rows they were made out of.
+    """
     rows.save_to_disk(str(folder / "rows"))
     run.task.encode(rows, run.teacher.processor, folder / "encoded", max_tokens=run.recipe.data.max_tokens)
-    return [f"{len(rows)} rows were made out of {len(train)} training rows, for the teacher to label"]
+    return [f"{len(rows)} rows were made out of {num_train} training rows, for the teacher to label"]
 
 
-def _more_words(run: Run, train: Dataset) -> Dataset:
+def _more_words(run: Run, train: Dataset, num: int) -> Dataset:
     from potstill.data.augment_words import augment_words, rows_of_words
 
     teacher = run.teacher
     made = augment_words(
         list(train["tokens"]),
-        num=augmented_rows(run, len(train)),
+        num=num,
         seed=run.recipe.seed,
         tokenizer=teacher.processor,
         embeddings=_word_embeddings(teacher.model),
@@ -123,7 +164,7 @@ def _more_words(run: Run, train: Dataset) -> Dataset:
     return rows_of_words(made, first_row_id=_next_row_id(run, made))
 
 
-def _more_texts(run: Run, train: Dataset) -> Dataset:
+def _more_texts(run: Run, train: Dataset, num: int) -> Dataset:
     from potstill.data.augment import augment_texts
 
     texts = (
@@ -132,7 +173,7 @@ def _more_texts(run: Run, train: Dataset) -> Dataset:
     teacher = run.teacher
     made = augment_texts(
         texts,
-        num=augmented_rows(run, len(texts)),
+        num=num,
         seed=run.recipe.seed,
         tokenizer=teacher.processor,
         embeddings=_word_embeddings(teacher.model),

@@ -111,10 +111,15 @@ def _facts(config: Any, run: Run) -> ModelFacts | None:
     try:
         with torch.device("meta"):
             model = new_model(run.task, copy.deepcopy(config))
-        return replace(known_facts(model), num_classes=len(run.label_names) or None)
+        return replace(known_facts(model), num_classes=_fewest_classes(run) or None)
     except Exception as error:  # a model's own code, which may not bear tensors without values
         logger.debug("facts of %s are not known: %s", type(config).__name__, error)
         return None
+
+
+def _fewest_classes(run: Run) -> int:
+    """How many classes a row is told apart by, at least."""
+    return int(getattr(run.task, "fewest_classes", len(run.label_names)))
 
 
 def _is_text(run: Run) -> bool:

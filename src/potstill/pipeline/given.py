@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,58 @@ from potstill.recipe.model import TeacherRecipe
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from potstill.pipeline.context import Run
+    from potstill.pipeline.context import Given, Run
     from potstill.tasks.contract import Task
     from potstill.teacher.load import LoadedTeacher
+
+
+IN_MEMORY = "<in memory>"
+
+
+def named_tasks(teachers: Mapping[str, Any], data: Any) -> dict[str, Any]:
+    """The recipe's `tasks` of teachers and data that are given as mappings from the names of tasks.
+
+    Raises:
+        RecipeError: The two are not of the same tasks.
+    """
+    if not isinstance(data, Mapping) or list(data) != list(teachers):
+        told = f"data of {', '.join(data)}" if isinstance(data, Mapping) else f"data that are {type(data).__name__}"
+        raise RecipeError(
+            f"teachers of the tasks {', '.join(teachers)} are given, and {told}",
+            "data for the same tasks, in the same order",
+            "pass data={'task': …} with an entry for each teacher",
+        )
+    return {name: {"teacher": {"model": _name(teachers[name])}, "data": {"source": _name(data[name])}} for name in teachers}
+
+
+def given_tasks(teachers: Mapping[str, Any], data: Any, processors: Any) -> dict[str, Given]:
+    """What is in memory of each task.
+
+    Raises:
+        RecipeError: A teacher in memory without its tokenizer or image processor.
+    """
+    from potstill.pipeline.context import Given
+
+    found = {}
+    for name, teacher in teachers.items():
+        processor = processors.get(name) if isinstance(processors, Mapping) else None
+        if not _is_named(teacher) and processor is None:
+            raise RecipeError(
+                f"the teacher of task {name!r} is in memory and came without its tokenizer or image processor",
+                "processor={'task': …} with an entry for each teacher in memory",
+                f"pass processor={{{name!r}: …}} beside teacher_model",
+            )
+        rows = data.get(name) if isinstance(data, Mapping) else None
+        found[name] = Given(*(None if _is_named(value) else value for value in (teacher, processor, rows)))
+    return found
+
+
+def _is_named(value: Any) -> bool:
+    return isinstance(value, str | Path)
+
+
+def _name(value: Any) -> str:
+    return str(value) if _is_named(value) else IN_MEMORY
 
 
 def read_config(teacher: TeacherRecipe) -> Any:
@@ -117,6 +167,10 @@ def labels_tell(run: Run) -> str | None:
 
 def given_fingerprint(run: Run) -> str:
     """Of teacher and data by content; hub ids by name."""
+    if run.recipe.tasks:
+        from potstill.pipeline.task_run import task_runs
+
+        return fingerprint([[one.name, given_fingerprint(one)] for one in task_runs(run)])
     recipe = run.recipe
     parts: dict[str, Any] = {"teacher": content_of(recipe.teacher.model), "task": recipe.task}
     if run.given_teacher is not None:

@@ -122,8 +122,11 @@ def training_source(run: Run, weights: TeacherWeights | None = None) -> TeacherS
         run: The run.
         weights: The learned weights of several teachers.
     """
+    from potstill.pipeline.several_tasks import of_own_teachers
     from potstill.pipeline.several_teachers import together
 
+    if run.recipe.tasks:
+        return of_own_teachers(run)
     return together(run, _first_source(run), weights)
 
 

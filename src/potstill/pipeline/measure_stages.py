@@ -23,6 +23,7 @@ from potstill.export.timing import time_interleaved
 from potstill.pipeline.assemble import assemble
 from potstill.pipeline.further_models import further_subjects
 from potstill.pipeline.inside import compare_insides
+from potstill.pipeline.several_tasks import joint_answers
 from potstill.pipeline.student_stages import load_student
 from potstill.pipeline.subject import Subject, reference
 from potstill.report.metrics import Energy, Latency, Metrics, ModelFigures
@@ -83,7 +84,8 @@ def render_report(output: Path, folder: Path, metrics: Metrics) -> list[str]:
 def gather(run: Run, folder: Path) -> dict[str, Subject]:
     """Every model of the run with its answers on the test split and its runners."""
     teacher = run.teacher
-    subjects = {"teacher": _subject(run, teacher.model, teacher.processor, "teacher")}
+    known = joint_answers(run, "test") if run.recipe.tasks else None
+    subjects = {"teacher": _subject(run, teacher.model, teacher.processor, "teacher", known)}
     exported = export_onnx(
         teacher.model,
         folder / "teacher.onnx",
@@ -104,16 +106,25 @@ def gather(run: Run, folder: Path) -> dict[str, Subject]:
     return subjects
 
 
-def _subject(run: Run, model: Any, processor: Any, sees: str) -> Subject:
-    """A model in PyTorch: it stays on the CPU, where it is timed, and answers the test rows on a GPU where there is one."""
+def _subject(run: Run, model: Any, processor: Any, sees: str, answers: Predictions | None = None) -> Subject:
+    """A model in PyTorch: it stays on the CPU, where it is timed, and answers the test rows on a GPU where there is one.
+
+    Args:
+        run: The run.
+        model: The model.
+        processor: Its tokenizer or image processor.
+        sees: Whose tokens it reads.
+        answers: What is answered in its name, where that is known already.
+    """
     model.to("cpu")
     rows = _rows(run, sees)
     middle = int(np.median(rows.lengths)) if run.task.modality == "text" else None
     spent = cost(model, _example(run, model, sees, batch=1, tokens=middle))
     runner = _best_threads(run, sees, lambda threads: TorchRunner(model, threads=threads))
-    with placed(model):
-        whole = runner if compute_device().type == "cpu" else TorchRunner(model)
-        answers = predict(whole, rows, run.task.collator(processor))
+    if answers is None:
+        with placed(model):
+            whole = runner if compute_device().type == "cpu" else TorchRunner(model)
+            answers = predict(whole, rows, run.task.collator(processor))
     return Subject(answers, {runner.name: runner}, spent.parameters, spent.bytes, spent.flops, {"safetensors": spent.bytes}, sees)
 
 

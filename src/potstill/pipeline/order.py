@@ -10,6 +10,7 @@ from potstill.pipeline.chain_stages import train_chain, wants_chain
 from potstill.pipeline.data_stages import augment_data, read_data, wants_augmentation
 from potstill.pipeline.delivery_stages import export_student
 from potstill.pipeline.measure_stages import evaluate, write_report
+from potstill.pipeline.several_tasks import with_tasks
 from potstill.pipeline.several_teachers import stages_of_others, wants_teaching
 from potstill.pipeline.stage import Stage
 from potstill.pipeline.student_stages import make_student
@@ -120,7 +121,9 @@ STAGES: tuple[Stage, ...] = (
 
 
 def stages_for(recipe: Recipe) -> tuple[Stage, ...]:
-    """The stages of a recipe in order: those of every run, and two for each further teacher."""
+    """The stages of a recipe in order: those of every run, and two for each further teacher or task."""
+    if recipe.tasks:
+        return with_tasks(recipe, STAGES)
     taught, asked = stages_of_others(recipe)
     if not taught:
         return STAGES

@@ -18,7 +18,9 @@ from potstill.pipeline.data_stages import augmented_rows, can_augment, read_data
 from potstill.pipeline.foresee import check_models, foreseen_passes
 from potstill.pipeline.given import load_given
 from potstill.pipeline.observer import LoggingObserver
+from potstill.pipeline.several_tasks import read_tasks
 from potstill.pipeline.student_stages import plan_student
+from potstill.pipeline.task_run import task_run
 from potstill.recipe import Recipe
 from potstill.report.numbers import size
 from potstill.student.vocabulary import count_tokens
@@ -103,9 +105,10 @@ def preview(recipe: Recipe) -> Preview:
     check_recipe(recipe)
     with tempfile.TemporaryDirectory(prefix="potstill-plan-") as folder:
         run = Run(recipe, Path(folder), LoggingObserver())
-        read_data(run, run.folder / "work" / "data")
+        (read_tasks if recipe.tasks else read_data)(run, run.folder / "work" / "data")
         check_models(run)
-        teacher = load_given(run, run.label_names)
+        first = task_run(run, 0) if recipe.tasks else run
+        teacher = load_given(first, first.label_names)
         rows = run.teacher_rows("train")
         counts = None
         if run.task.modality == "text" and recipe.student.vocabulary != "keep" and recipe.student.ratio != 0:

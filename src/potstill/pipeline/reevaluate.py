@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from potstill.compress.quantize.candidates import open_runner
 from potstill.data.splits import load_rows
+from potstill.data.task_rows import of_task, to_task
 from potstill.devices import compute_device, placed
-from potstill.errors import OutputError
+from potstill.errors import OutputError, RecipeError
 from potstill.evaluate.fidelity import retention
 from potstill.evaluate.judges import judge_of
 from potstill.evaluate.quality import Predictions, predict
@@ -18,7 +19,9 @@ from potstill.pipeline.context import Run
 from potstill.pipeline.measure_stages import render_report
 from potstill.pipeline.observer import LoggingObserver
 from potstill.pipeline.row_forms import formed
+from potstill.pipeline.several_tasks import joint_answers, own_answers
 from potstill.pipeline.student_stages import load_student
+from potstill.pipeline.task_run import task_run
 from potstill.recipe import make_recipe, read_file
 from potstill.report.metrics import Metrics
 
@@ -27,12 +30,13 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-def reevaluate(folder: str | Path, *, data: str | None = None) -> dict[str, Any]:
+def reevaluate(folder: str | Path, *, data: str | None = None, task: str | None = None) -> dict[str, Any]:
     """Measure teacher and student of a finished run, on its own test split or on other labelled data.
 
     Args:
         folder: The output folder.
         data: A source with labels that the student knows; its test split where it has one, else all rows.
+        task: Of a student of several tasks, the one whose rows `data` has.
 
     Returns:
         Model → quality, and for students agreement, retention, WDSR and mean KL to the teacher.
@@ -40,27 +44,25 @@ def reevaluate(folder: str | Path, *, data: str | None = None) -> dict[str, Any]
     Raises:
         OutputError: The folder holds no finished run.
         DataError: The data cannot be used.
+        RecipeError: It is not said which of several tasks the data are for, or there is no such task.
     """
     run = open_run(folder)
+    number = task_number(run, data, task)
     student, processor = load_student(run, run.folder / "student")
     with TemporaryDirectory(prefix="potstill-evaluate-") as place:
+        limit = run.recipe.data.max_tokens
         if data is None:
-            ours, theirs = run.student_rows("test"), run.teacher_rows("test")
+            rows, ours = run.split("test"), run.student_rows("test")
         else:
-            rows = load_rows(data, task=run.task, label_names=run.label_names, columns=run.recipe.data.columns)
-            rows = formed(run, {"test": rows}, run.teacher.processor)[0]["test"]
-            limit = run.recipe.data.max_tokens
+            rows = _read(run, data, number)
             ours = run.task.encode(rows, processor, Path(place) / "student", max_tokens=limit)
-            theirs = run.task.encode(rows, run.teacher.processor, Path(place) / "teacher", max_tokens=limit)
-        with placed(run.teacher.model) as model:
-            teacher = predict(TorchRunner(model), theirs, run.task.collator(run.teacher.processor))
+        teacher = _of_teacher(run, None if data is None else rows, number, Path(place) / "teacher")
         judge, metric = judge_of(run.task), run.task.metric_for(teacher.labels)
-        judged = rows if data is not None else run.split("test")
-        quality = _quality(run, teacher, teacher, judged)
+        quality = _quality(run, teacher, teacher, rows)
         models: dict[str, dict[str, Any]] = {"teacher": {"quality": quality}}
         for name, runner in _served(run, student).items():
             answers = predict(runner, ours, run.task.collator(processor))
-            found = _quality(run, answers, teacher, judged)
+            found = _quality(run, answers, teacher, rows)
             close = judge.closeness(answers, teacher)
             models[name] = {
                 "quality": found,
@@ -72,6 +74,43 @@ def reevaluate(folder: str | Path, *, data: str | None = None) -> dict[str, Any]
             }
         about = {"task": run.task.name, "metric": metric, "rows": len(ours), "data": data or "test split"}
         return {**about, "models": models}
+
+
+def task_number(run: Run, data: str | None, task: str | None) -> int | None:
+    """Which of several tasks data belong to; None for the run's own rows, or where there is one task.
+
+    Raises:
+        RecipeError: It is not said, there is no such task, or there is one task and a name is given.
+    """
+    names = list(run.recipe.tasks)
+    if task is not None and task not in names:
+        accepted = ", ".join(names) or "none: this student has one task"
+        raise RecipeError(f"there is no task {task!r}", accepted, "name one of them" if names else "leave the task out")
+    if names and data is not None and task is None:
+        raise RecipeError("it is not said rows of which task the data are", ", ".join(names), "add --task with one of them")
+    return None if data is None or task is None else names.index(task)
+
+
+def _read(run: Run, data: str, number: int | None) -> Dataset:
+    """Other data as this run's rows."""
+    one = run if number is None else task_run(run, number)
+    rows = load_rows(data, task=one.task, label_names=one.label_names, columns=one.recipe.data.columns)
+    rows = formed(one, {"test": rows}, run.teacher.processor)[0]["test"]
+    return rows if number is None else to_task(rows, number, task_run(run, number).block[0])
+
+
+def _of_teacher(run: Run, rows: Dataset | None, number: int | None, place: Path) -> Predictions:
+    """What the teacher answers to rows, or to the test split; of several tasks each row's own."""
+    limit = run.recipe.data.max_tokens
+    if run.recipe.tasks and rows is None:
+        return joint_answers(run, "test")
+    if rows is not None and number is not None:
+        one = task_run(run, number)
+        own = one.task.encode(of_task(rows, number, one.block[0]), one.teacher.processor, place, max_tokens=limit)
+        return own_answers(one, own, len(run.label_names))
+    theirs = run.teacher_rows("test") if rows is None else run.task.encode(rows, run.teacher.processor, place, max_tokens=limit)
+    with placed(run.teacher.model) as model:
+        return predict(TorchRunner(model), theirs, run.task.collator(run.teacher.processor))
 
 
 def _quality(run: Run, answers: Predictions, teacher: Predictions, rows: Dataset) -> dict[str, float]:

@@ -15,8 +15,9 @@ from potstill.disk import explained_full_disk, explained_os_errors
 from potstill.errors import OutputError, RecipeError
 from potstill.lock import FolderLock
 from potstill.pipeline.check import check_recipe
-from potstill.pipeline.context import Run
+from potstill.pipeline.context import Given, Run
 from potstill.pipeline.foresee import check_models
+from potstill.pipeline.given import IN_MEMORY, given_tasks, named_tasks
 from potstill.pipeline.observer import LoggingObserver, Observer, SilentObserver
 from potstill.pipeline.order import stages_for
 from potstill.pipeline.stage import Stage, perform
@@ -30,19 +31,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-IN_MEMORY = "<in memory>"
-
 
 class DistillationPipeline:
     """Teacher and data in; distilled, quantized, exported and measured student out.
 
     Args:
         teacher_model: Folder, hub id, a list of these, ``package.module:function``, or a model in memory: of transformers, or any
-            `torch.nn.Module` that gives the logits of images.
-        data: File, folder, hub id, or a `datasets.Dataset` or `DatasetDict` in memory.
+            `torch.nn.Module` that gives the logits of images. For several tasks a mapping from each task's name to its teacher.
+        data: File, folder, hub id, or a `datasets.Dataset` or `DatasetDict` in memory; for several tasks a mapping likewise.
         config: Recipe keys, nested or by their well-known names (``compression_ratio``, ``temperature`` …).
         output_dir: Folder that receives everything.
-        processor: Tokenizer or image processor of a teacher in memory.
+        processor: Tokenizer or image processor of a teacher in memory; for several tasks a mapping likewise.
 
     Raises:
         RecipeError: A key or value of the configuration cannot work.
@@ -52,22 +51,33 @@ class DistillationPipeline:
         {'ratio': 0.9}
     """
 
+    recipe: Recipe
+    _teacher: Any
+    _data: Any
+    _processor: Any
+    _tasks: dict[str, Given]
+
     def __init__(
         self,
-        teacher_model: str | Path | Sequence[str | Path] | PreTrainedModel | nn.Module,
-        data: str | Path | datasets.Dataset | datasets.DatasetDict,
+        teacher_model: str | Path | Sequence[str | Path] | PreTrainedModel | nn.Module | Mapping[str, Any],
+        data: str | Path | datasets.Dataset | datasets.DatasetDict | Mapping[str, Any],
         config: Mapping[str, Any] | None = None,
         output_dir: str | Path = "out",
         processor: Any = None,
     ) -> None:
         named: dict[str, Any] = {"output": str(output_dir)}
+        self._teacher, self._data, self._processor, self._tasks = None, None, None, {}
+        if isinstance(teacher_model, Mapping):
+            self._tasks = given_tasks(teacher_model, data, processor)
+            named["tasks"] = named_tasks(teacher_model, data)
+            self.recipe = make_recipe(dict(config or {}), named)
+            return
         if isinstance(teacher_model, list | tuple):
             named["teachers"] = [str(one) for one in teacher_model]
         else:
             named["teacher_model"] = str(teacher_model) if isinstance(teacher_model, str | Path) else IN_MEMORY
         named["data"] = {"source": str(data) if isinstance(data, str | Path) else IN_MEMORY}
-        self.recipe: Recipe = make_recipe(dict(config or {}), named)
-        self._teacher: Any = None
+        self.recipe = make_recipe(dict(config or {}), named)
         if not isinstance(teacher_model, str | Path | Sequence):
             self._teacher = teacher_model
         self._data = None if isinstance(data, str | Path) else data
@@ -86,7 +96,8 @@ class DistillationPipeline:
     def from_recipe(cls, recipe: Recipe) -> DistillationPipeline:
         """A pipeline for a recipe that is complete in itself."""
         pipeline = cls.__new__(cls)
-        pipeline.recipe, pipeline._teacher, pipeline._data, pipeline._processor = recipe, None, None, None
+        pipeline.recipe, pipeline._tasks = recipe, {}
+        pipeline._teacher, pipeline._data, pipeline._processor = None, None, None
         return pipeline
 
     @property
@@ -117,6 +128,7 @@ class DistillationPipeline:
             given_teacher=self._teacher,
             given_processor=self._processor,
             given_data=self._data,
+            given_tasks=self._tasks,
         )
         with _claimed(folder, self.recipe, overwrite=overwrite), explained_full_disk(folder):
             ranks.join()

@@ -85,24 +85,38 @@ def other_teacher(run: Run, number: int, *, taught: str | None = None, asked: st
 def teach_other(run: Run, folder: Path, *, number: int) -> Sequence[str]:
     """Encode every split in this teacher's tokens, and train it where its head is new."""
     other = other_teacher(run, number, taught=folder.relative_to(run.folder).as_posix())
-    loaded = load_given(other, run.label_names)
+    return [note.replace("teacher:", f"teacher {number}:") for note in read_and_teach(other, folder)]
+
+
+def read_and_teach(other: Run, folder: Path) -> Sequence[str]:
+    """Encode every split of a run in its teacher's tokens, and train that teacher where its head is new.
+
+    Args:
+        other: The run as a further teacher sees it.
+        folder: Receives the rows and the teacher.
+    """
+    loaded = load_given(other, other.label_names)
     for name in ("train", "validation", "test", "unlabelled"):
-        if run.has(name):
+        if other.has(name):
             place = folder / "encoded" / name
-            other.task.encode(run.split(name), loaded.processor, place, max_tokens=run.recipe.data.max_tokens)
+            other.task.encode(other.split(name), loaded.processor, place, max_tokens=other.recipe.data.max_tokens)
     if not wants_training(other):
         return list(loaded.notes)
     (folder / "model").mkdir(exist_ok=True)
-    return [note.replace("teacher:", f"teacher {number}:") for note in teach(other, folder / "model")]
+    return teach(other, folder / "model")
 
 
 def ask_other(run: Run, folder: Path, *, number: int) -> Sequence[str]:
     """Encode the augmented rows in this teacher's tokens, and keep its answers to all rows where they are cached."""
-    other = other_teacher(run, number, asked=folder.relative_to(run.folder).as_posix())
-    if run.has("augmented"):
+    return read_and_ask(other_teacher(run, number, asked=folder.relative_to(run.folder).as_posix()), folder)
+
+
+def read_and_ask(other: Run, folder: Path) -> Sequence[str]:
+    """Encode the augmented rows of a run in its teacher's tokens, and keep the answers to all rows where they are cached."""
+    if other.has("augmented"):
         place, processor = folder / "augmented", other.teacher.processor
-        other.task.encode(run.split("augmented"), processor, place, max_tokens=run.recipe.data.max_tokens)
-    return cache_answers(other, folder) if wants_cache(run) else []
+        other.task.encode(other.split("augmented"), processor, place, max_tokens=other.recipe.data.max_tokens)
+    return cache_answers(other, folder) if wants_cache(other) else []
 
 
 def wants_teaching(run: Run) -> bool:
@@ -143,7 +157,7 @@ def together(run: Run, first: TeacherSource, weights: TeacherWeights | None = No
 
     if not run.recipe.teacher.others:
         return first
-    sources = [first, *(_answers(other_teacher(run, number)) for number in numbers(run.recipe))]
+    sources = [first, *(answers_of_teacher(other_teacher(run, number)) for number in numbers(run.recipe))]
     recipe = run.recipe.teacher
     shares: Any = recipe.weights if weights is None else weights.shares
     return LayeredSource(EnsembleTeacher(sources, shares, confidence=CONFIDENCES.get(recipe.combine, "none")), first)
@@ -192,8 +206,8 @@ def _learned_shares(run: Run) -> list[float] | None:
     return next((found for place in places if (found := run.facts(place).get("teacher_weights"))), None)
 
 
-def _answers(other: Run) -> TeacherSource:
-    """One further teacher: its cached answers, or the live model on its own tokens."""
+def answers_of_teacher(other: Run) -> TeacherSource:
+    """A run's own teacher by itself: its cached answers, or the live model on its own tokens."""
     from potstill.pipeline.knowledge import cached_answers, live_rows
     from potstill.teacher.live import LiveTeacher
 

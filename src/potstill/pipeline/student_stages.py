@@ -12,6 +12,7 @@ import numpy as np
 from potstill.disk import write_json_atomic
 from potstill.pipeline.module_models import module_student
 from potstill.pipeline.named_student import has_own_files, named_processor, named_student
+from potstill.pipeline.task_run import widened_teacher
 from potstill.student.init import cut_student
 from potstill.student.plan import StudentPlan, plan, plan_from_config
 from potstill.student.vocabulary import VocabularyCut, count_tokens, cut_vocabulary, required_ids
@@ -37,7 +38,7 @@ DROPOUT_KEYS = (
 
 def make_student(run: Run, folder: Path) -> Sequence[str]:
     """Plan the student, cut it out of the teacher, and encode the rows in its tokens."""
-    teacher = run.teacher
+    teacher = widened_teacher(run) if run.recipe.tasks else run.teacher
     counts = _token_counts(run, teacher)
     planned = plan_student(run, teacher, counts)
     run.observer.stage_advanced(1, 4, {})

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from potstill.data.encoded import EncodedRows
 from potstill.disk import write_json_atomic
 from potstill.errors import ModelError, PotstillError
+from potstill.losses.per_task import PerTask
 from potstill.methods.catalogue import EXAMPLES
 from potstill.methods.catalogue import build as build_method
-from potstill.methods.contract import MethodOptions, ModelFacts, OnlineOptions, StageSpec, TermSpec, facts_of
+from potstill.methods.contract import MethodOptions, ModelFacts, OnlineOptions, StageSpec, facts_of
 from potstill.methods.response import in_units, label_term
 from potstill.pipeline.anchors import num_anchors
 from potstill.pipeline.chain_stages import source_of
@@ -27,6 +29,7 @@ from potstill.pipeline.student_stages import kept_layers, load_student
 from potstill.training.beside import Beside
 from potstill.training.row_plan import RowPlan
 from potstill.training.stages import StageSettings, TrainOutcome, total_steps, train_stage
+from potstill.training.terms import read_terms
 
 if TYPE_CHECKING:
     from potstill.pipeline.context import Run
@@ -127,6 +130,7 @@ def planned_stages(run: Run, student: ModelFacts, teacher: ModelFacts, *, has_sa
         assistants=None if recipe.chain.assistants == "auto" else recipe.chain.assistants,
         generations=recipe.chain.generations,
         anchors=num_anchors(run),
+        has_taps=not run.recipe.tasks,
     )
     return build_method(method_of(run), student, teacher, options)
 
@@ -191,7 +195,7 @@ def train(
         eval_rows=run.student_rows("validation"),
         collator=training_collator(run, processor),
         folder=folder,
-        terms=[*map(_as_loss, spec.terms), *([] if weights is None else [weights])],
+        terms=[*_losses(run, spec), *([] if weights is None else [weights])],
         teacher=_heard(run, spec, weights) if teacher == "the run's" else teacher,
         task=run.task,
         settings=_settings(run, spec, max_steps=max_steps, is_taught=teacher is not None),
@@ -211,8 +215,10 @@ def _beside(spec: StageSpec) -> Beside:
     return spec.settings.get("beside") or Beside()
 
 
-def _as_loss(term: TermSpec) -> Mapping[str, Any]:
-    return term.as_loss()
+def _losses(run: Run, spec: StageSpec) -> Sequence[Any]:
+    """The terms of a stage; of several tasks, each compared inside the classes of the row's own."""
+    losses = [term.as_loss() for term in spec.terms]
+    return [replace(term, loss=PerTask(term.loss)) for term in read_terms(losses)] if run.recipe.tasks else losses
 
 
 def _rows(run: Run, spec: StageSpec) -> EncodedRows:

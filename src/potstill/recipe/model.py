@@ -81,8 +81,8 @@ class TeacherRecipe(OneTeacherRecipe):
         return (self, *self.others)
 
 
-class DataRecipe(Section):
-    """The user's rows."""
+class OneDataRecipe(Section):
+    """Rows of one task."""
 
     source: str = Field(description="File, folder or hub id of the labelled data.")
     columns: dict[str, str | list[str]] = Field(
@@ -93,6 +93,13 @@ class DataRecipe(Section):
     validation: str | None = Field(None, description="Where the validation split is, if not in the source.")
     test: str | None = Field(None, description="Where the test split is, if not in the source.")
     unlabelled: str | None = Field(None, description="Rows without labels; the teacher labels them softly.")
+    max_rows: PositiveInt | None = Field(None, description="Use only so many training rows, drawn by the seed.")
+    skip_corrupt: bool = Field(False, description="Leave out images that cannot be read instead of stopping.")
+
+
+class DataRecipe(OneDataRecipe):
+    """The user's rows."""
+
     augment: Literal["auto", "none"] | Annotated[int, Field(ge=0)] = Field(
         "auto",
         description="Rows made from training rows and labelled by the teacher: auto, none, or how many for each row.",
@@ -105,8 +112,13 @@ class DataRecipe(Section):
         description="Texts longer than the window: segment: read in overlapping segments, whose answers are averaged;"
         " truncate: cut; auto: segment for single texts to classify, unless max_tokens is set.",
     )
-    max_rows: PositiveInt | None = Field(None, description="Use only so many training rows, drawn by the seed.")
-    skip_corrupt: bool = Field(False, description="Leave out images that cannot be read instead of stopping.")
+
+
+class TaskRecipe(Section):
+    """One of several tasks: its teacher and its rows."""
+
+    teacher: OneTeacherRecipe = Field(description="Who knows this task: a folder or hub id, or a mapping with a model.")
+    data: OneDataRecipe = Field(description="Rows of this task: a file, folder or hub id, or a mapping with a source.")
 
 
 class StudentRecipe(Section):
@@ -298,6 +310,11 @@ class Recipe(Section):
 
     teacher: TeacherRecipe
     data: DataRecipe
+    tasks: dict[str, TaskRecipe] = Field(
+        default_factory=dict,
+        description="Several tasks for one student, instead of teacher and data: name → {teacher, data}. The student is cut out "
+        "of the first one's teacher; what teacher and data set beside them holds for every task.",
+    )
     task: Literal[
         "auto",
         "text-classification",

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from potstill.errors import Faults, PotstillError, RecipeError
 from potstill.recipe.model import Recipe
+from potstill.recipe.tasks import open_tasks, with_sections
 from potstill.recipe.teachers import open_teachers
 from potstill.table import nearest
 
@@ -50,12 +51,25 @@ def read_file(path: str | Path) -> dict[str, Any]:
     if not file.is_file():
         raise RecipeError(f"recipe {str(path)!r} is not a file", "a YAML file", "check the path, or start from one in recipes/")
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = yaml.load(file.read_text(encoding="utf-8"), Loader=_OnceLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"recipe {str(path)!r} is no valid YAML: {str(error).splitlines()[0]}", todo="mend the file") from error
     if not isinstance(content, dict):
         raise RecipeError(f"recipe {str(path)!r} holds {type(content).__name__}", "a mapping of keys to values")
     return content
+
+
+class _OnceLoader(yaml.SafeLoader):
+    """Reads YAML in which no mapping has a key twice; the plain one would drop the first without a word."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            raise RecipeError(
+                f"the key {twice!r} is given twice in one mapping of the recipe", "each key once", "rename or remove one"
+            )
+        return super().construct_mapping(node, deep=deep)
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
@@ -105,7 +119,7 @@ def make_recipe(*parts: Mapping[str, Any]) -> Recipe:
     merged: dict[str, Any] = {}
     for part in parts:
         merged = merge(merged, _canonical(part, faults))
-    merged = open_teachers(merged, faults)
+    merged = open_tasks(open_teachers(merged, faults), faults)
     try:
         recipe = Recipe.model_validate(merged)
     except ValidationError as error:
@@ -133,6 +147,8 @@ def _canonical(part: Mapping[str, Any], faults: list[PotstillError]) -> dict[str
     for key, value in part.items():
         if key in SHORTHANDS and not isinstance(value, Mapping):
             home = {key: {SHORTHANDS[key]: _quantization(value) if key == "quantize" else value}}
+        elif key == "tasks":
+            home = {"tasks": with_sections(value)}
         elif key == "student_arch" and value in ARCHITECTURES:
             home = {"student": {"architecture": value}}
         elif key in ALIASES:
@@ -222,12 +238,15 @@ def _is_branch(piece: Any) -> bool:
 
 def _known_keys(location: Sequence[Any]) -> list[str]:
     model: Any = Recipe
+    is_named = False
     for piece in location:
-        if isinstance(piece, int):
-            continue  # an entry of a list has the keys of the list's type
+        if isinstance(piece, int) or is_named:
+            is_named = False
+            continue  # an entry of a list, or of a mapping from names, has the keys of its type
         field = model.model_fields.get(str(piece)) if isinstance(model, type) and issubclass(model, BaseModel) else None
         if field is None:
             return []
+        is_named = get_origin(field.annotation) is dict
         candidates = [field.annotation, *get_args(field.annotation)]
         model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
     keys = list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []

@@ -36,6 +36,7 @@ def card(metrics: Metrics) -> str:
     """The model card as Markdown with a YAML head."""
     head = yaml.safe_dump(_front_matter(metrics), sort_keys=False, allow_unicode=True)
     parts = [f"---\n{head}---", f"# {_plain(metrics.title) or 'A distilled student'}", _opening(metrics)]
+    parts += ["## Tasks", _tasks(metrics)] if metrics.tasks else []
     parts += ["## Figures", _figures(metrics), _conditions(metrics), "## Use", _use(metrics), "## Limits", _limits(metrics)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -45,7 +46,7 @@ def _front_matter(metrics: Metrics) -> dict[str, Any]:
     results = [
         {"type": name, "value": value} for name, value in (student.quality if student else {}).items() if value is not None
     ]
-    source = _public(metrics.data.source) or Path(metrics.data.source or "unknown").name
+    source = _named(metrics.data.source or "unknown")
     entry = {
         "task": {"type": metrics.task},
         "dataset": {"name": source, "type": source, "split": "test"},
@@ -69,14 +70,16 @@ def _public(name: str | None) -> str | None:
     return name if name and _HUB_ID.match(name) and not Path(name).exists() else None
 
 
+def _named(names: str) -> str:
+    """Models or data as a reader elsewhere may know them: hub ids, and of paths of this machine the last part."""
+    return " + ".join(_public(name) or Path(name).name for name in names.split(" + "))
+
+
 def _opening(metrics: Metrics) -> str:
     name, student = headline.served_name(metrics), metrics.models.get("student")
-    whose = (
-        f" distilled from `{_plain(_public(metrics.teacher) or Path(metrics.teacher).name)}`"
-        if metrics.teacher
-        else " distilled from a larger model"
-    )
-    text = f"A model for {metrics.task}{whose} with Potstill."
+    whose = f" distilled from `{_plain(_named(metrics.teacher))}`" if metrics.teacher else " distilled from a larger model"
+    what = f"{len(metrics.tasks)} tasks of {metrics.task}" if metrics.tasks else metrics.task
+    text = f"A model for {what}{whose} with Potstill."
     kept = headline.retention_of(metrics, name) if name else None
     if name and kept is not None:
         text += f" `{name}` keeps {numbers.percent(kept)} of the teacher's {metrics.metric}"
@@ -112,6 +115,24 @@ def _figures(metrics: Metrics) -> str:
     if metrics.mean_kl_nats is not None:
         more.append(f"Mean KL to the teacher: {numbers.significant(metrics.mean_kl_nats)} nats.")
     return "\n".join(lines) + ("\n\n" + " ".join(more) if more else "")
+
+
+def _tasks(metrics: Metrics) -> str:
+    """Which classes belong to which task, and how well each task is answered."""
+    name = headline.served_name(metrics) or "student"
+    lines = [
+        f"One model with a block of logits for each task; a row is answered by the largest logit of its task's block.\n\n"
+        f"| task | logits | classes | {_plain(metrics.metric)} of the teacher | of {name} |",
+        "|---|---|---|---:|---:|",
+    ]
+    start = 0
+    for task, labels in metrics.tasks.items():
+        known = [metrics.models[who].quality.get(f"{task}/{metrics.metric}") for who in ("teacher", name)]
+        figures = [numbers.NONE if value is None else numbers.quality(metrics.metric, value) for value in known]
+        classes = ", ".join(_plain(label.removeprefix(f"{task}/")) for label in labels)
+        lines.append(f"| {task} | {start} to {start + len(labels) - 1} | {classes} | {' | '.join(figures)} |")
+        start += len(labels)
+    return "\n".join(lines)
 
 
 def _conditions(metrics: Metrics) -> str:

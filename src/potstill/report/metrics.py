@@ -232,7 +232,10 @@ class Metrics(Part):
     title: str | None = Field(default=None, description="Title of the report; the task and the teacher where null.")
     task: str = Field(description="Task name: text-classification, image-classification.")
     metric: str = Field(description="The metric that retention and gap_closed compare.")
-    answers: str = Field(default="class", description="Kind of answer: class, labels, numbers or embedding.")
+    answers: str = Field(default="class", description="Kind of answer: class, tasks, labels, numbers or embedding.")
+    tasks: dict[str, list[str]] = Field(
+        default_factory=dict, description="Of several tasks: name to its classes, in the order of the logits; empty for one task."
+    )
     teacher: str | None = Field(default=None, description="Teacher as the user named it.")
     command: str | None = Field(default=None, description="Command or call that repeats this run.")
     license: str | None = Field(default=None, description="Licence of the student; unknown where null.")

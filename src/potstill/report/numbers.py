@@ -38,8 +38,8 @@ def percent(share: float | None, places: int = 1) -> str:
 
 
 def quality(name: str, value: float | None) -> str:
-    """A task metric: percent where it is a share, else three decimals."""
-    if value is None or name in SHARES:
+    """A task metric, `name` or ``task/name``: percent where it is a share, else three decimals."""
+    if value is None or name.rpartition("/")[2] in SHARES:
         return percent(value)
     return f"{value:.3f}"
 

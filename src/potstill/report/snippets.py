@@ -20,6 +20,22 @@ with torch.no_grad():
 first, last = int(found.start_logits.argmax()), int(found.end_logits.argmax())
 print(tokenizer.decode(tokens["input_ids"][0, first : last + 1]))"""
 
+_TORCH_TASKS = """import torch
+from transformers import {imports}
+
+{read}
+model = {model}.from_pretrained("{student}").eval()
+with torch.no_grad():
+    logits = model(**inputs).logits[0]
+for task, start, stop in {blocks}:
+    print(task, model.config.id2label[start + int(logits[start:stop].argmax())])"""
+
+_READ_TEXT = """tokenizer = AutoTokenizer.from_pretrained("{student}")
+inputs = tokenizer("a text of yours", return_tensors="pt")"""
+
+_READ_IMAGE = """processor = AutoImageProcessor.from_pretrained("{student}")
+inputs = processor(Image.open("an_image_of_yours.png").convert("RGB"), return_tensors="pt")"""
+
 _ONNX_TEXT = """import onnxruntime
 from transformers import AutoTokenizer
 
@@ -63,12 +79,28 @@ def is_own_type(metrics: Metrics) -> bool:
 def _with_transformers(metrics: Metrics) -> str:
     if metrics.answers == "embedding":
         return _EMBED.format(student=metrics.files.get("student", "student"), example='"a text of yours"')
+    if metrics.tasks:
+        return _with_tasks(metrics)
     example = '"an_image_of_yours.png"' if _is_image(metrics) else '"a text of yours"'
     if metrics.task == "question-answering":
         return _TORCH_SPAN.format(student=metrics.files.get("student", "student"))
     task = pipeline_of(metrics)
     several = ", top_k=None" if metrics.answers == "labels" else ""
     return _TORCH.format(task=task, several=several, student=metrics.files.get("student", "student"), example=example)
+
+
+def _with_tasks(metrics: Metrics) -> str:
+    """Each task's answer is the largest logit of its own block."""
+    blocks, start = [], 0
+    for task, labels in metrics.tasks.items():
+        blocks.append((task, start, start + len(labels)))
+        start += len(labels)
+    is_image, student = _is_image(metrics), metrics.files.get("student", "student")
+    model = "AutoModelForImageClassification" if is_image else "AutoModelForSequenceClassification"
+    imports = f"AutoImageProcessor, {model}" if is_image else f"{model}, AutoTokenizer"
+    read = (_READ_IMAGE if is_image else _READ_TEXT).format(student=student)
+    code = _TORCH_TASKS.format(imports=imports, read=read, model=model, student=student, blocks=blocks)
+    return f"from PIL import Image\n{code}" if is_image else code
 
 
 def pipeline_of(metrics: Metrics) -> str:

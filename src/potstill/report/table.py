@@ -23,7 +23,8 @@ def summary_table(metrics: Metrics) -> Table:
     """
     table = Table(box=SIMPLE_HEAD, caption=_caption(metrics), caption_justify="left", padding=0)
     table.add_column("model", no_wrap=True)
-    for name in (metrics.metric, "kept", "params", "on disk"):
+    of_tasks = [f"{task}/{metrics.metric}" for task in metrics.tasks]
+    for name in (metrics.metric, *of_tasks, "kept", "params", "on disk"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("runtime", no_wrap=True)
     for name in ("p50 ms", "faster"):
@@ -34,6 +35,7 @@ def summary_table(metrics: Metrics) -> Table:
         table.add_row(
             name,
             headline.shown_quality(metrics, name),
+            *(numbers.quality(key, model.quality.get(key)) for key in of_tasks),
             "" if name == "teacher" else numbers.percent(headline.retention_of(metrics, name)),
             numbers.count(model.parameters),
             numbers.size(model.bytes),

@@ -71,6 +71,8 @@ ENGLISH: dict[str, str] = {
     "of the true label. ECE: expected calibration error. p50: median time of one row in the fastest runtime measured. "
     "Faster: against the teacher in {reference}.",
     "models_note_plain": "Kept: share of the teacher's {metric}. p50: median time of one row in the fastest runtime measured.",
+    "note_tasks": "Each row is answered inside the classes of its own task. The metric is the plain mean over tasks; what stands "
+    "after a task's name and a slash is of that task alone. The teacher's answers are those of each row's own teacher.",
     "note_labels": "Each label of a row is a decision of its own, at a probability of one half: agreement, WDSR, KL and ECE are "
     "over decisions. Subset accuracy: share of rows with every label right.",
     "note_numbers": "Answers are numbers: concordance (1 only where order, scale and level are right) is compared; "

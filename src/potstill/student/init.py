@@ -291,7 +291,7 @@ def _refit_head(teacher: PreTrainedModel, student: PreTrainedModel, batches: lis
     head = family_of(student).head(student)
     if not batches or head.out_features != family_of(teacher).head(teacher).out_features:
         return
-    _regress(head, *_features_and_logits(teacher, student, batches, cut), HEAD_RIDGE)
+    regress(head, *_features_and_logits(teacher, student, batches, cut), HEAD_RIDGE)
 
 
 @torch.no_grad()
@@ -317,11 +317,19 @@ def _fit_head(teacher: PreTrainedModel, student: PreTrainedModel, hidden: Tensor
     finally:
         handle.remove()
         teacher.train(was_training)
-    _regress(head, torch.cat(features), torch.cat(logits), NEW_HEAD_RIDGE)
+    regress(head, torch.cat(features), torch.cat(logits), NEW_HEAD_RIDGE)
 
 
-def _regress(head: nn.Linear, features: Tensor, logits: Tensor, ridge: float) -> None:
-    """Least squares from features [N, D] to logits [N, C], drawn towards the weights that the layer has."""
+@torch.no_grad()
+def regress(head: nn.Linear, features: Tensor, logits: Tensor, ridge: float) -> None:
+    """Fit a linear layer by least squares from features to logits, drawn towards the weights that it has, in place.
+
+    Args:
+        head: D → C, with a bias.
+        features: [N, D] float64.
+        logits: [N, C] float64.
+        ridge: How strongly it is drawn, as a share of the mean squared feature.
+    """
     features = torch.cat([features, features.new_ones(len(features), 1)], dim=1)
     prior = torch.cat([head.weight, head.bias[:, None]], dim=1).double()
     damping = ridge * features[:, :-1].square().mean() * len(features)

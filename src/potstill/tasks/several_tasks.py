@@ -38,6 +38,11 @@ class SeveralTasks(_Base):
         """Task → (start, stop) of its classes."""
         return blocks_of(self.label_names)
 
+    @property
+    def fewest_classes(self) -> int:
+        """Of the task that has fewest; 0 where labels are not known."""
+        return min((stop - start for start, stop in self.blocks.values()), default=0)
+
     def answers(self, labels: np.ndarray | None = None) -> Answers:
         """One distribution over the classes of the row's task."""
         del labels
