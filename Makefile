@@ -7,7 +7,7 @@ export HF_HUB_OFFLINE ?= 1
 export HF_DATASETS_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test check laws docs bench data-test clean
+.PHONY: demo test check laws docs bench data-test gpu-test clean
 
 demo: $(VENV)/.installed  ## one whole distillation on scikit-learn's digits
 	$(BIN)/potstill demo -o out/demo
@@ -25,6 +25,9 @@ laws: $(VENV)/.installed  ## the properties that every loss, source and cut must
 
 data-test: $(VENV)/.installed  ## tests on real data: needs POTSTILL_DATA
 	$(BIN)/python -m pytest -m "data or slow" --timeout=1800
+
+gpu-test: $(VENV)/.installed  ## tests on an NVIDIA GPU; each skips where PyTorch sees none
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m gpu -n 8 --dist worksteal tests/gpu
 
 docs: $(VENV)/.installed  ## regenerate the reference pages from the code
 	$(BIN)/python docs/generate.py

@@ -27,6 +27,12 @@ def compute_device() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device() if rank is None else int(rank))
 
 
+def exact(device: torch.device | str) -> torch.device:
+    """The device with its number, as tensors tell it: ``"cuda"`` is the GPU in use."""
+    found = torch.device(device)
+    return torch.device("cuda", torch.cuda.current_device()) if found.type == "cuda" and found.index is None else found
+
+
 def device_of(model: nn.Module) -> torch.device:
     """Where a model's first weight lies; the CPU for a model without weights."""
     for tensors in (model.parameters(), model.buffers()):
@@ -51,7 +57,7 @@ def placed(model: nn.Module, device: torch.device | str | None = None) -> Iterat
         model: Moved in place.
         device: `compute_device()` where left out.
     """
-    home, wanted = device_of(model), compute_device() if device is None else torch.device(device)
+    home, wanted = device_of(model), compute_device() if device is None else exact(device)
     if home == wanted:
         yield model
         return

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from potstill.devices import device_of, device_of_batch
+from potstill.devices import device_of, device_of_batch, exact
 from potstill.errors import ModelError
 from potstill.hardware import bf16_pays
 from potstill.tasks.units import answers_of, head_output
@@ -56,7 +56,7 @@ class LiveTeacher:
         self.model = at_rest(model)
         self.tap_reader = tap_reader
         self.dtype = dtype
-        self.home = None if device is None else torch.device(device)
+        self.home = device
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -74,7 +74,7 @@ class LiveTeacher:
 
     def settle(self, batch: Mapping[str, Any]) -> None:
         """Move the model to where it is to answer this batch; nothing to do from the second batch on."""
-        wanted = self.home if self.home is not None else device_of_batch(batch)
+        wanted = device_of_batch(batch) if self.home is None else exact(self.home)
         if wanted == self.device or (self.home is None and wanted.type == "cpu"):
             return
         logger.info("the teacher moves from %s to %s", self.device, wanted)
