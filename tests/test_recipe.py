@@ -115,6 +115,56 @@ def test_a_setting_without_a_value_is_refused() -> None:
         parse_settings(["distill.epochs"])
 
 
+TWO = {"mood": {"teacher": "a", "data": "m.csv"}, "topic": {"teacher": {"model": "b", "epochs": 9}, "data": {"source": "t.csv"}}}
+
+
+def test_tasks_share_what_teacher_and_data_set_for_all() -> None:
+    recipe = make_recipe({"tasks": TWO, "teacher": {"epochs": 2, "batch_size": 8}, "data": {"max_rows": 5, "augment": "none"}})
+    assert [one.teacher.epochs for one in recipe.tasks.values()] == [2, 9]
+    assert [one.teacher.batch_size for one in recipe.tasks.values()] == [8, 8]
+    assert [one.data.max_rows for one in recipe.tasks.values()] == [5, 5]
+    assert (recipe.teacher.model, recipe.data.source, recipe.data.augment) == ("a", "m.csv", "none")
+    assert make_recipe(recipe.model_dump(mode="json")) == recipe
+    changed = make_recipe({"tasks": TWO}, parse_settings(["tasks.mood.data.columns={label: x}"]))
+    assert changed.tasks["mood"].data.source == "m.csv"
+    assert changed.data.columns == {"label": "x"}
+
+
+BAD_TASKS = [
+    ({"tasks": {"mood": TWO["mood"]}}, ["tasks has one task, 'mood'", "two tasks or more", "without tasks"]),
+    ({"tasks": {**TWO, "a/b": TWO["mood"]}}, ["a task is named 'a/b'", "letters, digits, - and _", "rename the task"]),
+    ({"tasks": {**TWO, "": TWO["mood"]}}, ["a task is named ''", "rename"]),
+    ({"tasks": {**TWO, "Mood": TWO["mood"]}}, ["tasks are named 'mood' and 'Mood'", "rename one"]),
+    ({"tasks": "mood.yaml"}, ["tasks is 'mood.yaml'", "a mapping from the name of each task"]),
+    ({"tasks": {**TWO, "x": "x.csv"}}, ["a mapping from the name of each task"]),
+    ({"tasks": {**TWO, "x": {"techer": "a", "data": "x.csv"}}}, ["'tasks.x.techer'", "did you mean tasks.x.teacher?"]),
+    ({"tasks": {**TWO, "x": {"teacher": {"model": "a", "epoch": 1}, "data": "x.csv"}}}, ["did you mean tasks.x.teacher.epochs?"]),
+    ({"tasks": {**TWO, "x": {"teacher": "a"}}}, ["'tasks.x.data.source' is missing"]),
+    ({"tasks": TWO, "teacher": "c"}, ["teacher.model is given beside tasks", "each task has its own"]),
+    ({"tasks": TWO, "teachers": ["c", "d"]}, ["teacher.others is given beside tasks"]),
+    ({"tasks": TWO, "data": {"validation": "v.csv"}}, ["data.validation is given beside tasks"]),
+    (
+        {"tasks": {name: {**one, "teacher": {"model": "a", "epochs": 3}} for name, one in TWO.items()}, "teacher": {"epochs": 2}},
+        ["teacher.epochs has no effect", "every task of this recipe sets"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("recipe", "words"), BAD_TASKS)
+def test_bad_tasks_are_told_in_three_beats(recipe: dict, words: list[str]) -> None:
+    with pytest.raises((RecipeError, Faults)) as caught:
+        make_recipe(recipe)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_key_that_is_given_twice_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text("tasks:\n  mood: {teacher: a, data: m.csv}\n  mood: {teacher: b, data: t.csv}\n", "utf-8")
+    with pytest.raises(RecipeError, match=r"the key 'mood' is given twice in one mapping.*each key once"):
+        read_file(file)
+
+
 @pytest.mark.parametrize("content", ["- a\n- b\n", "a: [1,\n"])
 def test_a_recipe_file_that_is_no_mapping_is_refused(tmp_path: Path, content: str) -> None:
     file = tmp_path / "recipe.yaml"

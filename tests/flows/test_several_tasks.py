@@ -10,14 +10,17 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from datasets import Dataset
 from PIL import Image
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from potstill import DistillationPipeline
 from potstill.errors import DataError, ModelError, NeedsError, RecipeError
+from potstill.pipeline.check import check_recipe
 from potstill.pipeline.context import Run
 from potstill.pipeline.observer import LoggingObserver
 from potstill.pipeline.order import stages_for
+from potstill.pipeline.preview import preview
 from potstill.pipeline.reevaluate import reevaluate
 from potstill.pipeline.several_tasks import of_own_teachers
 from potstill.pipeline.student_stages import load_student
@@ -151,7 +154,7 @@ def test_a_student_starts_with_what_every_teacher_knows(cached: Metrics, recipe:
 
 
 def test_teachers_that_share_their_body_keep_their_heads(small_bert: Path, reviews: Path, topics: Path, tmp_path: Path) -> None:
-    """Two heads on one frozen body: a student of the same shape starts as both teachers in one."""
+    """Two heads on one frozen body, one of them in memory: a student of the same shape starts as both teachers in one."""
     from transformers import AutoConfig
 
     places = []
@@ -163,17 +166,23 @@ def test_teachers_that_share_their_body_keep_their_heads(small_bert: Path, revie
         model.save_pretrained(tmp_path / name)
         AutoTokenizer.from_pretrained(small_bert).save_pretrained(tmp_path / name)
         places.append(tmp_path / name)
-    recipe = {
-        "tasks": tasks_of(places[0], reviews, places[1], topics),
-        "data": {"augment": "none"},
-        "student": {"ratio": 0},
-        "distill": {"epochs": 1},
-        "quantize": "none",
-        "output": str(tmp_path / "out"),
-    }
-    metrics = run(recipe)
+    pipeline = DistillationPipeline(
+        {"mood": AutoModelForSequenceClassification.from_pretrained(places[0]), "topic": places[1]},
+        {"mood": Dataset.from_csv(str(reviews), cache_dir=str(tmp_path / "cache")), "topic": topics},
+        {
+            **QUICK,
+            "tasks": {"topic": {"data": {"columns": {"text": "sentence", "label": "thing"}}}},
+            "data": {"augment": "none"},
+            "student": {"ratio": 0},
+            "distill": {"epochs": 1},
+            "quantize": "none",
+        },
+        tmp_path / "out",
+        processor={"mood": AutoTokenizer.from_pretrained(places[0])},
+    )
+    metrics = pipeline.run()
     assert metrics.models["student"].parameters == metrics.models["teacher"].parameters + 3 * 49
-    held = Run(make_recipe({**QUICK, **recipe}), tmp_path / "out", LoggingObserver())
+    held = Run(pipeline.recipe, tmp_path / "out", LoggingObserver(), given_tasks=pipeline._tasks)
     head = widened_teacher(held).model.classifier
     own = task_run(held, 1).teacher.model.classifier
     torch.testing.assert_close(head.weight[2:], own.weight, atol=1e-5, rtol=0)
@@ -257,7 +266,9 @@ def test_texts_and_images_do_not_mix(small_bert: Path, reviews: Path, small_vit:
     assert "give each kind a recipe of its own" in told
 
 
-@pytest.mark.parametrize("method", ["tinybert", "rkd", "dml", "takd", "crd", "noisy_teacher"])
+@pytest.mark.parametrize(
+    "method", ["tinybert", "rkd", "dml", "takd", "rco", "crd", "ctkd", "noisy_teacher", "mean_teacher", "sskd"]
+)
 def test_methods_that_read_more_than_answers_are_refused(method: str, tmp_path: Path) -> None:
     tasks = {name: {"teacher": "nowhere", "data": "nowhere.csv"} for name in ("a", "b")}
     told = refused({"tasks": tasks, "distill": {"method": method}}, tmp_path)
@@ -271,3 +282,23 @@ def test_losses_that_read_more_than_answers_are_refused(tmp_path: Path) -> None:
     told = refused({"tasks": tasks, "distill": {"losses": ["kl", "hidden_mse"]}}, tmp_path)
     assert "each task has a teacher of its own" in told
     assert "take the loss kl" in told
+
+
+def test_what_self_stands_for_decides_whether_it_works() -> None:
+    tasks = {name: {"teacher": "nowhere", "data": "nowhere.csv"} for name in ("a", "b")}
+    check_recipe(make_recipe({"tasks": tasks, "distill": {"method": "self"}}))
+    with pytest.raises(NeedsError, match=r"method 'self' does not work for several tasks"):
+        check_recipe(make_recipe({"tasks": tasks, "distill": {"method": "self", "online": {"itself": "cs_kd"}}}))
+
+
+@pytest.mark.parametrize("task", ["regression", "token-classification"])
+def test_tasks_of_other_kinds_are_refused(task: str) -> None:
+    tasks = {name: {"teacher": "nowhere", "data": "nowhere.csv"} for name in ("a", "b")}
+    with pytest.raises(RecipeError, match=rf"tasks are given, and task is {task}.*leave task out"):
+        check_recipe(make_recipe({"tasks": tasks, "task": task}))
+
+
+def test_a_plan_counts_the_classes_of_all_tasks(recipe: dict[str, Any]) -> None:
+    found = preview(make_recipe({**QUICK, **recipe}))
+    assert found.rows == 2 * (320 + 240), "four fifths to train on, and one augmented row for each"
+    assert found.parameters < found.teacher_parameters

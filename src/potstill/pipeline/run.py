@@ -70,7 +70,8 @@ class DistillationPipeline:
         if isinstance(teacher_model, Mapping):
             self._tasks = given_tasks(teacher_model, data, processor)
             named["tasks"] = named_tasks(teacher_model, data)
-            self.recipe = make_recipe(dict(config or {}), named)
+            in_order: dict[str, Any] = {"tasks": {name: {} for name in teacher_model}}  # the first one's teacher is cut
+            self.recipe = make_recipe(in_order, dict(config or {}), named)
             return
         if isinstance(teacher_model, list | tuple):
             named["teachers"] = [str(one) for one in teacher_model]

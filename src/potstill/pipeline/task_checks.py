@@ -8,7 +8,7 @@ from typing import Any
 from potstill.errors import NeedsError, RecipeError
 from potstill.losses.per_task import check
 from potstill.methods import catalogue as methods
-from potstill.methods.contract import MethodOptions, ModelFacts, StageSpec
+from potstill.methods.contract import MethodOptions, ModelFacts, OnlineOptions, StageSpec
 from potstill.pipeline.loss_table import read_losses
 from potstill.recipe import Recipe
 from potstill.teacher.factory import is_factory
@@ -17,7 +17,6 @@ from potstill.training.terms import read_terms
 
 ANY_MODEL = ModelFacts(1000, 8, 2, "text")  # deep enough for any block that a term may name
 NEAREST = "kd"
-ANSWERS_ALONE = MethodOptions(has_taps=False)
 
 
 def check_tasks(recipe: Recipe) -> None:
@@ -39,7 +38,7 @@ def check_tasks(recipe: Recipe) -> None:
         return  # check_modules says that no student can be cut out of it
     if recipe.distill.losses is not None:
         check_losses(recipe.distill.losses)
-    elif (reason := why_not(recipe.distill.method)) is not None:
+    elif (reason := why_not(recipe.distill.method, OnlineOptions(**recipe.distill.online.model_dump()))) is not None:
         raise NeedsError(
             f"method {recipe.distill.method!r} does not work for several tasks: {reason}",
             f"methods on the answers of each row's own teacher: {', '.join(working())}",
@@ -62,14 +61,18 @@ def working() -> tuple[str, ...]:
     return tuple(name for name in methods.names() if why_not(name) is None)
 
 
-def why_not(name: str) -> str | None:
+def why_not(name: str, online: OnlineOptions | None = None) -> str | None:
     """Why a method does not work for several tasks; None where it does.
+
+    Args:
+        name: Of the method.
+        online: The user's wishes, which say what `self` stands for.
 
     Raises:
         RecipeError: No such method.
     """
     try:
-        return _reason(methods.example_stages(name, ANSWERS_ALONE))
+        return _reason(methods.example_stages(name, MethodOptions(has_taps=False, online=online or OnlineOptions())))
     except NeedsError:
         return "it reads what is inside a teacher, and each task has a teacher of its own"
 
