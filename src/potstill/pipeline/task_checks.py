@@ -11,7 +11,6 @@ from potstill.methods import catalogue as methods
 from potstill.methods.contract import MethodOptions, ModelFacts, OnlineOptions, StageSpec
 from potstill.pipeline.loss_table import read_losses
 from potstill.recipe import Recipe
-from potstill.teacher.factory import is_factory
 from potstill.training.beside import Beside
 from potstill.training.terms import read_terms
 
@@ -24,7 +23,7 @@ def check_tasks(recipe: Recipe) -> None:
 
     Raises:
         NeedsError: Such a method or loss; names what works.
-        RecipeError: A student without classes of its own, or a kind of task without one class for each row.
+        RecipeError: A kind of task without one class for each row.
     """
     if not recipe.tasks:
         return
@@ -34,8 +33,6 @@ def check_tasks(recipe: Recipe) -> None:
             "text-classification or image-classification, for all of them",
             "leave task out, or give each task a recipe of its own",
         )
-    if is_factory(next(iter(recipe.tasks.values())).teacher.model) and recipe.student.model is None:
-        return  # check_modules says that no student can be cut out of it
     if recipe.distill.losses is not None:
         check_losses(recipe.distill.losses)
     elif (reason := why_not(recipe.distill.method, OnlineOptions(**recipe.distill.online.model_dump()))) is not None:
