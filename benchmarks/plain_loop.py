@@ -132,7 +132,7 @@ def largest_difference(run: Any, arguments: argparse.Namespace) -> float:
     print(
         "losses padded to 512, and to the longest:", *(", ".join(f"{loss:.6f}" for loss in side) for side in losses), sep="\n  "
     )
-    largest = float(np.abs(losses[0] - losses[1]).max() / np.abs(losses[0]).max())
+    largest = float((np.abs(losses[0] - losses[1]) / np.abs(losses[0])).max())
     if largest > ROUNDING:
         raise SystemExit(f"the losses differ by {largest:.1e}, which is more than rounding ({ROUNDING:.0e})")
     return largest
