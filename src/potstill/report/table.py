@@ -23,8 +23,7 @@ def summary_table(metrics: Metrics) -> Table:
     """
     table = Table(box=SIMPLE_HEAD, caption=_caption(metrics), caption_justify="left", padding=0)
     table.add_column("model", no_wrap=True)
-    of_tasks = [f"{task}/{metrics.metric}" for task in metrics.tasks]
-    for name in (metrics.metric, *of_tasks, "kept", "params", "on disk"):
+    for name in (metrics.metric, "kept", "params", "on disk"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("runtime", no_wrap=True)
     for name in ("p50 ms", "faster"):
@@ -35,7 +34,6 @@ def summary_table(metrics: Metrics) -> Table:
         table.add_row(
             name,
             headline.shown_quality(metrics, name),
-            *(numbers.quality(key, model.quality.get(key)) for key in of_tasks),
             "" if name == "teacher" else numbers.percent(headline.retention_of(metrics, name)),
             numbers.count(model.parameters),
             numbers.size(model.bytes),
@@ -64,4 +62,15 @@ def _caption(metrics: Metrics) -> str:
         parts.append(f"agreement {numbers.percent(metrics.agreement)}")
     if metrics.wdsr is not None:
         parts.append(f"WDSR {numbers.percent(metrics.wdsr)}")
-    return "\n".join([", ".join(parts[:2]), ", ".join(parts[2:])]).strip()
+    return "\n".join([", ".join(parts[:2]), ", ".join(parts[2:]), *_of_tasks(metrics)]).strip()
+
+
+def _of_tasks(metrics: Metrics) -> list[str]:
+    """Of several tasks, a line each: how well every model answers it."""
+    lines = []
+    for task in metrics.tasks:
+        key = f"{task}/{metrics.metric}"
+        models = in_order(metrics.models)
+        figures = (f"{name} {numbers.quality(key, metrics.models[name].quality.get(key))}" for name in models)
+        lines.append(f"{key}: {', '.join(figures)}")
+    return lines
