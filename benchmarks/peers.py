@@ -48,7 +48,8 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=3e-4)
     parser.add_argument("--pad", help="how both peers pad: longest, or so many tokens; by default each as in its examples")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=1, help="each with a seed of its own")
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--inside", nargs=2, metavar=("SIDE", "FOLDER"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.inside:
@@ -63,16 +64,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         write_work(arguments, Path(place))
         found: dict[str, list[dict[str, Any]]] = {side: [] for side in pythons}
-        for _ in range(arguments.rounds):
+        for seed in range(arguments.first_seed, arguments.first_seed + arguments.rounds):
             for side, python in pythons.items():
-                found[side].append(one_side(side, python, Path(place)))
+                found[side].append(one_side(side, python, Path(place), seed))
                 print(side, json.dumps(found[side][-1]), file=sys.stderr, flush=True)
     print_table(found, arguments)
 
 
-def one_side(side: str, python: str, place: Path) -> dict[str, Any]:
+def one_side(side: str, python: str, place: Path, seed: int) -> dict[str, Any]:
     """Figures of one process, with its seconds from start to end; a side that fails tells its last lines."""
-    threads = str(json.loads((place / "work.json").read_text())["threads"])
+    work = json.loads((place / "work.json").read_text()) | {"seed": seed}
+    (place / "work.json").write_text(json.dumps(work))
+    threads = str(work["threads"])
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"}
     if python != sys.executable:
         environment.pop("PYTHONPATH", None)  # a peer sees its own environment alone
@@ -125,7 +128,7 @@ class Work:
         self.facts = json.loads((place / "work.json").read_text())
         self.place, self.pad = place, self.facts["pad"] or PADS[side]
         torch.set_num_threads(self.facts["threads"])
-        torch.manual_seed(0)
+        torch.manual_seed(self.facts["seed"])
         self.teacher = AutoModelForSequenceClassification.from_pretrained(place / "teacher").eval()
         self.student = AutoModelForSequenceClassification.from_pretrained(place / "student").train()
         self.tokenizers = {who: AutoTokenizer.from_pretrained(place / who) for who in ("teacher", "student")}
@@ -344,6 +347,7 @@ def with_potstill(place: Path) -> dict[str, Any]:
         epochs=work["epochs"],
         batch_size=work["batch_size"],
         learning_rate=work["learning_rate"],
+        seed=work["seed"],
         warmup=WARMUP,
         max_gradient_norm=MAX_NORM,
         select="last",
@@ -378,7 +382,7 @@ SIDES: dict[str, Callable[[Path], dict[str, Any]]] = {
 
 
 def print_table(found: dict[str, list[dict[str, Any]]], arguments: argparse.Namespace) -> None:
-    """Medians over the rounds, side by side; the ratio is the peer's CPU seconds over Potstill's."""
+    """Medians of the seconds and mean accuracy over the rounds; the ratio is the peer's CPU seconds over Potstill's."""
     middle = {side: {key: statistics.median(one[key] for one in rounds) for key in KEYS} for side, rounds in found.items()}
     about = f"{arguments.epochs} epochs, batch size {arguments.batch_size}, {arguments.threads} thread(s)"
     print(f"{arguments.rows or 'all'} rows, {about}, {arguments.rounds} round(s), whole processes")
@@ -386,7 +390,8 @@ def print_table(found: dict[str, list[dict[str, Any]]], arguments: argparse.Name
     for side, figures in middle.items():
         one = found[side][-1]
         name, ratio = f"{side} {one['version']}", figures["cpu_seconds"] / middle["potstill"]["cpu_seconds"]
-        shown = f"{figures['seconds']:>9.1f} {figures['cpu_seconds']:>9.1f} {one['accuracy']:>9.4f} {ratio:>12.2f}"
+        accuracy = statistics.mean(round_["accuracy"] for round_ in found[side])
+        shown = f"{figures['seconds']:>9.1f} {figures['cpu_seconds']:>9.1f} {accuracy:>9.4f} {ratio:>12.2f}"
         print(f"{name:<24} {one['pad']:>10} {shown}")
     for side, rounds in found.items():
         parts = ", ".join(f"{name} {spent:.1f}" for name, spent in rounds[-1]["parts"].items())
