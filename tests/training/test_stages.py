@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
 import subprocess
@@ -11,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_models import Rows, collate, encoder
-from stage_run import run
+from small_models import Rows, collate, encoder, opinionated
+from stage_run import Accuracy, run
 
 from potstill.errors import TrainingError
 from potstill.training.stages import StageSettings, train_stage
@@ -82,3 +83,26 @@ def test_new_head_has_its_own_rate_and_no_evaluation_is_needed(tmp_path):
 def test_no_rows_is_refused(tmp_path):
     with pytest.raises(TrainingError, match="no rows to train on"):
         train_stage(encoder(), rows=Rows(0), collator=collate, folder=tmp_path, terms=["ce"])
+
+
+@pytest.mark.parametrize("learning_rate", [1e-1, 1e-4])
+def test_the_start_is_kept_where_no_later_weights_are_closer_to_the_teacher(tmp_path, learning_rate):
+    teacher = opinionated()
+    student = copy.deepcopy(teacher).train()
+    for parameter in student.parameters():
+        parameter.requires_grad_(True)
+    outcome = train_stage(
+        student,
+        rows=Rows(24),
+        eval_rows=Rows(12, seed=3),
+        collator=collate,
+        folder=tmp_path,
+        task=Accuracy(),
+        teacher=teacher,
+        terms=["ce"],
+        settings=StageSettings(epochs=1, learning_rate=learning_rate, batch_size=4, select="fidelity", average_decay=0.9),
+    )
+    assert outcome.best["step"] == 0
+    assert outcome.best["eval_teacher_kl"] == pytest.approx(0, abs=1e-6)
+    assert same(outcome.model.state_dict(), teacher.state_dict())
+    assert not outcome.model.training

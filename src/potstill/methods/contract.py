@@ -26,6 +26,8 @@ class ModelFacts:
         strides: Pixels of the image per step of each block's grid (of its patches); empty for texts and where unknown.
         parameters: Numbers in it; None where unknown.
         matched: For a student: pairs (student block, teacher block) that were measured to be alike; empty where nothing was.
+        start_error: For a student: the share of what the teacher's answers say that it misses before training, 0 to about 1;
+            None where it was not measured.
     """
 
     layers: int
@@ -37,6 +39,7 @@ class ModelFacts:
     strides: tuple[int, ...] = ()
     parameters: int | None = None
     matched: tuple[tuple[int, int], ...] = ()
+    start_error: float | None = None
 
     @property
     def has_maps(self) -> bool:
@@ -141,6 +144,7 @@ class StageSpec:
         learner: Who is trained: "student", or a model of a chain under this name.
         teacher: Who is listened to: "teacher", a model of the chain, or "anchor-2", an earlier state of the teacher.
         parameters: Size of a learner of a chain; None for the student's own shape.
+        by_start: Whether the rate follows from how far the student starts from the teacher (`ModelFacts.start_error`).
     """
 
     name: str
@@ -153,6 +157,7 @@ class StageSpec:
     learner: str = "student"
     teacher: str = "teacher"
     parameters: int | None = None
+    by_start: bool = False
 
     def losses(self) -> list[dict[str, Any]]:
         """The terms as `DistillationTrainer` takes them."""

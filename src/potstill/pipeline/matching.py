@@ -81,10 +81,10 @@ def _similarity(run: Run, student: Any) -> Any:
     from potstill.training.taps import TapReader
 
     with placed(student.eval()) as ours, placed(run.teacher.model) as theirs:
-        return block_similarity(ours, theirs, _batches(run, student), TapReader().read, max_rows=ROWS)
+        return block_similarity(ours, theirs, training_batches(run, student), TapReader().read, max_rows=ROWS)
 
 
-def _batches(run: Run, student: Any) -> list[Any]:
+def training_batches(run: Run, student: Any) -> list[Any]:
     """A few batches of training rows, each side in its own tokens where they differ."""
     from potstill.pipeline.student_stages import load_student
 

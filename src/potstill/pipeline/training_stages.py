@@ -25,6 +25,7 @@ from potstill.pipeline.knowledge import has_own_tokens, live_teacher, training_c
 from potstill.pipeline.loss_table import read_losses
 from potstill.pipeline.matching import matched_facts, reads_pairs
 from potstill.pipeline.several_teachers import last_shares, learned_weights
+from potstill.pipeline.start_error import reads_start, started_facts
 from potstill.pipeline.student_stages import kept_layers, load_student
 from potstill.training.beside import Beside
 from potstill.training.row_plan import RowPlan
@@ -102,9 +103,9 @@ def stages_of(run: Run, student: Any) -> tuple[StageSpec, ...]:
     facts, teacher = known_facts(student, kept_layers(run)), known_facts(run.teacher.model)
     same = not has_own_tokens(run)
     stages = planned_stages(run, facts, teacher, has_same_tokens=same)
-    if not reads_pairs(run, stages):
-        return stages
-    return planned_stages(run, matched_facts(run, student, facts, teacher), teacher, has_same_tokens=same)
+    measured = started_facts(run, student, facts) if reads_start(run, stages) else facts
+    measured = matched_facts(run, student, measured, teacher) if reads_pairs(run, stages) else measured
+    return stages if measured is facts else planned_stages(run, measured, teacher, has_same_tokens=same)
 
 
 def planned_stages(run: Run, student: ModelFacts, teacher: ModelFacts, *, has_same_tokens: bool) -> tuple[StageSpec, ...]:

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalPrediction
 
@@ -67,7 +67,8 @@ class StageSettings:
         seed: Of order, dropout and new weights.
         max_steps: Stop after so many optimizer steps; None for whole epochs.
         precision: fp32, bf16, or what a measurement on this machine favours.
-        select: Keep the model with the best task metric, the one closest to the teacher, or the last.
+        select: Keep the model with the best task metric, the one closest to the teacher (the untrained one is asked too), or
+            the last.
         patience: Stop after so many evaluations without gain; None for never.
         evaluations: How often to evaluate and checkpoint; None for once an epoch, at least 5 and at most 20 times.
         weight_decay: Of matrices; norms and biases have none.
@@ -172,17 +173,22 @@ def train_stage(
     if done is not None:
         return done
     watch, home = _Watch(folder, on_progress), device_of(model)
+    start = _copied(model) if settings.select == "fidelity" else None
     probe = collator([rows[index] for index in range(min(settings.batch_size, len(rows)))])
     with fastest_threads(model, probe, folder, steps=total_steps(len(rows), settings)):
         trainer = _trainer(model, rows, collator, folder, terms, teacher, eval_rows, task, metric, settings, [watch, *callbacks])
         checkpoint = ranks.from_first(newest_checkpoint(trainer.folder))
+        trainer.args.eval_on_start = start is not None and trainer.args.load_best_model_at_end and checkpoint is None
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     model.eval()
+    best = _chosen(trainer, settings.select)
+    if start is not None and best.get("step") == 0:
+        model.load_state_dict(start)
     outcome = TrainOutcome(
         model,
         [dict(entry) for entry in trainer.state.log_history],
-        _chosen(trainer, settings.select),
+        best,
         trainer.state.global_step,
         watch.seconds(),
         checkpoint is not None,
@@ -339,6 +345,11 @@ def _chosen(trainer: DistillationTrainer, select: Selection) -> dict[str, float]
     if select == "last" or not trainer.args.load_best_model_at_end:
         return dict(evaluations[-1])
     return dict(max(evaluations, key=lambda entry: entry["eval_selection"]))
+
+
+def _copied(model: nn.Module) -> dict[str, Tensor]:
+    """The weights as they are; training may take them further from the teacher than they were, and then they are kept."""
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
 def _write(outcome: TrainOutcome, folder: Path) -> None:

@@ -1,0 +1,57 @@
+"""How far the student starts from the teacher is measured before it is trained, and decides its rate."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from potstill import DistillationPipeline
+from potstill.pipeline.start_error import unexplained
+from potstill.tasks.blocks import FLOOR
+
+QUICK = {
+    "teacher": {"epochs": 2, "learning_rate": 3e-3},
+    "data": {"augment": 1},
+    "distill": {"epochs": 1},
+    "quantize": "none",
+    "precision": "fp32",
+    "evaluate": {"batch_sizes": [1], "repeats": 2},
+}
+
+
+def test_a_student_of_the_same_shape_starts_as_the_teacher_and_takes_the_smallest_steps(
+    small_bert: Path, reviews: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    caplog.set_level(logging.INFO, "potstill")
+    DistillationPipeline(teacher_model=small_bert, data=reviews, config={**QUICK, "compression_ratio": 0}, output_dir=out).run()
+    assert "before training the student misses 0.0% of what the teacher's answers say" in caplog.text
+    (stage,) = json.loads((out / "student/facts.json").read_text("utf-8"))["stages"]
+    assert max(entry["learning_rate"] for entry in stage["history"] if "learning_rate" in entry) <= 5e-5
+
+
+def test_equal_answers_and_shifted_logits_miss_nothing() -> None:
+    logits = torch.randn(50, 7, generator=torch.Generator().manual_seed(0)) * 3
+    assert unexplained(logits, logits, True) == pytest.approx(0, abs=1e-6)
+    assert unexplained(logits + 5, logits, True) == pytest.approx(0, abs=1e-5)
+    assert unexplained(logits, logits, False) == 0
+
+
+def test_the_mean_answer_misses_everything() -> None:
+    teacher = torch.randn(50, 7, generator=torch.Generator().manual_seed(1)) * 3
+    mean = teacher.softmax(-1).mean(0, keepdim=True).log().expand_as(teacher)
+    assert unexplained(mean, teacher, True) == pytest.approx(1, abs=1e-5)
+    assert unexplained(teacher.mean(0, keepdim=True).expand_as(teacher), teacher, False) == pytest.approx(1, abs=1e-5)
+
+
+def test_classes_of_other_tasks_do_not_count() -> None:
+    chance = torch.Generator().manual_seed(2)
+    student, teacher = (torch.randn(40, 6, generator=chance) for _ in range(2))
+    alone = unexplained(student[:, :2], teacher[:, :2], True)
+    for logits in (student, teacher):
+        logits[:, 2:] = FLOOR
+    assert unexplained(student, teacher, True) == pytest.approx(alone, rel=1e-4)
