@@ -31,7 +31,7 @@ def test_a_student_of_the_same_shape_starts_as_the_teacher_and_takes_the_smalles
     DistillationPipeline(teacher_model=small_bert, data=reviews, config={**QUICK, "compression_ratio": 0}, output_dir=out).run()
     assert "before training the student misses 0.0% of what the teacher's answers say" in caplog.text
     (stage,) = json.loads((out / "student/facts.json").read_text("utf-8"))["stages"]
-    assert max(entry["learning_rate"] for entry in stage["history"] if "learning_rate" in entry) <= 5e-5
+    assert max(entry["learning_rate"] for entry in stage["history"] if "learning_rate" in entry) <= 1e-5
 
 
 def test_equal_answers_and_shifted_logits_miss_nothing() -> None:

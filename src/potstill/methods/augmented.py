@@ -7,8 +7,9 @@ from potstill.methods.response import response_terms
 
 AVERAGE_DECAY = 0.998
 EPOCHS, FEWEST_EPOCHS = 3.0, 1.0
-RATE, LEAST_RATE = 5e-4, 5e-5
-FAR = 0.5  # share of the teacher's answers missed at the start from which on the whole rate is taken
+RATE, LEAST_RATE = 5e-4, 1e-5
+FAR = 0.5  # share of the teacher's answers missed at the start from which on whole rate and passes are taken
+LEAST_PASSES = 0.25  # of them, for a student that starts close
 
 
 def augmented_kd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
@@ -17,19 +18,15 @@ def augmented_kd(student: ModelFacts, teacher: ModelFacts, options: MethodOption
     Source: Tang et al. 2019, Distilling Task-Specific Knowledge from BERT into Simple Neural Networks (arXiv 1903.12136), who
     learn from the teacher's logits on augmented sentences alone; here with KL instead of MSE, and the weights averaged over
     the last 500 steps. The default for texts: answers are cached, so that the time goes into rows. A student that keeps more
-    than a third of the layers starts closer to the teacher and costs more a step, so it makes fewer passes, and its rate falls
-    with the share of the teacher's answers that it misses before training, so that it keeps what it was cut with.
+    than a third of the layers starts closer to the teacher and costs more a step, so it makes fewer passes. Rate and passes
+    fall with the share of the teacher's answers that it misses before training, so that it keeps what it was cut with.
     The checkpoint closest to the teacher on validation is kept: its divergence says more than the accuracy of a few hundred rows.
     """
     terms = tuple(term for term in response_terms(options, temperature=2.0, alpha=1.0) if term.weight != 0)
     passes = max(FEWEST_EPOCHS, EPOCHS * min(1.0, teacher.layers / (3.0 * student.layers)))
     settings = {"average_decay": AVERAGE_DECAY}
-    rate = _rate(student)
+    far = 1.0 if student.start_error is None else min(1.0, student.start_error / FAR)
+    passes *= max(LEAST_PASSES, far**0.5)
+    rate = max(LEAST_RATE, RATE * far)
     stage = StageSpec("prediction", terms, passes, rate, select="fidelity", settings=settings, by_start=True)
     return with_wishes([stage], options)
-
-
-def _rate(student: ModelFacts) -> float:
-    if student.start_error is None:
-        return RATE
-    return max(LEAST_RATE, RATE * min(1.0, (student.start_error / FAR) ** 0.5))

@@ -144,7 +144,7 @@ class StageSpec:
         learner: Who is trained: "student", or a model of a chain under this name.
         teacher: Who is listened to: "teacher", a model of the chain, or "anchor-2", an earlier state of the teacher.
         parameters: Size of a learner of a chain; None for the student's own shape.
-        by_start: Whether the rate follows from how far the student starts from the teacher (`ModelFacts.start_error`).
+        by_start: Whether rate and passes follow from how far the student starts from the teacher (`ModelFacts.start_error`).
     """
 
     name: str

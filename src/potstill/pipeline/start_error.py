@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 def reads_start(run: Run, stages: Sequence[StageSpec]) -> bool:
     """Whether a measured distance decides something in these stages, and nobody has decided it yet."""
-    return run.recipe.distill.learning_rate is None and any(stage.by_start for stage in stages)
+    asked = run.recipe.distill
+    return (asked.learning_rate is None or asked.epochs is None) and any(stage.by_start for stage in stages)
 
 
 def started_facts(run: Run, student: Any, facts: ModelFacts) -> ModelFacts:
