@@ -51,7 +51,7 @@ def _measure(run: Run, student: Any) -> float:
     pairs = []
     with placed(student.eval()) as ours, torch.inference_mode():
         for batch in training_batches(run, student):
-            theirs = source.signal(batch).logits
+            theirs = source.signal(batch, ("logits",)).logits
             inputs = {name: value.to(device_of(ours)) for name, value in model_inputs(ours, batch).items()}
             answers, mask = answers_of(taps.run(inputs)[0].float(), batch)
             pairs.append(tuple(_listed(each.cpu(), mask) for each in (answers, theirs)))
