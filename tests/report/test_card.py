@@ -88,6 +88,16 @@ def test_the_table_lists_every_model_and_runtime(metrics) -> None:
         assert word in text
 
 
+def test_the_table_fits_eighty_characters_with_a_long_name(metrics) -> None:
+    metrics.models["student-onnxruntime"] = metrics.models["student"]
+    metrics.models["student-onnxruntime"].latency_ms["openvino-int8"] = metrics.models["student"].latency_ms["onnxruntime-fp32"]
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(summary_table(metrics))
+    text = console.export_text()
+    assert "onnxruntime-fp32" in text
+    assert "…" not in text
+
+
 def test_the_table_of_a_bare_run_prints() -> None:
     console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(summary_table(Metrics(task="t", metric="accuracy", models={"student": {}})))

@@ -10,9 +10,14 @@ from html.parser import HTMLParser
 import pytest
 
 from potstill.errors import RecipeError
-from potstill.report.metrics import Metrics
+from potstill.report.metrics import ClassResult, Metrics
 from potstill.report.page import page, render
-from potstill.report.words import LANGUAGES, say
+from potstill.report.plots.canvas import text_width
+from potstill.report.plots.classes import recall_per_class
+from potstill.report.plots.curves import training_curve
+from potstill.report.plots.tradeoff import tradeoff
+from potstill.report.snippets import load_with_onnxruntime
+from potstill.report.words import LANGUAGES, same, say
 from potstill.report.words_en import ENGLISH
 from potstill.report.words_zh import CHINESE
 
@@ -117,6 +122,38 @@ def test_what_is_missing_is_said() -> None:
     ):
         assert ENGLISH[key].replace("'", "&#39;") in text, key
         assert CHINESE[key] in text, key
+
+
+def test_the_code_loads_the_onnx_file_of_the_model_to_serve(metrics) -> None:
+    metrics.files = {"onnx": "export/model.onnx", "onnx-fp32": "export/model.fp32.onnx", "onnx-int8": "export/model.int8.onnx"}
+    for served, file in {
+        "student": "export/model.onnx",
+        "student-onnxruntime": "export/model.fp32.onnx",
+        "student-int8": "export/model.int8.onnx",
+        None: "export/model.int8.onnx",
+    }.items():
+        metrics.served = served
+        assert f'InferenceSession("{file}")' in (load_with_onnxruntime(metrics) or "")
+
+
+def test_lines_that_never_move_have_ticks_that_differ() -> None:
+    drawn = training_curve({"eval_accuracy": [(0, 1.0), (100, 1.0)]}, same("validation"), same("%"), scale=100)
+    ticks = re.findall(r'text-anchor="end" class="tick">([^<]+)<', drawn)
+    assert len(ticks) > 1
+    assert len(set(ticks)) == len(ticks)
+
+
+def test_names_of_many_models_stay_inside_and_apart() -> None:
+    models = ["teacher", "baseline", "student", "student-int8", "student-onnxruntime"]
+    drawn = recall_per_class([ClassResult(label="good", rows=10, recall=dict.fromkeys(models, 1.0))])
+    places = re.findall(r'<text x="([\d.]+)" y="([\d.]+)" text-anchor="start" class="(?:en )?label">([^<]+)<', drawn)
+    assert [name for _, _, name in places] == [say(name).en for name in models]
+    assert all(float(x) + text_width(name) <= 520 for x, _, name in places)
+    drawn = tradeoff({name: (0.05 * 1.2**at, 1.0) for at, name in enumerate(models)}, "accuracy", same("MB"), same("size"), {})
+    labels = re.findall(r'<text x="([\d.]+)" y="([\d.]+)" text-anchor="start" class="(?:en )?label">([^<]+)<', drawn)
+    boxes = [(float(x), float(x) + text_width(name), float(y)) for x, y, name in labels]
+    for at, (left, right, y) in enumerate(boxes):
+        assert not any(left < end and start < right and abs(y - other) < 12 for start, end, other in boxes[:at])
 
 
 def test_headline_counts_the_model_to_serve_against_pytorch(metrics) -> None:

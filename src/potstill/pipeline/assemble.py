@@ -34,6 +34,7 @@ from potstill.report.metrics import (
     WorstExample,
     history_points,
 )
+from potstill.report.numbers import SHARES
 
 if TYPE_CHECKING:
     from potstill.pipeline.context import Run
@@ -275,7 +276,7 @@ def _files(run: Run, served: str) -> dict[str, str]:
 def _warnings(run: Run, answers: Mapping[str, Predictions]) -> list[str]:
     found = []
     rows = len(answers["student"].labels)
-    if rows < FEW_TEST_ROWS:
+    if rows < FEW_TEST_ROWS and run.metric not in SHARES:  # of shares the page itself says how large chance is
         found.append(f"the test split has {rows} rows only: differences of a few points may be chance")
     if run.recipe.teacher.others:
         found.append(

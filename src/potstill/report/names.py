@@ -11,7 +11,7 @@ ORDER = ("teacher", "baseline", "student", "student-int8")
 
 def model_name(name: str) -> Said:
     """A model's name in both languages; names that the page does not know stay as they are."""
-    return say(name) if name in ORDER else same(name)
+    return say(name) if name in (*ORDER, "student-onnxruntime") else same(name)
 
 
 def in_order(names: Iterable[str]) -> list[str]:

@@ -110,11 +110,18 @@ def pipeline_of(metrics: Metrics) -> str:
 
 def load_with_onnxruntime(metrics: Metrics) -> str | None:
     """Python that runs the exported file with plain onnxruntime; None where nothing was exported to ONNX."""
-    onnx = metrics.files.get("onnx-int8") or metrics.files.get("onnx")
+    onnx = _served_onnx(metrics)
     if onnx is None:
         return None
     code = _ONNX_IMAGE if _is_image(metrics) else _ONNX_TEXT
     return code.format(student=metrics.files.get("student", "student"), onnx=onnx)
+
+
+def _served_onnx(metrics: Metrics) -> str | None:
+    """The file of the model to serve where onnxruntime runs it, else the smallest there is."""
+    served = metrics.served or ""
+    key = "onnx" if served == "student" else "onnx-" + served.removeprefix("student-").replace("onnxruntime", "fp32")
+    return metrics.files.get(key) or metrics.files.get("onnx-int8") or metrics.files.get("onnx")
 
 
 def _is_image(metrics: Metrics) -> bool:

@@ -11,6 +11,8 @@ from potstill.report import headline, numbers
 from potstill.report.metrics import Metrics
 from potstill.report.names import in_order
 
+MODEL_WIDTH = 12  # of the first column: with it the table fits a terminal of 80 characters
+
 
 def summary_table(metrics: Metrics) -> Table:
     """Teacher, baseline, student and its quantized form: quality kept, size, and the time of one row in every runtime.
@@ -32,7 +34,7 @@ def summary_table(metrics: Metrics) -> Table:
         model = metrics.models[name]
         medians = {runtime: sizes["1"].p50 for runtime, sizes in model.latency_ms.items() if "1" in sizes}
         table.add_row(
-            name,
+            name if len(name) <= MODEL_WIDTH else name.replace("-", "-\n", 1),
             headline.shown_quality(metrics, name),
             "" if name == "teacher" else numbers.percent(headline.retention_of(metrics, name)),
             numbers.count(model.parameters),

@@ -9,6 +9,7 @@ ENGLISH: dict[str, str] = {
     "baseline": "baseline",
     "student": "student",
     "student-int8": "student INT8",
+    "student-onnxruntime": "student ONNX",
     "made": "made {when}",
     "on_data": "data",
     # headline

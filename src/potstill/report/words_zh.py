@@ -9,6 +9,7 @@ CHINESE: dict[str, str] = {
     "baseline": "基线",
     "student": "学生",
     "student-int8": "学生 INT8",
+    "student-onnxruntime": "学生 ONNX",
     "made": "生成于 {when}",
     "on_data": "数据",
     # headline

@@ -10,9 +10,9 @@ from potstill.report.metrics import ClassResult
 from potstill.report.names import in_order, model_name
 from potstill.report.numbers import percent
 from potstill.report.plots.canvas import Axis, Canvas, shorten, style_of, text_width, tick_text
-from potstill.report.words import Said, say
+from potstill.report.words import say
 
-WIDTH, ROW, TOP = 520, 22, 30
+WIDTH, ROW, TOP, LEGEND_ROW = 520, 22, 30, 18
 MOST_CLASSES = 30
 
 
@@ -20,18 +20,21 @@ def recall_per_class(results: Sequence[ClassResult]) -> Markup:
     """Dots of recall, one row per class; of many classes, those where the student loses most."""
     shown = sorted(results, key=_loss, reverse=True)[:MOST_CLASSES]
     models = in_order({name: None for result in shown for name in result.recall})
-    canvas = Canvas(WIDTH, TOP + ROW * len(shown) + 44)
     left = min(170, max(text_width(_name(result)) for result in shown)) + 14
     lowest = min([value for result in shown for value in result.recall.values() if value is not None] or [0.0])
     x = Axis(100 * max(0.0, lowest - 0.05), 100, left, WIDTH - 14)
-    _legend(canvas, models, left)
-    bottom = TOP + ROW * len(shown)
+    places = _legend_places(models, left)
+    top = TOP + LEGEND_ROW * max((row for _, row in places), default=0)
+    bottom = top + ROW * len(shown)
+    canvas = Canvas(WIDTH, bottom + 44)
+    for name, place in zip(models, places, strict=True):
+        _name_model(canvas, name, models, *place)
     for tick in x.ticks():
-        canvas.line(x.at(tick), TOP - 6, x.at(tick), bottom, "grid")
+        canvas.line(x.at(tick), top - 6, x.at(tick), bottom, "grid")
         canvas.text(x.at(tick), bottom + 16, tick_text(tick), anchor="middle", style="tick")
     canvas.text((x.start + x.end) / 2, bottom + 36, say("axis_recall"), anchor="middle", style="axis-title")
     for at, result in enumerate(shown):
-        _draw(canvas, result, models, x, TOP + ROW * at + ROW / 2)
+        _draw(canvas, result, models, x, top + ROW * at + ROW / 2)
     few = len(shown) < len(results)
     return canvas.finish(say("chart_classes_some", shown=len(shown), total=len(results)) if few else say("chart_classes"))
 
@@ -49,13 +52,21 @@ def _draw(canvas: Canvas, result: ClassResult, models: Sequence[str], x: Axis, y
         canvas.dot(x.at(100 * value), y, style_of(name, models), radius=radius, hint=f"{result.label}: {name} {percent(value)}")
 
 
-def _legend(canvas: Canvas, models: Sequence[str], left: float) -> None:
-    x = left
+def _legend_places(models: Sequence[str], left: float) -> list[tuple[float, int]]:
+    """Pixel and row of every model's name: as many in a row as have room."""
+    places, x, row = [], left, 0
     for name in models:
-        words: Said = model_name(name)
-        canvas.dot(x + 5, 9, style_of(name, models), hint=name)
-        canvas.text(x + 15, 13, words, style="label")
-        x += text_width(words.en) + 32
+        width = text_width(model_name(name).en) * 1.1 + 20
+        if x > left and x + width > WIDTH:
+            x, row = left, row + 1
+        places.append((x, row))
+        x += width + 8
+    return places
+
+
+def _name_model(canvas: Canvas, name: str, models: Sequence[str], x: float, row: int) -> None:
+    canvas.dot(x + 5, 9 + LEGEND_ROW * row, style_of(name, models), hint=name)
+    canvas.text(x + 15, 13 + LEGEND_ROW * row, model_name(name), style="label")
 
 
 def _name(result: ClassResult) -> str:

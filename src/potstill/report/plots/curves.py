@@ -31,7 +31,7 @@ def training_curve(lines: Mapping[str, Points], title: Said, y_title: Said, *, s
     styles = _styles(list(scaled))
     rows = _legend(canvas, styles)
     x = Axis(0, max([*steps, 1]), 62, WIDTH - 18)
-    y = Axis(*_range(values), HEIGHT - 48, 12 + 18 * rows)
+    y = Axis(*_range(values, least=1e-3 if scale == 1 else 0.01 * scale), HEIGHT - 48, 12 + 18 * rows)
     draw_axes(canvas, x, y, say("axis_step"), y_title)
     for name, points in scaled.items():
         _draw(canvas, points, x, y, styles[name])
@@ -66,9 +66,9 @@ def _in_percent(key: str) -> Said:
     return Said(words.en + ", %", words.zh + "，%")
 
 
-def _range(values: Sequence[float]) -> tuple[float, float]:
-    """From zero where the values come near it, else with room around them."""
-    low, high = padded(values, 0.08, least=1e-3)
+def _range(values: Sequence[float], least: float) -> tuple[float, float]:
+    """From zero where the values come near it, else with room around them, `least` or more."""
+    low, high = padded(values, 0.08, least=least)
     near_zero = min(values) >= 0 and min(values) < 0.5 * max(values)
     return (0.0, high) if near_zero else (low, high)
 

@@ -45,9 +45,10 @@ def tradeoff(
 
 
 def _label(canvas: Canvas, x: float, y: float, name: Said, taken: list[Box]) -> None:
-    """Name a point on the first side that is free: right, left, below, above."""
+    """Name a point on the first side that is free: right, left, below, above, then further below and above."""
     width = text_width(name.en) * BOLD
-    choices = [(x + 11, y + 4), (x - 11 - width, y + 4), (x - width / 2, y + 22), (x - width / 2, y - 13)]
+    choices = [(x + 11, y + 4), (x - 11 - width, y + 4)]
+    choices += [(x - width / 2, y + offset) for offset in (22, -13, 38, -29, 54, -45)]
     free = [
         choice for choice in choices if _is_free((choice[0], choice[1] - 11, choice[0] + width, choice[1] + 3), canvas, taken)
     ]
