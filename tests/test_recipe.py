@@ -165,11 +165,18 @@ def test_a_key_that_is_given_twice_is_refused(tmp_path: Path) -> None:
         read_file(file)
 
 
-@pytest.mark.parametrize("content", ["- a\n- b\n", "a: [1,\n"])
-def test_a_recipe_file_that_is_no_mapping_is_refused(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("- a\n- b\n", "holds list"),
+        ("", "is empty"),
+        ("teacher: [./bert\ndata: rows.csv\n", r"line 2, is no valid YAML: expected ',' or '\]'"),
+    ],
+)
+def test_a_recipe_file_that_is_no_mapping_is_refused(tmp_path: Path, content: str, words: str) -> None:
     file = tmp_path / "recipe.yaml"
     file.write_text(content, "utf-8")
-    with pytest.raises(RecipeError):
+    with pytest.raises(RecipeError, match=rf"{words}.*What to do"):
         read_file(file)
 
 

@@ -174,7 +174,11 @@ CASES = [
     Case("texts that are empty", csv(*(f'"  ",{("good", "bad")[row % 2]}' for row in range(40))), ("text", "empty")),
     Case("too few rows", csv("a film,good", "a book,bad"), ("rows",)),
     Case("corrupt image", corrupt_image, ("000.png", "skip_corrupt")),
-    Case("teacher that is missing", lambda w, f: ["--teacher", "./nowhere", "--data", str(w.reviews)], ("nowhere",)),
+    Case(
+        "teacher that is missing",
+        lambda w, f: ["--teacher", "./nowhere", "--data", str(w.reviews)],
+        ("./nowhere does not exist",),
+    ),
     Case("teacher without config", changed_teacher(lambda t: (t / "config.json").unlink()), ("config.json",)),
     Case(
         "teacher with a broken config", changed_teacher(lambda t: (t / "config.json").write_text("{") and None), ("config.json",)
@@ -192,6 +196,8 @@ CASES = [
     Case("teacher with other labels", changed_teacher(lambda t: relabel(t, "no", "yes")), ("'no'", "'good'")),
     Case("teacher with NaN", changed_teacher(not_a_number), ("NaN",)),
     Case("student that is missing", good("--student", "./nowhere"), ("nowhere",)),
+    Case("student that no network is called", good("--student", "lstm"), ("'lstm'", "bilstm")),
+    Case("student for images", good("--student", "cnn"), ("a cnn reads images", "bilstm")),
     Case("new head under finetune never", changed_teacher(multiple_choice), ("BertForMultipleChoice",)),
     Case("max_tokens too small", good("--set", "data.max_tokens=2"), ("max_tokens",)),
     Case("layers that do not exist", good("--method", "tinybert", "--set", "distill.layers=[[9, 9]]"), ("9",)),
@@ -229,6 +235,18 @@ def test_bad_input(
     for word in case.words:
         assert word in message
     assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert not (tmp_path / "out/student").exists()
+
+
+@pytest.mark.parametrize("student", ["./nowhere", "lstm", "cnn"])
+def test_a_student_that_cannot_be_is_refused_before_the_teacher_answers(
+    student: str, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run_cli([*good()(world, tmp_path), "--student", student], monkeypatch, capsys)
+    assert code == 2
+    assert "error: " in err
+    assert "read, split and encode the rows" not in err
     assert not (tmp_path / "out/student").exists()
 
 

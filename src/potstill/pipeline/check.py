@@ -16,6 +16,9 @@ from potstill.pipeline.module_models import check_modules
 from potstill.pipeline.task_checks import check_tasks
 from potstill.recipe import Recipe
 from potstill.recipe.model import DistillRecipe
+from potstill.student.architectures.plan import check_modality
+from potstill.student.plan import read_config
+from potstill.teacher.factory import is_factory
 from potstill.training.schedules import PerSample, parse, parse_temperature
 from potstill.training.terms import read_terms
 
@@ -36,6 +39,7 @@ def check_recipe(recipe: Recipe) -> None:
         lambda: check_chain(recipe),
         lambda: _check_packages(recipe.quantize.mode),
         lambda: check_modules(recipe),
+        lambda: _check_student(recipe.student.model),
         lambda: check_tasks(recipe),
         lambda: _check_peers(distill),
     ]
@@ -62,15 +66,25 @@ def _check_peers(distill: DistillRecipe) -> None:
         )
 
 
-def check_method(recipe: Recipe, teacher: Any) -> None:
-    """Refuse a method that no student of the teacher's own kind could be taught by, before the teacher is trained or asked.
+def _check_student(model: str | None) -> None:
+    """A student that is named can be read; before the teacher answers rows for it."""
+    if model is not None and not is_factory(model):
+        read_config(model)
 
+
+def check_method(recipe: Recipe, teacher: Any) -> None:
+    """Refuse a student and a method that cannot go with the teacher, before it is trained or asked.
+
+    The student must read what the teacher reads, and a student of the teacher's own kind must be one that the method can teach.
     What depends on the student's size or its tokens is checked when there is a student.
 
     Raises:
+        ModelError: The architecture is for texts and the teacher for images, or the other way about.
         NeedsError: The method needs another kind of model; names the nearest that works.
     """
     student, distill = recipe.student, recipe.distill
+    if student.architecture is not None:
+        check_modality(student.architecture, teacher.config)
     if distill.losses is not None or student.model is not None or student.architecture is not None:
         return
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,7 +80,7 @@ def read_config(teacher: TeacherRecipe) -> Any:
     from potstill.teacher.checkpoint import check_folder
 
     if not teacher.from_scratch:
-        check_folder(str(Path(teacher.model).expanduser()))
+        check_folder(os.path.expanduser(teacher.model))  # no Path, which drops the ./ that tells a folder from a hub id
     try:
         return AutoConfig.from_pretrained(Path(teacher.model).expanduser(), trust_remote_code=teacher.trust_remote_code)
     except (OSError, ValueError, KeyError) as error:

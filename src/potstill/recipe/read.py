@@ -53,9 +53,15 @@ def read_file(path: str | Path) -> dict[str, Any]:
     try:
         content = yaml.load(file.read_text(encoding="utf-8"), Loader=_OnceLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"recipe {str(path)!r} is no valid YAML: {str(error).splitlines()[0]}", todo="mend the file") from error
+        mark = getattr(error, "problem_mark", None)
+        where = "" if mark is None else f", line {mark.line + 1},"
+        what = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise RecipeError(f"recipe {str(path)!r}{where} is no valid YAML: {what}", "a YAML file", "mend the file") from error
+    if content is None:
+        raise RecipeError(f"recipe {str(path)!r} is empty", "a mapping of keys to values", "start from one in recipes/")
     if not isinstance(content, dict):
-        raise RecipeError(f"recipe {str(path)!r} holds {type(content).__name__}", "a mapping of keys to values")
+        kind = type(content).__name__
+        raise RecipeError(f"recipe {str(path)!r} holds {kind}", "a mapping of keys to values", "start from one in recipes/")
     return content
 
 
@@ -86,7 +92,7 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals or not key.strip():
-            raise RecipeError(f"--set {setting!r} has no key=value", "for example --set distill.epochs=5")
+            raise RecipeError(f"--set {setting!r} has no key=value", "for example distill.epochs=5", "write --set key=value")
         try:
             parsed = yaml.safe_load(value)
         except yaml.YAMLError as error:

@@ -127,18 +127,7 @@ def plan_from_config(
     Raises:
         ModelError: The student's configuration cannot be read.
     """
-    config: Any
-    if isinstance(student, PreTrainedConfig):
-        config = copy.deepcopy(student)
-    else:
-        try:
-            config = AutoConfig.from_pretrained(str(student))
-        except (OSError, ValueError) as err:
-            raise ModelError(
-                f"the student {str(student)!r} has no readable configuration ({str(err).splitlines()[0]})",
-                "a hub id, a folder with config.json, or a transformers configuration",
-                "check the name; offline, the model must already be on this machine",
-            ) from err
+    config: Any = copy.deepcopy(student) if isinstance(student, PreTrainedConfig) else read_config(student)
     config.num_labels = num_labels or getattr(teacher, "config", teacher).num_labels
     if isinstance(teacher, PreTrainedModel) and config.model_type in FAMILIES:
         config.architectures = [family_of(config).class_like(teacher)]
@@ -149,6 +138,22 @@ def plan_from_config(
     teacher_depth = depth_of(getattr(teacher, "config", teacher))
     layers = spaced_layers(teacher_depth, depth) if _has_like_blocks(teacher, config) else ()
     return _finish(config, layers, None, size, whole, ratio, ("the architecture was named, not searched",))
+
+
+def read_config(student: str | Path) -> Any:
+    """The configuration of a student that is named: a hub id or a local folder.
+
+    Raises:
+        ModelError: It cannot be read.
+    """
+    try:
+        return AutoConfig.from_pretrained(str(student))
+    except (OSError, ValueError) as err:
+        raise ModelError(
+            f"the student {str(student)!r} has no readable configuration ({str(err).splitlines()[0]})",
+            "a hub id, a folder with config.json, or one of the architectures bilstm, textcnn, static, cnn",
+            "check the name; offline, the model must already be on this machine",
+        ) from err
 
 
 def _has_like_blocks(teacher: Any, config: Any) -> bool:

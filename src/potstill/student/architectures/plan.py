@@ -62,7 +62,7 @@ def plan_architecture(
         ModelError: The teacher reads another modality, or its parameters cannot be told from its configuration.
     """
     config: Any = getattr(teacher, "config", teacher)
-    _check_modality(name, config)
+    check_modality(name, config)
     whole = count_of(teacher, config)
     counts = _sorted_counts(token_counts, config) if vocabulary_size is None else None
     room = Room(
@@ -146,7 +146,16 @@ def _start(name: str, teacher: Any, num_labels: int) -> Any:
     return config_class(num_labels=num_labels, num_channels=teacher.num_channels, image_size=side, stem_stride=stride, **labels)
 
 
-def _check_modality(name: str, config: Any) -> None:
+def check_modality(name: str, config: Any) -> None:
+    """Refuse an architecture that does not read what the teacher reads.
+
+    Args:
+        name: The architecture.
+        config: The teacher's configuration.
+
+    Raises:
+        ModelError: One reads texts and the other images.
+    """
     modality = architecture_of(name).modality
     if (getattr(config, "vocab_size", None) is not None) == (modality == "text"):
         return
