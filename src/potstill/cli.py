@@ -32,8 +32,14 @@ RatioFlag = Annotated[
     float | None, typer.Option("--ratio", help="Share of parameters to remove: 0, or 0.10 to 0.95.  [default: 0.9]")
 ]
 TargetFlag = Annotated[str | None, typer.Option("--target", help="Hardware that will serve the student.  [default: cpu]")]
-TaskFlag = Annotated[str | None, typer.Option("--task", help="text-classification or image-classification.  [default: auto]")]
-StudentFlag = Annotated[str | None, typer.Option("--student", help="Ready student model or config instead of a plan.")]
+TaskFlag = Annotated[
+    str | None,
+    typer.Option("--task", help="text-classification, image-classification, multi-label, regression …  [default: auto]"),
+]
+StudentFlag = Annotated[
+    str | None,
+    typer.Option("--student", help="bilstm, textcnn, static, cnn, or a ready model or config, instead of a cut teacher."),
+]
 OutputFlag = Annotated[str | None, typer.Option("--output", "-o", help="Folder that receives everything.  [default: out]")]
 MethodFlag = Annotated[str | None, typer.Option("--method", help="Distillation method; see `potstill methods`.  [default: auto]")]
 EpochsFlag = Annotated[float | None, typer.Option("--epochs", help="Passes over the training rows.")]
