@@ -4,8 +4,9 @@
     python benchmarks/text_methods.py --data sst2 --table              # of what is done so far
 
 Every method gets the same cut student, the same teacher and the same seeds, with the defaults of its paper or of the toolkit.
-*Plain* distillation is `kd` on the labelled rows alone, as most published comparisons have it. Gap closed is
-(method − plain) / (teacher − plain) on the test split, from the means over seeds.
+*Plain* distillation is that of the published comparisons: KL at τ = 2 (0.7) and labels (0.3) on the labelled rows, 8 passes.
+`kd` is the same with the hidden states of the kept blocks. Gap closed is (method − plain) / (teacher − plain) on the test split,
+from the means over seeds; each of the two is taken as the plain side once.
 Each cell is one run folder under --output; a second start does what is missing.
 """
 
@@ -26,9 +27,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import quality
 
-PLAIN = "kd"
+PLAIN = ("kd, answers alone", "kd")
 NOT_SHARED = ("export", "report", "*.lock", "*.partial")
 CELLS: Mapping[str, Sequence[str]] = {
+    "kd, answers alone": (
+        "distill.losses=[{name: kl, weight: 0.7, temperature: 2.0}, {name: ce, weight: 0.3}]",
+        "data.augment=none",
+    ),
     "kd": ("distill.method=kd", "data.augment=none"),
     "kd, made rows": ("distill.method=kd",),
     "augmented_kd": (),
@@ -94,15 +99,17 @@ def table(output: Path, data: str, seeds: Sequence[int]) -> list[dict[str, Any]]
         found = [json.loads(file.read_text("utf-8")) for file in files if file.is_file()]
         if found:
             rows.append({"method": method, "seeds": len(found), **_figures(found)})
-    plain = next((row["student"] for row in rows if row["method"] == PLAIN), None)
-    print("| method | seeds | teacher | student | ± | kept | agreement | gap to the teacher closed, of plain `kd` |")
-    print("|---|---|---|---|---|---|---|---|")
+    plain = {row["method"]: row["student"] for row in rows if row["method"] in PLAIN}
+    gaps = " | ".join(f"gap of `{name}` closed" for name in plain)
+    print(f"| method | seeds | teacher | student | ± | kept | agreement | {gaps} |")
+    print("|---" * (7 + len(plain)) + "|")
     for row in sorted(rows, key=lambda row: -row["student"]):
-        gap = None if plain is None or row["method"] == PLAIN else (row["student"] - plain) / (row["teacher"] - plain)
-        row["gap_closed"] = gap
+        compared = {name: figure for name, figure in plain.items() if name != row["method"]}
+        row["gap_closed"] = {name: (row["student"] - low) / (row["teacher"] - low) for name, low in compared.items()}
+        closed = (f"{row['gap_closed'][name]:.0%}" if name in row["gap_closed"] else "" for name in plain)
         print(
             f"| {row['method']} | {row['seeds']} | {row['teacher']:.4f} | {row['student']:.4f} | {row['spread']:.4f} |"
-            f" {row['retention']:.2%} | {row['agreement']:.2%} | {'' if gap is None else f'{gap:.0%}'} |"
+            f" {row['retention']:.2%} | {row['agreement']:.2%} | {' | '.join(closed)} |"
         )
     return rows
 

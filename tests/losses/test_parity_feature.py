@@ -8,10 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from potstill.errors import RecipeError
+from potstill.losses import catalogue, row_products
 from potstill.losses import functional as F
-from potstill.losses import row_products
+from potstill.losses.contract import Shapes, StudentView
 from potstill.losses.relation import cross_square, distance_of_grams
 from potstill.losses.singular import singular_features
+from potstill.teacher.signal import TeacherSignal
 
 B, T, D, H = 3, 4, 5, 2
 
@@ -414,3 +417,18 @@ def test_gradient_directions() -> None:
     wide = values(B, T, D + 3, seed=2)
     lengths = sum(((unit(s[b].norm(dim=-1)) - unit(wide[b].norm(dim=-1))) ** 2).sum() for b in range(B))
     check(F.jacobian(s, wide), lengths / B)
+
+
+def test_hidden_mse_in_units_of_each_pair() -> None:
+    views = [[values(B, D, seed=seed) for seed in pair] for pair in ((0, 1), (2, 3))]
+    names = [("mean:1", "mean:2"), ("mean:2", "mean:6")]
+    student = StudentView(values(B, 2), {own: one for (own, _), (one, _) in zip(names, views)})
+    teacher = TeacherSignal(taps={other: two for (_, other), (_, two) in zip(names, views)})
+    loss = catalogue.build("hidden_mse", layers=names, scale=[0.5, 4.0])
+    loss.prepare(*(Shapes(dict.fromkeys(needs, (B, D)), (B, 2)) for needs in zip(*names)), num_rows=B)
+    found = loss(student, teacher, {"row_id": torch.arange(B)})
+    expected = sum(((s - t) ** 2).mean(1).sum() / unit for (s, t), unit in zip(views, (0.5, 4.0))) / 2
+    check(found.sum, expected)
+    for wrong in ([1.0], [1.0, 0.0], [1.0, float("nan")], 2.0):
+        with pytest.raises(RecipeError, match="scale"):
+            catalogue.build("hidden_mse", layers=names, scale=wrong)

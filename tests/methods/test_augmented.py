@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from potstill.errors import RecipeError
 from potstill.methods import catalogue
 from potstill.methods.contract import MethodOptions, ModelFacts
 
@@ -41,3 +42,26 @@ def test_a_student_that_starts_close_makes_fewer_passes() -> None:
     assert passes == [0.5, 1.0, 2.0]
     (asked,) = catalogue.build("augmented_kd", replace(STUDENT, start_error=0.0), TEACHER, MethodOptions(epochs=3))
     assert asked.epochs == 3
+
+
+def test_states_that_the_cache_holds_of_the_kept_blocks_are_matched_in_units_of_their_spread() -> None:
+    student = replace(STUDENT, kept_layers=(2, 4, 6))
+    held = (("mean:2", 0.5), ("mean:3", 0.1), ("mean:6", 2.0))
+    (stage,) = catalogue.build("augmented_kd", student, replace(TEACHER, states=held), MethodOptions())
+    kl, states = stage.terms
+    assert kl.name == "kl"
+    assert states.name == "hidden_mse"
+    assert states.options == {"layers": [("mean:1", "mean:2"), ("mean:3", "mean:6")], "scale": [0.5, 2.0]}
+
+
+def test_without_states_or_with_another_width_the_answers_alone_are_learned() -> None:
+    student = replace(STUDENT, kept_layers=(2, 4, 6))
+    for teacher in (TEACHER, replace(TEACHER, states=(("mean:3", 1.0),)), replace(TEACHER, width=48, states=(("mean:2", 1.0),))):
+        (stage,) = catalogue.build("augmented_kd", student, teacher, MethodOptions())
+        assert [term.name for term in stage.terms] == ["kl"]
+
+
+def test_dynamic_layers_do_not_touch_values_that_a_term_names() -> None:
+    student, teacher = replace(STUDENT, kept_layers=(2, 4, 6)), replace(TEACHER, states=(("mean:2", 0.5),))
+    with pytest.raises(RecipeError, match="no term that can choose its blocks"):
+        catalogue.build("augmented_kd", student, teacher, MethodOptions(layers="dynamic"))

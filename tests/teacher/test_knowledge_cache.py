@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import pickle
 import signal
@@ -21,6 +22,7 @@ from potstill.errors import CacheError, NeedsError, OutputError
 from potstill.teacher import cache_store
 from potstill.teacher.cache import CachedTeacher, Fingerprints, estimate, measure_seconds_per_row, write_cache
 from potstill.teacher.live import LiveTeacher
+from potstill.training.taps import TapReader
 
 
 @pytest.fixture
@@ -86,6 +88,29 @@ class TestCachedEqualsLive:
             logits = CachedTeacher.open(tmp_path / "cache").signal(batch).logits
             assert logits.dtype == torch.float32
             torch.testing.assert_close(logits, live.signal(batch).logits, rtol=1e-3, atol=1e-3)
+
+    def test_states_of_whole_rows_in_half_precision_beside_exact_logits(self, live, rows, tmp_path):
+        reader = LiveTeacher(live.model, TapReader(), dtype="float32")
+        needs = ("logits", "mean:1", "mean:2")
+        write(reader, rows, tmp_path / "both", needs=needs, tap_dtype="float16")
+        write(live, rows, tmp_path / "alone")
+        both, alone = CachedTeacher.open(tmp_path / "both"), CachedTeacher.open(tmp_path / "alone")
+        assert np.load(tmp_path / "both" / "mean_1-00000.npy").dtype == np.float16
+        for batch in shuffled_batches(rows):
+            kept, asked = both.signal(batch, needs), reader.signal(batch, needs)
+            torch.testing.assert_close(kept.logits, alone.signal(batch).logits, rtol=1e-5, atol=1e-6)
+            for need in needs[1:]:
+                assert kept.taps[need].dtype == torch.float32
+                torch.testing.assert_close(kept.taps[need], asked.taps[need], rtol=1e-3, atol=1e-3)
+
+    def test_a_cache_of_before_values_had_a_dtype_of_their_own(self, live, rows, tmp_path):
+        write(live, rows, tmp_path / "cache", dtype="float16", needs=("logits", "hidden:1"))
+        manifest = json.loads((tmp_path / "cache" / "manifest.json").read_text())
+        assert manifest.pop("tap_dtype") == ""
+        (tmp_path / "cache" / "manifest.json").write_text(json.dumps(manifest))
+        cached = CachedTeacher.open(tmp_path / "cache")
+        assert cached.manifest.dtype_of("hidden:1") == np.float16
+        assert len(cached) == len(rows)
 
     def test_after_pickling(self, live, rows, tmp_path):
         write(live, rows, tmp_path / "cache")

@@ -48,6 +48,31 @@ def text_models():
 
 
 @pytest.mark.parametrize("name", sorted(text_models()))
+def test_mean_states_are_those_of_the_real_tokens(name):
+    model, given = text_models()[name].eval(), inputs()
+    _, values = Taps(model, ["mean:1", "mean:-1", "hidden:1", "hidden:-1"]).run(given)
+    assert not given["attention_mask"].bool().all()
+    for need in ("1", "-1"):
+        rows = [state[mask.bool()].mean(0) for state, mask in zip(values[f"hidden:{need}"], given["attention_mask"])]
+        torch.testing.assert_close(values[f"mean:{need}"], torch.stack(rows))
+    longer = {key: nn.functional.pad(value, (0, 5)) for key, value in given.items()}
+    torch.testing.assert_close(Taps(model, ["mean:-1"]).run(longer)[1]["mean:-1"], values["mean:-1"], rtol=1e-4, atol=1e-5)
+
+
+def test_mean_states_of_images_run_over_all_positions():
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", num_labels=2)
+    _, values = Taps(ResNetForImageClassification(config).eval(), ["mean:2", "hidden:2"]).run(
+        {"pixel_values": torch.rand(2, 3, 32, 32)}
+    )
+    torch.testing.assert_close(values["mean:2"], values["hidden:2"].mean((2, 3)))
+    vit = ViTForImageClassification(
+        ViTConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=16, patch_size=8)
+    ).eval()
+    _, values = Taps(vit, ["mean:2", "hidden:2"]).run({"pixel_values": torch.rand(2, 3, 16, 16)})
+    torch.testing.assert_close(values["mean:2"], values["hidden:2"].mean(1))
+
+
+@pytest.mark.parametrize("name", sorted(text_models()))
 def test_hidden_states_equal_those_of_the_model(name):
     model = text_models()[name].eval()
     needs = ["embedding", "hidden:0", "hidden:1", "hidden:3", "hidden:-1", "hidden:-2", "head.in"]

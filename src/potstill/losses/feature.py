@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from potstill.losses.bridges import match_maps
 from potstill.losses.layers import PairedLoss, mask_for
-from potstill.losses.options import LAST_LAYER, LayerPair, between, positive
+from potstill.losses.options import LAST_LAYER, LayerPair, between, positive, scales
 from potstill.losses.precision import full_precision
 from potstill.losses.reduction import Reduction, over_rows
 
@@ -152,11 +152,25 @@ class FeatureLoss(PairedLoss):
 
 
 class HiddenMSE(FeatureLoss):
-    """Mean squared difference of hidden states; see `functional.hidden_mse`. Source: TinyBERT (arXiv 1909.10351)."""
+    """Mean squared difference of hidden states; see `functional.hidden_mse`. Source: TinyBERT (arXiv 1909.10351).
+
+    Args:
+        layers: Pairs (student, teacher).
+        project: Whether a trained bridge maps the student's width to the teacher's.
+        scale: What the difference of each pair is divided by, for example the variance of the teacher's values, so that blocks
+            of different size weigh alike; none: 1.
+    """
+
+    def __init__(
+        self, *, layers: Sequence[LayerPair] = LAST_LAYER, project: str = "auto", scale: Sequence[float] | None = None
+    ) -> None:
+        super().__init__(layers=layers, project=project)
+        self.scale = None if scale is None else scales("scale", scale, len(self.layers))
 
     def compare(self, index: int, student_value: Tensor, teacher_value: Tensor, token_mask: Tensor | None) -> Tensor:
         student_value, teacher_value = self.aligned(index, student_value, teacher_value)
-        return hidden_mse(student_value, teacher_value, mask=mask_for(teacher_value, token_mask), reduction="sum")
+        value = hidden_mse(student_value, teacher_value, mask=mask_for(teacher_value, token_mask), reduction="sum")
+        return value if self.scale is None else value / self.scale[index]
 
 
 class Cosine(FeatureLoss):

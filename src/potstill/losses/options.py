@@ -26,6 +26,15 @@ def between(name: str, value: float, low: float, high: float) -> float:
     return float(value)
 
 
+def scales(name: str, value: Sequence[float], count: int) -> tuple[float, ...]:
+    """`value` as one float above zero for each of `count` pairs of layers."""
+    if not _is_list(value) or len(value) != count:
+        raise RecipeError(
+            f"{name} is {value!r}", f"a list of {count} numbers, one for each pair of layers", f"give {name} so many"
+        )
+    return tuple(positive(name, number) for number in value)
+
+
 def one_of(name: str, value: str, accepted: Sequence[str]) -> str:
     """`value`, which must be among `accepted`."""
     if value not in accepted:

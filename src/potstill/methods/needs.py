@@ -132,7 +132,7 @@ def require_need(name: str, need: str, side: str, facts: ModelFacts) -> None:
             "transformers on both sides",
             f"take the loss {'at' if facts.has_maps else 'gram'}, or kl",
         )
-    if kind in ("hidden", "attention", "query", "key", "value") and rest.lstrip("-").isdigit():
+    if kind in ("hidden", "mean", "attention", "query", "key", "value") and rest.lstrip("-").isdigit():
         block = int(rest)
         if abs(block) > facts.layers:
             raise NeedsError(

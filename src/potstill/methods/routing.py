@@ -33,8 +33,8 @@ def route_stages(name: str, stages: Sequence[StageSpec], student: ModelFacts, te
 
 
 def route(term: TermSpec, student: ModelFacts, teacher: ModelFacts) -> TermSpec:
-    """The term with the loss `routed`, over all blocks of both models; itself where its loss has no mix."""
-    if term.name not in ROUTABLE or "layers" not in term.options:
+    """The term with the loss `routed`, over all blocks of both; itself where its loss has no mix or it names its values."""
+    if term.name not in ROUTABLE or not term.pairs_blocks():
         return term
     kept: dict[str, Any] = {key: value for key, value in term.options.items() if key == "project"}
     blocks = {

@@ -20,7 +20,7 @@ from potstill.losses.contract import Loss, Shapes
 from potstill.methods.catalogue import default_epochs
 from potstill.methods.contract import ModelFacts, StageSpec
 from potstill.methods.needs import require_need, require_outputs
-from potstill.pipeline.knowledge import WHOLE_ROW_NEEDS
+from potstill.pipeline.knowledge import is_of_whole_row
 from potstill.pipeline.named_student import has_own_files
 from potstill.pipeline.training_stages import known_facts, planned_stages
 
@@ -61,6 +61,12 @@ def foreseen_passes(run: Run) -> float:
         return run.recipe.distill.epochs or default_epochs()
     _, student, teacher = foreseen
     return sum(stage.epochs for stage in planned_stages(run, student, teacher, has_same_tokens=not has_own_files(run)))
+
+
+def foreseen_facts(run: Run) -> tuple[ModelFacts, ModelFacts] | None:
+    """What is known of student and teacher before either is made; None where that is nothing."""
+    foreseen = _foreseen(run)
+    return None if foreseen is None else foreseen[1:]
 
 
 def _foreseen(run: Run) -> tuple[tuple[Any, Any, bool], ModelFacts, ModelFacts] | None:
@@ -158,7 +164,7 @@ def _distinct(stages: Sequence[StageSpec]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _require_tokens(run: Run, name: str, need: str, *, has_same_tokens: bool) -> None:
-    if has_same_tokens or not _is_text(run) or need in WHOLE_ROW_NEEDS:
+    if has_same_tokens or not _is_text(run) or is_of_whole_row(need):
         return
     raise NeedsError(
         f"loss {name!r} reads {need!r} token by token, and the student {run.recipe.student.model} has a tokenizer of its own",

@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 WHOLE_ROW_NEEDS = ("logits", "pooled", "head.in")
 
 
+def is_of_whole_row(need: str) -> bool:
+    """Whether a value belongs to the row, whatever tokens it is read in, and not to single tokens."""
+    return need in WHOLE_ROW_NEEDS or need.startswith("mean:")
+
+
 class LayeredSource:
     """Answers from one source, inner values from another.
 
@@ -106,7 +111,7 @@ class RowsTeacher:
 
     def can_provide(self, need: str) -> bool:
         """Logits and values of whole rows; values of single tokens where they fall on the student's."""
-        return need in WHOLE_ROW_NEEDS or (self.token_values and self.live.can_provide(need))
+        return (is_of_whole_row(need) or self.token_values) and self.live.can_provide(need)
 
     def signal(self, batch: Mapping[str, Any], needs: Collection[str] = ("logits",)) -> TeacherSignal:
         """What the teacher says of the rows with the batch's ids."""

@@ -38,7 +38,7 @@ class Matched:
 
 def reads_pairs(run: Run, stages: Sequence[StageSpec]) -> bool:
     """Whether `layers: auto` decides something in these stages."""
-    return run.recipe.distill.layers == "auto" and any("layers" in term.options for stage in stages for term in stage.terms)
+    return run.recipe.distill.layers == "auto" and any(term.pairs_blocks() for stage in stages for term in stage.terms)
 
 
 def matched_facts(run: Run, student: Any, facts: ModelFacts, teacher: ModelFacts) -> ModelFacts:

@@ -13,6 +13,7 @@ from potstill.pipeline.measure_stages import evaluate, write_report
 from potstill.pipeline.several_tasks import with_tasks
 from potstill.pipeline.several_teachers import stages_of_others, wants_teaching
 from potstill.pipeline.stage import Stage
+from potstill.pipeline.states import wants_states
 from potstill.pipeline.student_stages import make_student
 from potstill.pipeline.teacher_stages import cache_answers, teach, wants_cache
 from potstill.pipeline.training_stages import distill, train_baseline, wants_baseline
@@ -57,6 +58,7 @@ STAGES: tuple[Stage, ...] = (
         depends_on=("data", "teach", "augment"),
         work=cache_answers,
         is_needed=wants_cache,
+        given=wants_states,
     ),
     Stage(
         name="student",

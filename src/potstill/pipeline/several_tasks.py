@@ -189,7 +189,7 @@ def _teaches_first(run: Run) -> bool:
 
 
 def _cache_first(run: Run, folder: Path) -> Sequence[str]:
-    return cache_answers(task_run(run, 0), folder)
+    return cache_answers(task_run(run, 0), folder, keeps_states=False)
 
 
 def _named(name: str, notes: Sequence[str]) -> list[str]:

@@ -116,7 +116,7 @@ def read_and_ask(other: Run, folder: Path) -> Sequence[str]:
     if other.has("augmented"):
         place, processor = folder / "augmented", other.teacher.processor
         other.task.encode(other.split("augmented"), processor, place, max_tokens=other.recipe.data.max_tokens)
-    return cache_answers(other, folder) if wants_cache(other) else []
+    return cache_answers(other, folder, keeps_states=False) if wants_cache(other) else []
 
 
 def wants_teaching(run: Run) -> bool:

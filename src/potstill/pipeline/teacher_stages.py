@@ -5,26 +5,33 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from potstill.devices import compute_device
 from potstill.disk import write_json_atomic
 from potstill.pipeline.anchors import keep_anchors
 from potstill.pipeline.given import load_given
+from potstill.pipeline.states import dtype_of, states_to_keep
 from potstill.report.numbers import size
 from potstill.teacher.cache import estimate, measure_seconds_per_row, write_cache
 from potstill.teacher.live import LiveTeacher
 from potstill.teacher.rest import at_rest, fingerprint_of_processor
 from potstill.training.route import RouteKeeper
 from potstill.training.stages import StageSettings, train_stage, usual_evaluations
-from potstill.training.taps import head_of
+from potstill.training.taps import TapReader, head_of
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from potstill.data.encoded import EncodedRows
     from potstill.pipeline.context import Run
 
 PRETRAINED_RATE, SCRATCH_RATE = 5e-5, 1e-3
 NEW_HEAD_MULTIPLE = 10.0
 CACHE_BATCH = 64
+SHOWN_ROWS = 16  # that tell how large a teacher's states are
 
 
 def teach(run: Run, folder: Path) -> Sequence[str]:
@@ -69,26 +76,40 @@ def teach(run: Run, folder: Path) -> Sequence[str]:
     return [] if metric is None else [f"teacher: {run.metric} {metric:.4f} on validation"]
 
 
-def cache_answers(run: Run, folder: Path) -> Sequence[str]:
-    """Ask the teacher once for every row and keep its logits."""
+def cache_answers(run: Run, folder: Path, *, keeps_states: bool = True) -> Sequence[str]:
+    """Ask the teacher once for every row and keep its logits, and the states that the run's method reads.
+
+    Args:
+        run: The run as this teacher sees it.
+        folder: Of the stage.
+        keeps_states: Whether a student may be cut out of this teacher.
+    """
     teacher = run.teacher
     names = [name for name in ("train", "validation", "test", "unlabelled", "augmented") if run.has(name)]
     rows = run.teacher_rows(*names)
     from potstill.pipeline.foresee import foreseen_passes
 
-    source = LiveTeacher(teacher.model, device=compute_device())
+    source = LiveTeacher(teacher.model, TapReader(), device=compute_device())
     collator = run.task.collator(teacher.processor)
+    states = states_to_keep(run, len(rows)) if keeps_states else ()
     seconds = measure_seconds_per_row(source, rows, collator, sample=min(64, max(8, len(rows) // 32)))
     cost = estimate(len(rows), run.num_answers, passes=foreseen_passes(run), seconds_per_row=seconds)
     run.observer.note(
         f"the answers to {len(rows):,} rows take {size(cost.bytes)} and about {cost.seconds_to_write:.0f} s,"
         f" and save about {cost.seconds_saved:.0f} s"
     )
+    shown = _shown(source, rows, collator, states)
+    dtype = dtype_of(shown)
+    if states:
+        taken = len(rows) * sum(state.shape[-1] for state in shown) * np.dtype(dtype).itemsize
+        run.observer.note(f"mean states of {len(states)} of the teacher's blocks are kept beside them in {size(taken)}")
     write_cache(
         source,
         rows,
         collator,
         folder / "logits",
+        needs=("logits", *states),
+        tap_dtype=dtype,
         batch_size=CACHE_BATCH,
         processor_fingerprint=fingerprint_of_processor(teacher.processor),
         progress=run.progress(),
@@ -103,3 +124,9 @@ def wants_cache(run: Run) -> bool:
 
     mode = run.recipe.distill.cache
     return mode == "always" or (mode == "auto" and foreseen_passes(run) >= 1 and asks_teacher(run))
+
+
+def _shown(source: LiveTeacher, rows: EncodedRows, collator: Any, states: Sequence[str]) -> list[Tensor]:
+    """These states of a few rows, [rows, D] each."""
+    few = [rows[index] for index in range(min(SHOWN_ROWS, len(rows)))]
+    return list(source.signal(collator(few), states).taps.values()) if states else []

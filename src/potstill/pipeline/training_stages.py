@@ -26,6 +26,7 @@ from potstill.pipeline.loss_table import read_losses
 from potstill.pipeline.matching import matched_facts, reads_pairs
 from potstill.pipeline.several_teachers import last_shares, learned_weights
 from potstill.pipeline.start_error import reads_start, started_facts
+from potstill.pipeline.states import with_states
 from potstill.pipeline.student_stages import kept_layers, load_student
 from potstill.training.beside import Beside
 from potstill.training.row_plan import RowPlan
@@ -100,7 +101,7 @@ def stages_of(run: Run, student: Any) -> tuple[StageSpec, ...]:
     For texts, `auto` learns from the cached answers to many rows: reading the teacher's inside in every step costs more than
     the student's own step, and the same time spent on more rows teaches more.
     """
-    facts, teacher = known_facts(student, kept_layers(run)), known_facts(run.teacher.model)
+    facts, teacher = known_facts(student, kept_layers(run)), with_states(run, known_facts(run.teacher.model))
     same = not has_own_tokens(run)
     stages = planned_stages(run, facts, teacher, has_same_tokens=same)
     measured = started_facts(run, student, facts) if reads_start(run, stages) else facts

@@ -140,10 +140,12 @@ def plan_layout(
     Raises:
         CacheError: A value that a cache cannot hold.
     """
-    refused = [need for need in needs if need not in _CACHEABLE and not need.startswith("hidden:")]
+    refused = [need for need in needs if need not in _CACHEABLE and not need.startswith(("hidden:", "mean:"))]
     if refused:
         raise CacheError(
-            f"a cache does not hold {', '.join(refused)}", f"{', '.join(_CACHEABLE)}, hidden:k", "use the live teacher for these"
+            f"a cache does not hold {', '.join(refused)}",
+            f"{', '.join(_CACHEABLE)}, hidden:k, mean:k",
+            "use the live teacher for these",
         )
     taps = [need for need in needs if need != "logits"]
     tap_bytes: dict[str, int] = {}
@@ -180,9 +182,8 @@ def _refuse_other_ragged(ragged: Sequence[str]) -> None:
 
 
 def _choose_shard_rows(num_rows: int, bytes_per_row: int) -> int:
-    if bytes_per_row:
-        return max(1, _SHARD_BYTES // bytes_per_row)
-    return max(_SHARD_ROWS, -(-num_rows // _MOST_SHARDS))
+    usual = max(_SHARD_ROWS, -(-num_rows // _MOST_SHARDS))
+    return max(1, min(usual, _SHARD_BYTES // bytes_per_row)) if bytes_per_row else usual
 
 
 def _readable(num_bytes: int) -> str:

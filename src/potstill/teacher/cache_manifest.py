@@ -44,7 +44,7 @@ class Manifest:
         fingerprints: Whose knowledge of what.
         num_rows: Rows in the whole cache.
         num_classes: Width of the logits; 0 until the first shard is written.
-        dtype: Of the stored values, "float32" or "float16".
+        dtype: Of the stored logits, "float32" or "float16".
         needs: Names of the stored values, "logits" first where held.
         ragged: Those with one entry per token (logits: per unit of the answer), stored without padding.
         shard_rows: Rows per shard; the last has the rest.
@@ -52,6 +52,7 @@ class Manifest:
         is_complete: Whether all shards are there.
         scheme: How the response is held; "dense" is every logit.
         version: Of this format.
+        tap_dtype: Of all stored values but the logits; empty where it is theirs.
     """
 
     fingerprints: Fingerprints
@@ -65,6 +66,11 @@ class Manifest:
     is_complete: bool = False
     scheme: str = "dense"
     version: int = FORMAT
+    tap_dtype: str = ""
+
+    def dtype_of(self, need: str) -> np.dtype:
+        """Of one stored value."""
+        return numpy_dtype(self.dtype if need == "logits" else self.tap_dtype or self.dtype)
 
     @property
     def num_shards(self) -> int:
@@ -107,6 +113,7 @@ def load_manifest(folder: Path) -> Manifest:
     if not folder.is_dir():
         raise CacheError(f"there is no knowledge cache at {folder}", "a folder that potstill cache wrote", "write it first")
     held = read_json(folder / MANIFEST)
+    held = {"tap_dtype": "", **held} if isinstance(held, dict) else held  # caches of earlier versions have one dtype
     if not isinstance(held, dict) or not {item.name for item in fields(Manifest)} <= held.keys():
         raise CacheError(f"{folder / MANIFEST} is absent or not whole", "a finished knowledge cache", _REWRITE)
     if held["version"] != FORMAT:

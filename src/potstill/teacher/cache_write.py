@@ -60,6 +60,7 @@ def write_cache(
     *,
     needs: Sequence[str] = ("logits",),
     dtype: str = "float32",
+    tap_dtype: str = "",
     batch_size: int = 64,
     shard_rows: int | None = None,
     processor_fingerprint: str = "",
@@ -80,6 +81,7 @@ def write_cache(
         folder: Where the cache goes.
         needs: What to keep: logits, and pooled or hidden values within the budget.
         dtype: Of what is kept, "float32" (equal to the live teacher) or "float16" (half the bytes).
+        tap_dtype: Of everything but the logits, where it is another.
         batch_size: Rows per batch.
         shard_rows: Rows per shard, rounded up to whole batches; chosen where left out.
         processor_fingerprint: Of the teacher's tokenizer or image processor.
@@ -99,7 +101,13 @@ def write_cache(
     if len(rows) == 0:
         raise CacheError("there are no rows to cache", "one row or more", "check the data source")
     layout = plan_layout(
-        source, rows, collator, needs, itemsize=numpy_dtype(dtype).itemsize, batch_size=batch_size, shard_rows=shard_rows
+        source,
+        rows,
+        collator,
+        needs,
+        itemsize=numpy_dtype(tap_dtype or dtype).itemsize,
+        batch_size=batch_size,
+        shard_rows=shard_rows,
     )
     layout.check(Path(folder), tap_budget_bytes)
     order = np.lexsort((np.asarray(rows.row_ids), -np.asarray(rows.lengths, dtype=np.int64)))
@@ -111,6 +119,7 @@ def write_cache(
         needs=tuple(needs),
         ragged=layout.ragged,
         shard_rows=layout.shard_rows,
+        tap_dtype=tap_dtype,
     )
     identity = fingerprint([manifest, np.asarray(rows.row_ids), batch_size])
     with StageFolder(folder, identity, replace=replace_other) as stage:
@@ -208,7 +217,7 @@ class _Writer:
         if need == TOKEN_COUNTS:
             return array.astype(np.int32)
         with np.errstate(over="ignore"):  # told below, with the rows
-            stored = array.astype(numpy_dtype(manifest.dtype), copy=False)
+            stored = array.astype(manifest.dtype_of(need), copy=False)
         if not np.isfinite(stored).all():
             self._refuse_not_finite(need, array, stored, manifest, span)
         return stored
@@ -222,7 +231,7 @@ class _Writer:
             where = f" of {len(row_ids)} rows (row ids {listed_rows(row_ids)})"
         if is_overflow:
             raise CacheError(
-                f"{need}{where} are too large for {manifest.dtype}", "finite values", "set the cache's dtype to float32"
+                f"{need}{where} are too large for {manifest.dtype_of(need)}", "finite values", "set the cache's dtype to float32"
             )
         raise CacheError(
             f"the teacher gives NaN or infinite {need}{where}",

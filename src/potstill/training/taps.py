@@ -18,8 +18,9 @@ from potstill.errors import NeedsError, PotstillError
 from potstill.table import nearest
 from potstill.tasks.units import head_output
 
-INDEXED = ("hidden", "attention", "query", "key", "value")
+INDEXED = ("hidden", "mean", "attention", "query", "key", "value")
 _PROJECTIONS = ("query", "key", "value")
+_MASK = "attention_mask"
 Forward = Callable[..., Any]
 
 
@@ -74,6 +75,8 @@ class Taps:
                 handle.remove()
         if torch.is_grad_enabled():
             self._check_gradient(caught)
+        if isinstance(inputs.get("attention_mask"), Tensor):
+            caught[_MASK] = inputs["attention_mask"]
         return logits_of(outputs), {name: recipe(caught, outputs) for name, recipe in self._recipes.items()}
 
     def _hook(self, slot: str, module: nn.Module, is_input: bool, caught: dict[str, Tensor]) -> Any:
@@ -103,6 +106,9 @@ class Taps:
         kind, _, rest = need.partition(":")
         if need == "embedding" or (kind == "hidden" and rest):
             self._resolve_hidden(need, 0 if need == "embedding" else self._index(need))
+        elif kind == "mean" and rest:
+            self._resolve_hidden(need, self._index(need))
+            self._recipes[need] = partial(_mean_state, read=self._recipes[need])
         elif kind in ("attention", *_PROJECTIONS) and rest:
             self._resolve_attention(need, kind, self._index(need))
         elif need in ("head.in", "pooled"):
@@ -263,13 +269,13 @@ def available(model: nn.Module) -> list[str]:
         names += ["head.in", "pooled"]
     stages = stages_of(model)
     if stages:
-        return [*names, *(f"hidden:{k}" for k in range(1, len(stages) + 1))]
+        return [*names, *(f"{kind}:{k}" for kind in INDEXED[:2] for k in range(1, len(stages) + 1))]
     count = len(list(family.blocks(model))) if family is not None else _block_count(model)
     if count is None:
         return names
-    names += ["embedding", *(f"hidden:{k}" for k in range(1, count + 1))]
+    names += ["embedding", *(f"{kind}:{k}" for kind in INDEXED[:2] for k in range(1, count + 1))]
     if family is not None and _has_attention(family, model):
-        names += [f"{kind}:{k}" for kind in INDEXED[1:] for k in range(1, count + 1)]
+        names += [f"{kind}:{k}" for kind in INDEXED[2:] for k in range(1, count + 1)]
     return names
 
 
@@ -306,6 +312,17 @@ def split_heads(projected: Tensor, num_heads: int) -> Tensor:
     """[B, T, H·D] → [B, H, T, D]."""
     batch, tokens, width = projected.shape
     return projected.view(batch, tokens, num_heads, width // num_heads).transpose(1, 2)
+
+
+def _mean_state(caught: Mapping[str, Tensor], outputs: Any, *, read: Callable[[Mapping[str, Tensor], Any], Tensor]) -> Tensor:
+    """Mean over the real tokens of [B, T, D], or over the positions of [B, C, H, W]."""
+    value, mask = read(caught, outputs), caught.get(_MASK)
+    if value.dim() == 4:
+        return value.mean(dim=(2, 3))
+    if value.dim() != 3 or mask is None or mask.shape != value.shape[:2]:
+        return value.mean(dim=1) if value.dim() == 3 else value
+    weights = mask.to(value.dtype).unsqueeze(-1)
+    return (value * weights).sum(1) / weights.sum(1).clamp_min(1)
 
 
 def _scores(caught: Mapping[str, Tensor], _: Any, *, position: int, num_heads: int) -> Tensor:
