@@ -48,7 +48,7 @@ class Views(Dataset[dict[str, Any]]):
         return [{"index": index, "view": self.view} for index in indices]
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """``pixel_values`` [B, 3, H, W] float, ``labels``, ``row_id`` and ``row_index`` [B]."""
+        """``pixel_values`` [B, 3, H, W] float, ``labels``, ``row_id``, ``row_index`` and ``view``, the epoch, [B]."""
         index = np.array([row["index"] for row in rows])
         values = self.pixels[index]
         if self.is_augmented:
@@ -58,7 +58,13 @@ class Views(Dataset[dict[str, Any]]):
         ids = torch.from_numpy(index)
         labels = torch.from_numpy(self.labels[index])
         pixels = tensor.contiguous(memory_format=torch.channels_last)
-        return {"pixel_values": pixels, "labels": labels, "row_id": ids, "row_index": ids}
+        return {
+            "pixel_values": pixels,
+            "labels": labels,
+            "row_id": ids,
+            "row_index": ids,
+            "view": torch.full_like(ids, rows[0]["view"]),
+        }
 
     def _viewed(self, values: np.ndarray, index: np.ndarray, view: int) -> np.ndarray:
         side = values.shape[1]

@@ -12,7 +12,8 @@ by `cifar_nets.PAIRS` where they were published by pair. Losses and methods are 
 
 The REDUCED protocol is made to end within an hour on two cores, so its accuracies are far below those of the full one, and its
 order of methods says little about convergence: images scaled to 16 × 16, 3,000 training images in 8 epochs (10,000 for the
-teachers), a cosine schedule, bfloat16. Each cell is one file under --output; a second start does what is missing, and a second
+teachers), a cosine schedule, bfloat16 where that is faster. An epoch's views are the same for every method and seed, so a
+teacher is asked about each of them once. Each cell is one file under --output; a second start does what is missing, and a second
 process beside the first takes other cells: on two cores start the command twice with --threads 1.
 """
 
@@ -38,15 +39,15 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from cifar_nets import PAIRS, StagedNet
 from cifar_rows import Views, load
+from cifar_teacher import RememberedTeacher
 from method_cells import BATCH, DECAY, METHODS, MOMENTUM, new, rate_factor, record, stages_of
 from method_table import agreement, table
 from potstill import DistillationTrainer
 from potstill.disk import write_json_atomic
 from potstill.errors import OutputError
+from potstill.hardware import bf16_pays
 from potstill.lock import FolderLock
 from potstill.methods.contract import StageSpec, TermSpec
-from potstill.teacher.live import LiveTeacher
-from potstill.training.taps import TapReader
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def accuracy(model: nn.Module, rows: Views, device: torch.device) -> float:
     right = 0
     for start in range(0, len(rows), 250):
         batch = rows.collate(rows.__getitems__(list(range(start, min(start + 250, len(rows))))))
-        with torch.autocast(device.type, dtype=torch.bfloat16):
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16_pays(device.type)):
             logits = model(batch["pixel_values"].to(device))
         right += int((logits.argmax(-1).cpu() == batch["labels"]).sum())
     model.train(was_training)
@@ -183,9 +184,12 @@ class Run:
         self.rows, self.tests = load(self.protocol.images, self.protocol.tests, self.protocol.side)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.teachers: dict[str, StagedNet] = {}
+        self.remembered: dict[str, RememberedTeacher] = {}
 
     def is_bf16(self, net: StagedNet) -> bool:
-        """Whether a net trains in bfloat16: on a CPU filters of single channels are slower in it."""
+        """Whether a net trains in bfloat16, where that is faster; on a CPU filters of single channels are slower in it."""
+        if not bf16_pays(self.device.type):
+            return False
         return self.device.type == "cuda" or not any(isinstance(m, nn.Conv2d) and m.groups > 1 for m in net.modules())
 
     def teacher(self, name: str) -> StagedNet:
@@ -200,6 +204,12 @@ class Run:
             net.load_state_dict(load_file(file))
             self.teachers[name] = net.eval()
         return self.teachers[name]
+
+    def source(self, name: str) -> RememberedTeacher:
+        """What a teacher says of the training images; one teacher is remembered at a time."""
+        if name not in self.remembered:
+            self.remembered = {name: RememberedTeacher(self.teacher(name).to(self.device), len(self.rows), self.protocol.epochs)}
+        return self.remembered[name]
 
     def _teach(self, name: str, net: StagedNet) -> StagedNet:
         started = time.perf_counter()
@@ -221,7 +231,7 @@ class Run:
             started = time.perf_counter()
             student = new(pair.student, seed)
             stages = stages_of(method, pair, student, teacher, self.protocol.epochs)
-            source = None if method == "baseline" else LiveTeacher(teacher.to(self.device), TapReader(), dtype="bfloat16")
+            source = None if method == "baseline" else self.source(pair.teacher)
             found = train(student, stages, self.rows, source, seed, self)
             told = {"pair": pair_name, "method": method, "seed": seed, "terms": [stage.losses() for stage in stages]}
             record(file, found, time.perf_counter() - started, told)
@@ -279,8 +289,8 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     if not arguments.table:
         run = Run(arguments)
-        for seed in arguments.seeds:
-            for pair in arguments.pairs:
+        for pair in arguments.pairs:
+            for seed in arguments.seeds:
                 for method in arguments.methods:
                     run.cell(pair, method, seed)
     folder = arguments.output / arguments.protocol

@@ -10,12 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import ElectraConfig, ElectraForSequenceClassification, ResNetConfig, ResNetForImageClassification
 
+from potstill.compress.quantize import fuse as fuse_module
 from potstill.compress.quantize.candidates import MODES, ways_of
 from potstill.compress.quantize.choose import Candidate, choose, pick
 from potstill.compress.quantize.dynamic import int8_share, quantize_dynamic
 from potstill.compress.quantize.embeddings import quantize_embeddings, quantize_rows
 from potstill.compress.quantize.fp16 import convert_fp16
 from potstill.compress.quantize.fuse import fuse
+from potstill.compress.quantize.less import compute_read_tokens, small_products
 from potstill.compress.quantize.openvino_int8 import quantize_openvino
 from potstill.compress.quantize.static import CALIBRATIONS, quantize_static
 from potstill.errors import DataError, ModelError, RecipeError
@@ -118,6 +120,47 @@ def test_fusing_changes_no_answer(trained, tmp_path):
     )
 
 
+def test_only_the_token_that_the_head_reads_is_computed_behind_the_last_attention(trained, tmp_path):
+    graph = onnx.load(str(fuse(trained, tmp_path / "fused.onnx"))).graph
+    last = max(place for place, node in enumerate(graph.node) if node.op_type == "Attention")
+    behind = [node.op_type for node in graph.node[last + 1 :]]
+    assert behind.count("Gather") == 2  # of what attention gives, and of what goes around it
+    assert behind[-1] == "Gemm"
+    shapes = {}
+    model = onnx.ModelProto()
+    model.CopyFrom(onnx.load(str(tmp_path / "fused.onnx")))
+    for node in graph.node[last + 1 :]:
+        if node.op_type == "LayerNormalization":
+            model.graph.output.append(onnx.helper.make_tensor_value_info(node.output[0], onnx.TensorProto.FLOAT, None))
+            shapes[node.output[0]] = None
+    import onnxruntime
+
+    found = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(
+        list(shapes), sentences(3, 9, 5)[0]
+    )
+    assert [value.shape for value in found] == [(3, 64), (3, 64)]
+
+
+def test_tokens_that_something_else_reads_are_computed(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(fuse_module, "compute_read_tokens", lambda model: 0)
+    model = onnx.load(str(fuse(trained, tmp_path / "fused.onnx")))
+    last = [node for node in model.graph.node if node.op_type == "LayerNormalization"][-1]
+    model.graph.output.append(onnx.helper.make_tensor_value_info(last.output[0], onnx.TensorProto.FLOAT, None))
+    before = [node.op_type for node in model.graph.node]
+    assert compute_read_tokens(model) == 0
+    assert [node.op_type for node in model.graph.node] == before
+    del model.graph.output[-1]
+    assert compute_read_tokens(model) > 5
+
+
+def test_products_too_small_to_gain_stay_in_fp32(trained, tmp_path):
+    model = onnx.load(str(quantize_dynamic(trained, tmp_path / "int8.onnx")))
+    whole = {tuple(one.dims) for one in model.graph.initializer if one.data_type == onnx.TensorProto.FLOAT and len(one.dims) == 2}
+    assert (2, 64) in whole or (64, 2) in whole  # the classes
+    assert not {(64, 64), (32, 64)} & whole
+    assert len(small_products(onnx.load(str(trained)))) == 2  # one product, under both of its names
+
+
 def test_fp16_halves_the_file(trained, tmp_path):
     path = convert_fp16(trained, tmp_path / "model.fp16.onnx")
     runner, reference = OnnxRunner(path, threads=1), OnnxRunner(trained, threads=1)
@@ -154,6 +197,26 @@ def test_no_entry_moves_by_more_than_half_its_rows_scale(seed, num_rows, width, 
     error = np.abs(entries.astype(np.float64) * scales - table)
     assert (error <= scales / 2 * (1 + 1e-5)).all()
     assert not error[scales[:, 0] == 0].any()
+
+
+def test_a_narrow_table_has_one_scale_and_moves_by_half_of_it():
+    generator = np.random.default_rng(0)
+    table = generator.normal(size=(96, 24)).astype(np.float32)
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Gather", ["table", "ids"], ["rows"], axis=0)],
+        "lookup",
+        [onnx.helper.make_tensor_value_info("ids", onnx.TensorProto.INT64, ["n", 2])],
+        [onnx.helper.make_tensor_value_info("rows", onnx.TensorProto.FLOAT, ["n", 2, 24])],
+        [onnx.numpy_helper.from_array(table, "table")],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
+    assert quantize_embeddings(model) == ("table",)
+    assert [node.op_type for node in model.graph.node] == ["Gather", "DequantizeLinear"]
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (rows,) = session.run(None, {"ids": np.arange(96).reshape(48, 2)})
+    assert np.abs(rows.reshape(96, 24) - table).max() <= np.abs(table).max() / 127 / 2 * (1 + 1e-5)
 
 
 def test_rows_beat_one_scale_for_the_table_and_lookups_stay_equal(trained):

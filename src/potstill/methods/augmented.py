@@ -26,7 +26,8 @@ def augmented_kd(student: ModelFacts, teacher: ModelFacts, options: MethodOption
     The checkpoint closest to the teacher on validation is kept: its divergence says more than the accuracy of a few hundred rows.
     """
     terms = tuple(term for term in response_terms(options, temperature=2.0, alpha=1.0) if term.weight != 0)
-    terms += state_terms(student, teacher)
+    if options.has_taps:
+        terms += state_terms(student, teacher)
     passes = max(FEWEST_EPOCHS, EPOCHS * min(1.0, teacher.layers / (3.0 * student.layers)))
     settings = {"average_decay": AVERAGE_DECAY}
     far = 1.0 if student.start_error is None else min(1.0, student.start_error / FAR)

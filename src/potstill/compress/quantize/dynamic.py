@@ -12,6 +12,7 @@ import onnx
 
 from potstill.compress.quantize.embeddings import quantize_embeddings
 from potstill.compress.quantize.fuse import fuse, keep_residuals_apart
+from potstill.compress.quantize.less import small_products
 from potstill.compress.quantize.quiet import quiet
 from potstill.export.onnx import read_metadata, set_metadata
 
@@ -23,7 +24,8 @@ def quantize_dynamic(
 ) -> Path:
     """Write an INT8 version of an fp32 file.
 
-    Dense layers get INT8 weights per output channel; embedding tables INT8 per row (`quantize_embeddings`).
+    Dense layers get INT8 weights per output channel, but for those that are too small to gain (`small_products`); embedding
+    tables get INT8 per row (`quantize_embeddings`).
 
     Args:
         source: A file from `export_onnx`.
@@ -45,6 +47,7 @@ def quantize_dynamic(
             per_channel=per_channel,
             reduce_range=not has_int8_dot_product(),
             weight_type=QuantType.QInt8,
+            nodes_to_exclude=small_products(onnx.load(ready)),
             extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT, "MatMulConstBOnly": True},
         )
     return finish_int8(target, metadata)

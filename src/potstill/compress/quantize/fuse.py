@@ -7,6 +7,7 @@ from pathlib import Path
 
 import onnx
 
+from potstill.compress.quantize.less import compute_read_tokens, write_known_shapes
 from potstill.compress.quantize.quiet import quiet
 from potstill.export.onnx import read_metadata, set_metadata
 
@@ -20,7 +21,8 @@ CONVOLUTIONAL = frozenset({"resnet", "convnext", "mobilenet_v1", "mobilenet_v2",
 def fuse(source: str | Path, target: str | Path, *, fuse_embeddings: bool = False) -> Path:
     """Fuse attention and GELU into ONNX Runtime's own operators, offline.
 
-    Residual sums stay outside of normalisation (`keep_residuals_apart`), which is faster.
+    Residual sums stay outside of normalisation (`keep_residuals_apart`), which is faster; behind the last attention only the
+    token that the head reads is computed (`compute_read_tokens`).
     The file then runs in ONNX Runtime only. A graph in which nothing is recognised is written as it is.
 
     Args:
@@ -56,6 +58,8 @@ def fuse(source: str | Path, target: str | Path, *, fuse_embeddings: bool = Fals
     keep_residuals_apart(model)
     if not any(entry.domain == CONTRIBUTED for entry in model.opset_import):
         model.opset_import.append(onnx.helper.make_opsetid(CONTRIBUTED, 1))
+    write_known_shapes(model)
+    compute_read_tokens(model)
     set_metadata(model, metadata | {"potstill.fused": "1" if counts else "0"})
     onnx.save(model, str(target))
     return Path(target)
