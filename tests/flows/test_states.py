@@ -11,7 +11,9 @@ import torch
 
 from potstill import DistillationPipeline
 from potstill.pipeline import states
+from potstill.pipeline.preview import preview
 from potstill.pipeline.states import dtype_of, spread_blocks
+from potstill.recipe import make_recipe
 from potstill.teacher.cache import CachedTeacher
 
 QUICK: dict[str, Any] = {
@@ -60,6 +62,14 @@ def test_without_room_on_the_disk_the_answers_alone_are_learned(
     cache, stage = distilled(small_bert, reviews, tmp_path / "out")
     assert cache.manifest.needs == ("logits",)
     assert "loss/hidden_mse" not in losses_of(stage)
+
+
+def test_the_plan_counts_the_states(small_bert: Path, reviews: Path, tmp_path: Path) -> None:
+    recipe = {**QUICK, "teacher": {"model": str(small_bert)}, "data": {"source": str(reviews), "augment": 1}}
+    rows, logits, index = preview(make_recipe(recipe)).rows, 2 * 4, 2 * 8
+    assert preview(make_recipe(recipe)).cache_bytes == rows * (logits + index + 3 * 48 * 2)
+    plain = {**recipe, "distill": {"method": "kd"}}
+    assert preview(make_recipe(plain)).cache_bytes == rows * (logits + index)
 
 
 def test_blocks_are_evenly_spread_and_end_with_the_last() -> None:

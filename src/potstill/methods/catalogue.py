@@ -89,7 +89,10 @@ OF_CLASSES = frozenset(
 
 # Pairs (student, teacher) that stand for a kind of model where a method is described without one.
 EXAMPLES = (
-    (ModelFacts(4, 64, 4, "text"), ModelFacts(12, 64, 4, "text")),
+    (
+        ModelFacts(4, 64, 4, "text", kept_layers=(3, 6, 9, 12)),
+        ModelFacts(12, 64, 4, "text", states=tuple((f"mean:{block}", 1.0) for block in (3, 6, 9, 12))),
+    ),
     (ModelFacts(4, 64, None, "image"), ModelFacts(4, 128, None, "image")),
 )
 

@@ -19,6 +19,7 @@ from potstill.pipeline.foresee import check_models, foreseen_passes
 from potstill.pipeline.given import load_given
 from potstill.pipeline.observer import LoggingObserver
 from potstill.pipeline.several_tasks import read_tasks
+from potstill.pipeline.states import bytes_of_states
 from potstill.pipeline.student_stages import plan_student
 from potstill.pipeline.task_run import task_run
 from potstill.recipe import Recipe
@@ -133,7 +134,7 @@ def preview(recipe: Recipe) -> Preview:
             bytes_int8=planned.bytes // 4,
             latency_ms=latency,
             rows=num_rows,
-            cache_bytes=cache.bytes,
+            cache_bytes=cache.bytes + bytes_of_states(run, num_rows),
             cache_seconds=cache.seconds_to_write,
             seconds_saved=cache.seconds_saved,
             training_seconds=epochs * num_rows * seconds * share * STEP_IN_FORWARDS,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from potstill.pipeline.context import Run
 
 MOST_BLOCKS = 6
+BYTES_EACH = np.dtype(np.float16).itemsize  # of one number of a state
 BUDGET_BYTES = 1 << 30
 FREE_SHARE = 0.1  # of what the disk has left
 SPREAD_ROWS = 2048
@@ -45,9 +46,14 @@ def states_to_keep(run: Run, num_rows: int) -> tuple[str, ...]:
     facts = _foreseen(run) if wants_states(run) else None
     if facts is None:
         return ()
-    layers, bytes_each = facts[1].layers, num_rows * facts[1].width * np.dtype(np.float16).itemsize
-    affordable = int(min(BUDGET_BYTES, FREE_SHARE * free_bytes(run.folder)) // max(1, bytes_each))
-    return tuple(f"mean:{block}" for block in spread_blocks(layers, min(MOST_BLOCKS, affordable)))
+    affordable = int(min(BUDGET_BYTES, FREE_SHARE * free_bytes(run.folder)) // max(1, num_rows * facts[1].width * BYTES_EACH))
+    return tuple(f"mean:{block}" for block in spread_blocks(facts[1].layers, min(MOST_BLOCKS, affordable)))
+
+
+def bytes_of_states(run: Run, num_rows: int) -> int:
+    """What those states take on disk in half precision."""
+    facts = _foreseen(run)
+    return 0 if facts is None else len(states_to_keep(run, num_rows)) * num_rows * facts[1].width * BYTES_EACH
 
 
 def _foreseen(run: Run) -> tuple[ModelFacts, ModelFacts] | None:
