@@ -182,8 +182,8 @@ class _Writer:
             self._check_rows(batch, indices)
             signal = self.source.signal(batch, manifest.needs)
             for need, value in self._values(manifest, signal, batch).items():
-                # Logits stay on the device until the shard is full, so that the next batch is collated meanwhile.
-                parts[need].append(value if need == "logits" else value.cpu())
+                # Values of whole rows stay on the device until the shard is full, so that the next batch is collated meanwhile.
+                parts[need].append(value.cpu() if need in manifest.ragged and need != "logits" else value)
             done += len(indices)
             self._tell(done)
         arrays = {need: torch.cat(values).cpu().numpy() for need, values in parts.items()}
