@@ -199,26 +199,6 @@ def test_no_entry_moves_by_more_than_half_its_rows_scale(seed, num_rows, width, 
     assert not error[scales[:, 0] == 0].any()
 
 
-def test_a_narrow_table_has_one_scale_and_moves_by_half_of_it():
-    generator = np.random.default_rng(0)
-    table = generator.normal(size=(96, 24)).astype(np.float32)
-    graph = onnx.helper.make_graph(
-        [onnx.helper.make_node("Gather", ["table", "ids"], ["rows"], axis=0)],
-        "lookup",
-        [onnx.helper.make_tensor_value_info("ids", onnx.TensorProto.INT64, ["n", 2])],
-        [onnx.helper.make_tensor_value_info("rows", onnx.TensorProto.FLOAT, ["n", 2, 24])],
-        [onnx.numpy_helper.from_array(table, "table")],
-    )
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
-    assert quantize_embeddings(model) == ("table",)
-    assert [node.op_type for node in model.graph.node] == ["Gather", "DequantizeLinear"]
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    (rows,) = session.run(None, {"ids": np.arange(96).reshape(48, 2)})
-    assert np.abs(rows.reshape(96, 24) - table).max() <= np.abs(table).max() / 127 / 2 * (1 + 1e-5)
-
-
 def test_rows_beat_one_scale_for_the_table_and_lookups_stay_equal(trained):
     model = onnx.load(str(trained))
     names = quantize_embeddings(model)

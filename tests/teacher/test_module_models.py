@@ -147,7 +147,7 @@ def test_plain_modules_teach_and_learn_in_the_trainer(tmp_path: Path) -> None:
     )
     trainer.train()
     assert not torch.equal(before, student.head.weight)
-    assert available(student)[-2:] == ["hidden:1", "hidden:2"]
+    assert available(student)[-4:] == ["hidden:1", "hidden:2", "mean:1", "mean:2"]
 
 
 def test_a_live_teacher_of_any_answer_and_input_name() -> None:

@@ -1,9 +1,7 @@
-"""Embedding tables as INT8 with one scale per row, or one for the table where rows are narrow.
+"""Embedding tables as INT8 with one scale per row.
 
 Runtimes quantize a table with a single scale, which the largest entry of any row dictates to all of them; here
-every row has its own, for 4 more bytes a row. Rows of a few entries, the pieces of coded embeddings, are as many scales as a
-sixth of the table, and looking them up takes as long as looking up the rows: such a table has one scale.
-Law: no entry moves by more than half of its scale.
+every row has its own, for 4 more bytes a row. Law: no entry moves by more than half of its row's scale.
 """
 
 from __future__ import annotations
@@ -16,23 +14,21 @@ from onnx import TensorProto, helper, numpy_helper
 
 MIN_ROWS = 64  # smaller tables (token types) are not worth two more operators
 LEVELS = 127
-NARROW = 48  # entries of a row, up to which the table has one scale
 
 
-def quantize_rows(table: np.ndarray, *, axis: int | None = 1) -> tuple[np.ndarray, np.ndarray]:
+def quantize_rows(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Quantize each row symmetrically.
 
     Formula: scale = max |row| / 127; entries = round(row / scale).
 
     Args:
         table: [V, D] floating point.
-        axis: 1 for a scale of each row, none for one of the table.
 
     Returns:
-        Entries [V, D] int8 and scales [V, 1], or [1, 1], float32; the scale of an all-zero row is 0.
+        Entries [V, D] int8 and scales [V, 1] float32; the scale of an all-zero row is 0.
     """
     table = np.asarray(table, dtype=np.float32)
-    scales = np.abs(table).max(axis=axis, keepdims=True) / np.float32(LEVELS)
+    scales = np.abs(table).max(axis=1, keepdims=True) / np.float32(LEVELS)
     safe = np.where(scales > 0, scales, np.float32(1))
     entries = np.clip(np.rint(table / safe), -LEVELS, LEVELS).astype(np.int8)
     return entries, scales.astype(np.float32)
@@ -41,8 +37,7 @@ def quantize_rows(table: np.ndarray, *, axis: int | None = 1) -> tuple[np.ndarra
 def quantize_embeddings(model: onnx.ModelProto, *, min_rows: int = MIN_ROWS) -> tuple[str, ...]:
     """Replace every table that is only looked up in by INT8 rows and their scales, in place.
 
-    ``Gather(table, ids)`` becomes ``Cast(Gather(entries, ids)) * Gather(scales, ids)``, or ``DequantizeLinear(Gather(entries,
-    ids), scale)`` where the table has one scale.
+    ``Gather(table, ids)`` becomes ``Cast(Gather(entries, ids)) * Gather(scales, ids)``.
 
     Args:
         model: The model to change.
@@ -53,17 +48,14 @@ def quantize_embeddings(model: onnx.ModelProto, *, min_rows: int = MIN_ROWS) -> 
     """
     graph = model.graph
     tables = dict(_tables(graph, min_rows))
-    narrow = {name for name, table in tables.items() if table.dims[1] <= NARROW}
     for name, table in tables.items():
-        entries, scales = quantize_rows(numpy_helper.to_array(table), axis=None if name in narrow else 1)
-        scales = scales.reshape(()) if name in narrow else scales
+        entries, scales = quantize_rows(numpy_helper.to_array(table))
         graph.initializer.remove(table)
         graph.initializer.append(numpy_helper.from_array(entries, f"{name}.int8"))
         graph.initializer.append(numpy_helper.from_array(scales, f"{name}.scale"))
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
-        is_lookup = node.op_type == "Gather" and node.input[0] in tables
-        nodes += _lookup(node, is_narrow=node.input[0] in narrow) if is_lookup else [node]
+        nodes += _lookup(node) if node.op_type == "Gather" and node.input[0] in tables else [node]
     del graph.node[:]
     graph.node.extend(nodes)
     return tuple(tables)
@@ -87,14 +79,10 @@ def _looks_up_rows(node: onnx.NodeProto, position: int) -> bool:
     return node.op_type == "Gather" and position == 0 and axis == 0
 
 
-def _lookup(node: onnx.NodeProto, *, is_narrow: bool) -> list[onnx.NodeProto]:
+def _lookup(node: onnx.NodeProto) -> list[onnx.NodeProto]:
     table, ids, result = node.input[0], node.input[1], node.output[0]
-    rows = helper.make_node("Gather", [f"{table}.int8", ids], [f"{result}.int8"], name=f"{result}.rows", axis=0)
-    if is_narrow:
-        whole = helper.make_node("DequantizeLinear", [f"{result}.int8", f"{table}.scale"], [result], name=f"{result}.dequantize")
-        return [rows, whole]
     return [
-        rows,
+        helper.make_node("Gather", [f"{table}.int8", ids], [f"{result}.int8"], name=f"{result}.rows", axis=0),
         helper.make_node("Gather", [f"{table}.scale", ids], [f"{result}.scale"], name=f"{result}.scales", axis=0),
         helper.make_node("Cast", [f"{result}.int8"], [f"{result}.float"], name=f"{result}.cast", to=TensorProto.FLOAT),
         helper.make_node("Mul", [f"{result}.float", f"{result}.scale"], [result], name=f"{result}.mul"),
