@@ -293,8 +293,8 @@ def _run(recipe: Recipe, *, overwrite: bool, as_json: bool) -> None:
 
     console = Console()
     console.print(summary_table(metrics))
-    console.print(f"Report:  {Path(recipe.output) / 'report' / 'index.html'}", highlight=False)
-    console.print(f"Student: {Path(recipe.output) / 'student'}", highlight=False)
+    console.print(f"Report:  {Path(recipe.output) / 'report' / 'index.html'}", highlight=False, soft_wrap=True)
+    console.print(f"Student: {Path(recipe.output) / 'student'}", highlight=False, soft_wrap=True)
 
 
 def _quiet_libraries() -> None:

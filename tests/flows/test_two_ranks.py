@@ -17,13 +17,13 @@ RANKED = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--npro
 ALONE = [sys.executable, "-m", "potstill.cli"]
 
 
-def recipe(folder: Path, teacher: Path, data: Path, *, accumulation: int) -> Path:
+def recipe(folder: Path, teacher: Path, data: Path, *, accumulation: int, method: str) -> Path:
     """A short run: the teacher's answers are cached, the student and its baseline train two epochs."""
     given = {
         "teacher": {"model": str(teacher)},
         "data": {"source": str(data), "augment": "none"},
         "student": {"ratio": 0.5},
-        "distill": {"method": "kd", "epochs": 2, "batch_size": 16, "accumulation": accumulation, "cache": "always"},
+        "distill": {"method": method, "epochs": 2, "batch_size": 16, "accumulation": accumulation, "cache": "always"},
         "quantize": {"mode": "none"},
         "evaluate": {"batch_sizes": [1], "repeats": 2},
         "baseline": True,
@@ -65,11 +65,12 @@ def losses_of(history: list[dict[str, float]]) -> list[dict[str, float]]:
 
 
 @pytest.mark.slow
-def test_two_ranks_give_the_losses_of_one(teacher: Path, reviews: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["kd", "augmented_kd"])
+def test_two_ranks_give_the_losses_of_one(teacher: Path, reviews: Path, tmp_path: Path, method: str) -> None:
     alone, both = tmp_path / "alone", tmp_path / "both"
-    done = run(ALONE, recipe(tmp_path, teacher, reviews, accumulation=2), alone)
+    done = run(ALONE, recipe(tmp_path, teacher, reviews, accumulation=2, method=method), alone)
     assert done.returncode == 0, done.stderr
-    done = run(RANKED, recipe(tmp_path, teacher, reviews, accumulation=1), both)
+    done = run(RANKED, recipe(tmp_path, teacher, reviews, accumulation=1, method=method), both)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("index.html") == 1, "one rank tells the result"
     for place in ("work/baseline/facts.json", "student/facts.json"):
@@ -91,6 +92,6 @@ def test_two_ranks_give_the_losses_of_one(teacher: Path, reviews: Path, tmp_path
 
 @pytest.mark.slow
 def test_a_refused_recipe_ends_all_ranks(teacher: Path, tmp_path: Path) -> None:
-    done = run(RANKED, recipe(tmp_path, teacher, tmp_path / "absent.csv", accumulation=1), tmp_path / "out")
+    done = run(RANKED, recipe(tmp_path, teacher, tmp_path / "absent.csv", accumulation=1, method="kd"), tmp_path / "out")
     assert done.returncode != 0
     assert "absent.csv" in done.stderr
