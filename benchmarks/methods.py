@@ -11,11 +11,11 @@ epochs for every cell; weights of the methods are the published ones (CIFAR-100 
 by `cifar_nets.PAIRS` where they were published by pair. Losses and methods are Potstill's own, run by `DistillationTrainer`.
 
 The REDUCED protocol is made to end within an hour on two cores that multiply bfloat16 (by times of single steps, two hours on
-two that do not), so its accuracies are far below those of the full one, and its
-order of methods says little about convergence: images scaled to 16 × 16, 3,000 training images in 8 epochs (10,000 for the
-teachers), a cosine schedule, bfloat16 where that is faster. An epoch's views are the same for every method and seed, so a
-teacher is asked about each of them once. Each cell is one file under --output; a second start does what is missing, and a second
-process beside the first takes other cells: on two cores start the command twice with --threads 1.
+two that do not), so its accuracies are far below those of the full one, and its order of methods says little about
+convergence: images scaled to 16 × 16, 3,000 training images in 8 epochs (10,000 for the teachers), a cosine schedule, bfloat16
+where that is faster. An epoch's views are the same for every method and seed, so a teacher is asked about each of them once.
+Each cell is one file under --output; a second start does what is missing, and a second process beside the first takes other
+cells: on two cores start the command twice with --threads 1.
 """
 
 from __future__ import annotations

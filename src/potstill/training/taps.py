@@ -75,8 +75,8 @@ class Taps:
                 handle.remove()
         if torch.is_grad_enabled():
             self._check_gradient(caught)
-        if isinstance(inputs.get("attention_mask"), Tensor):
-            caught[_MASK] = inputs["attention_mask"]
+        if isinstance(inputs.get(_MASK), Tensor):
+            caught[_MASK] = inputs[_MASK]
         return logits_of(outputs), {name: recipe(caught, outputs) for name, recipe in self._recipes.items()}
 
     def _hook(self, slot: str, module: nn.Module, is_input: bool, caught: dict[str, Tensor]) -> Any:
