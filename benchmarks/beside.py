@@ -1,14 +1,15 @@
 """Students that train beside each other: on every batch the teacher answers once, then each student takes a step of its own.
 
 Losses, their bridges, taps and normalisation are the package's; the loop is here, because with nets this small a trainer per
-student would spend its time on launches and on the same answers of the teacher over and over. No step reads the device. What a
-student becomes does not depend on who is beside it: its random numbers are set by its own seed before each of its steps.
+student would spend its time on launches and on the same answers of the teacher over and over. No step reads the device; on a
+GPU steps are recorded as graphs. What a student becomes does not depend on who is beside it: its random numbers are set by its
+own seed before each of its steps.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,10 @@ from potstill.training import preparation
 from potstill.training.objective import NonFiniteLoss, Objective
 from potstill.training.taps import Taps
 from potstill.training.terms import read_terms
+from recorded import Desk, Lane, Recorder
+
+
+TEST_ROWS = 2000  # of a batch that is only measured
 
 
 @dataclass(frozen=True)
@@ -71,15 +76,23 @@ class Learner:
         source: The teacher, or None for labels alone.
         rows: The training set.
         settings: See there.
+        lane: Where its steps are recorded and replayed; None computes each eagerly.
 
     Attributes:
         fault: Why it stopped, where a loss was not finite.
     """
 
     def __init__(
-        self, name: str, net: nn.Module, stages: Sequence[StageSpec], source: Any, rows: DeviceRows, settings: Settings
+        self,
+        name: str,
+        net: nn.Module,
+        stages: Sequence[StageSpec],
+        source: Any,
+        rows: DeviceRows,
+        settings: Settings,
+        lane: Lane | None = None,
     ) -> None:
-        self.name, self.net, self.settings = name, net, settings
+        self.name, self.net, self.settings, self.lane = name, net, settings, lane
         self.device = next(net.parameters()).device
         self.fault: str | None = None
         self._done = 0
@@ -89,6 +102,7 @@ class Learner:
         probe = {key: value[: preparation.PROBE_ROWS] for key, value in next(rows.epoch(0, settings.batch)).items()}
         self._parts = [self._prepared(stage, share, source, probe, len(rows)) for stage, share in zip(stages, shares)]
         self._optimizer = self._new_optimizer()
+        self._recorder = None if lane is None else Recorder(lane, self._clear)
         net.train()
 
     def _prepared(self, stage: StageSpec, num_steps: int, source: Any, probe: dict[str, Tensor], num_rows: int) -> Part:
@@ -98,6 +112,7 @@ class Learner:
         preparation.check_batch(terms, probe)
         objective = Objective(terms, self.device)
         objective.checks_at_once = False
+        objective.checks_batches = self.lane is None
         taps = Taps(self.net, objective.needs_student())
         student = preparation.shapes_of_student(taps, {"pixel_values": probe["pixel_values"]}, probe)
         teacher = preparation.shapes_of_teacher(source, probe, objective.needs_teacher())
@@ -134,13 +149,29 @@ class Learner:
         """One step of the optimizer, once it has begun; nothing is read back from the device."""
         part = self.part
         torch.manual_seed(1_000_003 * self.settings.seed + self._done)
+        if self._recorder is None:
+            self._clear()
+            self._compute(batch, signal)
+        else:
+            self._recorder.run(self._fixed(), lambda: self._compute(batch, signal))
+        self._optimizer.step()
+        part.done += 1
+        self._done += 1
+
+    def _compute(self, batch: dict[str, Tensor], signal: TeacherSignal | None) -> None:
+        """Add the gradients of the objective on one batch."""
         with self.settings.precision(self.device):
             loss = self.loss(batch, signal)
         loss.backward()
-        self._optimizer.step()
+
+    def _clear(self) -> None:
         self._optimizer.zero_grad(set_to_none=True)
-        part.done += 1
-        self._done += 1
+
+    def _fixed(self) -> Hashable:
+        """What a recording of this step fixes: the stage, and weights and temperatures of its terms."""
+        heats = (getattr(term.loss, "temperature", None) for term in self.part.objective.terms)
+        weights = (weight for _, weight in self.part.objective.active_terms())
+        return len(self._parts), tuple(weights), tuple(heats)
 
     def loss(self, batch: dict[str, Tensor], signal: TeacherSignal | None) -> Tensor:
         """The objective on one batch."""
@@ -152,7 +183,12 @@ class Learner:
         modules = (self.net, self.part.objective.modules)
         parameters = [parameter for module in modules for parameter in module.parameters() if parameter.requires_grad]
         return torch.optim.SGD(
-            parameters, lr=self.part.peak, momentum=MOMENTUM, weight_decay=DECAY, nesterov=self.settings.is_nesterov
+            parameters,
+            lr=self.part.peak,
+            momentum=MOMENTUM,
+            weight_decay=DECAY,
+            nesterov=self.settings.is_nesterov,
+            fused=self.device.type == "cuda",
         )
 
     def check(self) -> None:
@@ -167,7 +203,7 @@ class Learner:
         """How many test images it gets right, on the device."""
         right = torch.zeros((), dtype=torch.int64, device=self.device)
         with self._resting(), self.settings.precision(self.device):
-            for batch, num_new in tests.plain(self.settings.batch):
+            for batch, num_new in tests.plain(TEST_ROWS):
                 hits = self.net(batch["pixel_values"]).argmax(-1) == batch["labels"]
                 right += hits[-num_new:].sum()
         return right
@@ -187,20 +223,32 @@ def answer(source: Any, learners: Sequence[Learner], batch: dict[str, Tensor]) -
     return source.signal(batch, sorted(needs)) if needs else None
 
 
-def step_all(source: Any, learners: Sequence[Learner], batch: dict[str, Tensor]) -> None:
-    """One step of every learner that has not stopped."""
+def step_all(source: Any, learners: Sequence[Learner], batch: dict[str, Tensor], desk: Desk | None = None) -> None:
+    """One step of every learner that has not stopped.
+
+    Args:
+        source: The teacher.
+        learners: All with a lane, or none.
+        batch: Of `DeviceRows`.
+        desk: Where recordings read; the same one in all steps of learners with lanes.
+    """
     active = [learner for learner in learners if learner.fault is None]
     for learner in active:
         learner.begin()
     signal = answer(source, active, batch)
+    if desk is not None:
+        batch, signal = desk.batch(batch), desk.signal(signal)
     for learner in active:
-        learner.step(batch, signal)
+        with contextlib.nullcontext() if learner.lane is None else learner.lane.turn():
+            learner.step(batch, signal)
+    for lane in {learner.lane for learner in active if learner.lane is not None}:
+        lane.join()
 
 
-def train_epoch(source: Any, learners: Sequence[Learner], rows: DeviceRows, number: int) -> None:
-    """All batches of an epoch."""
+def train_epoch(source: Any, learners: Sequence[Learner], rows: DeviceRows, number: int, desk: Desk | None = None) -> None:
+    """All batches of an epoch; see `step_all`."""
     for batch in rows.epoch(number, learners[0].settings.batch):
-        step_all(source, learners, batch)
+        step_all(source, learners, batch, desk)
 
 
 def measure(learners: Sequence[Learner], tests: DeviceRows) -> list[float]:

@@ -21,7 +21,14 @@ WARM_UP = 0.1  # share of the steps, where the schedule is a cosine
 
 
 def stages_of(
-    method: str, pair: Pair, student: StagedNet, teacher: StagedNet, epochs: float, *, batch: int = BATCH
+    method: str,
+    pair: Pair,
+    student: StagedNet,
+    teacher: StagedNet,
+    epochs: float,
+    *,
+    batch: int = BATCH,
+    rate: float | None = None,
 ) -> tuple[StageSpec, ...]:
     """The stages of the catalogue's method at the weights published for CIFAR nets and for the pair.
 
@@ -31,9 +38,10 @@ def stages_of(
         student: Not trained yet.
         teacher: Trained or not; only its shape is looked at.
         epochs: Over all stages.
-        batch: Rows of a batch; the learning rate grows with it.
+        batch: Rows of a batch.
+        rate: Peak of the learning rate; None: the pair's.
     """
-    rate = pair.learning_rate * batch / BATCH
+    rate = pair.learning_rate if rate is None else rate
     if method == "baseline":
         return (StageSpec("labels", (TermSpec("ce"),), epochs=epochs, learning_rate=rate),)
     options = MethodOptions(epochs=epochs, learning_rate=rate)

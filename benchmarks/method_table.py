@@ -13,7 +13,8 @@ from potstill.disk import read_json
 
 # CIFAR-100, top-1 in percent, 240 epochs. Teacher, student alone, KD to CRD: README of RepDistiller (last epoch); DKD: README of
 # mdistiller (best epoch); ReviewKD: arXiv 2104.09044; DIST: arXiv 2205.10536; SimKD: arXiv 2203.14001, which keeps the teacher's
-# classifier, where ours teaches the student's own. Nobody published resnet32x4-mobilenetv2 for these nets.
+# classifier, where ours teaches the student's own. Of the pair across
+# architectures no published row is given here.
 PUBLISHED: Mapping[str, Mapping[str, float]] = {
     "resnet56-resnet20": {
         "teacher": 72.34,

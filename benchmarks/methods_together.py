@@ -5,18 +5,21 @@
     python benchmarks/methods_together.py --table                  # the table of what is done so far
 
 One process trains each teacher, one each pair and seed: on every batch the teacher answers once, and the students of all methods
-take their steps (`beside`). SGD with Nesterov's momentum 0.9, weight decay 5e-4, a cosine behind a short rise, batches of 512 at
-eight times the published learning rate, which is of batches of 64; bfloat16; crops and flips on the device. Every cell has the
-same epochs.
+take their steps (`beside`), recorded as CUDA graphs. SGD with Nesterov's momentum 0.9, weight decay 5e-4, a cosine behind a
+short rise, batches of 512; the peak of the learning rate is that of batches of 64 in the published protocol, 0.05 for all nets,
+times the root of eight; bfloat16; crops and flips on the device. Every cell has the same epochs.
 
-With --seconds all processes of a phase first measure together how fast they are while all of them work, and agree on how many of
-the epochs that were asked for fit. Every cell is written after each of its epochs, so that a killed run tells what it has.
+--beside processes work at a time, the first seed of every pair before the second. With --seconds the first of a phase measure
+together how fast they are while all of them work, and agree on how many of the epochs that were asked for fit, for all processes
+of the phase. Every cell is written after each of its epochs, so that a killed run tells what it has.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
+import math
 import os
 import signal
 import subprocess
@@ -41,12 +44,13 @@ from potstill.disk import read_json, write_json_atomic
 from potstill.methods.contract import StageSpec, TermSpec
 from potstill.teacher.live import LiveTeacher
 from potstill.training.taps import TapReader
+from recorded import EAGER_STEPS, Desk, Lane
 
-TEACHER_EPOCHS = {"resnet56": 36, "resnet32x4": 18, "vgg13": 24}  # what each needs for 93 %, where one can have it that fast
-TEACHER_RATE = 0.05  # at batches of 64
-TEACHER_SHARE = 0.3  # of the seconds, at most
-MARGIN = 1.15  # evaluations, and what a short measurement misses
-WARM_STEPS = 6
+TEACHER_EPOCHS = {"resnet56": 40, "resnet32x4": 20, "vgg13": 30}  # what each needs for 93 %
+RATE = 0.05  # at batches of 64
+TEACHER_SHARE = 0.22  # of the seconds, at most
+MARGIN = 1.2  # evaluations, and what a short measurement misses
+WARM_STEPS = EAGER_STEPS + 2
 PATIENCE = 300.0  # seconds that a process waits for the others
 
 
@@ -67,6 +71,8 @@ class Plan:
         teachers_by: When the teachers should be done, as `time.time`; None where nobody waits.
         students_by: Likewise.
         measured_seconds: How long speeds are measured.
+        lanes: Streams of a process, on a GPU.
+        beside: Processes that work at a time.
     """
 
     pairs: tuple[str, ...]
@@ -81,10 +87,16 @@ class Plan:
     teachers_by: float | None
     students_by: float | None
     measured_seconds: float
+    lanes: int
+    beside: int
 
     def teachers(self) -> dict[str, str]:
         """Name of the job → teacher."""
         return {f"teacher-{name}": name for name in dict.fromkeys(PAIRS[pair].teacher for pair in self.pairs)}
+
+    def rate(self) -> float:
+        """Peak of the learning rate."""
+        return RATE * math.sqrt(self.batch / BATCH)
 
     def students(self) -> dict[str, tuple[str, int]]:
         """Name of the job → pair and seed."""
@@ -105,6 +117,8 @@ class Job:
         self.plan = Plan(**{key: tuple(value) if isinstance(value, list) else value for key, value in held.items()})
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.is_half = self.device.type == "cuda"
+        self.lanes = [Lane() for _ in range(self.plan.lanes)] if self.device.type == "cuda" else [None]
+        self.desk = Desk() if self.device.type == "cuda" else None
 
     def rows(self, split: str, count: int, *, seed: int = 0) -> DeviceRows:
         """Images that the driver has decoded."""
@@ -124,28 +138,29 @@ class Job:
             torch.cuda.synchronize()
 
     def share_that_fits(
-        self, others: Sequence[str], learners: Sequence[Learner], source: Any, rows: DeviceRows, tests: DeviceRows, until: float
+        self, phase: Sequence[str], learners: Sequence[Learner], source: Any, rows: DeviceRows, tests: DeviceRows, until: float
     ) -> float:
-        """Measure the speed while the others do, and agree with them on the share of the planned steps that ends in time.
+        """Measure the speed while others do, and agree with them on the share of the planned steps that ends in time.
 
         Args:
-            others: Jobs of this phase, this one too.
+            phase: Its jobs, this one too; the first of them measure.
             learners: To measure with; they are spoilt.
             source: The teacher.
             rows: Training images.
             tests: Test images.
             until: When the phase should end, as `time.time`.
         """
+        others = list(phase[: self.plan.beside])
         torch.backends.cudnn.benchmark = True  # not while learners are built: their few probe rows are not worth a search
         batches = _without_end(rows, self.plan.batch)
         for _ in range(WARM_STEPS):
-            step_all(source, learners, next(batches))
+            step_all(source, learners, next(batches), self.desk)
         measure(learners[:1], tests)
         self._meet("warm", others, {})
         self.wait()
         started, num_steps = time.perf_counter(), 0
         while num_steps < 4 or time.perf_counter() - started < self.plan.measured_seconds:
-            step_all(source, learners, next(batches))
+            step_all(source, learners, next(batches), self.desk)
             num_steps += 1
             if num_steps % 4 == 0:
                 self.wait()
@@ -154,9 +169,9 @@ class Job:
         planned = learners[0].settings.epochs * (len(rows) // self.plan.batch)
         speeds = self._meet("speed", others, {"seconds": seconds * planned, "at": time.time()})
         # While all work, each has its part of the device: together they need the mean of what each would need at this speed.
-        needed = MARGIN * sum(speed["seconds"] for speed in speeds) / len(speeds)
+        needed = MARGIN * sum(speed["seconds"] for speed in speeds) / len(speeds) * max(1.0, len(phase) / self.plan.beside)
         left = until - max(speed["at"] for speed in speeds)
-        print(f"{1000 * seconds:.1f} ms a step, {needed:.0f} s needed by {len(speeds)} jobs, {left:.0f} s left", flush=True)
+        print(f"{1000 * seconds:.1f} ms a step, {needed:.0f} s needed by {len(phase)} jobs, {left:.0f} s left", flush=True)
         torch.backends.cudnn.benchmark = False
         return min(1.0, max(0.0, left / needed))
 
@@ -178,7 +193,7 @@ class Job:
         started = time.perf_counter()
         found: list[list[float]] = [[] for _ in learners]
         for epoch in range(learners[0].settings.epochs):
-            train_epoch(source, learners, rows, epoch)
+            train_epoch(source, learners, rows, epoch, self.desk)
             for own, accuracy in zip(found, measure(learners, tests)):
                 own.append(accuracy)
             seconds = (time.perf_counter() - started) / len(learners)
@@ -193,10 +208,10 @@ def train_teacher(job: Job, name: str) -> None:
     """Train a teacher; those that are there are not started."""
     file = job.folder / f"{job.name}.safetensors"
     plan, rows, tests = job.plan, job.rows("train", job.plan.images), job.rows("test", job.plan.tests)
-    stage = StageSpec("labels", (TermSpec("ce"),), epochs=1.0, learning_rate=TEACHER_RATE * plan.batch / BATCH)
+    stage = StageSpec("labels", (TermSpec("ce"),), epochs=1.0, learning_rate=plan.rate())
 
     def learner(epochs: int) -> Learner:
-        return Learner(name, job.new(name, 0), [stage], None, rows, job.settings(epochs, 0))
+        return Learner(name, job.new(name, 0), [stage], None, rows, job.settings(epochs, 0), job.lanes[0])
 
     epochs = plan.teacher_epochs[name]
     if plan.teachers_by is not None:
@@ -233,20 +248,23 @@ def train_students(job: Job, pair_name: str, seed: int) -> None:
     shape = job.new(pair.student, seed)
 
     def stages(method: str, epochs: int) -> tuple[StageSpec, ...]:
-        return stages_of(method, pair, shape, teacher, epochs, batch=plan.batch)
+        return stages_of(method, pair, shape, teacher, epochs, batch=plan.batch, rate=plan.rate())
 
-    def learner(method: str, epochs: int) -> Learner:
-        heard = None if method == "baseline" else source
-        return Learner(method, job.new(pair.student, seed), stages(method, epochs), heard, rows, job.settings(epochs, seed))
+    def learner(method: str, epochs: int, lane: Lane | None) -> Learner:
+        heard, net, settings = None if method == "baseline" else source, job.new(pair.student, seed), job.settings(epochs, seed)
+        return Learner(method, net, stages(method, epochs), heard, rows, settings, lane)
 
     def learners(epochs: int) -> list[Learner]:
-        return [learner(method, epochs) for method in plan.methods]
+        return [learner(method, epochs, lane) for method, lane in zip(plan.methods, itertools.cycle(job.lanes))]
 
-    epochs = plan.epochs
-    if plan.students_by is not None:
+    epochs, phase, agreed = plan.epochs, list(plan.students()), job.folder / "agreed" / "epochs.json"
+    if plan.students_by is not None and job.name in phase[: plan.beside]:
         spoilt = learners(epochs)
-        epochs = max(1, int(epochs * job.share_that_fits(list(plan.students()), spoilt, source, rows, tests, plan.students_by)))
+        epochs = max(1, int(epochs * job.share_that_fits(phase, spoilt, source, rows, tests, plan.students_by)))
+        write_json_atomic(agreed, {"epochs": epochs})  # the same in all that have measured
         del spoilt
+    elif plan.students_by is not None:
+        epochs = read_json(agreed)["epochs"]
     places = {"pair": pair_name, "seed": seed, "planned": epochs, "batch": plan.batch, "device": str(job.device)}
     terms = {method: [stage.losses() for stage in stages(method, epochs)] for method in plan.methods}
 
@@ -281,14 +299,16 @@ def drive(plan: Plan, folder: Path) -> list[str]:
     for split, count in (("train", plan.images), ("test", plan.tests)):
         decode_once(split, count, plan.side, folder / "images")
     write_json_atomic(folder / "plan.json", asdict(plan))
-    names = [name for name in plan.teachers() if not (folder / f"{name}.safetensors").is_file()] + list(plan.students())
-    jobs, failed = {}, []
+    teachers = [name for name in plan.teachers() if not (folder / f"{name}.safetensors").is_file()]
+    waiting, jobs, failed = [*teachers, *plan.students()], {}, []
     try:
-        for name in names:
-            with (folder / "logs" / f"{name}.log").open("w") as log:
-                command = [sys.executable, __file__, "--job", name, "--folder", str(folder)]
-                jobs[name] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-        while jobs:
+        while waiting or jobs:
+            # students of the first processes are started beside the teachers: they load what they need, and wait
+            while waiting and len(jobs) < plan.beside + sum(name in jobs for name in teachers) + (waiting[0] in teachers):
+                name = waiting.pop(0)
+                with (folder / "logs" / f"{name}.log").open("w") as log:
+                    command = [sys.executable, __file__, "--job", name, "--folder", str(folder)]
+                    jobs[name] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
             time.sleep(0.2)
             for name, process in list(jobs.items()):
                 if process.poll() is not None:
@@ -319,6 +339,8 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
         teachers_by=None if seconds is None else now + TEACHER_SHARE * seconds,
         students_by=None if seconds is None else now + seconds,
         measured_seconds=arguments.measured_seconds,
+        lanes=arguments.lanes,
+        beside=arguments.beside,
     )
 
 
@@ -342,6 +364,8 @@ def main() -> None:
     parser.add_argument("--teacher-epochs", type=int, help=f"of every teacher, at most; by default {TEACHER_EPOCHS}")
     parser.add_argument("--seconds", type=float, help="all that may be spent; fewer epochs are trained where it does not do")
     parser.add_argument("--measured-seconds", type=float, default=6.0, help="for which speeds are measured")
+    parser.add_argument("--beside", type=int, default=4, help="processes that work at a time")
+    parser.add_argument("--lanes", type=int, default=4, help="streams of a process, on a GPU")
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--side", type=int, default=32)
     parser.add_argument("--images", type=int, default=50_000)

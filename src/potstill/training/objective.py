@@ -50,6 +50,7 @@ class Objective:
         self._suspects: list[_Suspect] = []
         self.num_networks = 1  # peers share the objective: what is told is their mean
         self.checks_at_once = device.type == "cpu"  # elsewhere before the optimizer moves, when the device has long gone on
+        self.checks_batches = True  # off where a step is recorded as a graph: only the totals are looked at, rows stay unnamed
         self._progress = 0.0
         self.knows_answers = False
 
@@ -136,7 +137,8 @@ class Objective:
                 self._metrics[f"{term.name}/{name}"] = (held + metric.detach(), times + 1)
         values = torch.stack(parts)
         self._totals += values
-        self._suspects.append(_Suspect(values, batch.get("row_id")))
+        if self.checks_batches:
+            self._suspects.append(_Suspect(values, batch.get("row_id")))
         if self.checks_at_once:
             self.check()
         return total
@@ -178,12 +180,14 @@ class Objective:
             self.balance.after_step(self._weights, num_ranks)
 
     def check(self) -> None:
-        """Look at the micro-batches since the last check.
+        """Look at the micro-batches since the last check; without `checks_batches`, at all that was added since the last `drain`.
 
         Raises:
             TrainingError: A term was not finite; names the term and the rows.
         """
         suspects, self._suspects = self._suspects, []
+        if not self.checks_batches:
+            suspects = [_Suspect(self._totals, None)]
         found = next((suspect for suspect in suspects if not suspect.is_finite()), None)
         if found is None:
             return
