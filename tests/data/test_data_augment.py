@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from potstill.data import augment_texts
-from potstill.data.augment import METHODS, augmented_rows
+from potstill.data.augment import METHODS, augmented_rows, nearest_words, whole_words
 from potstill.errors import DataError
 
 TEXTS = [
@@ -43,6 +43,10 @@ def test_results_are_new_different_and_repeatable(method: str, texts: list[str],
 def test_words_are_replaced_by_their_neighbours(tokenizer, embeddings: np.ndarray) -> None:
     made = augment_texts(["the Good film"], num=50, seed=0, tokenizer=tokenizer, embeddings=embeddings, methods=["replace"])
     assert set(made) == {"the Great film", "the Good movie", "the Great movie"}
+    near = nearest_words(["good", "好", "unknown"], tokenizer, embeddings, count=3)
+    assert near["good"][0] == "great"
+    assert near["好"][0] == "坏"
+    assert "unknown" not in near
 
 
 def test_pairs_change_one_side_at_a_time(tokenizer, embeddings: np.ndarray) -> None:
@@ -56,6 +60,24 @@ def test_pairs_change_one_side_at_a_time(tokenizer, embeddings: np.ndarray) -> N
 def test_deletion_and_runs_keep_the_order_of_words() -> None:
     for text in augment_texts(["a b c d e f g h"], num=40, seed=0, methods=["delete", "ngram"]):
         assert list(text.split()) == sorted(text.split())
+
+
+def test_only_whole_words_can_be_chosen(tokenizer) -> None:
+    assert set(whole_words(tokenizer, 20)) == {
+        "good",
+        "great",
+        "bad",
+        "awful",
+        "film",
+        "movie",
+        "the",
+        "was",
+        "is",
+        "好",
+        "坏",
+        "电",
+        "影",
+    }
 
 
 def test_too_short_texts_give_fewer() -> None:

@@ -2,8 +2,7 @@
 
 Four ways to change a text, after TinyBERT (Jiao et al. 2020, arXiv:1909.10351, section 4.2 and algorithm 1) and the heuristics of
 Tang et al. 2019 (arXiv:1903.12136, section 3.2). They differ from the papers in that replacements come from the
-neighbours in the teacher's own word embeddings, which needs neither GloVe nor a masked language model, and works in any language;
-and in that they show the student the whole vocabulary (`potstill.data.exchange`).
+neighbours in the teacher's own word embeddings, which needs neither GloVe nor a masked language model, and works in any language.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from potstill.data.exchange import CJK, IS_CJK, Exchange, exchange_of
 from potstill.errors import DataError
 
 if TYPE_CHECKING:
@@ -26,12 +24,16 @@ logger = logging.getLogger(__name__)
 
 METHODS = ("replace", "delete", "mix", "ngram")
 Text = str | tuple[str, str]
+Neighbours = dict[str, tuple[str, ...]]
 
-_UNIT = re.compile(rf"[{CJK}]\s*|[^\W{CJK}]+(?:['’-][^\W{CJK}]+)*\s*|(?:[^\w\s]|_)\s*")
+_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uac00-\ud7af"
+_UNIT = re.compile(rf"[{_CJK}]\s*|[^\W{_CJK}]+(?:['’-][^\W{_CJK}]+)*\s*|(?:[^\w\s]|_)\s*")
+_IS_CJK = re.compile(rf"[{_CJK}]")
 _REPLACED_SHARE = (0.15, 0.5)  # between these, drawn for each text
 _ALSO_REPLACED = 0.5  # of the texts that were changed in another way
 _DELETED_SHARE = 0.3
 _TRIES = 8
+_LEAST_COSINE = 0.2
 
 
 def augment_texts(
@@ -54,9 +56,9 @@ def augment_texts(
         seed: Fixes the result.
         tokenizer: Whose vocabulary the replacements come from; needed by ``replace``.
         embeddings: Word embeddings [V, D] of that vocabulary; needed by ``replace``.
-        methods: Any of ``replace`` (words by near neighbours and by words that the texts lack), ``delete`` (a span), ``mix``
-            (the beginning of one text and the end of another), ``ngram`` (a run of words out of a text). With ``replace`` among
-            them, words are also replaced in half of the texts that were made in another way.
+        methods: Any of ``replace`` (words by near neighbours), ``delete`` (a span), ``mix`` (the beginning of one text and the
+            end of another), ``ngram`` (a run of words out of a text). With ``replace`` among them, words are also replaced in
+            half of the texts that were made in another way.
 
     Raises:
         DataError: Unknown method, no texts, or no method that can run.
@@ -70,8 +72,8 @@ def augment_texts(
         raise DataError("there are no texts to augment", "at least one text")
     sides = list(zip(*((text,) if isinstance(text, str) else text for text in texts)))
     split = [[_units(text) for text in side] for side in sides]
-    exchange = exchange_of(_words(split), tokenizer, embeddings) if "replace" in chosen and embeddings is not None else None
-    changes = {name: _change(name, exchange) for name in chosen}
+    neighbours = nearest_words(_words(split), tokenizer, embeddings) if "replace" in chosen and embeddings is not None else {}
+    changes = {name: _change(name, neighbours) for name in chosen}
     made: dict[Text, None] = {}
     known = set(texts)
     for text in _candidates(texts, split, changes, num * _TRIES, random.Random(seed)):
@@ -121,8 +123,8 @@ def _units(text: str) -> list[str]:
     return _UNIT.findall(text)
 
 
-def _words(sides: Sequence[Sequence[Sequence[str]]]) -> Iterator[str]:
-    return (unit.strip() for side in sides for units in side for unit in units if unit.strip().isalnum())
+def _words(sides: Sequence[Sequence[Sequence[str]]]) -> list[str]:
+    return sorted({unit.strip() for side in sides for units in side for unit in units if unit.strip().isalpha()})
 
 
 def _candidates(
@@ -149,22 +151,27 @@ def _candidates(
             yield new if isinstance(old, str) else (new, old[1]) if side == 0 else (old[0], new)
 
 
-def _change(name: str, exchange: Exchange | None) -> Callable[..., list[str]]:
-    if exchange is not None and name == "replace":
-        return lambda units, _, chance: replaced(units, exchange, chance)
+def _change(name: str, neighbours: Neighbours) -> Callable[..., list[str]]:
+    if name == "replace":
+        return lambda units, _, chance: replaced(units, neighbours, chance)
     return {"delete": deleted, "mix": mixed, "ngram": run_of}[name]
 
 
-def replaced(units: list[str], exchange: Exchange, chance: random.Random) -> list[str]:
-    """Some of the words exchanged, each as likely as the next; capital letters and spacing are kept."""
+def replaced(units: list[str], neighbours: Neighbours, chance: random.Random) -> list[str]:
+    """Some of the words exchanged for near neighbours, each as likely as the next; capital letters and spacing are kept."""
     share = chance.uniform(*_REPLACED_SHARE)
-    return [_swapped(unit, exchange, chance) if chance.random() < share else unit for unit in units]
+    return [_swapped(unit, neighbours, chance) if chance.random() < share else unit for unit in units]
 
 
-def _swapped(unit: str, exchange: Exchange, chance: random.Random) -> str:
+def _swapped(unit: str, neighbours: Neighbours, chance: random.Random) -> str:
     word = unit.rstrip()
-    new = exchange.word(word, chance)
-    return unit if new is None else new + unit[len(word) :]
+    near = neighbours.get(word)
+    if not near:
+        return unit
+    new = near[chance.randrange(len(near))]
+    if word[0].isupper() and not new[0].isupper():
+        new = new.upper() if len(word) > 1 and word.isupper() else new[0].upper() + new[1:]
+    return new + unit[len(word) :]
 
 
 def deleted(units: list[str], _: list[str], chance: random.Random) -> list[str]:
@@ -192,6 +199,66 @@ def run_of(units: list[str], _: list[str], chance: random.Random) -> list[str]:
 
 
 def _joined(first: list[str], second: list[str]) -> list[str]:
-    if not first or not second or first[-1][-1].isspace() or IS_CJK.match(second[0]) or not second[0][0].isalnum():
+    if not first or not second or first[-1][-1].isspace() or _IS_CJK.match(second[0]) or not second[0][0].isalnum():
         return first + second
-    return [*first[:-1], first[-1] + " ", *second] if not IS_CJK.match(first[-1]) else first + second
+    return [*first[:-1], first[-1] + " ", *second] if not _IS_CJK.match(first[-1]) else first + second
+
+
+def nearest_words(words: Sequence[str], tokenizer: Any, embeddings: np.ndarray, *, count: int = 10) -> Neighbours:
+    """The nearest whole words of the vocabulary for each word, by cosine of centred embeddings.
+
+    Words that are no single token are left out: the mean of pieces lies near other pieces rather than near words of like meaning.
+    Special tokens, pieces of words, numbers and punctuation are never neighbours, and no word is its own neighbour.
+
+    Args:
+        words: Words to look up.
+        tokenizer: A transformers tokenizer.
+        embeddings: One row for each token id [V, D].
+        count: Neighbours of each word.
+
+    Returns:
+        Word → its neighbours, nearest first; words without any are left out.
+    """
+    surfaces = whole_words(tokenizer, len(embeddings))
+    words = [word for word in words if word in surfaces or word.lower() in surfaces]
+    if not words:
+        return {}
+    ids = np.array(list(surfaces.values()))
+    names = list(surfaces)
+    table = np.asarray(embeddings, np.float32)
+    table = table - table[ids].mean(0)
+    candidates = _unit_length(table[ids])
+    own = np.array([surfaces[word] if word in surfaces else surfaces[word.lower()] for word in words])
+    found: Neighbours = {}
+    for start in range(0, len(words), 256):
+        chunk = words[start : start + 256]
+        scores = _unit_length(table[own[start : start + 256]]) @ candidates.T
+        width = min(count + 4, scores.shape[1])
+        best = np.argpartition(-scores, width - 1, axis=1)[:, :width]
+        for word, row, score in zip(chunk, best, scores):
+            ranked = row[np.argsort(-score[row], kind="stable")]
+            near = [names[i] for i in ranked if names[i].lower() != word.lower() and score[i] >= _LEAST_COSINE]
+            kept = tuple(name for name in near if bool(_IS_CJK.match(name)) == bool(_IS_CJK.match(word)))[:count]
+            if kept:
+                found[word] = kept
+    return found
+
+
+def whole_words(tokenizer: Any, size: int) -> dict[str, int]:
+    """Tokens that are whole words of letters: surface → id, for WordPiece, byte-level BPE and SentencePiece vocabularies."""
+    special = set(tokenizer.all_special_ids)
+    vocabulary = tokenizer.get_vocab()
+    mark = next((mark for mark in ("▁", "Ġ") if sum(token.startswith(mark) for token in list(vocabulary)[:5000]) > 5), "")
+    surfaces: dict[str, int] = {}
+    for token, number in sorted(vocabulary.items(), key=lambda item: item[1]):
+        if number in special or number >= size or token.startswith("##"):
+            continue
+        surface = token.removeprefix(mark) if mark else token
+        begins_word = not mark or token.startswith(mark) or bool(_IS_CJK.fullmatch(token))
+        if begins_word and surface.isalpha() and (len(surface) > 1 or _IS_CJK.match(surface)):
+            surfaces.setdefault(surface, number)
+    return surfaces
+
+
+def _unit_length(rows: np.ndarray) -> np.ndarray:
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from potstill.data.augment import deleted, mixed, replaced, run_of
-from potstill.data.exchange import Exchange, exchange_of
+from potstill.data.augment import Neighbours, deleted, mixed, nearest_words, replaced, run_of
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +40,7 @@ def augment_words(
     given = [tuple(row) for row in rows if len(row) > 1]
     known, made = set(given), dict[Words, None]()
     chance = random.Random(seed)
-    exchange = _exchange(given, tokenizer, embeddings)
+    neighbours = _neighbours(given, tokenizer, embeddings)
     order = list(range(len(given)))
     for number in range(num * _TRIES if given else 0):
         if len(made) >= num:
@@ -49,7 +48,7 @@ def augment_words(
         if number % len(order) == 0:
             chance.shuffle(order)
         words = given[order[number % len(order)]]
-        new = _changed(words, given[chance.randrange(len(given))], exchange, chance)
+        new = _changed(words, given[chance.randrange(len(given))], neighbours, chance)
         if new and new not in known:
             made[new] = None
     if len(made) < num:
@@ -69,17 +68,17 @@ def rows_of_words(rows: Sequence[Sequence[str]], *, first_row_id: int) -> Datase
     return Dataset.from_dict({"tokens": list(rows), "label": [[] for _ in rows], "row_id": ids}, features=features)
 
 
-def _exchange(rows: Sequence[Words], tokenizer: Any, embeddings: np.ndarray | None) -> Exchange | None:
+def _neighbours(rows: Sequence[Words], tokenizer: Any, embeddings: np.ndarray | None) -> Neighbours:
     if tokenizer is None or embeddings is None:
-        return None
-    found = exchange_of((word for row in rows for word in row if word.isalnum()), tokenizer, embeddings)
-    return found or None
+        return {}
+    words = sorted({word for row in rows for word in row if word.isalpha()})
+    return nearest_words(words, tokenizer, embeddings)
 
 
-def _changed(words: Words, other: Words, exchange: Exchange | None, chance: random.Random) -> Words:
-    kind = chance.randrange(3 if exchange is None else 4)
-    if exchange is not None and kind == 3:
-        new = replaced(list(words), exchange, chance)
+def _changed(words: Words, other: Words, neighbours: Neighbours, chance: random.Random) -> Words:
+    kind = chance.randrange(4 if neighbours else 3)
+    if kind == 3:
+        new = replaced(list(words), neighbours, chance)
     else:
         new = (deleted, mixed, run_of)[kind](list(words), list(other), chance)
     return tuple(word.strip() for word in new if word.strip())
