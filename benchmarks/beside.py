@@ -27,7 +27,6 @@ from potstill.training.taps import Taps
 from potstill.training.terms import read_terms
 from recorded import Desk, Lane, Recorder
 
-
 TEST_ROWS = 2000  # of a batch that is only measured
 
 
