@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from potstill.data import augment_texts
 from potstill.data.augment import METHODS, augmented_rows, nearest_words, whole_words
@@ -78,6 +80,17 @@ def test_only_whole_words_can_be_chosen(tokenizer) -> None:
         "电",
         "影",
     }
+
+
+def test_bytes_of_other_letters_are_no_words() -> None:
+    """In a byte-level vocabulary é is the two characters Ã and ©, which spell nothing."""
+    merges = [("Ġ", "a"), ("Ġa", "b"), ("Ã", "©"), ("Ġ", "c"), ("Ġc", "d"), ("Ġ", "Ã©"), ("Ġ", "e"), ("Ġe", "f"), ("Ã", "Ń")]
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    table = {token: number for number, token in enumerate([*letters, *("".join(pair) for pair in merges), "ĠÃŃ"])}
+    backend = Tokenizer(models.BPE(table, merges))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    found = whole_words(PreTrainedTokenizerFast(tokenizer_object=backend), len(table))
+    assert set(found) == {"ab", "cd", "ef"}
 
 
 def test_too_short_texts_give_fewer() -> None:

@@ -254,6 +254,8 @@ def whole_words(tokenizer: Any, size: int) -> dict[str, int]:
         if number in special or number >= size or token.startswith("##"):
             continue
         surface = token.removeprefix(mark) if mark else token
+        if mark == "Ġ" and not surface.isascii():  # bytes of other letters, which look like letters themselves
+            continue
         begins_word = not mark or token.startswith(mark) or bool(_IS_CJK.fullmatch(token))
         if begins_word and surface.isalpha() and (len(surface) > 1 or _IS_CJK.match(surface)):
             surfaces.setdefault(surface, number)
