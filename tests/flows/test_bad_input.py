@@ -281,6 +281,22 @@ def test_an_output_folder_of_something_else_is_left_alone(
     assert {path: path.read_bytes() for path in before} == before
 
 
+def test_a_run_that_did_nothing_yet_does_not_keep_its_folder(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A mistyped path must not make the corrected command ask for --overwrite."""
+    out = tmp_path / "out"
+    given = good()(world, tmp_path)
+    code, _, err = run_cli([*given, "--data", "mistyped.jsonl", "-o", str(out)], monkeypatch, capsys)
+    assert code == 2
+    assert "mistyped.jsonl does not exist" in err
+    assert (out / "recipe.yaml").is_file()
+    code, _, err = run_cli([*given, "--set", "data.columns={text: missing}", "-o", str(out)], monkeypatch, capsys)
+    assert code == 2
+    assert "another recipe" not in err
+    assert "missing" in err
+
+
 @pytest.mark.parametrize("fault", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("I/O error (os error 28)")])
 def test_a_full_disk_is_told_and_the_run_goes_on_later(
     fault: Exception, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_HEADER = "# Resolved recipe of a Potstill"
+
 
 class DistillationPipeline:
     """Teacher and data in; distilled, quantized, exported and measured student out.
@@ -162,8 +164,10 @@ def _claimed(folder: Path, recipe: Recipe, *, overwrite: bool) -> Iterator[None]
 def claim_folder(folder: Path, recipe: Recipe, *, overwrite: bool) -> None:
     """Write ``recipe.yaml``, unless the folder holds something else.
 
+    A run that ended before its first stage was done holds nothing to lose: the next one may have another recipe.
+
     Raises:
-        OutputError: It holds foreign files or the run of another recipe, and `overwrite` is not given.
+        OutputError: It holds foreign files or results of another recipe, and `overwrite` is not given.
     """
     wanted = recipe.model_dump(mode="json")
     file = folder / "recipe.yaml"
@@ -175,7 +179,7 @@ def claim_folder(folder: Path, recipe: Recipe, *, overwrite: bool) -> None:
             "choose another folder with -o, or allow it with --overwrite",
         )
     differences = [] if held is None else _differences(held, {key: value for key, value in wanted.items() if key != "output"})
-    if differences and not overwrite:
+    if differences and not overwrite and _holds_results(folder):
         raise OutputError(
             f"{folder} holds the run of another recipe; different: {'; '.join(differences[:4])}",
             "the same recipe, or a new folder",
@@ -183,9 +187,18 @@ def claim_folder(folder: Path, recipe: Recipe, *, overwrite: bool) -> None:
         )
     with explained_os_errors(file):
         text = yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True)
-        file.write_text(
-            f"# Resolved recipe of a Potstill {__version__} run; repeat it with: potstill distill recipe.yaml\n{text}", "utf-8"
-        )
+        file.write_text(f"{_HEADER} {__version__} run; repeat it with: potstill distill recipe.yaml\n{text}", "utf-8")
+
+
+def _holds_results(folder: Path) -> bool:
+    """Whether a stage of the run in this folder was done, or something lies there that a person may have put there."""
+    mine = {"recipe.yaml", "work"}
+    if not (folder / "recipe.yaml").read_text("utf-8").startswith(_HEADER):
+        return True
+    if any(item.name not in mine and not item.name.startswith((".", "run")) for item in folder.iterdir()):
+        return True
+    work = folder / "work"
+    return work.is_dir() and any(not item.name.endswith(".partial") for item in work.iterdir())
 
 
 def _held_recipe(file: Path) -> dict[str, Any] | None:
