@@ -27,7 +27,7 @@ from small_models import CLASSES, Explodes, HiddenBridge, Rows, arguments, colla
 
 from potstill.errors import TrainingError
 from potstill.teacher.live import LiveTeacher
-from potstill.training.objective import Objective
+from potstill.training.objective import NonFiniteLoss, Objective
 from potstill.training.taps import TapReader, Taps
 from potstill.training.terms import Term, read_terms
 from potstill.training.trainer import DistillationTrainer
@@ -214,6 +214,23 @@ def test_a_step_reads_nothing_from_the_device(tmp_path, monkeypatch):
         monkeypatch.setattr(torch.Tensor, name, lambda self, name=name, kept=kept: (reads.append(name), kept(self))[1])
     objective(view, signal, batch)
     assert reads == []
+
+
+def test_without_looking_at_batches_the_totals_tell_which_term_is_not_finite(tmp_path):
+    terms = [*read_terms([{"name": "kl"}]), Term("boom", Explodes(calls=1))]
+    objective = Objective(terms, torch.device("cpu"))
+    objective.checks_at_once = objective.checks_batches = False
+    trainer = trainer_for(tmp_path)
+    trainer.prepare()
+    batch = collate(Rows(6).rows)
+    objective.begin_step(0.0, objective.count([batch]))
+    for call in range(2):
+        objective(trainer._view(batch), trainer._signal(batch, ("logits",)), batch)
+        if call == 0:
+            objective.check()
+    with pytest.raises(NonFiniteLoss, match="the loss 'boom' is not finite") as caught:
+        objective.check()
+    assert caught.value.terms == ("boom",)
 
 
 @pytest.mark.parametrize("at_once", [True, False])
