@@ -92,14 +92,12 @@ class Pair:
         student: Likewise.
         response_beta: DKD's published weight of the classes other than the label's for this pair.
         review_weight: ReviewKD's published weight for this pair.
-        learning_rate: Peak of the published protocol, at batches of 64.
     """
 
     teacher: str
     student: str
     response_beta: float
     review_weight: float
-    learning_rate: float = 0.05
 
 
 PAIRS = {

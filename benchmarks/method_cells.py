@@ -16,7 +16,7 @@ from potstill.methods import catalogue
 from potstill.methods.contract import MethodOptions, ModelFacts, StageSpec, TermSpec
 
 METHODS = ("baseline", "kd", "at", "sp", "rkd", "crd", "review_kd", "dkd", "dist", "simkd")
-BATCH, MOMENTUM, DECAY = 64, 0.9, 5e-4  # of the published protocol
+BATCH, RATE, MOMENTUM, DECAY = 64, 0.05, 0.9, 5e-4  # of the published protocol
 WARM_UP = 0.1  # share of the steps, where the schedule is a cosine
 
 
@@ -28,7 +28,7 @@ def stages_of(
     epochs: float,
     *,
     batch: int = BATCH,
-    rate: float | None = None,
+    rate: float = RATE,
 ) -> tuple[StageSpec, ...]:
     """The stages of the catalogue's method at the weights published for CIFAR nets and for the pair.
 
@@ -39,9 +39,8 @@ def stages_of(
         teacher: Trained or not; only its shape is looked at.
         epochs: Over all stages.
         batch: Rows of a batch.
-        rate: Peak of the learning rate; None: the pair's.
+        rate: Peak of the learning rate.
     """
-    rate = pair.learning_rate if rate is None else rate
     if method == "baseline":
         return (StageSpec("labels", (TermSpec("ce"),), epochs=epochs, learning_rate=rate),)
     options = MethodOptions(epochs=epochs, learning_rate=rate)

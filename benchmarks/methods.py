@@ -41,7 +41,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from cifar_nets import PAIRS, StagedNet
 from cifar_rows import Views, load
 from cifar_teacher import RememberedTeacher
-from method_cells import BATCH, DECAY, METHODS, MOMENTUM, new, rate_factor, record, stages_of
+from method_cells import BATCH, DECAY, METHODS, MOMENTUM, RATE, new, rate_factor, record, stages_of
 from method_table import agreement, table
 from potstill import DistillationTrainer
 from potstill.disk import write_json_atomic
@@ -215,7 +215,7 @@ class Run:
     def _teach(self, name: str, net: StagedNet) -> StagedNet:
         started = time.perf_counter()
         rows, _ = load(self.protocol.teacher_images, 1, self.protocol.side)
-        stage = StageSpec("labels", (TermSpec("ce"),), epochs=self.protocol.teacher_epochs, learning_rate=0.05)
+        stage = StageSpec("labels", (TermSpec("ce"),), epochs=self.protocol.teacher_epochs, learning_rate=RATE)
         found = train(net, [stage], rows, None, 0, self)
         record(self.output / f"teacher-{name}.json", found, time.perf_counter() - started, {"net": name})
         return net.cpu()

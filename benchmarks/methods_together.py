@@ -38,7 +38,7 @@ from safetensors.torch import load_file, save_file
 from beside import Learner, Settings, measure, step_all, train_epoch
 from cifar_device import DeviceRows, decode_once
 from cifar_nets import PAIRS, StagedNet
-from method_cells import BATCH, METHODS, new, record, stages_of
+from method_cells import BATCH, METHODS, RATE, new, record, stages_of
 from method_table import agreement, table
 from potstill.disk import read_json, write_json_atomic
 from potstill.methods.contract import StageSpec, TermSpec
@@ -47,7 +47,6 @@ from potstill.training.taps import TapReader
 from recorded import EAGER_STEPS, Desk, Lane
 
 TEACHER_EPOCHS = {"resnet56": 40, "resnet32x4": 20, "vgg13": 30}  # what each needs for 93 %
-RATE = 0.05  # at batches of 64
 TEACHER_SHARE = 0.22  # of the seconds, at most
 MARGIN = 1.2  # evaluations, and what a short measurement misses
 WARM_STEPS = EAGER_STEPS + 2
