@@ -172,7 +172,7 @@ def claim_folder(folder: Path, recipe: Recipe, *, overwrite: bool) -> None:
     wanted = recipe.model_dump(mode="json")
     file = folder / "recipe.yaml"
     held = _held_recipe(file)
-    if held is None and any(not item.name.startswith((".", "run")) for item in folder.iterdir()) and not overwrite:
+    if held is None and _names_in(folder) and not overwrite:
         raise OutputError(
             f"{folder} holds files that are no run of Potstill",
             "a new or empty folder, or the folder of the same recipe",
@@ -192,13 +192,15 @@ def claim_folder(folder: Path, recipe: Recipe, *, overwrite: bool) -> None:
 
 def _holds_results(folder: Path) -> bool:
     """Whether a stage of the run in this folder was done, or something lies there that a person may have put there."""
-    mine = {"recipe.yaml", "work"}
-    if not (folder / "recipe.yaml").read_text("utf-8").startswith(_HEADER):
-        return True
-    if any(item.name not in mine and not item.name.startswith((".", "run")) for item in folder.iterdir()):
+    if not (folder / "recipe.yaml").read_text("utf-8").startswith(_HEADER) or _names_in(folder) - {"recipe.yaml", "work"}:
         return True
     work = folder / "work"
     return work.is_dir() and any(not item.name.endswith(".partial") for item in work.iterdir())
+
+
+def _names_in(folder: Path) -> set[str]:
+    """What lies in the output folder but for locks and hidden files."""
+    return {item.name for item in folder.iterdir() if not item.name.startswith((".", "run"))}
 
 
 def _held_recipe(file: Path) -> dict[str, Any] | None:
