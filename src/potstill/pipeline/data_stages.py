@@ -26,7 +26,7 @@ from potstill.pipeline.row_forms import formed
 if TYPE_CHECKING:
     from potstill.pipeline.context import Run
 
-MOST_ROWS, MOST_TOKENS = 60_000, 1_500_000  # so much the teacher labels in a few minutes on two cores
+MOST_ROWS, MOST_TOKENS = 120_000, 1_500_000  # so much the teacher labels in a few minutes on two cores
 MOST_COPIES = 12
 SPLITS = ("train", "validation", "test", "unlabelled")
 
@@ -197,10 +197,19 @@ def augmented_rows(run: Run, num_rows: int) -> int:
     if asked == "none":
         return 0
     if asked == "auto":
-        length = float(run.teacher_rows("train").lengths.mean())
-        total = min(MOST_ROWS, MOST_TOKENS / max(length, 1.0), (1 + MOST_COPIES) * num_rows)
-        return max(0, int(total) - num_rows)
+        return affordable_rows(num_rows, float(run.teacher_rows("train").lengths.mean()))
     return int(asked) * num_rows
+
+
+def affordable_rows(num_rows: int, mean_tokens: float) -> int:
+    """How many rows to make beside `num_rows` of so many tokens: a budget of tokens, so that short texts give more rows.
+
+    Example:
+        >>> [affordable_rows(*case) for case in ((10_000, 25.0), (10_000, 12.5), (100, 25.0), (90_000, 25.0))]
+        [50000, 110000, 1200, 0]
+    """
+    total = min(MOST_ROWS, MOST_TOKENS / max(mean_tokens, 1.0), (1 + MOST_COPIES) * num_rows)
+    return max(0, int(total) - num_rows)
 
 
 def _teacher_names(run: Run) -> tuple[str, ...] | None:
