@@ -128,6 +128,7 @@ def test_a_finished_run_is_not_done_again_and_is_measured_again(cached: Metrics,
     run(recipe)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")} == before
     figures = reevaluate(out)["models"]
+    assert {"teacher", "student", "student-onnxruntime"} <= set(figures)
     assert figures["student"]["quality"] == pytest.approx(cached.models["student"].quality)
     assert figures["teacher"]["quality"] == pytest.approx(cached.models["teacher"].quality)
     other = reevaluate(out, data=recipe["tasks"]["topic"]["data"]["source"], task="topic")
