@@ -18,8 +18,8 @@ def augmented_kd(student: ModelFacts, teacher: ModelFacts, options: MethodOption
 
     Source: Tang et al. 2019, Distilling Task-Specific Knowledge from BERT into Simple Neural Networks (arXiv 1903.12136), who
     learn from the teacher's logits on augmented sentences alone; here with KL instead of MSE, and the weights averaged over
-    the last 500 steps, and with the mean over tokens of the kept blocks' states where the cache holds them: a squared difference
-    in units of their variance. The labels count only where `alpha` asks for them.
+    the last 500 steps, and with the mean over tokens of the kept blocks' states where the cache holds them: ten times the
+    squared difference in units of their variance. The labels count only where `alpha` asks for them.
     The default for texts: answers and states are cached, so that the time goes into rows. A student that keeps more
     than a third of the layers starts closer to the teacher and costs more a step, so it makes fewer passes. Rate and passes
     fall with the share of the teacher's answers that it misses before training, so that it keeps what it was cut with.
