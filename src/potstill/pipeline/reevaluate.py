@@ -21,7 +21,6 @@ from potstill.pipeline.observer import LoggingObserver
 from potstill.pipeline.row_forms import formed
 from potstill.pipeline.several_tasks import joint_answers, own_answers
 from potstill.pipeline.student_stages import load_student
-from potstill.pipeline.subject import served_name
 from potstill.pipeline.task_run import task_run
 from potstill.recipe import make_recipe, read_file
 from potstill.report.metrics import Metrics
@@ -164,12 +163,11 @@ def _served(run: Run, student: Any) -> dict[str, Runner]:
     """Every way in which the student is kept."""
     facts = run.facts("export")
     runners: dict[str, Runner] = {"student": TorchRunner(student.to(compute_device()))}
-    fp32 = OnnxRunner(run.folder / "export" / "model.onnx", precision="fp32")
-    runners[served_name({"precision": "fp32", "runtime": "onnxruntime"})] = fp32
+    runners["student-onnxruntime"] = OnnxRunner(run.folder / "export" / "model.onnx", precision="fp32")
     for key in ("served", "int8"):
         kept = facts.get(key)
         if kept is not None and kept["file"] != "model.onnx":
-            runners[served_name(kept)] = open_runner(
+            runners[f"student-{kept['precision']}"] = open_runner(
                 kept["runtime"], run.folder / "export" / kept["file"], precision=kept["precision"], threads=kept["threads"]
             )
     return runners

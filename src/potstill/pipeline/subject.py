@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
 
 from potstill.evaluate.quality import Predictions
 from potstill.export.runtimes import Runner
@@ -38,16 +37,3 @@ class Subject:
 def reference(names: Collection[str]) -> str:
     """The model that students are compared with: the teacher, or all teachers together."""
     return TOGETHER if TOGETHER in names else "teacher"
-
-
-def served_name(kept: Mapping[str, Any]) -> str:
-    """What a file that serves the student is called: by its precision, or in fp32 by its runtime.
-
-    Args:
-        kept: `precision` and `runtime`, as the facts of `export` hold them.
-
-    Example:
-        >>> [served_name({"precision": precision, "runtime": "onnxruntime"}) for precision in ("int8", "fp32")]
-        ['student-int8', 'student-onnxruntime']
-    """
-    return f"student-{kept['precision'] if kept['precision'] != 'fp32' else kept['runtime']}"
