@@ -48,7 +48,7 @@ from recorded import EAGER_STEPS, Desk, Lane
 
 TEACHER_EPOCHS = {"resnet56": 40, "resnet32x4": 20, "vgg13": 30}  # what each needs for 93 %
 TEACHER_SHARE = 0.22  # of the seconds, at most
-MARGIN = 1.2  # evaluations, and what a short measurement misses
+MARGIN = 1.12  # evaluations, and what a short measurement misses
 WARM_STEPS = EAGER_STEPS + 2
 PATIENCE = 300.0  # seconds that a process waits for the others
 
@@ -65,6 +65,7 @@ class Plan:
         images: Training images.
         tests: Test images.
         batch: Rows of a batch.
+        rate: Peak of the learning rate.
         epochs: Of every student, at most.
         teacher_epochs: By teacher, at most.
         teachers_by: When the teachers should be done, as `time.time`; None where nobody waits.
@@ -81,6 +82,7 @@ class Plan:
     images: int
     tests: int
     batch: int
+    rate: float
     epochs: int
     teacher_epochs: dict[str, int]
     teachers_by: float | None
@@ -92,10 +94,6 @@ class Plan:
     def teachers(self) -> dict[str, str]:
         """Name of the job → teacher."""
         return {f"teacher-{name}": name for name in dict.fromkeys(PAIRS[pair].teacher for pair in self.pairs)}
-
-    def rate(self) -> float:
-        """Peak of the learning rate."""
-        return RATE * math.sqrt(self.batch / BATCH)
 
     def students(self) -> dict[str, tuple[str, int]]:
         """Name of the job → pair and seed."""
@@ -207,7 +205,7 @@ def train_teacher(job: Job, name: str) -> None:
     """Train a teacher; those that are there are not started."""
     file = job.folder / f"{job.name}.safetensors"
     plan, rows, tests = job.plan, job.rows("train", job.plan.images), job.rows("test", job.plan.tests)
-    stage = StageSpec("labels", (TermSpec("ce"),), epochs=1.0, learning_rate=plan.rate())
+    stage = StageSpec("labels", (TermSpec("ce"),), epochs=1.0, learning_rate=plan.rate)
 
     def learner(epochs: int) -> Learner:
         return Learner(name, job.new(name, 0), [stage], None, rows, job.settings(epochs, 0), job.lanes[0])
@@ -247,7 +245,7 @@ def train_students(job: Job, pair_name: str, seed: int) -> None:
     shape = job.new(pair.student, seed)
 
     def stages(method: str, epochs: int) -> tuple[StageSpec, ...]:
-        return stages_of(method, pair, shape, teacher, epochs, batch=plan.batch, rate=plan.rate())
+        return stages_of(method, pair, shape, teacher, epochs, batch=plan.batch, rate=plan.rate)
 
     def learner(method: str, epochs: int, lane: Lane | None) -> Learner:
         heard, net, settings = None if method == "baseline" else source, job.new(pair.student, seed), job.settings(epochs, seed)
@@ -333,6 +331,7 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
         images=arguments.images,
         tests=arguments.tests,
         batch=arguments.batch,
+        rate=RATE * math.sqrt(arguments.batch / BATCH) if arguments.rate is None else arguments.rate,
         epochs=arguments.epochs,
         teacher_epochs={name: epochs if wished is None else wished for name, epochs in TEACHER_EPOCHS.items()},
         teachers_by=None if seconds is None else now + TEACHER_SHARE * seconds,
@@ -366,6 +365,7 @@ def main() -> None:
     parser.add_argument("--beside", type=int, default=4, help="processes that work at a time")
     parser.add_argument("--lanes", type=int, default=4, help="streams of a process, on a GPU")
     parser.add_argument("--batch", type=int, default=512)
+    parser.add_argument("--rate", type=float, help="peak of the learning rate; by default 0.05 times the root of batch / 64")
     parser.add_argument("--side", type=int, default=32)
     parser.add_argument("--images", type=int, default=50_000)
     parser.add_argument("--tests", type=int, default=10_000)
