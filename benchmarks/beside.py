@@ -9,6 +9,8 @@ own seed before each of its steps.
 from __future__ import annotations
 
 import contextlib
+import itertools
+import math
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +24,8 @@ from potstill.losses.contract import StudentView
 from potstill.methods.contract import StageSpec
 from potstill.teacher.signal import TeacherSignal
 from potstill.training import preparation
+from potstill.training.head_start import ROWS as HEAD_ROWS
+from potstill.training.head_start import start_head
 from potstill.training.objective import NonFiniteLoss, Objective
 from potstill.training.taps import Taps
 from potstill.training.terms import read_terms
@@ -62,6 +66,7 @@ class Part:
     counts: Tensor
     num_steps: int
     peak: float
+    starts_head: bool = False
     done: int = 0
 
 
@@ -95,6 +100,7 @@ class Learner:
         self.device = next(net.parameters()).device
         self.fault: str | None = None
         self._done = 0
+        self._source, self._rows = source, rows
         self._roles = preparation.student_modules(net)
         num_steps = settings.epochs * (len(rows) // settings.batch)
         shares = _shares([stage.epochs for stage in stages], num_steps)
@@ -122,7 +128,7 @@ class Learner:
         objective.modules.to(self.device)
         # every row has a label, so the counts of a batch are known before there is one, and nothing has to be read back
         counts = objective.count([{"labels": torch.zeros(self.settings.batch, dtype=torch.int64)}])
-        return Part(objective, taps, counts, num_steps, stage.learning_rate)
+        return Part(objective, taps, counts, num_steps, stage.learning_rate, stage.settings.get("starts_head", False))
 
     @property
     def part(self) -> Part:
@@ -138,11 +144,17 @@ class Learner:
         if self.part.done >= self.part.num_steps and len(self._parts) > 1:
             self.check()
             self._parts.pop(0)
+            if self.part.starts_head:
+                start_head(self.net, self._source, self._some())
             self._optimizer = self._new_optimizer()
         part = self.part
         part.objective.begin_step(part.done / part.num_steps, part.counts)
         for group in self._optimizer.param_groups:
             group["lr"] = part.peak * rate_factor(part.done / part.num_steps, part.num_steps)
+
+    def _some(self) -> Iterator[dict[str, Tensor]]:
+        size = min(self.settings.batch, len(self._rows))
+        return (batch for batch, _ in itertools.islice(self._rows.plain(size), math.ceil(HEAD_ROWS / size)))
 
     def step(self, batch: dict[str, Tensor], signal: TeacherSignal | None) -> None:
         """One step of the optimizer, once it has begun; nothing is read back from the device."""

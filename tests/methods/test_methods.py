@@ -123,3 +123,10 @@ def test_describe_and_the_documents_have_a_row_for_each():
         assert f"| `{row['name']}` | {row['stages']} | {row['about']} |" in DOCUMENTED
     assert [row["name"] for row in rows] == sorted(catalogue.METHODS)
     assert all(row["about"] and row["source"] for row in rows)
+
+
+def test_simkd_teaches_its_head_gently_from_a_fitted_start():
+    features, head = catalogue.build("simkd", SMALL, BIG, MethodOptions(learning_rate=1e-3))
+    assert features.learning_rate == 1e-3
+    assert head.learning_rate == pytest.approx(1e-4)
+    assert head.settings == {"starts_head": True}

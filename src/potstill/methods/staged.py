@@ -13,6 +13,7 @@ from potstill.methods.response import label_term, label_terms, response_terms
 
 # 30 epochs before the 240 of the reference protocol.
 FIRST_EPOCHS = 1.0
+HEAD_RATE = 0.1  # of the rate before: features that are right already should not be lost while the head is taught
 
 
 def fitnets(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
@@ -64,7 +65,8 @@ def simkd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> t
     """First the teacher's last feature through a projector, then the student's own head: KL at τ = 4 (0.9) and labels (0.1).
 
     Source: Chen et al. 2022, SimKD (arXiv 2203.14001), which keeps projector and teacher's classifier in the student. Here
-    the student stays a plain model of its family, so a second stage, a third as long, teaches its head.
+    the student stays a plain model of its family, so a second stage, a third as long and at a tenth of the rate, teaches its
+    head, which starts as a least-squares fit to the teacher's answers.
     """
     require_taps("simkd", options, compares_tokens=False)
     where = {"layers": [("head.in", "head.in")]}
@@ -73,9 +75,10 @@ def simkd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> t
     prediction = response_terms(options, temperature=4.0, alpha=0.9)
     stages = [
         StageSpec("feature", (TermSpec("simkd", options=where),), epochs=0.75 * EPOCHS, learning_rate=RATE, select="last"),
-        StageSpec("prediction", prediction, epochs=0.25 * EPOCHS, learning_rate=RATE),
+        StageSpec("prediction", prediction, epochs=0.25 * EPOCHS, learning_rate=RATE, settings={"starts_head": True}),
     ]
-    return with_wishes(stages, options)
+    features, head = with_wishes(stages, options)
+    return features, replace(head, learning_rate=HEAD_RATE * head.learning_rate)
 
 
 def _two_stages(name: str, first: TermSpec, prediction: tuple[TermSpec, ...], options: MethodOptions) -> tuple[StageSpec, ...]:

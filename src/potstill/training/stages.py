@@ -7,12 +7,13 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback, TrainingArguments
@@ -26,6 +27,7 @@ from potstill.losses.contract import Loss
 from potstill.tasks.answers import known_rows
 from potstill.training.beside import Beside
 from potstill.training.checkpoints import newest_checkpoint
+from potstill.training.head_start import ROWS, start_head
 from potstill.training.precision import computes_in_bf16
 from potstill.training.row_plan import RowPlan
 from potstill.training.taps import head_of
@@ -73,6 +75,7 @@ class StageSettings:
         evaluations: How often to evaluate and checkpoint; None for once an epoch, at least 5 and at most 20 times.
         weight_decay: Of matrices; norms and biases have none.
         head_multiple: Factor of the learning rate for the final layer, where it is new.
+        starts_head: Fit the final layer to the teacher's answers before the first step (`head_start`).
         average_decay: Keep the moving average of the weights; None for the weights themselves.
         max_gradient_norm: Longer gradients are shortened to this.
         workers: Processes that load rows.
@@ -95,6 +98,7 @@ class StageSettings:
     evaluations: int | None = None
     weight_decay: float = 0.01
     head_multiple: float = 1.0
+    starts_head: bool = False
     average_decay: float | None = None
     max_gradient_norm: float = 1.0
     workers: int = 0
@@ -178,6 +182,8 @@ def train_stage(
     with fastest_threads(model, probe, folder, steps=total_steps(len(rows), settings)):
         trainer = _trainer(model, rows, collator, folder, terms, teacher, eval_rows, task, metric, settings, [watch, *callbacks])
         checkpoint = ranks.from_first(newest_checkpoint(trainer.folder))
+        if settings.starts_head and checkpoint is None:
+            start_head(model, trainer.source, _some(rows, collator, settings))
         trainer.args.eval_on_start = start is not None and trainer.args.load_best_model_at_end and checkpoint is None
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
@@ -201,6 +207,13 @@ def train_stage(
     del trainer
     release_memory()
     return outcome
+
+
+def _some(rows: Any, collator: Callable[[list[Any]], dict[str, Any]], settings: StageSettings) -> Iterator[dict[str, Any]]:
+    """Batches of some of the rows, drawn by the seed."""
+    chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(settings.seed))[:ROWS].tolist()
+    for start in range(0, len(chosen), settings.batch_size):
+        yield collator([rows[index] for index in chosen[start : start + settings.batch_size]])
 
 
 def _trainer(
