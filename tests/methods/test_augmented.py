@@ -9,6 +9,7 @@ import pytest
 from potstill.errors import RecipeError
 from potstill.methods import catalogue
 from potstill.methods.contract import MethodOptions, ModelFacts
+from potstill.tasks.answers import CLASS_OF_EACH_UNIT, ONE_CLASS, SPAN
 
 STUDENT, TEACHER = ModelFacts(3, 24, 4, "text"), ModelFacts(6, 24, 4, "text")
 
@@ -52,6 +53,15 @@ def test_states_that_the_cache_holds_of_the_kept_blocks_are_matched_in_units_of_
     assert kl.name == "kl"
     assert states.name == "hidden_mse"
     assert states.options == {"layers": [("mean:1", "mean:2"), ("mean:3", "mean:6")], "scale": [0.5, 2.0]}
+
+
+def test_states_weigh_less_where_words_are_answered() -> None:
+    student, teacher = replace(STUDENT, kept_layers=(2, 4, 6)), replace(TEACHER, states=(("mean:2", 0.5),))
+    weights = []
+    for answers in (ONE_CLASS, CLASS_OF_EACH_UNIT, SPAN):
+        (stage,) = catalogue.build("augmented_kd", student, teacher, MethodOptions(answers=answers))
+        weights.append(stage.terms[1].weight)
+    assert weights == [10.0, 1.0, 1.0]
 
 
 def test_without_states_or_with_another_width_the_answers_alone_are_learned() -> None:

@@ -22,20 +22,28 @@ class Answers:
         from_labels: The loss that learns from labels, a name and its options; None where rows have none to learn from.
         from_teacher: The losses that learn from the teacher's answers, each with its share as ``weight``.
         scale: What one unit of error is for each number of a row; None for 1.
+        per_unit: Whether each unit of a row has an answer of its own: its words, not the row.
     """
 
     kind: str = "class"
     from_labels: Mapping[str, Any] | None = field(default_factory=lambda: {"name": "ce"})
     from_teacher: tuple[Mapping[str, Any], ...] = ({"name": "kl"},)
     scale: Sequence[float] | None = None
+    per_unit: bool = False
 
     @property
     def is_distribution(self) -> bool:
         """Whether the logits are those of classes that exclude each other, so that softmax and temperature mean something."""
         return self.kind in ("class", "span", "tasks")
 
+    @property
+    def is_of_row(self) -> bool:
+        """Whether the row as a whole is answered, not its words or places."""
+        return self.kind != "span" and not self.per_unit
+
 
 ONE_CLASS = Answers()
+CLASS_OF_EACH_UNIT = Answers(per_unit=True)
 SEVERAL_TASKS = Answers("tasks")
 SPAN = Answers("span")
 SEVERAL_LABELS = Answers("labels", {"name": "bce", "target": "labels"}, ({"name": "bce"},))

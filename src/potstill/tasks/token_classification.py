@@ -18,6 +18,7 @@ from potstill.data.unit_collate import UnitCollator
 from potstill.data.unit_rows import EncodedUnits
 from potstill.data.word_tokenising import encode_words
 from potstill.errors import ModelError
+from potstill.tasks.answers import CLASS_OF_EACH_UNIT, Answers
 from potstill.tasks.entities import EntityCounts, count_entities
 from potstill.tasks.loading import head_names, loading_error
 from potstill.tasks.quality import classification_quality, per_class
@@ -42,6 +43,11 @@ class TokenClassification(TextClassification):
     def metric(self) -> str:  # type: ignore[override]
         """``f1`` of entities where tags mark them, else ``accuracy`` of words."""
         return "f1" if not self.label_names or are_entities(self.label_names) else "accuracy"
+
+    def answers(self, labels: np.ndarray | None = None) -> Answers:
+        """One distribution over tags for each word: cross-entropy with labels, KL with the teacher."""
+        del labels
+        return CLASS_OF_EACH_UNIT
 
     def find_columns(self, dataset: Dataset, asked: Mapping[str, str] | None, *, labelled: bool = True) -> dict[str, str]:
         """``tokens`` and ``label`` → columns; see `potstill.data.token_columns.find_words`."""
