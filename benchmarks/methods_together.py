@@ -46,7 +46,7 @@ from potstill.teacher.live import LiveTeacher
 from potstill.training.taps import TapReader
 from recorded import EAGER_STEPS, Desk, Lane
 
-TEACHER_EPOCHS = {"resnet56": 40, "resnet32x4": 20, "vgg13": 30}  # what each needs for 93 %
+TEACHER_EPOCHS = {"resnet56": 40, "resnet32x4": 20, "vgg13": 30}  # where nobody asks for others
 TEACHER_SHARE = 0.22  # of the seconds, at most
 MARGIN = 1.12  # evaluations, and what a short measurement misses
 WARM_STEPS = EAGER_STEPS + 2

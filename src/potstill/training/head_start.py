@@ -49,7 +49,7 @@ def start_head(model: nn.Module, source: Any, batches: Iterable[Mapping[str, Any
         with torch.no_grad():
             for batch in batches:
                 response = source.signal(batch, ("logits",)).response
-                if not isinstance(response, DenseLogits) or is_span(batch):
+                if not isinstance(response, DenseLogits) or is_span(batch) or response.values.shape[-1] != head.out_features:
                     return False
                 inputs = {name: value.to(device_of(model)) for name, value in model_inputs(model, batch).items()}
                 features = taps.run(inputs)[1]["head.in"]
@@ -57,7 +57,7 @@ def start_head(model: nn.Module, source: Any, batches: Iterable[Mapping[str, Any
     finally:
         for module, mode in modes:
             module.training = mode
-    if not found or found[0][1].shape[1] != head.out_features:
+    if not found:
         return False
     features, logits = (torch.cat(parts) for parts in zip(*found))
     home = device_of(head)
