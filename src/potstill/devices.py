@@ -27,6 +27,19 @@ def compute_device() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device() if rank is None else int(rank))
 
 
+@contextlib.contextmanager
+def resting(model: nn.Module) -> Iterator[None]:
+    """Eval mode and no gradients inside; every module's own mode afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
 def exact(device: torch.device | str) -> torch.device:
     """The device with its number, as tensors tell it: ``"cuda"`` is the GPU in use."""
     found = torch.device(device)

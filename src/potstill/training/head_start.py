@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from potstill.devices import device_of
+from potstill.devices import device_of, resting
 from potstill.student.init import regress
 from potstill.tasks.units import has_units, is_span, read_units
 from potstill.teacher.signal import DenseLogits
@@ -42,21 +42,16 @@ def start_head(model: nn.Module, source: Any, batches: Iterable[Mapping[str, Any
     head = head_of(model)
     if not isinstance(head, nn.Linear) or source is None or not provides(source, "logits"):
         return False
-    modes, taps = [(module, module.training) for module in model.modules()], Taps(model, ("head.in",))
+    taps = Taps(model, ("head.in",))
     found: list[tuple[Tensor, Tensor]] = []
-    model.eval()
-    try:
-        with torch.no_grad():
-            for batch in batches:
-                response = source.signal(batch, ("logits",)).response
-                if not isinstance(response, DenseLogits) or is_span(batch) or response.values.shape[-1] != head.out_features:
-                    return False
-                inputs = {name: value.to(device_of(model)) for name, value in model_inputs(model, batch).items()}
-                features = taps.run(inputs)[1]["head.in"]
-                found.append(_of_units(features.double().cpu(), response.values.double().cpu(), batch))
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with resting(model):
+        for batch in batches:
+            response = source.signal(batch, ("logits",)).response
+            if not isinstance(response, DenseLogits) or is_span(batch) or response.values.shape[-1] != head.out_features:
+                return False
+            inputs = {name: value.to(device_of(model)) for name, value in model_inputs(model, batch).items()}
+            features = taps.run(inputs)[1]["head.in"]
+            found.append(_of_units(features.double().cpu(), response.values.double().cpu(), batch))
     if not found:
         return False
     features, logits = (torch.cat(parts) for parts in zip(*found))

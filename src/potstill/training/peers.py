@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from potstill.devices import seeded
+from potstill.devices import resting, seeded
 from potstill.errors import NeedsError, RecipeError, TrainingError
 from potstill.losses.contract import StudentView
 from potstill.teacher.rest import fingerprint_of
@@ -108,14 +108,8 @@ class Peers:
     def signal(self, batch: Mapping[str, Any], needs: Collection[str] = ("logits",)) -> TeacherSignal:
         """What the others say to the first network, in eval mode and without gradients."""
         del needs
-        modes = [(module, module.training) for module in self.others.modules()]
-        self.others.eval()
-        try:
-            with torch.no_grad():
-                answers = [view.logits for view in self.views(batch)]
-        finally:
-            for module, mode in modes:
-                module.training = mode
+        with resting(self.others):
+            answers = [view.logits for view in self.views(batch)]
         return self.told([torch.empty(0), *answers], 0)
 
     def views(self, batch: Mapping[str, Any]) -> list[StudentView]:

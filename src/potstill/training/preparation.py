@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from potstill.devices import resting
 from potstill.errors import Faults, NeedsError, PotstillError
 from potstill.losses.contract import Shapes
 from potstill.tasks.units import answers_of
@@ -90,14 +91,8 @@ def shapes_of_student(taps: Taps, inputs: Mapping[str, Any], batch: Mapping[str,
         inputs: What of the batch goes into the model.
         batch: The whole batch, which says whether rows have several units; None where they have not.
     """
-    modes = [(module, module.training) for module in taps.model.modules()]
-    taps.model.eval()
-    try:
-        with torch.no_grad():
-            logits, values = taps.run(inputs)
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with resting(taps.model):
+        logits, values = taps.run(inputs)
     answers, _ = answers_of(logits, batch or {})
     return Shapes(_shapes(values), tuple(answers.shape), student_modules(taps.model))
 
