@@ -328,7 +328,8 @@ def with_potstill(place: Path) -> dict[str, Any]:
     from potstill.teacher.cache import CachedTeacher, write_cache
     from potstill.teacher.live import LiveTeacher
     from potstill.teacher.load import load_teacher
-    from potstill.training.stages import StageSettings, total_steps, train_stage
+    from potstill.training.stage_settings import StageSettings, total_steps
+    from potstill.training.stages import train_stage
 
     _quiet_libraries()
     work, marks = json.loads((place / "work.json").read_text()), [time.process_time()]

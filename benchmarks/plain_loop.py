@@ -231,7 +231,8 @@ def potstill_run(run: Any, arguments: argparse.Namespace, *, seed: int = 0) -> F
     from potstill.pipeline.student_stages import load_student
     from potstill.teacher.cache import CachedTeacher, write_cache
     from potstill.teacher.live import LiveTeacher
-    from potstill.training.stages import StageSettings, train_stage
+    from potstill.training.stage_settings import StageSettings
+    from potstill.training.stages import train_stage
 
     student, tokenizer = load_student(run, run.folder / "work/student/model")
     split = run.split("train")

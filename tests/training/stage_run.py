@@ -10,7 +10,8 @@ import torch
 from small_models import HiddenBridge, Rows, collate, encoder, opinionated
 
 from potstill.training.schedules import Linear
-from potstill.training.stages import StageSettings, train_stage
+from potstill.training.stage_settings import StageSettings
+from potstill.training.stages import train_stage
 from potstill.training.terms import Term
 
 

@@ -11,7 +11,8 @@ from small_models import CLASSES, Rows, collate, encoder, opinionated
 from potstill.data.unit_rows import PADDING
 from potstill.teacher.live import LiveTeacher
 from potstill.training.head_start import start_head
-from potstill.training.stages import StageSettings, train_stage
+from potstill.training.stage_settings import StageSettings
+from potstill.training.stages import train_stage
 
 
 def batches(count: int = 64) -> list[dict]:

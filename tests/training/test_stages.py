@@ -16,7 +16,8 @@ from small_models import Rows, collate, encoder, opinionated
 from stage_run import Accuracy, run
 
 from potstill.errors import TrainingError
-from potstill.training.stages import StageSettings, train_stage
+from potstill.training.stage_settings import StageSettings
+from potstill.training.stages import train_stage
 
 HERE = Path(__file__).parent
 

@@ -7,10 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from potstill.devices import device_of
+from potstill.devices import device_of, resting
 from potstill.export.runtimes import model_bytes
 from potstill.student.cost import parameters_of
 
@@ -60,18 +59,16 @@ def flops(model: nn.Module, inputs: Mapping[str, Tensor]) -> int:
     inputs = {name: value.to(device_of(model)) for name, value in inputs.items()}
     num_rows = next(iter(inputs.values())).shape[0]
     counter = FlopCounterMode(display=False)
-    with _plain_attention(model), torch.no_grad(), counter:
+    with _plain_attention(model), resting(model), counter:
         model(**inputs)
     return int(counter.get_total_flops() // num_rows)
 
 
 @contextlib.contextmanager
 def _plain_attention(model: Any) -> Iterator[None]:
-    """Eval mode and eager attention while the block runs."""
-    was_training = model.training
+    """Eager attention while the block runs."""
     before = getattr(getattr(model, "config", None), "_attn_implementation", None)
     can_switch = hasattr(model, "set_attn_implementation") and before not in (None, "eager")
-    model.eval()
     if can_switch:
         model.set_attn_implementation("eager")
     try:
@@ -79,4 +76,3 @@ def _plain_attention(model: Any) -> Iterator[None]:
     finally:
         if can_switch:
             model.set_attn_implementation(before)
-        model.train(was_training)

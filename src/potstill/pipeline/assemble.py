@@ -15,7 +15,7 @@ from potstill.evaluate.fidelity import gap_closed
 from potstill.evaluate.judges import Judge, judge_of
 from potstill.evaluate.quality import Predictions
 from potstill.hardware import choose_threads, describe, package_versions
-from potstill.pipeline.subject import reference
+from potstill.pipeline.subject import name_of_served, reference
 from potstill.report.metrics import (
     ClassResult,
     DataSummary,
@@ -124,7 +124,7 @@ def served_name(run: Run, models: Mapping[str, ModelFigures]) -> str:
     kept = run.facts("export").get("served")
     if kept is None or kept["file"] == "model.onnx":
         return "student"
-    name = f"student-{kept['precision']}" if kept["precision"] != "fp32" else f"student-{kept['runtime']}"
+    name = name_of_served(kept)
     return name if name in models else "student"
 
 

@@ -25,7 +25,7 @@ from potstill.pipeline.further_models import further_subjects
 from potstill.pipeline.inside import compare_insides
 from potstill.pipeline.several_tasks import joint_answers
 from potstill.pipeline.student_stages import load_student
-from potstill.pipeline.subject import Subject, reference
+from potstill.pipeline.subject import Subject, name_of_served, reference
 from potstill.report.metrics import Energy, Latency, Metrics, ModelFigures
 
 if TYPE_CHECKING:
@@ -142,9 +142,10 @@ def _add_exports(run: Run, subjects: dict[str, Subject], processor: Any) -> None
         runner = open_runner(kept["runtime"], file, precision=kept["precision"], threads=kept["threads"])
         answers = predict(runner, _rows(run, "student"), run.task.collator(processor))
         size = file_bytes(file)
-        name = f"student-{kept['precision']}" if kept["precision"] != "fp32" else f"student-{kept['runtime']}"
         formats = {f"{kept['runtime']}-{kept['precision']}": size}
-        subjects[name] = Subject(answers, {runner.name: runner}, student.parameters, size, student.flops, formats, "student")
+        subjects[name_of_served(kept)] = Subject(
+            answers, {runner.name: runner}, student.parameters, size, student.flops, formats, "student"
+        )
 
 
 def _example(run: Run, model: Any, sees: str, *, batch: int, tokens: int | None = None) -> Any:

@@ -21,6 +21,7 @@ from potstill.pipeline.observer import LoggingObserver
 from potstill.pipeline.row_forms import formed
 from potstill.pipeline.several_tasks import joint_answers, own_answers
 from potstill.pipeline.student_stages import load_student
+from potstill.pipeline.subject import name_of_served
 from potstill.pipeline.task_run import task_run
 from potstill.recipe import make_recipe, read_file
 from potstill.report.metrics import Metrics
@@ -167,7 +168,7 @@ def _served(run: Run, student: Any) -> dict[str, Runner]:
     for key in ("served", "int8"):
         kept = facts.get(key)
         if kept is not None and kept["file"] != "model.onnx":
-            runners[f"student-{kept['precision']}"] = open_runner(
+            runners[name_of_served(kept)] = open_runner(
                 kept["runtime"], run.folder / "export" / kept["file"], precision=kept["precision"], threads=kept["threads"]
             )
     return runners

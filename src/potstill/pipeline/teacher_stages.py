@@ -19,7 +19,8 @@ from potstill.teacher.cache import estimate, measure_seconds_per_row, write_cach
 from potstill.teacher.live import LiveTeacher
 from potstill.teacher.rest import at_rest, fingerprint_of_processor
 from potstill.training.route import RouteKeeper
-from potstill.training.stages import StageSettings, train_stage, usual_evaluations
+from potstill.training.stage_settings import StageSettings, usual_evaluations
+from potstill.training.stages import train_stage
 from potstill.training.taps import TapReader, head_of
 
 if TYPE_CHECKING:

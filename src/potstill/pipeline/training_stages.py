@@ -30,7 +30,8 @@ from potstill.pipeline.states import with_states
 from potstill.pipeline.student_stages import kept_layers, load_student
 from potstill.training.beside import Beside
 from potstill.training.row_plan import RowPlan
-from potstill.training.stages import StageSettings, TrainOutcome, total_steps, train_stage
+from potstill.training.stage_settings import StageSettings, total_steps
+from potstill.training.stages import TrainOutcome, train_stage
 from potstill.training.terms import read_terms
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import transformers
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from potstill.devices import placed, seeded
+from potstill.devices import placed, resting, seeded
 from potstill.errors import ModelError
 from potstill.student import encoder_cut
 from potstill.student.architectures import coded, register
@@ -308,15 +308,12 @@ def _fit_head(teacher: PreTrainedModel, student: PreTrainedModel, hidden: Tensor
     features: list[Tensor] = []
     pooler = family_of(teacher).pooler(teacher)
     assert pooler is not None
-    was_training = teacher.training
-    teacher.eval()
     handle = pooler.register_forward_pre_hook(lambda m, args: features.append(args[0].double().cpu()[..., hidden]))
     try:
-        with placed(teacher):
+        with placed(teacher), resting(teacher):
             logits = [head_output(teacher(**teacher_inputs(teacher, batch))).double().cpu() for batch in batches]
     finally:
         handle.remove()
-        teacher.train(was_training)
     regress(head, torch.cat(features), torch.cat(logits), NEW_HEAD_RIDGE)
 
 
@@ -345,11 +342,9 @@ def _features_and_logits(
     """The input of the student's final layer [N, D] and the teacher's logits [N, C], in double precision."""
     features: list[Tensor] = []
     logits: list[Tensor] = []
-    was_training = teacher.training
-    teacher.eval()
     handle = family_of(student).head(student).register_forward_pre_hook(lambda m, args: features.append(args[0].double().cpu()))
     try:
-        with placed(teacher), placed(student):
+        with placed(teacher), placed(student), resting(teacher):
             for batch in batches:
                 inputs = teacher_inputs(teacher, batch)
                 logits.append(_units_of(head_output(teacher(**inputs)).double().cpu(), batch, inputs))
@@ -357,7 +352,6 @@ def _features_and_logits(
                 features[-1] = _units_of(features[-1], batch, inputs)
     finally:
         handle.remove()
-        teacher.train(was_training)
     return torch.cat(features), torch.cat(logits)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
 
+from potstill.devices import resting
 from potstill.errors import ModelError
 from potstill.tasks.image_classification import size_of
 from potstill.teacher.factory import make
@@ -152,10 +153,8 @@ def _look(network: nn.Module, name: str, images: Tensor) -> tuple[Tensor, list[t
         return hook
 
     handles = [module.register_forward_hook(note(path)) for path, module in network.named_modules() if path]
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
     try:
-        with torch.no_grad():
+        with resting(network):
             logits = logits_of(network(**InputNames(network).take({"pixel_values": images})))
     except ModelError:
         raise
@@ -168,8 +167,6 @@ def _look(network: nn.Module, name: str, images: Tensor) -> tuple[Tensor, list[t
     finally:
         for handle in handles:
             handle.remove()
-        for module, mode in modes:
-            module.training = mode
     if logits.dim() != 2 or len(logits) != len(images):
         raise ModelError(
             f"{name} gave logits of shape {list(logits.shape)}", "one row of logits for each image, [batch, classes]"

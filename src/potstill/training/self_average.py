@@ -6,9 +6,9 @@ import contextlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from potstill.devices import resting
 from potstill.errors import TrainingError
 from potstill.teacher.rest import fingerprint_of
 from potstill.teacher.signal import DenseLogits, TeacherSignal
@@ -74,7 +74,7 @@ class SelfAverage:
     def _answer(self, batch: Mapping[str, Any], *, noise: bool) -> TeacherSignal:
         model = self._followed()
         assert self._answer_of is not None
-        with torch.no_grad(), _resting(model, noise=noise):
+        with _resting(model, noise=noise):
             return TeacherSignal(DenseLogits(self._answer_of(batch).float()))
 
     def _followed(self) -> nn.Module:
@@ -85,15 +85,9 @@ class SelfAverage:
 
 @contextlib.contextmanager
 def _resting(model: nn.Module, *, noise: bool) -> Iterator[None]:
-    """Eval mode inside, but for dropout where there is noise; every module's own mode afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    if noise:
-        for module, mode in modes:
-            if mode and isinstance(module, nn.modules.dropout._DropoutNd):
-                module.train()
-    try:
+    """`resting`, but for the dropout that is in use, where there is noise."""
+    drops = [part for part in model.modules() if part.training and isinstance(part, nn.modules.dropout._DropoutNd)]
+    with resting(model):
+        for part in drops if noise else ():
+            part.train()
         yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
 from transformers.trainer_utils import EvalPrediction
 
 from potstill import ranks
@@ -25,11 +24,11 @@ from potstill.disk import read_json, write_json_atomic
 from potstill.errors import TrainingError
 from potstill.losses.contract import Loss
 from potstill.tasks.answers import known_rows
-from potstill.training.beside import Beside
 from potstill.training.checkpoints import newest_checkpoint
 from potstill.training.head_start import ROWS, start_head
 from potstill.training.precision import computes_in_bf16
-from potstill.training.row_plan import RowPlan
+from potstill.training.selection import chosen_evaluation, selection_figure
+from potstill.training.stage_settings import StageSettings, total_steps, training_arguments
 from potstill.training.taps import head_of
 from potstill.training.terms import Term
 from potstill.training.threads import fastest_threads
@@ -38,11 +37,7 @@ from potstill.training.trainer import DistillationTrainer
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, Mapping[str, float]], None]
-Selection = Literal["metric", "fidelity", "last"]
-Precision = Literal["fp32", "bf16", "auto"]
-MAX_EVALUATIONS, MIN_EVALUATIONS = 20, 5
 _PROGRESS_SECONDS = 0.1
-_TIE = 1e-6  # a better fit to the teacher breaks ties of the metric, and never outweighs one row
 
 
 class Measured(Protocol):
@@ -53,58 +48,6 @@ class Measured(Protocol):
     def quality(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """Measures of answers [N, C] against labels [N]."""
         ...
-
-
-@dataclass(frozen=True)
-class StageSettings:
-    """How one stage trains; the defaults fit small encoders.
-
-    Args:
-        epochs: Passes over the rows.
-        learning_rate: Peak.
-        batch_size: Rows per micro-batch and rank.
-        accumulation: Micro-batches per optimizer step.
-        warmup: Share of the steps over which the rate rises.
-        schedule: What the rate does then: "linear", "cosine", "constant_with_warmup" (of transformers).
-        seed: Of order, dropout and new weights.
-        max_steps: Stop after so many optimizer steps; None for whole epochs.
-        precision: fp32, bf16, or what a measurement on this machine favours.
-        select: Keep the model with the best task metric, the one closest to the teacher (the untrained one is asked too), or
-            the last.
-        patience: Stop after so many evaluations without gain; None for never.
-        evaluations: How often to evaluate and checkpoint; None for once an epoch, at least 5 and at most 20 times.
-        weight_decay: Of matrices; norms and biases have none.
-        head_multiple: Factor of the learning rate for the final layer, where it is new.
-        starts_head: Fit the final layer to the teacher's answers before the first step (`head_start`).
-        average_decay: Keep the moving average of the weights; None for the weights themselves.
-        max_gradient_norm: Longer gradients are shortened to this.
-        workers: Processes that load rows.
-        rows: Easy rows first, or more of those that teach most.
-        balance: How terms are weighed against each other: "none", "phases", "gradient_norm" or "uncertainty".
-        beside: Peers, an average, noise, or other views of the rows.
-    """
-
-    epochs: float = 3.0
-    learning_rate: float = 5e-5
-    batch_size: int = 32
-    accumulation: int = 1
-    warmup: float = 0.06
-    schedule: str = "linear"
-    seed: int = 0
-    max_steps: int | None = None
-    precision: Precision = "fp32"
-    select: Selection = "metric"
-    patience: int | None = None
-    evaluations: int | None = None
-    weight_decay: float = 0.01
-    head_multiple: float = 1.0
-    starts_head: bool = False
-    average_decay: float | None = None
-    max_gradient_norm: float = 1.0
-    workers: int = 0
-    rows: RowPlan = field(default_factory=RowPlan)
-    balance: str = "none"
-    beside: Beside = field(default_factory=Beside)
 
 
 @dataclass
@@ -188,7 +131,7 @@ def train_stage(
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     model.eval()
-    best = _chosen(trainer, settings.select)
+    best = chosen_evaluation(trainer.state.log_history, keeps_best=trainer.args.load_best_model_at_end)
     if start is not None and best.get("step") == 0:
         model.load_state_dict(start)
     outcome = TrainOutcome(
@@ -234,7 +177,9 @@ def _trainer(
     steps = total_steps(len(rows), settings)
     is_half = ranks.from_first(ranks.is_first() and computes_in_bf16(settings.precision, model, probe, folder, steps=steps))
     has_evaluation = eval_rows is not None
-    arguments = _arguments(settings, folder, len(rows), has_evaluation=has_evaluation, has_choice=has_choice, is_half=is_half)
+    arguments = training_arguments(
+        settings, folder, len(rows), has_evaluation=has_evaluation, has_choice=has_choice, is_half=is_half
+    )
     if settings.patience is not None and has_choice:
         callbacks.append(EarlyStoppingCallback(settings.patience))
     trainer = DistillationTrainer(
@@ -248,7 +193,7 @@ def _trainer(
         callbacks=callbacks,
         average_decay=settings.average_decay,
         learning_rate_multiples=_head_multiples(model, settings.head_multiple),
-        selection=_selection(settings.select, metric or (task.metric if task else None)),
+        selection=selection_figure(settings.select, metric or (task.metric if task else None)),
         rows=settings.rows,
         balance=settings.balance,
         **settings.beside.arrange(teacher, collator),
@@ -259,58 +204,6 @@ def _trainer(
     return trainer
 
 
-def usual_evaluations(epochs: float) -> int:
-    """How often a stage evaluates and saves where nobody says so."""
-    return min(MAX_EVALUATIONS, max(MIN_EVALUATIONS, math.ceil(epochs)))
-
-
-def total_steps(num_rows: int, settings: StageSettings) -> int:
-    """Optimizer steps of a stage, with as many ranks as there are."""
-    if settings.max_steps is not None:
-        return settings.max_steps
-    batches = math.ceil(math.ceil(num_rows / settings.batch_size) / ranks.num_ranks())
-    return max(1, math.ceil(settings.epochs * max(1, math.ceil(batches / settings.accumulation))))
-
-
-def _arguments(
-    settings: StageSettings, folder: Path, num_rows: int, *, has_evaluation: bool, has_choice: bool, is_half: bool
-) -> TrainingArguments:
-    arguments = TrainingArguments(output_dir=str(folder / "checkpoints"), report_to=[], disable_tqdm=True, seed=settings.seed)
-    steps = total_steps(num_rows, settings)
-    times = settings.evaluations or usual_evaluations(settings.epochs)
-    interval = max(1, math.ceil(steps / times))
-    return TrainingArguments(
-        output_dir=str(folder / "checkpoints"),
-        num_train_epochs=settings.epochs,
-        max_steps=settings.max_steps or -1,
-        learning_rate=settings.learning_rate,
-        per_device_train_batch_size=settings.batch_size,
-        per_device_eval_batch_size=max(64, settings.batch_size),
-        gradient_accumulation_steps=settings.accumulation,
-        warmup_steps=round(settings.warmup * steps),
-        lr_scheduler_type=settings.schedule,
-        weight_decay=settings.weight_decay,
-        max_grad_norm=settings.max_gradient_norm,
-        seed=settings.seed,
-        data_seed=settings.seed,
-        bf16=is_half,
-        use_cpu=arguments.device.type == "cpu",
-        logging_steps=max(1, steps // 50),
-        eval_strategy="steps" if has_evaluation else "no",
-        eval_steps=interval,
-        save_strategy="steps",
-        save_steps=interval,
-        save_total_limit=2,
-        load_best_model_at_end=has_choice,
-        metric_for_best_model="selection" if has_choice else None,
-        greater_is_better=True if has_choice else None,
-        dataloader_num_workers=settings.workers,
-        dataloader_pin_memory=arguments.device.type != "cpu",
-        disable_tqdm=True,
-        report_to=[],
-    )
-
-
 def _labelled_quality(task: Measured) -> Callable[[EvalPrediction], dict[str, float]]:
     def measure(prediction: EvalPrediction) -> dict[str, float]:
         logits, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
@@ -319,45 +212,12 @@ def _labelled_quality(task: Measured) -> Callable[[EvalPrediction], dict[str, fl
     return measure
 
 
-def _selection(select: Selection, metric: str | None) -> Callable[[Mapping[str, float]], float]:
-    """Higher is better; falls back to what is there: metric, closeness to the teacher, loss."""
-
-    def choose(metrics: Mapping[str, float]) -> float:
-        divergence = _distance(metrics)
-        closeness = None if divergence is None else -divergence
-        if select == "fidelity" and closeness is not None:
-            return closeness
-        if metric is not None and metric in metrics:
-            worse = metrics.get("loss", 0.0) if divergence is None else divergence
-            return metrics[metric] - _TIE * worse / (1.0 + abs(worse))
-        return closeness if closeness is not None else -metrics.get("loss", 0.0)
-
-    return choose
-
-
-def _distance(metrics: Mapping[str, float]) -> float | None:
-    """How far the student is from the teacher, in whatever measure fits the answers; None where the teacher was not heard."""
-    if "teacher_cosine" in metrics:
-        return 1.0 - metrics["teacher_cosine"]
-    return metrics.get("teacher_kl", metrics.get("teacher_rmse"))
-
-
 def _head_multiples(model: nn.Module, multiple: float) -> dict[str, float]:
     head = head_of(model)
     if multiple == 1.0 or head is None:
         return {}
     own = {id(parameter) for parameter in head.parameters()}
     return {name: multiple for name, parameter in model.named_parameters() if id(parameter) in own}
-
-
-def _chosen(trainer: DistillationTrainer, select: Selection) -> dict[str, float]:
-    """The evaluation of the kept weights: the best one's, else the last."""
-    evaluations = [entry for entry in trainer.state.log_history if "eval_selection" in entry]
-    if not evaluations:
-        return {}
-    if select == "last" or not trainer.args.load_best_model_at_end:
-        return dict(evaluations[-1])
-    return dict(max(evaluations, key=lambda entry: entry["eval_selection"]))
 
 
 def _copied(model: nn.Module) -> dict[str, Tensor]:
