@@ -73,6 +73,7 @@ def table(folder: Path, pairs: Sequence[str]) -> list[dict[str, Any]]:
             f" {100 * row['best']:.2f} | {_signed(row['gain'], 100)} | {_signed(row['published_gain'])} | {row['seconds']} |"
         )
     _tell_unfinished(rows)
+    _tell_plans(rows)
     return rows
 
 
@@ -140,6 +141,7 @@ def _figures(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "epochs": max(len(cell["epochs"]) for cell in cells),
         "seconds": round(statistics.mean(cell["seconds"] for cell in cells), 1),
         "unfinished": len(lacking),
+        "plans": sorted({(cell["planned"], cell.get("batch", 0)) for cell in cells if "planned" in cell}),
         "faults": [cell["fault"] for cell in cells if cell.get("fault")],
     }
 
@@ -149,6 +151,15 @@ def _tell_unfinished(rows: Sequence[Mapping[str, Any]]) -> None:
         if row["unfinished"]:
             faults = f" ({'; '.join(row['faults'])})" if row["faults"] else ""
             print(f"\n{row['pair']} {row['method']}: {row['unfinished']} of {row['seeds']} cells did not end{faults}")
+
+
+def _tell_plans(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Say where one folder holds what was trained by several plans, which cannot be compared."""
+    for pair in dict.fromkeys(row["pair"] for row in rows):
+        plans = sorted({plan for row in rows if row["pair"] == pair and row["method"] != "teacher" for plan in row["plans"]})
+        if len(plans) > 1:
+            told = ", ".join(f"{epochs} epochs in batches of {batch}" for epochs, batch in plans)
+            print(f"\n{pair}: cells of different plans ({told}); compare what has the same, or start with another --output")
 
 
 def _signed(value: float | None, factor: float = 1.0) -> str:
