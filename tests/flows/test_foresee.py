@@ -45,7 +45,7 @@ def start(model: Path, rows: Path, output: Path, **config: Any) -> None:
         ),
         (
             {"losses": ["kl", "tinybert_attention"], "student": {"architecture": "bilstm"}},
-            r"'tinybert_attention' needs 'attention:1' of the student, which has no attention\..*take the loss gram",
+            r"'tinybert_attention' needs 'attention:1' of the student, which has no attention\..*take the loss sp",
         ),
         ({"distill": {"method": "tinybert", "layers": [[1, 7]]}}, r"layers names block 7 of the teacher, which has 3"),
         ({"distill": {"method": "rkd", "layers": "dynamic"}}, r"method 'rkd' has no term that can choose its blocks"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import pickle
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from losses_table import LAWS, B, Case, T, has_tokens, make, shapes
 from potstill import losses
 from potstill.errors import NeedsError, RecipeError
 from potstill.losses import functional
-from potstill.losses.contract import Shapes
+from potstill.losses.contract import Loss, Shapes
 from potstill.table import resolve
 
 NAMES = losses.names()
@@ -206,6 +207,41 @@ def test_missing_tap_is_refused_with_the_nearest_method(name: str) -> None:
     assert any(known in error.value.todo for known in NAMES)
 
 
+TRANSFORMERS = {"head.in": (B, 8), **{f"hidden:{k}": (B, 6, 8) for k in (-1, -2, -3)}, "embedding": (B, 6, 8)}
+ATTENTION = {"attention:-1": (B, 2, 6, 6), **{f"{role}:-1": (B, 2, 6, 4) for role in ("query", "key", "value")}}
+GRADIENT = {"gradient:embedding": (B, 6, 8)}
+MAPS = {name: (B, 8) if name == "head.in" else (B, 8, 4, 4) for name in TRANSFORMERS}
+OTHER_TOKENS = {
+    name: tuple(9 if size == 6 else size for size in shape) for name, shape in (TRANSFORMERS | ATTENTION | GRADIENT).items()
+}
+MISFITS = {
+    "other tokens": (TRANSFORMERS | ATTENTION, OTHER_TOKENS),
+    "maps for tokens": (MAPS, TRANSFORMERS | ATTENTION | GRADIENT),
+    "no attention": (TRANSFORMERS, TRANSFORMERS),
+}
+
+
+@pytest.mark.parametrize("misfit", MISFITS)
+@pytest.mark.parametrize("name", WITH_TAPS)
+def test_the_loss_that_a_refusal_names_would_work(name: str, misfit: str) -> None:
+    student, teacher = (Shapes(taps, (B, 5)) for taps in MISFITS[misfit])
+    refusal = refused(losses.build(name, **LAWS[name].options), student, teacher)
+    if refusal is None:
+        return
+    named = re.search(r"the loss (\w+)", refusal.todo)
+    assert named, refusal.todo
+    assert refused(losses.build(named[1]), student, teacher) is None
+
+
+def refused(loss: Loss, student: Shapes, teacher: Shapes) -> NeedsError | None:
+    """Why a loss does not take these models; None where it does."""
+    try:
+        loss.prepare(student, teacher, num_rows=8)
+    except NeedsError as refusal:
+        return refusal
+    return None
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_unknown_option_names_the_accepted_ones(name: str) -> None:
     with pytest.raises(RecipeError, match="has no option 'zzz'"):
@@ -221,8 +257,8 @@ def test_temperature_is_an_attribute_and_positive(name: str) -> None:
 
 @pytest.mark.parametrize("name", WITH_TOKENS)
 def test_other_token_count_is_refused(name: str) -> None:
-    if name == "sp":
-        pytest.skip("rows are compared with rows")
+    if name in ("sp", "pkd"):
+        pytest.skip("whole rows are compared, or one token")
     case = make(name)
     student = shapes(longer(case).taps, case.logits)
     with pytest.raises(NeedsError):

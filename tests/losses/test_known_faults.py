@@ -164,7 +164,7 @@ def test_ctkd_turns_the_gradient_of_its_temperature_round() -> None:
     with torch.no_grad():
         values = []
         for offset in (step, -step):
-            loss.position.fill_(offset)
+            loss.position.fill_(1.0 + offset)
             values.append(float(loss(StudentView(student), TeacherSignal(DenseLogits(teacher)), {}).sum))
     slope = (values[0] - values[1]) / (2 * step)
     assert float(loss.position.grad) == pytest.approx(-slope, rel=1e-2)
@@ -213,6 +213,48 @@ def test_crd_counts_how_often_shared_negatives_hit_the_own_row() -> None:
     draw = loss.draw(torch.tensor([2, 0]))
     assert draw.negatives.shape == (500,)
     assert draw.hits.tolist() == [int((draw.negatives == row).sum()) for row in (2, 0)]
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_crd_has_no_negatives_of_a_rows_own_class(share: bool) -> None:
+    from potstill.losses.memory import draw_for_each, memory_contrast, shared_draw
+
+    memory, embedding, rows = contrast_case()
+    classes = torch.arange(30) % 3
+    classes[5] = -1  # met by no batch yet: may be of any class
+    own = classes[rows]
+    own[1] = -100  # without a label: all other rows are negatives
+    torch.manual_seed(0)
+    drawn = shared_draw(rows, torch.arange(30), 30) if share else draw_for_each(rows, 40, 30)
+    draw = drawn.among_classes(own, classes)
+    found = memory_contrast(embedding, memory, draw, temperature=0.2, log_constant=ONE_AND_A_HALF)
+    expected = torch.zeros((), dtype=torch.float64)
+    for b, row in enumerate(rows.tolist()):
+        negatives = drawn.negatives if share else drawn.negatives[b]
+        others = [k for k in negatives.tolist() if k != row and (own[b] < 0 or classes[k] != own[b])]
+        scores = [(embedding[b] * memory[k]).sum() / 0.2 - 1.5 for k in (row, *others)]
+        noise = math.log(len(negatives) / 30)
+        expected = expected + torch.nn.functional.softplus(noise - scores[0])
+        expected = expected + len(negatives) / len(others) * sum(torch.nn.functional.softplus(x - noise) for x in scores[1:])
+    assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-12)
+    gradients = [torch.autograd.grad(value, embedding)[0] for value in (found, expected)]
+    assert torch.allclose(*gradients, atol=1e-12)
+
+
+def test_crd_remembers_the_classes_that_training_shows() -> None:
+    loss, plain = crd(num_rows=4), crd(num_rows=4, other_classes=False)
+    for each in (loss, plain):
+        each.set_row_ids(torch.arange(4))
+        each.train()
+    batch = {"labels": torch.tensor([1, 0]), "row_id": torch.tensor([2, 0])}
+    classes = loss.classes_of(batch, loss.rows_of(batch))
+    assert loss.known_classes.tolist() == [0, -1, 1, -1]
+    assert loss.draw(torch.tensor([2, 0]), classes).classes is not None
+    assert plain.classes_of(batch, plain.rows_of(batch)) is None
+    assert loss.classes_of({"labels": torch.tensor([0.5, 1.0])}, torch.tensor([0, 1])) is None  # numbers are no classes
+    loss.eval()
+    loss.classes_of({"labels": torch.tensor([1])}, torch.tensor([1]))
+    assert loss.known_classes.tolist() == [0, -1, 1, -1]
 
 
 def test_crd_gradient_is_of_the_memory_as_it_was() -> None:
@@ -375,3 +417,44 @@ def test_maps_of_other_grid_and_channels(name: str) -> None:
     loss.prepare(*shapes, num_rows=3)
     value = loss(StudentView(logits(3, 5), own), TeacherSignal(taps=theirs), {})
     assert torch.isfinite(value.sum)
+
+
+def test_repeated_rows_do_not_blow_up_the_gradient_of_angles() -> None:
+    for seed in range(6):
+        rows, teacher = logits(6, 768, seed=seed), logits(6, 768, seed=seed + 20)
+        rows[3] = rows[5] = rows[2]
+        repeated = rows.clone().requires_grad_()
+        F.rkd_angle(repeated, teacher).backward()
+        exact = rows.double().requires_grad_()
+        F.rkd_angle(exact, teacher.double()).backward()
+        assert float(repeated.grad.abs().max()) < 3 * float(exact.grad.abs().max())
+
+
+def test_each_token_has_the_scale_of_its_own_temperature() -> None:
+    student, teacher = logits(2, 3, 5), logits(2, 3, 5, seed=1)
+    temperature = torch.tensor([[1.0, 2.0, 4.0], [3.0, 1.5, 0.5]]).unsqueeze(-1)
+    found = F.kl(student, teacher, temperature=temperature, reduction="none")
+    for row in range(2):
+        each = [F.kl(student[row, [k]], teacher[row, [k]], temperature=float(temperature[row, k])) for k in range(3)]
+        assert float(found[row]) == pytest.approx(float(sum(each)) / 3, rel=1e-5)
+
+
+def test_patient_distillation_reads_one_token_whatever_the_others() -> None:
+    loss = losses.build("pkd")
+    loss.prepare(Shapes({"hidden:-1": (2, 5, 8)}, (2, 3)), Shapes({"hidden:-1": (2, 9, 8)}, (2, 3)), num_rows=4)
+    view = StudentView(logits(2, 3), {"hidden:-1": logits(2, 5, 8)})
+    value = loss(view, TeacherSignal(taps={"hidden:-1": logits(2, 9, 8, seed=1)}), {})
+    first = logits(2, 5, 8)[:, 0], logits(2, 9, 8, seed=1)[:, 0]
+    assert float(value.sum) / 2 == pytest.approx(float(F.pkd(*first)), rel=1e-6)
+
+
+@pytest.mark.parametrize(("over", "expected"), [("channels", (2, 6, 1, 1)), ("positions", (2, 1, 4, 3))])
+def test_generative_distillation_masks_channels_where_rows_are_classified(over: str, expected: tuple[int, ...]) -> None:
+    assert losses.build("mgd").over == "channels"
+    loss = losses.build("mgd", over=over)
+    assert loss.mask_shape(torch.zeros(2, 6, 4, 3)) == expected
+    assert loss.mask_shape(torch.zeros(2, 7, 6)) == ((2, 1, 6) if over == "channels" else (2, 7, 1))
+
+
+def test_learned_temperature_starts_where_the_authors_start() -> None:
+    assert float(losses.build("ctkd").learned_temperature().detach()) == pytest.approx(1 + 20 / (1 + math.exp(-1)))

@@ -207,14 +207,26 @@ def mean_kernel(first: list[Tensor], second: list[Tensor]) -> Tensor:
 
 def test_relations_between_channels() -> None:
     s, t = values(B, T, D), values(B, T, D, seed=1)
-    ickd = affinity = 0.0
+    affinity = 0.0
     for b in range(B):
         x, y = (torch.stack([unit(value[b, :, d]) for d in range(D)]) for value in (s, t))
-        ickd += ((x @ x.T - y @ y.T) ** 2).sum() / D**2
         outer = sum((torch.outer(x[d], x[d]) - torch.outer(y[d], y[d])).norm() / T for d in range(D))
         affinity += outer / D
-    check(F.ickd(s, t), ickd / B)
     check(F.affinity(s, t, over="channels"), affinity / B)
+
+
+@pytest.mark.parametrize("grid", [(1, 2), (5, 5)])  # fewer positions than channels, and more
+def test_correlation_of_channels_as_the_authors_compute_it(grid: tuple[int, int]) -> None:
+    s, t = values(2, 4, *grid).requires_grad_(), values(2, 4, *grid, seed=1)
+    slow = 0.0
+    for b in range(2):
+        rows = [[torch.stack([(own * other).sum() for other in value[b]]) for own in value[b]] for value in (s, t)]
+        slow += sum((own / own.norm() - other / other.norm()).square().sum() for own, other in zip(*rows)) / 4
+    check(F.ickd(s, t), slow / 2)
+    gradients = [torch.autograd.grad(value, s)[0] for value in (F.ickd(s, t), slow / 2)]
+    assert torch.allclose(*gradients, atol=1e-6)
+    louder = s.detach() * torch.linspace(0.2, 5.0, 4).to(s.dtype).view(1, 4, 1, 1)
+    assert float(F.ickd(louder, s.detach())) > 1e-3  # what a channel's size says of its correlations is seen
 
 
 @pytest.mark.parametrize("grid", [(8, 8), (7, 7), (6, 4), (2, 2)])

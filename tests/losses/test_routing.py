@@ -92,7 +92,7 @@ def test_dynamic_layers_replace_the_terms_that_can_choose():
         ),
         (
             lambda: build_method(
-                "tinybert", ModelFacts(3, 8, None, "image"), ModelFacts(3, 8, None, "image"), MethodOptions(layers="dynamic")
+                "layered", ModelFacts(3, 8, None, "image"), ModelFacts(3, 8, None, "image"), MethodOptions(layers="dynamic")
             ),
             NeedsError,
             r"stages of the student \(a convolutional net\) have grids of different sizes.*set distill.layers: auto",

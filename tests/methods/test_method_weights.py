@@ -31,7 +31,7 @@ def weights(name: str, progress: float = 1.0, **wishes: object) -> dict[str, flo
         ("pkt", {"pkt": 30000.0, "ce": 1.0}),
         ("nst", {"nst": 150.0, "ce": 1.0}),
         ("vid", {"vid": 3.0, "ce": 1.0}),
-        ("ft", {"ft": 200.0, "ce": 1.0}),
+        ("ft", {"ft": 500.0, "ce": 1.0}),
         ("crd", {"crd": 0.8, "kl": 1.0, "ce": 1.0}),
         ("dkd", {"dkd": 1.0, "ce": 1.0}),
         ("dist", {"dist": 2.0, "ce": 1.0}),

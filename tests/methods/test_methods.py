@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -106,7 +108,8 @@ def test_facts_come_from_the_model():
         (lambda: catalogue.build("tinybrt", SMALL, BIG), RecipeError, "did you mean 'tinybert'"),
         (lambda: catalogue.build("tinybert", SMALL, BIG, MethodOptions(has_taps=False)), NeedsError, "logits alone"),
         (lambda: catalogue.build("tinybert", SMALL, BIG, MethodOptions(has_same_tokens=False)), NeedsError, "different tokens"),
-        (lambda: catalogue.build("minilm", ModelFacts(4, 8, None, "image"), BIG), NeedsError, "needs attention"),
+        (lambda: catalogue.build("minilm", replace(SMALL, heads=None), BIG), NeedsError, "needs attention"),
+        (lambda: catalogue.build("tinybert", replace(SMALL, heads=None), BIG), NeedsError, "needs attention"),
         (lambda: pair_layers("middle", SMALL, BIG), RecipeError, "layers is 'middle'"),
         (lambda: pair_layers([[4, 1]], SMALL, BIG), RecipeError, "block 4 of the student, which has 3"),
         (lambda: pair_layers([[1]], SMALL, BIG), RecipeError, "pairs"),
@@ -130,3 +133,48 @@ def test_simkd_teaches_its_head_gently_from_a_fitted_start():
     assert features.learning_rate == 1e-3
     assert head.learning_rate == pytest.approx(1e-4)
     assert head.settings == {"starts_head": True}
+
+
+def test_tinybert_sums_over_blocks_as_its_paper_does():
+    terms = {term.name: term for term in catalogue.build("tinybert", SMALL, BIG)[0].terms}
+    assert terms["embedding_mse"].weight == 1.0
+    assert terms["hidden_mse"].weight == terms["tinybert_attention"].weight == SMALL.layers  # times a mean over that many pairs
+
+
+NET = ModelFacts(4, 64, None, "image", num_classes=5, strides=(4, 8, 16, 32))
+PATCHES = ModelFacts(4, 64, 4, "image", num_classes=5, strides=(16,) * 4)
+TEXT = ModelFacts(4, 64, 4, "text", num_classes=5)
+MISFITS = {
+    "other patches": (replace(PATCHES, strides=(32,) * 4), PATCHES, MethodOptions()),
+    "net from patches": (NET, PATCHES, MethodOptions()),
+    "patches from net": (PATCHES, NET, MethodOptions()),
+    "other grids": (replace(NET, strides=(3, 6, 12, 24)), NET, MethodOptions()),
+    "answers alone": (TEXT, TEXT, MethodOptions(has_taps=False)),
+    "answers of a net alone": (NET, NET, MethodOptions(has_taps=False)),
+    "other tokens": (TEXT, TEXT, MethodOptions(has_same_tokens=False)),
+    "answers alone, other tokens": (TEXT, TEXT, MethodOptions(has_taps=False, has_same_tokens=False)),
+    "no attention": (replace(TEXT, heads=None), TEXT, MethodOptions()),
+    "two classes": (replace(TEXT, num_classes=2), replace(TEXT, num_classes=2), MethodOptions()),
+    "one class": (replace(NET, num_classes=1), replace(NET, num_classes=1), MethodOptions()),
+}
+
+
+@pytest.mark.parametrize("misfit", MISFITS)
+@pytest.mark.parametrize("name", catalogue.names())
+def test_the_method_that_a_refusal_names_would_work(name, misfit):
+    student, teacher, options = MISFITS[misfit]
+    refusal = refused(name, student, teacher, options)
+    if refusal is None:
+        return
+    named = re.search(r"distill\.method: (\w+)", refusal.todo)
+    assert named, refusal.todo
+    assert refused(named[1], student, teacher, options) is None
+
+
+def refused(name, *models_and_options):
+    """Why a method does not take these models; None where it does."""
+    try:
+        catalogue.build(name, *models_and_options)
+    except NeedsError as refusal:
+        return refusal
+    return None

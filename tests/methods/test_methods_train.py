@@ -32,6 +32,7 @@ REFUSED = {
     ("review_kd", "text"): "needs feature maps",
     ("review_kd", "vit"): "needs feature maps",
     ("minilm", "resnet"): "needs attention",
+    ("tinybert", "resnet"): "needs attention",
     ("sskd", "text"): "turns images",
     ("pkd", "resnet"): "needs a first token",
 }

@@ -142,7 +142,6 @@ class ScoresLoss(PairedLoss):
 
     kind: ClassVar[str] = "attention"
     role: ClassVar[str] = "attention"
-    nearest: ClassVar[str] = "hidden_mse"
 
     def __init__(self, *, layers: Sequence[LayerPair] = LAST_LAYER, heads: str = "auto") -> None:
         super().__init__(layers=layers)
@@ -154,7 +153,7 @@ class ScoresLoss(PairedLoss):
             raise NeedsError(
                 f"{loss_name(self)}: {names} have different token counts",
                 "the same tokens on both sides",
-                "use the teacher's tokenizer or patch size for the student, or the loss kl",
+                "use the teacher's tokenizer or patch size for the student, or the loss sp",
             )
         if self.heads == "match" and student_shape[1] != teacher_shape[1]:
             raise NeedsError(

@@ -130,6 +130,7 @@ class BatchRelationLoss(PairedLoss):
     """Base of relation losses between rows: any shapes on both sides."""
 
     kind: ClassVar[str] = "relation"
+    nearest: ClassVar[str] = "kl"
 
     def __init__(self, *, layers: Sequence[LayerPair] = HEAD_INPUT) -> None:
         super().__init__(layers=layers)

@@ -46,7 +46,8 @@ class CRD(PairedLoss):
     Both sides are embedded and normalised; the student's embedding is contrasted with the teacher's memory and the other
     way round, and the two terms are added. The memories are renewed after each batch in training, and the normalisation
     constants are set by the first one. Rows are found by ``batch["row_index"]`` (0 … N−1) where present, else by
-    ``batch["row_id"]``, which get their place when first seen.
+    ``batch["row_id"]``, which get their place when first seen. Rows of a member's own class are no negatives of it, as in the
+    authors' sampler; a row's class is known from ``batch["labels"]`` once it has been in a batch.
     Source: Tian et al. 2020 (arXiv 1910.10699), section 3 and the authors' memory of Wu et al. 2018 (arXiv 1805.01978).
 
     Args:
@@ -57,14 +58,16 @@ class CRD(PairedLoss):
         momentum: Share of the old value when a row of the memory is renewed.
         share_negatives: Draw the K negatives once for the batch, which leaves the expectation of value and gradient as it is
             and costs a fraction; false draws them for each row, as the paper does.
+        other_classes: Leave out negatives of a row's own class, where labels are classes of rows; false contrasts with all rows.
     """
 
     kind: ClassVar[str] = "contrast"
-    nearest: ClassVar[str] = "info_nce"
+    nearest: ClassVar[str] = "kl"
     student_memory: Tensor
     teacher_memory: Tensor
     known_ids: Tensor
     known_rows: Tensor
+    known_classes: Tensor
     log_constants: Tensor
 
     def __init__(
@@ -76,13 +79,14 @@ class CRD(PairedLoss):
         temperature: float = 0.07,
         momentum: float = 0.5,
         share_negatives: bool = True,
+        other_classes: bool = True,
     ) -> None:
         super().__init__(layers=layers)
         self.width = int(between("width", width, 1, 65536))
         self.negatives = int(between("negatives", negatives, 1, 10_000_000))
         self.temperature = positive("temperature", temperature)
         self.momentum = between("momentum", momentum, 0, 1)
-        self.share_negatives = bool(share_negatives)
+        self.share_negatives, self.other_classes = bool(share_negatives), bool(other_classes)
         self._has_constants = False
         self._on_host: tuple[np.ndarray, np.ndarray] | None = None  # known ids and rows, to look up without waiting for a GPU
 
@@ -100,6 +104,7 @@ class CRD(PairedLoss):
             self.register_buffer(f"{side}_memory", memory)
         self.register_buffer("known_ids", torch.full((num_rows,), UNSEEN))
         self.register_buffer("known_rows", torch.arange(num_rows))
+        self.register_buffer("known_classes", torch.full((num_rows,), -1))
         self.register_buffer("log_constants", torch.full((2,), math.nan))
         self._has_constants, self._on_host = False, None
 
@@ -112,7 +117,7 @@ class CRD(PairedLoss):
         own, other = self.bridges[0](student_value, teacher_value)
         own, other = F.normalize(own.float(), dim=-1), F.normalize(other.float(), dim=-1)
         rows = self.rows_of(batch)
-        draw = self.draw(rows)
+        draw = self.draw(rows, self.classes_of(batch, rows))
         total = self.contrast(own, self.teacher_memory, draw, 0) + self.contrast(other, self.student_memory, draw, 1)
         if self.training:
             updated, new_student, new_teacher = _gathered(rows, own.detach(), other.detach())
@@ -140,10 +145,22 @@ class CRD(PairedLoss):
         super()._load_from_state_dict(*args, **kwargs)
         self._has_constants, self._on_host = False, None
 
-    def draw(self, rows: Tensor) -> Draw:
-        """The negatives of a batch."""
+    def classes_of(self, batch: Mapping[str, Any], rows: Tensor) -> Tensor | None:
+        """The classes [B] of the rows, remembered in training; None where labels are not one class for each row."""
+        labels = batch.get("labels")
+        if not self.other_classes or labels is None or labels.dim() != 1 or labels.is_floating_point():
+            return None
+        own = labels.to(self.known_classes)
+        if self.training:
+            places, classes = _gathered(rows, own)
+            self.known_classes.index_copy_(0, places, classes)
+        return own
+
+    def draw(self, rows: Tensor, classes: Tensor | None = None) -> Draw:
+        """The negatives of a batch; those of a row's own class do not count where classes are given."""
         chosen = draw_shared if self.share_negatives else draw_for_each
-        return chosen(rows, self.negatives, len(self.known_ids))
+        drawn = chosen(rows, self.negatives, len(self.known_ids))
+        return drawn if classes is None else drawn.among_classes(classes, self.known_classes)
 
     @torch.no_grad()
     def renew(self, memory: Tensor, rows: Tensor, embedding: Tensor) -> None:

@@ -229,7 +229,7 @@ class CTKD(ResponseLoss):
     """Curriculum temperature: τ² KL at a learned τ, which gradient reversal drives to make the task harder.
 
     τ = low + (high − low) · sigmoid(θ); the gradient of θ is turned round and scaled by λ, which rises from 0 to 1 along
-    half a cosine over `warmup_steps` forwards in training.
+    half a cosine over `warmup_steps` forwards in training. θ starts at 1, as in the authors' code: τ = 15.6.
     Source: Li et al. 2023 (arXiv 2211.16231), the global temperature.
 
     Args:
@@ -244,7 +244,7 @@ class CTKD(ResponseLoss):
         super().__init__()
         self.low, self.high = positive("low", low), positive("high", high)
         self.warmup_steps = warmup_steps
-        self.position = nn.Parameter(torch.zeros(()))
+        self.position = nn.Parameter(torch.ones(()))
         self.register_buffer("step", torch.zeros((), dtype=torch.float32))
 
     def learned_temperature(self) -> Tensor:

@@ -37,7 +37,7 @@ def kl(
     Args:
         student_logits: [B, C] or [B, T, C].
         teacher_logits: The same shape.
-        temperature: τ, a number or a tensor that broadcasts against the logits.
+        temperature: τ, a number, a scalar tensor, or one that broadcasts against the logits: [B, 1], [B, 1, 1] or [B, T, 1].
         direction: "forward" covers the teacher's mass, "reverse" seeks its modes.
         mask: [B] or [B, T], true on units that count.
         reduction: "none" ([B]), "sum" or "mean" over rows.
@@ -46,11 +46,10 @@ def kl(
     log_q = log_probabilities(student_logits, temperature, mask)
     if direction == "reverse":
         log_p, log_q = log_q, log_p
-    scale = temperature.flatten(1)[:, 0] ** 2 if isinstance(temperature, Tensor) and temperature.dim() > 1 else temperature**2
-    values = divergence(log_p, log_q)
-    if isinstance(scale, Tensor) and scale.dim() == 1 and values.dim() == 2:
-        scale = scale.unsqueeze(-1)
-    return over_rows(scale * values, mask, reduction)
+    scale = temperature**2
+    if isinstance(scale, Tensor) and scale.dim() > 0:
+        scale = scale.squeeze(-1)  # of the classes, which have one temperature
+    return over_rows(scale * divergence(log_p, log_q), mask, reduction)
 
 
 @full_precision

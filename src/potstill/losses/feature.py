@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from potstill.losses.bridges import match_maps
-from potstill.losses.layers import PairedLoss, mask_for
-from potstill.losses.options import LAST_LAYER, LayerPair, between, positive, scales
+from potstill.losses.layers import PairedLoss, mask_for, refuse_ranks
+from potstill.losses.options import LAST_LAYER, LayerPair, between, one_of, positive, scales
 from potstill.losses.precision import full_precision
 from potstill.losses.reduction import Reduction, over_rows
 
@@ -141,8 +141,6 @@ def _log_softmax_over_positions(values: Tensor, temperature: float, mask: Tensor
 class FeatureLoss(PairedLoss):
     """Base of feature losses with a bridge where the widths differ."""
 
-    nearest: ClassVar[str] = "gram"
-
     def __init__(self, *, layers: Sequence[LayerPair] = LAST_LAYER, project: str = "auto") -> None:
         super().__init__(layers=layers, project=project)
 
@@ -197,6 +195,10 @@ class PKD(FeatureLoss):
         super().__init__(layers=layers, project=project)
         self.token = token
 
+    def check(self, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], names: str) -> None:
+        """One token is read: the others may differ in number."""
+        refuse_ranks(self, student_shape, teacher_shape, names, self.ranks)
+
     def compare(self, index: int, student_value: Tensor, teacher_value: Tensor, token_mask: Tensor | None) -> Tensor:
         del token_mask
         if student_value.dim() == 3:
@@ -222,8 +224,6 @@ class CWD(FeatureLoss):
 class GHND(FeatureLoss):
     """Sum of squared differences at equal shapes; see `functional.ghnd`. Source: GHND (arXiv 2007.15818)."""
 
-    nearest: ClassVar[str] = "hidden_mse"
-
     def __init__(self, *, layers: Sequence[LayerPair] = LAST_LAYER, project: str = "none") -> None:
         super().__init__(layers=layers, project=project)
 
@@ -237,19 +237,29 @@ class MGD(FeatureLoss):
 
     Mean squared difference between G(mask · bridge(s)) and t, where G is two 3 × 3 convolutions (two linear layers for
     tokens) with a ReLU between.
-    Source: Yang et al. 2022 (arXiv 2205.01529); mean for the sum over elements. Masks are drawn at each call.
+    Source: Yang et al. 2022 (arXiv 2205.01529); mean for the sum over elements. Masks are drawn at each call. The authors mask
+    15 % of the channels where they classify, 65 % of the positions where they detect.
 
     Args:
         layers: Pairs of (student, teacher) blocks.
         project: "auto" bridges where the widths differ, "linear" always, "none" never.
-        masked_share: Share λ of positions that are masked.
+        masked_share: Share λ of what is masked.
+        over: "channels" masks whole channels of a row, "positions" all channels at places.
     """
 
     ranks: ClassVar[tuple[int, ...]] = (3, 4)
 
-    def __init__(self, *, layers: Sequence[LayerPair] = LAST_LAYER, project: str = "auto", masked_share: float = 0.15) -> None:
+    def __init__(
+        self,
+        *,
+        layers: Sequence[LayerPair] = LAST_LAYER,
+        project: str = "auto",
+        masked_share: float = 0.15,
+        over: str = "channels",
+    ) -> None:
         super().__init__(layers=layers, project=project)
         self.masked_share = between("masked_share", masked_share, 0, 1)
+        self.over = one_of("over", over, ("channels", "positions"))
 
     def bridge(self, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], names: str) -> nn.Module:
         align = super().bridge(student_shape, teacher_shape, names)
@@ -263,8 +273,13 @@ class MGD(FeatureLoss):
         assert isinstance(modules, nn.ModuleDict)
         weight = modules["generate"][0].weight  # type: ignore[index]
         student_value, teacher_value = match_maps(modules["align"](student_value.to(weight.dtype)), teacher_value)
-        is_map = student_value.dim() == 4
-        positions = (student_value.shape[0], 1, *student_value.shape[2:]) if is_map else (*student_value.shape[:2], 1)
-        kept = student_value.new_empty(positions).bernoulli_(1 - self.masked_share)
+        kept = student_value.new_empty(self.mask_shape(student_value)).bernoulli_(1 - self.masked_share)
         generated = modules["generate"](student_value * kept)
         return mgd(generated, teacher_value, mask=mask_for(teacher_value, token_mask), reduction="sum")
+
+    def mask_shape(self, values: Tensor) -> tuple[int, ...]:
+        """One draw for each channel of a row, or for each of its positions."""
+        rows, second, *rest = values.shape
+        if self.over == "channels":
+            return (rows, second, 1, 1) if values.dim() == 4 else (rows, 1, *rest)
+        return (rows, 1, *rest) if values.dim() == 4 else (rows, second, 1)

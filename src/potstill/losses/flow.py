@@ -92,7 +92,6 @@ class FlowLoss(PairedLoss):
 
     kind: ClassVar[str] = "relation"
     ranks: ClassVar[tuple[int, ...]] = (3, 4)
-    nearest: ClassVar[str] = "gram"
 
     def __init__(self, *, layers: Sequence[LayerPair] = LAST_TWO, project: str = "auto") -> None:
         super().__init__(layers=layers, project=project)

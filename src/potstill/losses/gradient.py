@@ -90,7 +90,6 @@ class Jacobian(Loss):
     """
 
     kind: ClassVar[str] = "gradient"
-    nearest: ClassVar[str] = "hidden_mse"
 
     def __init__(self, *, tap: str = "embedding") -> None:
         super().__init__()
@@ -110,7 +109,7 @@ class Jacobian(Loss):
             raise NeedsError(
                 f"jacobian cannot compare gradients {list(student_shape)} and {list(teacher_shape)}",
                 "the same tokens or positions on both sides",
-                "change tap, or take the loss hidden_mse",
+                "change tap, or take the loss sp",
             )
 
     def forward(self, student: StudentView, teacher: TeacherSignal | None, batch: Mapping[str, Any]) -> LossValue:

@@ -26,13 +26,13 @@ class PairedLoss(Loss):
     Attributes:
         role: What a block number means: "hidden:k", "attention:k" …
         ranks: Accepted numbers of axes of a value.
-        nearest: What to take instead where the needs cannot be met.
+        nearest: What to take instead where the needs cannot be met: `sp` compares rows with rows, whatever their shapes.
     """
 
     kind: ClassVar[str] = "feature"
     role: ClassVar[str] = "hidden"
     ranks: ClassVar[tuple[int, ...]] = (2, 3, 4)
-    nearest: ClassVar[str] = "kl"
+    nearest: ClassVar[str] = "sp"
 
     def __init__(self, *, layers: Sequence[LayerPair] = LAST_LAYER, project: str = "none") -> None:
         super().__init__()
@@ -139,7 +139,7 @@ def shape_of(shapes: Shapes | None, name: str, side: str, loss: Loss) -> tuple[i
         raise NeedsError(
             f"{loss_name(loss)} needs {name} of the {side}, which provides {there}",
             "a tap that the model has",
-            f"change layers, or take the loss {getattr(loss, 'nearest', 'kl')}",
+            f"change layers, or take the loss {getattr(loss, 'nearest', 'sp')}",
         )
     return tuple(shapes.taps[name])
 
@@ -158,5 +158,5 @@ def refuse_ranks(
     raise NeedsError(
         f"{loss_name(loss)} cannot compare {names}",
         f"both sides as {' or '.join(kinds[rank] for rank in ranks)}",
-        f"change layers, or take the loss {getattr(loss, 'nearest', 'kl')}",
+        f"change layers, or take the loss {getattr(loss, 'nearest', 'sp')}",
     )

@@ -6,7 +6,7 @@ Shapes: B batch, E width of the embedding, N rows of the memory, K negatives per
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,11 +27,38 @@ class Draw:
         rows: [B], the own row of each member of the batch, its positive.
         negatives: [K] drawn once for the whole batch, out of all N rows; or [B, K], for each member out of the N − 1 others.
         hits: [B], how often each own row is among shared negatives; None where the negatives are not shared.
+        classes: The class of each member [B] and of each negative ([K], or [B, K]), below 0 where it is not known; negatives of a
+            member's own class do not count for it. None where no class is known.
     """
 
     rows: Tensor
     negatives: Tensor
     hits: Tensor | None
+    classes: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether all members of the batch have the same negatives."""
+        return self.hits is not None
+
+    def among_classes(self, own: Tensor, of_rows: Tensor) -> Draw:
+        """The same draw, without negatives of a member's own class.
+
+        Args:
+            own: [B], the class of each member, below 0 where it is not known.
+            of_rows: [N], of each row of the memory.
+        """
+        return replace(self, classes=(torch.where(own < 0, -2, own), of_rows[self.negatives].clamp(min=-1)))
+
+    def kinship(self, members: slice, chosen: slice) -> Tensor | None:
+        """Which negatives are none for which members, [b, k]: their own row where negatives are shared, or of their class."""
+        if self.classes is None:
+            return None
+        own, others = self.classes
+        if not self.is_shared:
+            return own[members].unsqueeze(1) == others[members]
+        is_kin = own[members].unsqueeze(1) == others[chosen]
+        return is_kin.logical_or_(self.rows[members].unsqueeze(1) == self.negatives[chosen])
 
 
 def draw_shared(rows: Tensor, num_negatives: int, num_rows: int) -> Draw:
@@ -58,7 +85,9 @@ def memory_contrast(embedding: Tensor, memory: Tensor, draw: Draw, *, temperatur
 
     Equals `functional.crd` on the gathered scores where every member has its own negatives. Negatives that are shared hit
     the own row now and then; those are taken out again and the rest scaled by N/(N−1), so that value and gradient have the
-    expectation of negatives drawn for each member out of the other rows.
+    expectation of negatives drawn for each member out of the other rows. Where classes are known, the negatives of a member's own
+    class are taken out and the rest scaled to K again: the expectation of K negatives of other classes. A member without any is
+    contrasted with none.
     The memory gets no gradient and may change before the backward pass, because the gradient is computed in the forward.
     Source: Tian et al. 2020 (arXiv 1910.10699), section 3, for negatives of each member.
 
@@ -100,12 +129,11 @@ class _Contrast(torch.autograd.Function):
         own = memory.index_select(0, draw.rows)
         positive = (embedding * own).sum(1) / temperature - log_constant - bias
         total, slope = F.softplus(-positive).sum(), -torch.sigmoid(-positive)
-        if draw.hits is None:
-            negatives, gradient = _for_each(embedding, memory, draw.negatives, temperature, log_constant + bias)
-        else:
+        sums = _shared if draw.is_shared else _for_each
+        negatives, gradient = sums(embedding, memory, draw, temperature, log_constant + bias)
+        if draw.hits is not None and draw.classes is None:
             share = len(memory) / max(len(memory) - 1, 1)
             hits = share * draw.hits.to(positive.dtype)
-            negatives, gradient = _shared(embedding, memory, draw.negatives, temperature, log_constant + bias)
             negatives = share * negatives - (hits * F.softplus(positive)).sum()
             gradient.mul_(share)
             slope = slope - hits * torch.sigmoid(positive)
@@ -120,27 +148,46 @@ class _Contrast(torch.autograd.Function):
         return grad * gradient, None, None, None, None
 
 
-def _shared(embedding: Tensor, memory: Tensor, negatives: Tensor, temperature: float, shift: Tensor) -> tuple[Tensor, Tensor]:
+def _shared(embedding: Tensor, memory: Tensor, draw: Draw, temperature: float, shift: Tensor) -> tuple[Tensor, Tensor]:
     """Σ softplus(score − shift) over [B, K], and its gradient [B, E] times τ."""
-    total, gradient, scaled = embedding.new_zeros(()), torch.zeros_like(embedding), embedding / temperature
-    for chosen in negatives.split(block_size(SHARED_SCORES, len(embedding), embedding)):
-        rows = memory.index_select(0, chosen)
+    totals, gradient, scaled = embedding.new_zeros(len(embedding)), torch.zeros_like(embedding), embedding / temperature
+    num_kin, size = torch.zeros_like(totals), block_size(SHARED_SCORES, len(embedding), embedding)
+    for start in range(0, len(draw.negatives), size):
+        chosen = slice(start, start + size)
+        rows = memory.index_select(0, draw.negatives[chosen])
         logits = (scaled @ rows.T).sub_(shift)
-        total += F.softplus(logits).sum()
+        if (is_kin := draw.kinship(slice(None), chosen)) is not None:
+            num_kin += is_kin.sum(1)
+            logits.masked_fill_(is_kin, -torch.inf)
+        totals += F.softplus(logits).sum(1)
         gradient.addmm_(logits.sigmoid_(), rows)
-    return total, gradient
+    return _of_all_negatives(totals, gradient, num_kin, draw)
 
 
-def _for_each(embedding: Tensor, memory: Tensor, negatives: Tensor, temperature: float, shift: Tensor) -> tuple[Tensor, Tensor]:
+def _for_each(embedding: Tensor, memory: Tensor, draw: Draw, temperature: float, shift: Tensor) -> tuple[Tensor, Tensor]:
     """As `_shared`, for [B, K] places: all N scores of some members at a time, of which the drawn ones are gathered."""
-    total, gradient, scaled = embedding.new_zeros(()), torch.empty_like(embedding), embedding / temperature
-    size = block_size(OWN_SCORES, len(memory), embedding)
-    for members, chosen, out in zip(scaled.split(size), negatives.split(size), gradient.split(size)):
-        scores = members @ memory.T
+    totals, gradient, scaled = embedding.new_zeros(len(embedding)), torch.empty_like(embedding), embedding / temperature
+    num_kin, size = torch.zeros_like(totals), block_size(OWN_SCORES, len(memory), embedding)
+    for start in range(0, len(embedding), size):
+        members = slice(start, start + size)
+        chosen = draw.negatives[members]
+        scores = scaled[members] @ memory.T
         logits = scores.gather(1, chosen).sub_(shift)
-        total += F.softplus(logits).sum()
-        torch.mm(scores.zero_().scatter_add_(1, chosen, logits.sigmoid_()), memory, out=out)
-    return total, gradient
+        if (is_kin := draw.kinship(members, slice(None))) is not None:
+            num_kin[members] = is_kin.sum(1).to(num_kin.dtype)
+            logits.masked_fill_(is_kin, -torch.inf)
+        totals[members] = F.softplus(logits).sum(1)
+        torch.mm(scores.zero_().scatter_add_(1, chosen, logits.sigmoid_()), memory, out=gradient[members])
+    return _of_all_negatives(totals, gradient, num_kin, draw)
+
+
+def _of_all_negatives(totals: Tensor, gradient: Tensor, num_kin: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+    """The sum and its gradient, those of each member scaled from the negatives that count to all K."""
+    if draw.classes is None:
+        return totals.sum(), gradient
+    num_negatives = draw.negatives.shape[-1]
+    scale = num_negatives / (num_negatives - num_kin).clamp(min=1)
+    return (totals * scale).sum(), gradient.mul_(scale.unsqueeze(1))
 
 
 def block_size(entries: int, width: int, values: Tensor) -> int:

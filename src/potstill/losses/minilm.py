@@ -104,7 +104,6 @@ class RolesLoss(Loss):
 
     kind: ClassVar[str] = "attention"
     roles: ClassVar[tuple[str, ...]] = ()
-    nearest: ClassVar[str] = "hidden_mse"
 
     def __init__(self, *, layers: Sequence[LayerPair] = LAST_LAYER) -> None:
         super().__init__()
@@ -136,7 +135,7 @@ class RolesLoss(Loss):
             raise NeedsError(
                 f"{loss_name(self)}: {names} have different token counts",
                 "the same tokens on both sides",
-                "use the teacher's tokenizer or patch size for the student, or the loss kl",
+                "use the teacher's tokenizer or patch size for the student, or the loss sp",
             )
 
     def forward(self, student: StudentView, teacher: TeacherSignal | None, batch: Mapping[str, Any]) -> LossValue:
@@ -158,7 +157,6 @@ class MiniLM(RolesLoss):
     """Attention and value relations of the last layer; see `functional.minilm`. Source: MiniLM (arXiv 2002.10957)."""
 
     roles: ClassVar[tuple[str, ...]] = ("attention", "value")
-    nearest: ClassVar[str] = "minilm_v2"
 
     def check(self, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], names: str) -> None:
         super().check(student_shape, teacher_shape, names)

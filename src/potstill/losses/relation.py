@@ -48,7 +48,6 @@ class WithoutBridge(PairedLoss):
 
     kind: ClassVar[str] = "relation"
     ranks: ClassVar[tuple[int, ...]] = (3, 4)
-    nearest: ClassVar[str] = "sp"
 
     def __init__(self, *, layers: Sequence[LayerPair] = LAST_LAYER) -> None:
         super().__init__(layers=layers)
@@ -148,9 +147,9 @@ def nst(student_map: Tensor, teacher_map: Tensor, *, mask: Tensor | None = None,
 
 @full_precision
 def ickd(student_map: Tensor, teacher_map: Tensor, *, mask: Tensor | None = None, reduction: Reduction = "mean") -> Tensor:
-    """Inter-channel correlation: 1/C² ‖G_s − G_t‖², G = F Fᵀ over positions of channels of length one.
+    """Inter-channel correlation: 1/C ‖G_s − G_t‖², G = F Fᵀ over positions with rows of length one.
 
-    Source: Liu et al. 2021 (arXiv 2202.03680); their code divides by C in place of C².
+    Source: Liu et al. 2021 (arXiv 2202.03680); length and 1/C as in the authors' code, the paper has neither and writes 1/C².
 
     Args:
         student_map: [B, C, H, W] or [B, T, D], already in the teacher's channels.
@@ -161,10 +160,25 @@ def ickd(student_map: Tensor, teacher_map: Tensor, *, mask: Tensor | None = None
     channels = []
     for value in (student_map, teacher_map):
         flat = positions(value)
-        flat = F.normalize(flat if mask is None else flat.masked_fill(~mask.bool().unsqueeze(-1), 0.0), dim=1)
+        flat = flat if mask is None else flat.masked_fill(~mask.bool().unsqueeze(-1), 0.0)
         channels.append(flat.transpose(1, 2))
-    values = distance_of_grams(*channels) / channels[0].shape[1] ** 2
+    values = _distance_of_unit_rows(*channels) / channels[0].shape[1]
     return over_rows(values, None if mask is None else mask.bool().any(1), reduction)
+
+
+def _distance_of_unit_rows(first: Tensor, second: Tensor) -> Tensor:
+    """‖Â − B̂‖² [B], Â and B̂ being F Fᵀ of F [B, C, P] with rows of length one, by the smaller of C × C and P × P products."""
+    if first.shape[1] <= min(first.shape[2], second.shape[2]):
+        units = [F.normalize(value @ value.transpose(1, 2), dim=2) for value in (first, second)]
+        return (units[0] - units[1]).square().sum((1, 2))
+    scaled, own = [], first.new_zeros(len(first))
+    for value in (first, second):
+        squared = ((value @ (value.transpose(1, 2) @ value)) * value).sum(2)  # of the length of each row of F Fᵀ
+        safe = squared.clamp(min=1e-24)
+        scaled.append(value * safe.rsqrt().unsqueeze(2))
+        own = own + (squared / safe).sum(1)
+    cross = (scaled[0].transpose(1, 2) @ scaled[1]) * (first.transpose(1, 2) @ second)
+    return (own - 2 * cross.sum((1, 2))).clamp(min=0)
 
 
 class Affinity(WithoutBridge):
@@ -174,8 +188,6 @@ class Affinity(WithoutBridge):
         layers: Pairs of (student, teacher) blocks.
         over: "positions" (any widths) or "channels" (equal widths).
     """
-
-    nearest: ClassVar[str] = "sp"
 
     def __init__(self, *, layers: Sequence[LayerPair] = LAST_LAYER, over: str = "positions") -> None:
         super().__init__(layers=layers)
@@ -209,7 +221,6 @@ class ICKD(PairedLoss):
 
     kind: ClassVar[str] = "relation"
     ranks: ClassVar[tuple[int, ...]] = (3, 4)
-    nearest: ClassVar[str] = "gram"
 
     def __init__(self, *, layers: Sequence[LayerPair] = LAST_LAYER, project: str = "auto") -> None:
         super().__init__(layers=layers, project=project)

@@ -105,7 +105,6 @@ class ReviewKD(FeatureLoss):
     """
 
     ranks: ClassVar[tuple[int, ...]] = (4,)
-    nearest: ClassVar[str] = "hidden_mse"
 
     def __init__(self, *, layers: Sequence[LayerPair] = LAST_STAGES, middle_channels: int = 512) -> None:
         super().__init__(layers=layers, project="linear")

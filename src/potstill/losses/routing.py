@@ -94,7 +94,6 @@ class Routed(Loss):
     """
 
     kind: ClassVar[str] = "feature"
-    nearest: ClassVar[str] = "hidden_mse"
     shares: Tensor
 
     def __init__(
@@ -141,7 +140,7 @@ class Routed(Loss):
                 raise NeedsError(
                     f"{loss_name(self)}: {names} have different token counts or grids",
                     "the same tokens or grid on both sides",
-                    "use the teacher's tokenizer or patch size for the student, or the loss gram",
+                    "use the teacher's tokenizer or patch size for the student, or the loss sp",
                 )
             bridges.append(build_bridge(own, theirs[0], self.project, names=f"{loss_name(self)}: {names}"))
         self.bridges = nn.ModuleList(bridges)

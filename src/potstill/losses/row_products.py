@@ -15,8 +15,8 @@ from torch.autograd.function import once_differentiable
 
 from potstill.losses.memory import block_size
 
-# Squared distances below it are none.
-TINY = 1e-12
+# Squared distances below it are none; so are those below so many units of rounding of the lengths that they are made of.
+TINY, ROUNDING = 1e-12, 4.0
 # Angles held at a time: what a core keeps in its cache.
 ANGLES = 2**17
 
@@ -42,12 +42,14 @@ def products(rows: Tensor) -> Tensor:
 
 
 def squared_distances(rows: Tensor) -> Tensor:
-    """‖x_i − x_j‖² [B, B] of rows [B, D]; zero on the diagonal, elsewhere within rounding, so maybe below zero."""
+    """‖x_i − x_j‖² [B, B] of rows [B, D]; zero, without a gradient, on the diagonal and where rounding may be all of it."""
     # Distances do not depend on the origin; centring keeps the subtraction of squares precise.
     product = products(rows - rows.mean(0, keepdim=True).detach())
     squares = product.diagonal()
-    squared = squares.unsqueeze(1) + squares.unsqueeze(0) - 2 * product
-    return squared.masked_fill(torch.eye(len(rows), dtype=torch.bool, device=rows.device), 0.0)
+    sums = squares.unsqueeze(1) + squares.unsqueeze(0)
+    squared = sums - 2 * product
+    is_none = squared <= ROUNDING * torch.finfo(rows.dtype).eps * sums
+    return squared.masked_fill(is_none.fill_diagonal_(True), 0.0)
 
 
 class Angles(torch.autograd.Function):

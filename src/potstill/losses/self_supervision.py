@@ -95,7 +95,7 @@ class SSKD(PairedLoss):
     """
 
     kind: ClassVar[str] = "contrast"
-    nearest: ClassVar[str] = "info_nce"
+    nearest: ClassVar[str] = "kl"
 
     def __init__(self, *, layers: Sequence[LayerPair] = HEAD_INPUT, temperature: float = 0.5, kept_share: float = 0.75) -> None:
         super().__init__(layers=layers)

@@ -32,14 +32,15 @@ def vid(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tup
 
 
 def ft(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
-    """Factor transfer at the last block, weight 200; the paraphraser's reconstruction beside it, weight 1.
+    """Factor transfer at the last block, weight 500; the paraphraser's reconstruction beside it, weight 1.
 
-    Source: Kim et al. 2018 (arXiv 1802.04977), weight of the reference protocol. The paper trains the paraphraser before the
+    Source: Kim et al. 2018 (arXiv 1802.04977), weight of the authors' code, whose factors have length one over channels and
+    positions; the 200 of the reference protocol belongs to means over channels. The paper trains the paraphraser before the
     student; here both train at once, without a gradient from the student's part into it.
     """
     pairs = last_pair(options, student, teacher)
     require_positions("ft", student, teacher, options, pairs)
-    weight = 200.0 * len(pairs)
+    weight = 500.0 * len(pairs)
     term = TermSpec("ft", weight, options={"layers": pairs, "reconstruction": len(pairs) / weight})
     return one_stage(options, (term, *label_terms(options)))
 
@@ -62,14 +63,14 @@ def review_kd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) 
 
     Source: Chen et al. 2021 (arXiv 2104.09044), weight of ImageNet; the authors take other weights by pair of nets on CIFAR-100.
     """
-    require_maps("review_kd", student, teacher)
     require_taps("review_kd", options, compares_tokens=False)
+    require_maps("review_kd", student, teacher)
     pairs = pair_layers(options.layers, student, teacher)
     return _stage("review_kd", warm_up(1.0 * len(pairs)), pairs, options)
 
 
 def mgd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
-    """Masked generative distillation: the teacher's last block generated from 85 % of the student's, weight 2.
+    """Masked generative distillation: the teacher's last block generated from 85 % of the student's channels, weight 2.
 
     Source: Yang et al. 2022 (arXiv 2205.01529): 7e-5 of the sum on ImageNet is 1.8 times the mean for ResNet-18, λ = 0.15.
     """

@@ -9,16 +9,20 @@ from potstill.methods.response import response_terms
 
 
 def tinybert(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
-    """First the blocks (embedding, hidden states, attention scores), then the prediction (KL at τ = 1).
+    """First the blocks (embedding, hidden states, attention scores; weight 1 each), then the prediction (KL at τ = 1).
 
     Source: Jiao et al. 2020, TinyBERT (arXiv 1909.10351), section 3.2 and the settings of its task-specific distillation
-    (20 epochs, then 3). Where rows have labels and `alpha` is given, the second stage learns from them too.
+    (20 epochs, then 3). The paper sums over blocks, losses are means over their pairs, hence weights of the number of pairs.
+    Where rows have labels and `alpha` is given, the second stage learns from them too.
     """
     pairs = pair_layers(options.layers, student, teacher)
     require_positions("tinybert", student, teacher, options, pairs)
-    terms = [TermSpec("embedding_mse"), TermSpec("hidden_mse", options={"layers": pairs})]
-    if student.heads and teacher.heads:
-        terms.append(TermSpec("tinybert_attention", options={"layers": pairs}))
+    require_attention("tinybert", student, teacher)
+    terms = [
+        TermSpec("embedding_mse"),
+        TermSpec("hidden_mse", 1.0 * len(pairs), options={"layers": pairs}),
+        TermSpec("tinybert_attention", 1.0 * len(pairs), options={"layers": pairs}),
+    ]
     prediction = response_terms(options, temperature=1.0, alpha=1.0)
     last = tuple(term for term in prediction if term.weight != 0)
     stages = [
@@ -50,9 +54,9 @@ def minilm(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> 
 
     Source: Wang et al. 2020, MiniLM (arXiv 2002.10957), which has the first stage on a large corpus; here on the task's rows.
     """
-    require_attention("minilm", student, teacher)
     pairs = last_pair(options, student, teacher)
     require_positions("minilm", student, teacher, options, pairs)
+    require_attention("minilm", student, teacher)
     name = "minilm" if student.heads == teacher.heads else "minilm_v2"
     stages = [
         StageSpec("intermediate", (TermSpec(name, options={"layers": pairs}),), epochs=10.0, learning_rate=5e-4, select="last"),

@@ -130,7 +130,7 @@ def require_need(name: str, need: str, side: str, facts: ModelFacts) -> None:
         raise NeedsError(
             f"loss {name!r} needs {need!r} of the {side}, which has no attention",
             "transformers on both sides",
-            f"take the loss {'at' if facts.has_maps else 'gram'}, or kl",
+            "take the loss sp, or kl",
         )
     if kind in ("hidden", "mean", "attention", "query", "key", "value") and rest.lstrip("-").isdigit():
         block = int(rest)

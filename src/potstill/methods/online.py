@@ -72,6 +72,7 @@ def sskd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tu
     teacher's two layers for the contrast learn beside the student, the paper trains them before. A step sees four times the
     rows. `distill.online.turned_share` is the share of rows kept of those that the teacher gets wrong (0.75).
     """
+    require_taps("sskd", options, compares_tokens=False)
     for side, facts in (("student", student), ("teacher", teacher)):
         if facts.modality != "image":
             raise NeedsError(
@@ -79,7 +80,6 @@ def sskd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tu
                 "models of images, or a method for any rows such as 'rkd' and 'crd'",
                 "set distill.method: crd",
             )
-    require_taps("sskd", options, compares_tokens=False)
     if not options.has_same_tokens:
         raise NeedsError(
             "method 'sskd' shows the teacher the student's turned images, and the student has an image processor of its own",
