@@ -235,3 +235,22 @@ def test_a_route_is_kept_for_the_method_that_reads_it() -> None:
         make_recipe({"teacher": "a", "data": "x.csv", "distill": {"method": "rco", "chain": {"route": ["c"]}}}).teacher.anchors
         is None
     )
+
+
+@pytest.mark.parametrize(
+    ("distill", "told"),
+    [
+        ({"method": "dkd", "layers": "last"}, ["distill.layers has no effect: method 'dkd' compares no blocks"]),
+        ({"method": "tinybert", "layers": "last"}, []),
+        ({"method": "kd", "online": {"peers": 4}}, ["distill.online.peers has no effect: method 'kd' does not read it"]),
+        ({"method": "dml", "online": {"peers": 4}}, []),
+        ({"rows": {"start": 0.5}}, ["distill.rows.start has no effect: distill.rows.order is random"]),
+        ({"rows": {"strength": 0.5}}, ["distill.rows.strength has no effect: distill.rows.focus is none"]),
+        ({"losses": ["kl"], "alpha": 0.5}, ["distill.alpha has no effect beside distill.losses, whose terms say it themselves"]),
+    ],
+)
+def test_settings_that_nothing_reads_are_told(distill, told):
+    from potstill.pipeline.unheard import unheard
+
+    given = {"teacher": {"model": "t"}, "data": {"source": "d"}, "output": "o", "distill": distill}
+    assert unheard(make_recipe(given)) == told

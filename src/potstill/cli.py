@@ -216,7 +216,7 @@ def losses(as_json: JsonFlag = False) -> None:
 
 @app.command()
 def methods(as_json: JsonFlag = False) -> None:
-    """List the distillation methods: what they combine, what they need and their source."""
+    """List the distillation methods: what they do, the losses that they combine, and their source."""
     from potstill.methods.catalogue import describe
 
     _print_rows("methods", describe(), as_json)

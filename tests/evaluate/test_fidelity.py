@@ -99,6 +99,7 @@ def test_ece_of_a_sure_and_right_model_is_zero_and_of_a_sure_and_wrong_one_is_on
 def test_retention_and_gap_closed(teacher, student, baseline):
     assert retention(student, teacher) == pytest.approx(student / teacher)
     assert retention(student, 0.0) is None
+    assert retention(student, -0.1) is None
     closed = gap_closed(student, baseline, teacher)
     assert (closed is None) == (teacher <= baseline)
     if closed is not None:

@@ -146,6 +146,33 @@ def multiple_choice(teacher: Path) -> None:
 CASES = [
     Case("unknown key", good("--set", "distil.epochs=3"), ("unknown recipe key 'distil'", "distill")),
     Case("wrong type", good("--set", "distill.batch_size=many"), ("'distill.batch_size' is 'many'", "integer")),
+    Case(
+        "weight that teaches the opposite",
+        good("--set", "distill.losses=[{name: kl, weight: -1}]"),
+        ("the weight of 'kl' is -1", "0 or more"),
+    ),
+    Case("alpha above 1", good("--set", "distill.alpha=1.5"), ("distill.alpha is 1.5", "shares from 0 to 1")),
+    Case(
+        "temperature that falls below 0",
+        good("--set", "distill.temperature={linear: [4, -4]}"),
+        ("distill.temperature is {'linear': [4, -4]}", "above 0"),
+    ),
+    Case("layers misspelled where none are read", good("--method", "dkd", "--set", "distill.layers=fist"), ("layers is 'fist'",)),
+    Case(
+        "numbers for classes",
+        good("--set", "distill.losses=[bounded_regression]"),
+        ("'bounded_regression' reads labels as numbers", "ce"),
+    ),
+    Case(
+        "an architecture for words",
+        good("--task", "token-classification", "--student", "bilstm"),
+        ("student.architecture is 'bilstm'", "not their words or places", "leave student.architecture out"),
+    ),
+    Case(
+        "pictures for a teacher of texts",
+        lambda world, folder: ["--teacher", str(world.teacher), "--data", str(world.pictures)],
+        ("holds images, and the teacher reads texts", "give another source, or another teacher"),
+    ),
     Case("ratio above", good("--ratio", "0.99"), ("0.99", "at most 0.95")),
     Case("ratio between", good("--ratio", "0.05"), ("'student.ratio' is 0.05", "0 (same architecture) or 0.10 to 0.95")),
     Case("two faults", good("--ratio", "7", "--set", "seeed=1"), ("2 faults", "'seeed'", "seed", "'student.ratio' is 7")),

@@ -458,3 +458,19 @@ def test_generative_distillation_masks_channels_where_rows_are_classified(over: 
 
 def test_learned_temperature_starts_where_the_authors_start() -> None:
     assert float(losses.build("ctkd").learned_temperature().detach()) == pytest.approx(1 + 20 / (1 + math.exp(-1)))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda: F.kl(logits(2, 3), logits(2, 3), direction="bakward"), RecipeError, "direction is 'bakward'"),
+        (lambda: F.kl(logits(2, 3), logits(2, 3), temperature=0), RecipeError, "temperature is 0"),
+        (lambda: F.bce(logits(2, 3), logits(2, 3), temperature=-1), RecipeError, "temperature is -1"),
+        (lambda: F.regression(logits(4, 1), logits(4)), NeedsError, r"\[4, 1\] and \[4\] cannot be compared one by one"),
+        (lambda: F.kl(logits(4, 3), logits(1, 3)), NeedsError, "one by one"),
+        (lambda: F.hidden_mse(logits(4, 5, 3), logits(4, 1, 3)), NeedsError, "one by one"),
+    ],
+)
+def test_functions_refuse_what_they_would_answer_wrongly(call, error, words) -> None:
+    with pytest.raises(error, match=words):
+        call()

@@ -10,6 +10,7 @@ import torch
 from small_models import Remembered, Rows, arguments, collate, encoder, opinionated
 
 from potstill.errors import NeedsError, RecipeError
+from potstill.losses import catalogue
 from potstill.losses.contract import StudentView
 from potstill.losses.functional import kl
 from potstill.teacher.signal import DenseLogits, TeacherSignal
@@ -98,6 +99,20 @@ def test_the_gradient_is_that_of_weighted_rows_and_the_value_is_not_changed():
     (wanted,) = torch.autograd.grad(expected, student)
     torch.testing.assert_close(found, wanted)
     torch.testing.assert_close(value, kl(student, teacher, reduction="sum"))
+
+
+def test_rows_of_words_are_weighed_and_measured_by_the_words_that_count():
+    torch.manual_seed(0)
+    student, teacher, weight = torch.randn(2, 3, 4, requires_grad=True), torch.randn(2, 3, 4), torch.tensor([0.5, 1.5])
+    counts = torch.tensor([[True, True, False], [True, False, False]])
+    words = StudentView(student, token_mask=torch.ones(2, 9), unit_mask=counts)
+    view, signal = weighted_view(words, weight), TeacherSignal(DenseLogits(teacher))
+    (found,) = torch.autograd.grad(catalogue.build("kl")(view, signal, {}).sum, student)
+    (wanted,) = torch.autograd.grad((weight * kl(student, teacher, mask=counts, reduction="none")).sum(), student)
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(
+        row_losses(words, signal, {}), kl(student, teacher, temperature=1.0, mask=counts, reduction="none")
+    )
 
 
 def test_uncertainty_runs_from_sure_to_undecided_and_skips_padding():

@@ -193,6 +193,12 @@ def _read_folder(folder: Path, modality: str, labelled: bool) -> Source:
         return _read_folder(folder / "data", modality, labelled)
     if len(files) == 1:
         return Source({"train": read_file(files[0], labelled=labelled)}, folder=folder)
+    if modality == "text" and not files and (images.class_folders(folder) or images.image_files(folder)):
+        raise DataError(
+            f"{folder} holds images, and the teacher reads texts",
+            "texts with labels for this teacher, or a teacher of images",
+            "give another source, or another teacher",
+        )
     raise _unclear_folder(folder, files)
 
 

@@ -93,8 +93,8 @@ def wdsr(student_logits: np.ndarray, teacher_logits: np.ndarray, labels: np.ndar
 
 
 def retention(student: float, teacher: float) -> float | None:
-    """Student's metric ÷ teacher's metric; None where the teacher's is 0."""
-    return student / teacher if teacher != 0 else None
+    """Student's metric ÷ teacher's metric; None where the teacher's is 0 or less (a correlation): of that nothing can be kept."""
+    return student / teacher if teacher > 0 else None
 
 
 def gap_closed(student: float, baseline: float, teacher: float) -> float | None:

@@ -94,6 +94,10 @@ class Loss(nn.Module):
         """Batch columns read (``"labels"``, ``"row_id"`` …)."""
         return ()
 
+    def reads_numbers(self) -> bool:
+        """Whether it reads labels as numbers, one for each output, and not as the index of a class."""
+        return False
+
     def prepare(self, student: Shapes, teacher: Shapes | None, *, num_rows: int) -> None:
         """Build bridges and buffers for these shapes; called once, before the model is wrapped.
 

@@ -42,6 +42,7 @@ def kl(
         mask: [B] or [B, T], true on units that count.
         reduction: "none" ([B]), "sum" or "mean" over rows.
     """
+    one_of("direction", direction, ("forward", "reverse"))
     log_p = log_probabilities(teacher_logits, temperature, mask)
     log_q = log_probabilities(student_logits, temperature, mask)
     if direction == "reverse":

@@ -16,7 +16,7 @@ from potstill.losses.bridges import match_maps
 from potstill.losses.layers import PairedLoss, mask_for, refuse_ranks
 from potstill.losses.options import LAST_LAYER, LayerPair, between, one_of, positive, scales
 from potstill.losses.precision import full_precision
-from potstill.losses.reduction import Reduction, over_rows
+from potstill.losses.reduction import Reduction, alike, over_rows
 
 
 @full_precision
@@ -33,6 +33,7 @@ def hidden_mse(
         mask: [B] or [B, T], true on what counts.
         reduction: Over rows.
     """
+    alike(student_hidden, teacher_hidden)
     squares = (student_hidden - teacher_hidden).square()
     return over_rows(squares.mean(1 if squares.dim() == 4 else -1), mask, reduction)
 
@@ -45,6 +46,7 @@ def cosine(
 
     Source: Sanh et al. 2019, DistilBERT (arXiv 1910.01108), section 3. Shapes as in `hidden_mse`.
     """
+    alike(student_hidden, teacher_hidden)
     axis = 1 if student_hidden.dim() == 4 else -1
     chord = F.normalize(student_hidden, dim=axis) - F.normalize(teacher_hidden, dim=axis)
     return over_rows(0.5 * chord.square().sum(axis), mask, reduction)

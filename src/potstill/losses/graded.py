@@ -16,7 +16,7 @@ from potstill.losses.contract import IGNORED_LABEL, Loss, LossValue, Shapes, Stu
 from potstill.losses.layers import loss_name
 from potstill.losses.options import between, one_of, positive
 from potstill.losses.precision import finite, full_precision
-from potstill.losses.reduction import Reduction, over_rows
+from potstill.losses.reduction import Reduction, alike, over_rows
 from potstill.losses.response import ResponseLoss
 from potstill.teacher.signal import TeacherSignal
 
@@ -44,7 +44,8 @@ def bce(
         mask: [B, C] or [B, 1], true on labels that count.
         reduction: Over rows.
     """
-    targets = (finite(teacher_logits) / temperature).sigmoid()
+    alike(student_logits, teacher_logits)
+    targets = (finite(teacher_logits) / positive("temperature", temperature)).sigmoid()
     values = F.binary_cross_entropy_with_logits(finite(student_logits) / temperature, targets, reduction="none")
     return over_rows(temperature**2 * values, mask, reduction)
 
@@ -63,6 +64,7 @@ def regression(
         mask: [B] or [B, C], true on what counts.
         reduction: Over rows.
     """
+    alike(student_values, teacher_values)
     return over_rows((student_values - teacher_values).square(), mask, reduction)
 
 
@@ -89,6 +91,7 @@ def bounded_regression(
         mask: [B], true on rows that count.
         reduction: Over rows.
     """
+    alike(student_values, teacher_values, labels)
     student_error = (student_values - labels).square().reshape(len(labels), -1).sum(1)
     teacher_error = (teacher_values - labels).square().reshape(len(labels), -1).sum(1)
     bounded = where(student_error + margin > teacher_error, student_error, student_error.new_zeros(()))
@@ -104,6 +107,9 @@ class TargetLoss(Loss):
     def __init__(self, *, target: str = "teacher") -> None:
         super().__init__()
         self.target = one_of("target", target, TARGET_CHOICES)
+
+    def reads_numbers(self) -> bool:
+        return self.target == "labels"
 
     def needs_teacher(self) -> tuple[str, ...]:
         return ("logits",) if self.target == "teacher" else ()
@@ -228,6 +234,9 @@ class BoundedRegression(ResponseLoss):
         super().__init__()
         self.scale = checked_scale(scale)
         self.margin = between("margin", margin, 0, float("inf"))
+
+    def reads_numbers(self) -> bool:
+        return True
 
     def needs_batch(self) -> tuple[str, ...]:
         return ("labels",)

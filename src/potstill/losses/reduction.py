@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from potstill.errors import RecipeError
+from potstill.errors import NeedsError, RecipeError
 from potstill.losses.contract import IGNORED_LABEL
 
 Reduction = Literal["none", "sum", "mean"]
@@ -50,6 +50,21 @@ def over_rows(values: Tensor, mask: Tensor | None, reduction: Reduction) -> Tens
         return rows.sum() / max(rows.shape[0], 1)
     kept = mask.bool().expand_as(values).reshape(values.shape[0], -1).any(1).sum()
     return rows.sum() / kept.clamp(min=1)
+
+
+def alike(student: Tensor, teacher: Tensor, *others: Tensor) -> None:
+    """Refuse values that would be spread over each other in the place of being compared one by one.
+
+    Raises:
+        NeedsError: Their shapes differ.
+    """
+    shapes = [list(value.shape) for value in (student, teacher, *others)]
+    if any(shape != shapes[0] for shape in shapes):
+        raise NeedsError(
+            f"values of the shapes {' and '.join(map(str, shapes))} cannot be compared one by one",
+            "the same shape on both sides",
+            "reshape one of them, or bring the student's into the teacher's width first",
+        )
 
 
 def of_batch(value: Tensor, num_rows: int, reduction: Reduction) -> Tensor:

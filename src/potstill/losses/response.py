@@ -19,7 +19,7 @@ from potstill.losses.contract import IGNORED_LABEL, Loss, LossValue, Shapes, Stu
 from potstill.losses.layers import loss_name
 from potstill.losses.options import between, positive
 from potstill.losses.precision import finite, full_precision
-from potstill.losses.reduction import Reduction, over_labelled, over_rows
+from potstill.losses.reduction import Reduction, alike, over_labelled, over_rows
 from potstill.teacher.signal import TeacherSignal
 
 
@@ -44,12 +44,19 @@ def ce(student_logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0, 
 
 
 def log_probabilities(logits: Tensor, temperature: float | Tensor, mask: Tensor | None = None) -> Tensor:
-    """log softmax(logits / τ) over the last axis, finite for logits of −inf and for masked units."""
+    """log softmax(logits / τ) over the last axis, finite for logits of −inf and for masked units.
+
+    Raises:
+        RecipeError: τ is a number that is not above 0.
+    """
+    if not isinstance(temperature, Tensor):
+        positive("temperature", temperature)
     return F.log_softmax(finite(logits, mask) / temperature, dim=-1)
 
 
 def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """KL(p ‖ q) over the last axis from log-probabilities."""
+    """KL(p ‖ q) over the last axis from log-probabilities of one shape."""
+    alike(log_q, log_p)
     return (log_p.exp() * (log_p - log_q)).sum(-1)
 
 
@@ -67,6 +74,7 @@ def tvd(
     The factor is τ, not τ²: the gradient of |p − q| shrinks with 1/τ.
     Source: Wen et al. 2023, f-divergence distillation (arXiv 2307.15190). Shapes and reduction as in `kl`.
     """
+    alike(student_logits, teacher_logits)
     p = log_probabilities(teacher_logits, temperature, mask).exp()
     q = log_probabilities(student_logits, temperature, mask).exp()
     return over_rows(temperature * 0.5 * (p - q).abs().sum(-1), mask, reduction)
@@ -80,6 +88,7 @@ def logit_mse(
 
     Source: Ba and Caruana 2014 (arXiv 1312.6184), with the mean over classes for ½ Σ. Shapes and reduction as in `kl`.
     """
+    alike(student_logits, teacher_logits)
     difference = finite(student_logits, mask) - finite(teacher_logits, mask)
     return over_rows(difference.square().mean(-1), mask, reduction)
 
@@ -97,6 +106,7 @@ def soft_ce(
 
     Source: Hinton et al. 2015 (arXiv 1503.02531), section 2. Shapes and reduction as in `kl`.
     """
+    alike(student_logits, teacher_logits)
     p = log_probabilities(teacher_logits, temperature, mask).exp()
     log_q = log_probabilities(student_logits, temperature, mask)
     return over_rows(-(temperature**2) * (p * log_q).sum(-1), mask, reduction)

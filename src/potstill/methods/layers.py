@@ -17,6 +17,18 @@ CHOICES = ("auto", "uniform", "last", "first", "skip", "dynamic")
 CLEARLY_MORE = 0.02  # of mean similarity, before measured pairs take the place of those that the cut suggests
 
 
+def check_choice(choice: LayerChoice) -> None:
+    """Refuse a word that is no choice of layers.
+
+    Raises:
+        RecipeError: As said.
+    """
+    if isinstance(choice, str) and choice not in CHOICES:
+        raise RecipeError(
+            f"layers is {choice!r}", f"{', '.join(CHOICES)}, or pairs", "write for example layers: [[1, 3], [2, 6]]"
+        )
+
+
 def pair_layers(choice: LayerChoice, student: ModelFacts, teacher: ModelFacts) -> list[tuple[int, int]]:
     """Pairs (student block, teacher block), 1-based, rising.
 
@@ -32,12 +44,9 @@ def pair_layers(choice: LayerChoice, student: ModelFacts, teacher: ModelFacts) -
         >>> pair_layers("uniform", ModelFacts(2, 16, 2, "text"), ModelFacts(6, 16, 2, "text"))
         [(1, 3), (2, 6)]
     """
+    check_choice(choice)
     if not isinstance(choice, str):
         return _checked(choice, student.layers, teacher.layers)
-    if choice not in CHOICES:
-        raise RecipeError(
-            f"layers is {choice!r}", f"{', '.join(CHOICES)}, or pairs", "write for example layers: [[1, 3], [2, 6]]"
-        )
     if choice == "auto" and student.has_maps and teacher.has_maps and set(student.strides) & set(teacher.strides):
         return _by_stride(student.strides, teacher.strides)
     if choice == "auto" and student.matched:

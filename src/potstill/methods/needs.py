@@ -17,7 +17,7 @@ def require_positions(name: str, student: ModelFacts, teacher: ModelFacts, optio
     Raises:
         NeedsError: Logits alone, maps against tokens, or other tokens.
     """
-    require_taps(name, options, compares_tokens=not (student.has_maps and teacher.has_maps))
+    require_taps(name, options, compares_tokens=False)
     if student.has_maps != teacher.has_maps:
         kinds = ["maps" if facts.has_maps else "tokens" for facts in (student, teacher)]
         raise NeedsError(
@@ -26,6 +26,7 @@ def require_positions(name: str, student: ModelFacts, teacher: ModelFacts, optio
             f"set distill.method: {_nearest(student, teacher)}",
         )
     if not student.has_maps:
+        require_taps(name, options)
         require_same_grids(name, student, teacher, pairs)
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from potstill.errors import NeedsError
-from potstill.losses.catalogue import OF_CLASSES, defaults
+from potstill.losses.catalogue import OF_CLASSES, build, defaults
 from potstill.methods.contract import MethodOptions, ModelFacts, StageSpec, TermSpec, with_wishes
 from potstill.methods.layers import pair_layers
 from potstill.methods.needs import require_positions
@@ -110,10 +110,17 @@ def in_units(terms: Sequence[TermSpec], answers: Answers) -> tuple[TermSpec, ...
     """Terms of the user's own, in units of the labels' spread where they measure numbers and name no scale.
 
     Raises:
-        NeedsError: A term on class probabilities, where a row's answer is something else.
+        NeedsError: A term on class probabilities, where a row's answer is something else, or one that reads labels as numbers,
+            where they are classes.
     """
     found = []
     for term in terms:
+        if answers.is_distribution and build(term.name, **term.options).reads_numbers():
+            raise NeedsError(
+                f"loss {term.name!r} reads labels as numbers, one for each output; the labels of this task are classes",
+                "for the labels: ce; for the teacher's answers: kl or logit_mse",
+                "take such a loss, or set target: teacher where the loss has it",
+            )
         if term.name in OF_CLASSES and not answers.is_distribution:
             fitting = " and ".join(dict.fromkeys(entry["name"] for entry in answers.from_teacher))
             raise NeedsError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -10,18 +11,21 @@ from typing import Any
 from potstill.errors import Faults, MissingExtra, ModelError, PotstillError, RecipeError
 from potstill.methods import catalogue as methods
 from potstill.methods.contract import MethodOptions, ModelFacts, facts_of
+from potstill.methods.layers import check_choice
 from potstill.pipeline.anchors import check_chain
 from potstill.pipeline.loss_table import read_losses
 from potstill.pipeline.module_models import check_modules
 from potstill.pipeline.task_checks import check_tasks
+from potstill.pipeline.unheard import unheard
 from potstill.recipe import Recipe
 from potstill.recipe.model import DistillRecipe
 from potstill.student.architectures.plan import check_modality
 from potstill.student.plan import read_config
 from potstill.teacher.factory import is_factory
-from potstill.training.schedules import PerSample, parse, parse_temperature
+from potstill.training.schedules import PerSample, parse_share, parse_temperature
 from potstill.training.terms import read_terms
 
+logger = logging.getLogger(__name__)
 ANY_MODEL = ModelFacts(1000, 8, 2, "text")  # deep enough for any block that a term may name
 
 
@@ -42,11 +46,12 @@ def check_recipe(recipe: Recipe) -> None:
         lambda: _check_student(recipe.student.model),
         lambda: check_tasks(recipe),
         lambda: _check_peers(distill),
+        lambda: check_choice(distill.layers),
     ]
     if distill.temperature is not None:
         checks.append(lambda: _check_temperature(distill))
     if distill.alpha is not None:
-        checks.append(lambda: parse(distill.alpha, name="distill.alpha"))
+        checks.append(lambda: parse_share(distill.alpha, name="distill.alpha"))
     if distill.losses is not None:
         checks += [lambda part=part: _read(part) for part in _parts(distill.losses)]  # type: ignore[misc]
     faults = [fault for check in checks if (fault := _fault_of(check)) is not None]
@@ -54,6 +59,8 @@ def check_recipe(recipe: Recipe) -> None:
         raise faults[0]
     if faults:
         raise Faults(faults)
+    for note in unheard(recipe):
+        logger.warning(note)
 
 
 def _check_peers(distill: DistillRecipe) -> None:

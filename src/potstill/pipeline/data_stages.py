@@ -84,7 +84,7 @@ def check_answers(run: Run) -> None:
 
     Raises:
         RecipeError: A baseline or a teacher to be trained where rows have no labels to learn from; another architecture for
-            embeddings.
+            embeddings, words or spans.
         NeedsError: A method or losses on class probabilities, where answers are of another kind.
     """
     recipe, answers = run.recipe, run.task.answers()
@@ -106,10 +106,11 @@ def check_answers(run: Run) -> None:
             "several teachers for classification, one teacher for other tasks",
             "leave one teacher",
         )
-    if answers.kind == "embedding" and recipe.student.architecture is not None:
+    if recipe.student.architecture is not None and (answers.kind == "embedding" or not answers.is_of_row):
+        lack = "have no sentence embedding" if answers.kind == "embedding" else "answer whole rows, not their words or places"
         raise RecipeError(
-            f"student.architecture is {recipe.student.architecture!r}, and such students have no sentence embedding",
-            "a student cut out of the teacher, or a named one (student.model)",
+            f"student.architecture is {recipe.student.architecture!r}, and such students {lack}",
+            f"for {run.task.name}: a student cut out of the teacher, or a named one (student.model)",
             "leave student.architecture out",
         )
     if recipe.distill.losses is None:

@@ -231,7 +231,8 @@ def _joined(faults: list[RecipeError]) -> list[RecipeError]:
 
 
 def _plain(message: str) -> str:
-    return message.replace("Input should be ", "").replace("a valid ", "a ").replace(", unable to parse string as a number", "")
+    wanted = message.replace("Input should be ", "").partition(", unable to parse")[0]
+    return wanted.replace("a valid integer", "an integer").replace("a valid ", "a ")
 
 
 def _is_branch(piece: Any) -> bool:

@@ -80,10 +80,13 @@ def answers_of(logits: Tensor, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor
     """
     if not has_units(batch):
         return of_own_task(logits, batch), None
-    answers = arranged(read_units(logits, batch), batch)
-    if is_span(batch):
-        return answers, torch.ones(answers.shape[:2], dtype=torch.bool, device=logits.device)
-    return answers, _tensor(batch["unit_positions"], logits.device) >= 0
+    return arranged(read_units(logits, batch), batch), unit_mask(batch, logits.device)
+
+
+def unit_mask(batch: Mapping[str, Any], device: torch.device | None = None) -> Tensor:
+    """Which units of the answers to a batch with units count: those with a token [B, U]; of a span both ends [B, 2]."""
+    has_token = _tensor(batch["unit_positions"], device) >= 0
+    return torch.ones_like(has_token[:, :1]).expand(-1, 2) if is_span(batch) else has_token
 
 
 def real_units(batch: Mapping[str, Any]) -> Tensor:

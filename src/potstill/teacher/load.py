@@ -269,7 +269,7 @@ def _wrong_count(name: str, theirs: int | str | None, ours: int | None) -> Model
     return ModelError(
         f"{name} has {theirs} classes and the data has {ours}",
         "a teacher for the data's classes, or one without a head, which is then trained on the data",
-        "check data.columns and data.label_names, or choose another teacher",
+        "check data.columns (which column is the label), or choose another teacher",
     )
 
 

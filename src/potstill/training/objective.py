@@ -250,8 +250,9 @@ class NonFiniteLoss(TrainingError):
     def __init__(self, terms: Sequence[str], row_ids: Sequence[int]) -> None:
         self.terms, self.row_ids = tuple(terms), tuple(row_ids)
         rows = ", ".join(map(str, row_ids[:64])) + (" …" if len(row_ids) > 64 else "")
+        where = f"the batch with the row ids [{rows}]" if row_ids else "a batch whose rows have no row_id"
         super().__init__(
-            f"the loss {' and '.join(map(repr, terms))} is not finite on the batch with the row ids [{rows}]",
+            f"the loss {' and '.join(map(repr, terms))} is not finite on {where}",
             "finite losses",
             "look at these rows, then lower the learning rate or take fp32; the state before the step was saved",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -74,6 +75,36 @@ def check_batch(terms: Sequence[Term], batch: Mapping[str, Any]) -> None:
                     "a collator that keeps it",
                     f"return {column!r} from the collator",
                 )
+
+
+def check_labels(terms: Sequence[Term], batch: Mapping[str, Any], logits: tuple[int, ...]) -> None:
+    """Labels are what the terms take them for: one number for each output, or classes that exist.
+
+    Args:
+        terms: Of the objective.
+        batch: One batch of rows.
+        logits: Shape of the student's answers to it.
+
+    Raises:
+        NeedsError: They are not.
+    """
+    labels = batch.get("labels")
+    if not isinstance(labels, Tensor):
+        return
+    for term in terms:
+        if term.loss.reads_numbers() and labels.numel() != math.prod(logits):
+            raise NeedsError(
+                f"loss {term.name!r} reads a number for each output: labels {list(labels.shape)}, answers {list(logits)}",
+                "labels of the shape of the answers",
+                "take the loss ce for classes, or target: teacher",
+            )
+        reads_classes = not term.loss.reads_numbers() and "labels" in term.loss.needs_batch() and not labels.is_floating_point()
+        if reads_classes and labels.shape == logits[:-1] and bool((labels >= logits[-1]).any()):
+            raise NeedsError(
+                f"a label is {int(labels.max())}, and the student answers with {logits[-1]} classes",
+                f"labels from 0 to {logits[-1] - 1}, or -100 for none",
+                "check the labels, or give the student as many classes",
+            )
 
 
 def provides(source: Any, need: str) -> bool:

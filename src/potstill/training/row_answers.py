@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from potstill.errors import NeedsError
+from potstill.tasks.units import has_units, unit_mask
 from potstill.training import order, preparation
 from potstill.training.row_memory import RowMemory, uncertainty_of
 from potstill.training.row_plan import RowPlan
@@ -99,7 +100,7 @@ def _uncertainty(dataset: Any, row_ids: Tensor, collator: Any, source: Any, args
     loader = order.loader(dataset, batches, collator, args)
     for positions, batch in zip(batches, loader, strict=True):
         signal = preparation.to_device(source.signal(placed(batch), ("logits",)), args.device)
-        mask = signal.token_mask if signal.logits.dim() == 3 else None
+        mask = unit_mask(batch, signal.logits.device) if has_units(batch) else signal.token_mask
         found[positions] = uncertainty_of(signal.logits, mask).to(found.device)
     if args.world_size > 1:
         torch.distributed.all_reduce(found)

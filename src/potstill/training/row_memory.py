@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from potstill.errors import NeedsError
 from potstill.losses.contract import IGNORED_LABEL, StudentView
+from potstill.losses.response import logit_mask
 from potstill.teacher.signal import TeacherSignal
 from potstill.training.row_plan import RowPlan
 
@@ -160,7 +162,7 @@ def weighted_view(view: StudentView, weights: Tensor) -> StudentView:
         return _Weighted.apply(values, weights) if has_rows else values  # type: ignore[no-untyped-call, no-any-return]
 
     taps = {name: weighted(values) for name, values in view.taps.items()}
-    return StudentView(weighted(view.logits), taps, view.token_mask, view.modules)
+    return replace(view, logits=weighted(view.logits), taps=taps)
 
 
 def uncertainty_of(logits: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -168,7 +170,7 @@ def uncertainty_of(logits: Tensor, mask: Tensor | None = None) -> Tensor:
 
     Args:
         logits: [B, C] or [B, T, C].
-        mask: [B, T], true on real tokens.
+        mask: [B, T], true on real tokens, or on the units that count.
     """
     log_p = F.log_softmax(logits.detach().float().nan_to_num(neginf=-1e4, posinf=1e4), dim=-1)
     entropy = -(log_p.exp() * log_p).sum(-1) / math.log(max(2, logits.shape[-1]))
@@ -182,7 +184,7 @@ def row_losses(view: StudentView, signal: TeacherSignal | None, batch: Mapping[s
     """
     with torch.no_grad():
         logits = view.logits.detach().float()
-        mask = view.token_mask if logits.dim() == 3 else None
+        mask = logit_mask(view)
         if signal is not None and signal.response is not None:
             teacher = signal.logits.float()
             if teacher.shape == logits.shape:

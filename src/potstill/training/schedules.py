@@ -149,13 +149,54 @@ def parse_temperature(value: Any, *, name: str) -> Schedule:
         4.0
     """
     if not (isinstance(value, Mapping) and set(value) == {"per_sample"}):
-        return parse(value, name=name)
+        schedule = parse(value, name=name)
+        if min(ends_of(schedule)) <= 0:
+            raise RecipeError(f"{name} is {value!r}", "temperatures above 0, at both ends of a schedule", "write for example 4.0")
+        return schedule
     ends = value["per_sample"]
     if not (_is_list(ends) and len(ends) == 2 and all(map(_is_number, ends)) and 0 < ends[0] <= ends[1]):
         raise RecipeError(
             f"{name} is {dict(value)!r}", "{per_sample: [low, high]} with 0 < low ≤ high", "for example {per_sample: [1.0, 4.0]}"
         )
     return PerSample(float(ends[0]), float(ends[1]))
+
+
+def parse_share(value: Any, *, name: str) -> Schedule:
+    """Read a schedule as `parse` has it, of shares from 0 to 1.
+
+    Raises:
+        RecipeError: Anything else, or a value outside.
+    """
+    schedule = parse(value, name=name)
+    if not all(0 <= end <= 1 for end in ends_of(schedule)):
+        raise RecipeError(f"{name} is {value!r}", "shares from 0 to 1", "write for example 0.7")
+    return schedule
+
+
+def parse_weight(value: Any, *, name: str) -> Schedule:
+    """Read a schedule as `parse` has it, of factors that are not below 0: a negative one would teach the opposite.
+
+    Raises:
+        RecipeError: Anything else, or a negative value.
+    """
+    schedule = parse(value, name=name)
+    if min(ends_of(schedule)) < 0:
+        raise RecipeError(f"{name} is {value!r}", "0 or more", "write a positive number, or leave the term out")
+    return schedule
+
+
+def ends_of(schedule: Schedule) -> tuple[float, ...]:
+    """Values between which a schedule stays; of one that is not known here, those at the first, the middle and the last step.
+
+    Example:
+        >>> ends_of(Linear(1.0, 0.0))
+        (1.0, 0.0)
+    """
+    if isinstance(schedule, Phases):
+        return tuple(value for _, value in schedule.phases)
+    if isinstance(schedule, (Linear, Cosine)):
+        return schedule.start, schedule.end
+    return tuple(schedule(progress) for progress in (0.0, 0.5, 1.0))
 
 
 def parse(value: Any, *, name: str = "the schedule") -> Schedule:

@@ -8,7 +8,7 @@ from typing import Any
 
 from potstill.errors import RecipeError
 from potstill.losses.contract import Loss
-from potstill.training.schedules import Constant, PerSample, Schedule, is_schedule, parse, parse_temperature
+from potstill.training.schedules import Constant, PerSample, Schedule, is_schedule, parse_temperature, parse_weight
 
 # Losses whose formula takes a temperature per row.
 PER_SAMPLE = ("kl", "reverse_kl")
@@ -83,7 +83,7 @@ def _build(options: dict[str, Any]) -> Term:
 
     loss_name = options.pop("name")
     label = options.pop("as", loss_name)
-    weight = parse(options.pop("weight", 1.0), name=f"the weight of {label!r}")
+    weight = parse_weight(options.pop("weight", 1.0), name=f"the weight of {label!r}")
     temperature: Schedule | None = None
     if is_schedule(options.get("temperature")):
         temperature = parse_temperature(options["temperature"], name=f"the temperature of {label!r}")

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -162,6 +163,7 @@ class DistillationTrainer(MeasuringTrainer):
             batch = self._prepare_inputs(self._probe(dataset))
             preparation.check_batch(terms, batch)
             student = preparation.shapes_of_student(taps, self._student_inputs(batch), batch)
+            preparation.check_labels(terms, batch, student.logits)
             teacher = preparation.shapes_of_teacher(self.source, batch, self.objective.needs_teacher())
             num_rows = len(dataset) if hasattr(dataset, "__len__") else 0
             with torch.random.fork_rng(devices=[]):
@@ -263,6 +265,14 @@ class DistillationTrainer(MeasuringTrainer):
         checkpoints.load_renamed(str(self.state.best_model_checkpoint), self.model)
         if self.peers is not None:
             checkpoints.load_state(str(self.state.best_model_checkpoint), self.objective.modules, None)
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Trained parts of losses, which are kept elsewhere in a checkpoint, are not missed."""
+        kept_elsewhere = set(getattr(self.model, "_keys_to_ignore_on_save", None) or ())
+        missing = [name for name in load_result.missing_keys if name not in kept_elsewhere]
+        if len(missing) < len(load_result.missing_keys) and isinstance(self.model, PreTrainedModel):
+            self.model.tie_weights()
+        super()._issue_warnings_after_load(SimpleNamespace(missing_keys=missing, unexpected_keys=load_result.unexpected_keys))
 
     def _keep_best_peer(self) -> None:
         """Leave the network in `model` that the evaluation of its weights found best."""
