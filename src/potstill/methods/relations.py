@@ -63,7 +63,7 @@ def nst(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tup
 
 
 def crd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
-    """Contrast with 16,384 other rows on the input of the final layer (weight 0.8), KL at τ = 4 (1) and labels (1).
+    """Contrast with 16,384 rows of other classes on the input of the final layer (weight 0.8), KL at τ = 4 (1) and labels (1).
 
     Source: Tian et al. 2020 (arXiv 1910.10699), its CRD+KD, the better of its two; `alpha: 0` gives CRD and labels alone.
     """
