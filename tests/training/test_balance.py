@@ -7,12 +7,15 @@ import math
 import pytest
 import torch
 from small_models import HiddenBridge, Rows, arguments, collate, encoder, opinionated
+from torch import nn
 
 from potstill.errors import RecipeError
 from potstill.losses import build as build_loss
+from potstill.losses.contract import StudentView
 from potstill.losses.functional import kl
+from potstill.teacher.signal import DenseLogits, TeacherSignal
 from potstill.training import balance
-from potstill.training.objective import BALANCE_KEY
+from potstill.training.objective import BALANCE_KEY, Objective
 from potstill.training.schedules import PerSample, parse_temperature
 from potstill.training.terms import Term, read_terms
 from potstill.training.trainer import DistillationTrainer
@@ -146,6 +149,8 @@ def test_one_term_has_nothing_to_be_balanced_with(tmp_path):
     [
         ("gradnorm", THREE, r"balance is 'gradnorm'\. Accepted: none, phases, gradient_norm, uncertainty\. What to do: write"),
         ("uncertainty", ["kl", "vid"], r"beside the loss 'vid', whose values may be negative"),
+        ("uncertainty", ["kl", "pad"], r"beside the loss 'pad', whose values may be negative"),
+        ("uncertainty", ["kl", "srd"], r"beside the loss 'srd', whose values may be negative"),
     ],
 )
 def test_balances_that_cannot_work_are_refused(tmp_path, name, losses, message):
@@ -192,3 +197,45 @@ def test_temperatures_per_sample_that_cannot_work_are_refused(value, message):
 def test_losses_with_one_temperature_refuse_one_per_sample():
     with pytest.raises(RecipeError, match=r"the loss 'dkd' has a temperature per sample.*What to do: take the loss kl"):
         read_terms([{"name": "dkd", "temperature": {"per_sample": [1, 4]}}])
+
+
+def test_a_variance_at_its_bound_finds_back():
+    held = balance.Uncertainty([build_loss("kl"), build_loss("ce")])
+    optimizer = torch.optim.SGD(held.parameters(), lr=0.5)
+    for value, num_steps in ((1e-4, 40), (10.0, 400)):
+        for _ in range(num_steps):
+            optimizer.zero_grad()
+            factors = held.factors(0.0)
+            sum(factor * value + held.penalty(index, 1.0) for index, factor in enumerate(factors)).backward()
+            nn.utils.clip_grad_norm_(held.parameters(), 1.0)
+            optimizer.step()
+            held.after_step([1.0, 1.0], 1)
+        assert bool((held.log_variances.abs() <= balance.LARGEST_LOG_VARIANCE).all())
+    assert held.log_variances.tolist() == pytest.approx([math.log(20)] * 2, abs=0.1)
+
+
+def test_a_term_that_pulls_at_no_matrix_leaves_the_others_balanced():
+    first = nn.Parameter(torch.ones(2, 2))
+    held = balance.GradientNorm([build_loss(name) for name in ("kl", "ce", "logit_mse")], {"first": first})
+    apart = nn.Parameter(torch.ones(()))
+    for _ in range(2):
+        for position, part in enumerate((first.sum(), 10 * first.sum(), apart * 1.0)):
+            held.measure(position, part)
+        held.after_step([1.0, 1.0, 1.0], 1)
+    found = held.factors(0.0)
+    assert found[0] == pytest.approx(10 * found[1])
+    assert found[2] == 1.0
+
+
+def test_words_have_a_temperature_of_the_words_that_count():
+    terms = read_terms([{"name": "kl", "temperature": {"per_sample": [1, 5]}}])
+    objective = Objective(terms, torch.device("cpu"))
+    found = []
+    torch.manual_seed(0)
+    student, teacher = torch.randn(1, 2, 3), torch.randn(1, 2, 3)
+    for width in (2, 5, 9):
+        padded = [torch.nn.functional.pad(value, (0, 0, 0, width - 2)) for value in (student, teacher)]
+        counts = torch.arange(width)[None] < 2
+        view = StudentView(padded[0], token_mask=torch.ones(1, 12), unit_mask=counts)
+        found.append(float(objective._value(terms[0], view, TeacherSignal(DenseLogits(padded[1])), {}).sum))
+    assert found == pytest.approx([found[0]] * 3)

@@ -15,6 +15,7 @@ from potstill.losses import functional as F
 from potstill.teacher.live import LiveTeacher
 from potstill.teacher.noisy import NoisyTeacher
 from potstill.teacher.signal import DenseLogits, TeacherSignal
+from potstill.training.averaging import WeightAverage
 from potstill.training.class_pairs import ClassPairBatches
 from potstill.training.order import ShuffledBatches
 from potstill.training.peers import Peers
@@ -309,3 +310,18 @@ def test_every_labelled_row_meets_another_of_its_class():
                 drawn.setdefault(row, set()).add(partner)
     assert drawn[0] == {3, 6}
     assert len(batches) == 3
+
+
+def test_the_average_answers_with_dropout_within_attention_too(tmp_path):
+    student = encoder(seed=1)
+    for layer in student.bert.encoder.layer:
+        layer.attention.self.dropout_prob = layer.attention.self.dropout.p = 0.5
+    student.train()
+    source = SelfAverage()
+    average = WeightAverage(student, 0.9)
+    source.follow(student, average, lambda batch: student(**batch).logits)
+    batch = {name: collate(Rows(4).rows)[name] for name in ("input_ids", "attention_mask")}
+    first, second = (source.training_signal(batch).logits for _ in range(2))
+    assert not torch.equal(first, second)
+    assert torch.equal(source.signal(batch).logits, source.signal(batch).logits)
+    assert all(part.training for part in student.modules())

@@ -15,7 +15,9 @@ from potstill.losses.contract import StudentView
 from potstill.losses.functional import kl
 from potstill.teacher.signal import DenseLogits, TeacherSignal
 from potstill.training.order import PlannedBatches
-from potstill.training.row_memory import RowMemory, row_losses, uncertainty_of, weighted_view
+from potstill.training.row_answers import refuse_certain
+from potstill.training.row_measures import kind_of_answers, row_losses, uncertainty_of
+from potstill.training.row_memory import RowMemory, weighted_view
 from potstill.training.row_plan import RowPlan, read_row_plan
 from potstill.training.trainer import DistillationTrainer
 
@@ -117,10 +119,49 @@ def test_rows_of_words_are_weighed_and_measured_by_the_words_that_count():
 
 def test_uncertainty_runs_from_sure_to_undecided_and_skips_padding():
     logits = torch.tensor([[1e4, 0.0, 0.0], [0.0, 0.0, 0.0], [float("-inf"), 0.0, 0.0]])
-    assert uncertainty_of(logits).tolist() == pytest.approx([0.0, 1.0, np.log(2) / np.log(3)], abs=1e-5)
+    assert uncertainty_of(logits).tolist() == pytest.approx([0.0, 1.0, 1.0], abs=1e-5)
     tokens = torch.stack([logits[:2], logits[:2]])
     mask = torch.tensor([[1, 0], [0, 1]])
     assert uncertainty_of(tokens, mask).tolist() == pytest.approx([0.0, 1.0], abs=1e-5)
+
+
+def test_uncertainty_is_of_the_choices_that_a_row_has():
+    two_of_many = torch.full((1, 20), -1e4)
+    two_of_many[0, :2] = 0.0
+    assert uncertainty_of(two_of_many).tolist() == pytest.approx([1.0], abs=1e-5)
+    sure, undecided, half = torch.tensor([8.0, 8.0]), torch.tensor([0.0, 0.0]), torch.tensor([8.0, 0.0])
+    assert uncertainty_of(torch.stack([sure, undecided, half]), kind="labels").tolist() == pytest.approx([0, 1, 0.5], abs=0.01)
+    for kind in ("numbers", "embedding"):
+        with pytest.raises(NeedsError, match=r"its answers \(.*\) do not say.*rows.focus: student_loss"):
+            refuse_certain(RowPlan(focus="teacher_uncertainty"), kind)
+
+
+def test_the_loss_of_a_row_fits_its_answers():
+    student, teacher = torch.tensor([[8.0, 8.0], [2.0, 1.0]]), torch.tensor([[-8.0, -8.0], [2.0, 1.0]])
+    signal, view = TeacherSignal(DenseLogits(teacher)), StudentView(student)
+    assert row_losses(view, signal, {}, kind="labels").tolist() == pytest.approx([8.0, 0.0], abs=0.01)
+    assert row_losses(view, signal, {}, kind="numbers").tolist() == pytest.approx([256.0, 0.0])
+    assert row_losses(view, signal, {}, kind="embedding").tolist() == pytest.approx([2.0, 0.0], abs=1e-5)
+    labels = {"labels": torch.tensor([[1.0, -100.0], [float("nan"), float("nan")]])}
+    assert row_losses(view, None, labels, kind="numbers").tolist() == pytest.approx([49.0, np.nan], nan_ok=True)
+    assert row_losses(view, None, labels, kind="labels").tolist() == pytest.approx([0.0003, np.nan], abs=1e-3, nan_ok=True)
+
+
+def test_the_configuration_says_what_a_model_answers():
+    model = encoder()
+    assert kind_of_answers(model) == "class"
+    model.config.problem_type = "multi_label_classification"
+    assert kind_of_answers(model) == "labels"
+    model.config.problem_type = "regression"
+    assert kind_of_answers(model) == "numbers"
+
+
+def test_peers_that_see_the_same_row_count_alike():
+    held = memory(RowPlan(focus="student_loss"), 3)
+    for losses in ([1.0, 4.0], [3.0, float("nan")]):
+        held.remember(held.row_ids[:2], torch.tensor(losses))
+    held.after_step(1)
+    assert held.losses.tolist() == [2.0, 4.0, -1.0]
 
 
 def test_the_loss_of_a_row_is_towards_the_teacher_else_the_label():

@@ -14,6 +14,7 @@ import pytest
 import torch
 from small_models import Rows, collate, encoder, opinionated
 from stage_run import Accuracy, run
+from transformers import TrainerCallback
 
 from potstill.errors import TrainingError
 from potstill.training.stage_settings import StageSettings
@@ -107,3 +108,78 @@ def test_the_start_is_kept_where_no_later_weights_are_closer_to_the_teacher(tmp_
     assert outcome.best["eval_teacher_kl"] == pytest.approx(0, abs=1e-6)
     assert same(outcome.model.state_dict(), teacher.state_dict())
     assert not outcome.model.training
+
+
+class Interruption(TrainerCallback):
+    """Stops the process's training once a step has been saved."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_begin(self, args, state, control, **_):
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+def test_patience_counts_on_after_an_interruption(tmp_path):
+    def stage(name, *callbacks):
+        settings = StageSettings(
+            epochs=30, learning_rate=3e-2, batch_size=4, evaluations=30, patience=4, schedule="constant_with_warmup"
+        )
+        return train_stage(
+            encoder(seed=1),
+            rows=Rows(24),
+            eval_rows=Rows(12, seed=3),
+            collator=collate,
+            folder=tmp_path / name,
+            task=Accuracy(),
+            teacher=opinionated(),
+            terms=["kl", "ce"],
+            settings=settings,
+            callbacks=callbacks,
+        )
+
+    whole = stage("whole")
+    assert whole.steps < 180, "it is patience that ends it"
+    with pytest.raises(KeyboardInterrupt):
+        stage("broken", Interruption(whole.steps - 6))
+    again = stage("broken")
+    assert again.is_resumed
+    assert again.steps == whole.steps
+    assert same(again.model.state_dict(), whole.model.state_dict())
+
+
+@pytest.mark.parametrize("is_interrupted", [False, True])
+def test_a_fitted_head_is_part_of_the_start_that_is_kept(tmp_path, is_interrupted):
+    teacher = opinionated()
+    student = copy.deepcopy(teacher)
+    for parameter in student.parameters():
+        parameter.requires_grad_(True)
+    with torch.no_grad():
+        student.classifier.weight.zero_()
+
+    def stage(model, *callbacks):
+        settings = StageSettings(epochs=2, learning_rate=1e-1, batch_size=16, select="fidelity", starts_head=True)
+        return train_stage(
+            model,
+            rows=Rows(64),
+            eval_rows=Rows(12, seed=3),
+            collator=collate,
+            folder=tmp_path,
+            task=Accuracy(),
+            teacher=teacher,
+            terms=["ce"],
+            settings=settings,
+            callbacks=callbacks,
+        )
+
+    if is_interrupted:
+        with pytest.raises(KeyboardInterrupt):
+            stage(copy.deepcopy(student), Interruption(5))
+    outcome = stage(student)
+    assert outcome.best["step"] == 0
+    batch = collate([Rows(12, seed=3)[index] for index in range(12)])
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        own, other = student(**inputs).logits.log_softmax(-1), teacher(**inputs).logits.log_softmax(-1)
+    assert float((other.exp() * (other - own)).sum(-1).mean()) == pytest.approx(outcome.best["eval_teacher_kl"], abs=1e-5)

@@ -193,3 +193,70 @@ def test_plain_module_has_a_head_and_modules_only():
         Taps(model, ["hidden:1"])
     _, values = Taps(model, ["head.in", "module:1"]).run({"input": torch.ones(2, 4)})
     assert torch.equal(values["head.in"], values["module:1"])
+
+
+def resnet() -> ResNetForImageClassification:
+    torch.manual_seed(0)
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", num_labels=3)
+    return ResNetForImageClassification(config)
+
+
+def moved(container, change):
+    """What a module takes or gives, its first tensor changed."""
+    return change(container) if isinstance(container, torch.Tensor) else (change(container[0]), *container[1:])
+
+
+@pytest.mark.parametrize(
+    ("model", "need", "inputs"),
+    [
+        (
+            encoder(),
+            "embedding",
+            {"input_ids": torch.randint(1, 50, (3, 6)), "attention_mask": torch.ones(3, 6, dtype=torch.long)},
+        ),
+        (encoder(), "hidden:1", {"input_ids": torch.randint(1, 50, (3, 6))}),
+        (encoder(), "head.in", {"input_ids": torch.randint(1, 50, (3, 6))}),
+        (resnet(), "input", {"pixel_values": torch.randn(2, 3, 32, 32)}),
+        (resnet(), "hidden:2", {"pixel_values": torch.randn(2, 3, 32, 32)}),
+    ],
+)
+def test_the_gradient_of_the_largest_logit_by_a_value(model, need, inputs):
+    model = model.eval().requires_grad_(False)
+    with torch.no_grad():
+        found = TapReader().read(model, inputs, [f"gradient:{need}", need])
+    assert not any(value.requires_grad for value in found.values())
+    with torch.no_grad():
+        plain = TapReader().read(model, inputs, [need])
+    torch.testing.assert_close(found["logits"], plain["logits"])
+    torch.testing.assert_close(found[need], plain[need])
+    gradient = found[f"gradient:{need}"]
+    step = 1e-2 * torch.randn_like(gradient)
+    classes = plain["logits"].argmax(-1, keepdim=True)
+
+    def largest(sign):
+        """The chosen logits, once the value is moved."""
+        reader, given = Taps(model, [need]), dict(inputs)
+        slot, handles = reader._places[need], []
+
+        def change(value):
+            return value + sign * step
+
+        if slot == "input":
+            given["pixel_values"] = change(given["pixel_values"])
+        elif reader._slots[slot][1]:
+            handles.append(reader._slots[slot][0].register_forward_pre_hook(lambda _, taken: moved(taken, change)))
+        else:
+            handles.append(reader._slots[slot][0].register_forward_hook(lambda _, __, out: moved(out, change)))
+        with torch.no_grad():
+            logits = model(**given).logits
+        for handle in handles:
+            handle.remove()
+        return float(logits.gather(-1, classes).sum())
+
+    assert float((gradient * step).sum()) == pytest.approx((largest(1) - largest(-1)) / 2, rel=0.05, abs=1e-5)
+
+
+def test_gradients_that_no_module_tells_are_refused():
+    with pytest.raises(NeedsError, match="has no one module that gives 'attention:1'"):
+        Taps(encoder(), ["gradient:attention:1"])
+    assert not can_give(encoder(), "gradient:input"), "token ids have no gradient"

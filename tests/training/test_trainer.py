@@ -12,8 +12,10 @@ from safetensors.torch import load_file
 from small_models import Explodes, HiddenBridge, Remembered, Rows, arguments, collate, encoder, opinionated
 from transformers import AutoModelForSequenceClassification
 
-from potstill.errors import Faults, NeedsError, TrainingError
+from potstill.errors import CacheError, Faults, NeedsError, TrainingError
+from potstill.teacher.live import LiveTeacher
 from potstill.training.schedules import Constant, Linear
+from potstill.training.taps import TapReader
 from potstill.training.terms import Term
 from potstill.training.trainer import DistillationTrainer
 
@@ -227,3 +229,47 @@ def test_evaluation_outside_of_training_leaves_what_losses_remember(tmp_path):
     before = weights(trainer.objective.modules)
     trainer.evaluate()
     assert same(before, weights(trainer.objective.modules))
+
+
+def test_evaluation_draws_nothing_that_training_would(tmp_path):
+    found = []
+    for interval in (1, 100):
+        trainer = trainer_for(
+            tmp_path / str(interval),
+            losses=["kl", {"name": "crd", "negatives": 5, "width": 4}],
+            eval_strategy="steps",
+            eval_steps=interval,
+            max_steps=6,
+        )
+        trainer.train()
+        found.append(trainer.model.state_dict())
+    assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
+
+
+def test_the_teacher_is_not_compared_where_it_knows_some_rows_alone(tmp_path):
+    class Some(LiveTeacher):
+        def signal(self, batch, needs=("logits",)):
+            if int(batch["row_id"].max()) > 108:
+                raise CacheError("rows that the cache does not hold")
+            return super().signal(batch, needs)
+
+    trainer = trainer_for(tmp_path, teacher=Some(opinionated(), TapReader()), losses=["ce"])
+    found = trainer.evaluate(Rows(24))
+    assert "eval_loss" in found
+    assert "eval_teacher_kl" not in found
+
+
+def test_the_gradient_of_outputs_is_no_part_of_evaluation(tmp_path):
+    trainer = trainer_for(tmp_path, losses=["kl", "jacobian"], max_steps=2, eval_strategy="steps", eval_steps=1)
+    trainer.train()
+    found = trainer.evaluate()
+    assert "eval_loss_kl" in found
+    assert "eval_loss_jacobian" not in found
+
+
+@pytest.mark.parametrize("tap", ["embedding", "hidden:1"])
+def test_the_sensitivity_of_the_output_is_learned(tmp_path, tap):
+    trainer = trainer_for(tmp_path, losses=[{"name": "jacobian", "tap": tap}], num_train_epochs=15, learning_rate=5e-3)
+    trainer.train()
+    told = [entry["loss/jacobian"] for entry in trainer.state.log_history if "loss/jacobian" in entry]
+    assert told[-1] < 0.8 * told[0]

@@ -77,10 +77,12 @@ class Loss(nn.Module):
     Attributes:
         kind: response, feature, attention, relation, contrast or gradient.
         unit: What is counted: "rows" (all), "labelled" (label ≠ -100) or "tokens".
+        may_be_negative: Whether its value has no least value of 0, as a log likelihood.
     """
 
     kind: ClassVar[str] = "response"
     unit: ClassVar[str] = "rows"
+    may_be_negative: ClassVar[bool] = False
 
     def needs_student(self) -> tuple[str, ...]:
         """Names of the student values read, for example ``("logits",)`` or ``("hidden:1",)``."""

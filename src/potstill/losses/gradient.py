@@ -82,11 +82,12 @@ def _are_comparable(student_shape: tuple[int, ...], teacher_shape: tuple[int, ..
 class Jacobian(Loss):
     """Sensitivity of the output; see `functional.jacobian`. Source: Srinivas and Fleuret 2018 (arXiv 1803.00443).
 
-    The teacher's gradient is the need ``gradient:TAP``: the gradient of its largest logit by its value TAP. A source that
-    runs the teacher without gradients, a cache for example, cannot provide it.
+    The teacher's gradient is the need ``gradient:TAP``: the gradient of its largest logit by its value TAP, which a live
+    teacher gives and a cache does not hold. The student's is differentiated a second time, so its attention is computed in
+    steps (PyTorch's fused kernels have no second derivative).
 
     Args:
-        tap: The value by which the output is differentiated, on both sides.
+        tap: The value by which the output is differentiated, on both sides: "embedding", "hidden:1" …, or "input" of images.
     """
 
     kind: ClassVar[str] = "gradient"
@@ -103,6 +104,12 @@ class Jacobian(Loss):
 
     def prepare(self, student: Shapes, teacher: Shapes | None, *, num_rows: int) -> None:
         del num_rows
+        if len(student.logits) != 2:
+            raise NeedsError(
+                f"jacobian is of one answer for each row, the answers are {list(student.logits)}",
+                "a task that answers whole rows",
+                "take the loss kl",
+            )
         student_shape = shape_of(student, self.tap, "student", self)
         teacher_shape = shape_of(teacher, f"gradient:{self.tap}", "teacher", self)
         if not _are_comparable(student_shape, teacher_shape):

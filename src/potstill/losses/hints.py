@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -269,6 +270,8 @@ class VID(FeatureLoss):
         layers: Pairs of (student, teacher) blocks.
         initial_variance: σ² of every channel at the start.
     """
+
+    may_be_negative: ClassVar[bool] = True
 
     def __init__(self, *, layers: Sequence[LayerPair] = LAST_LAYER, initial_variance: float = 5.0) -> None:
         super().__init__(layers=layers, project="linear")

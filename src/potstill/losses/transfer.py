@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -186,6 +187,8 @@ class PrimeBridge(nn.Module):
 class PAD(FeatureLoss):
     """Prime-aware distillation of the embedding; see `functional.pad`. Source: Zhang et al. 2020 (arXiv 2008.01458)."""
 
+    may_be_negative: ClassVar[bool] = True
+
     def __init__(self, *, layers: Sequence[LayerPair] = HEAD_INPUT) -> None:
         super().__init__(layers=layers, project="linear")
 
@@ -222,6 +225,8 @@ class SRD(FeatureLoss):
         layers: Pairs of taps; each value becomes one vector per row.
         power: α of the soft maximum.
     """
+
+    may_be_negative: ClassVar[bool] = True
 
     def __init__(self, *, layers: Sequence[LayerPair] = HEAD_INPUT, power: float = 4.0) -> None:
         super().__init__(layers=layers, project="linear")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from potstill.data.encoded import EncodedRows
 from potstill.devices import compute_device
+from potstill.errors import CacheError
 from potstill.teacher.signal import TeacherSignal
 from potstill.teacher.source import TeacherSource
 
@@ -116,7 +117,13 @@ class RowsTeacher:
     def signal(self, batch: Mapping[str, Any], needs: Collection[str] = ("logits",)) -> TeacherSignal:
         """What the teacher says of the rows with the batch's ids."""
         wanted = batch["row_id"].cpu().numpy()
-        places = self._order[np.searchsorted(self.rows.row_ids[self._order], wanted)]
+        found = np.searchsorted(self.rows.row_ids, wanted, sorter=self._order).clip(max=len(self._order) - 1)
+        places = self._order[found]
+        if not np.array_equal(self.rows.row_ids[places], wanted):
+            unknown = wanted[self.rows.row_ids[places] != wanted][0]
+            raise CacheError(
+                f"the teacher's rows have no row with the id {int(unknown)}", todo="give it the rows that are learnt from"
+            )
         return self.live.signal(self.collator(self.rows.__getitems__(places.tolist())), needs)
 
 

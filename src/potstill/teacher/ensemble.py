@@ -100,9 +100,9 @@ def combine(
     """The joint log-probabilities [B, C] of several teachers; see `EnsembleTeacher`.
 
     Args:
-        logs: Their log-probabilities [S, B, C].
+        logs: Their log-probabilities [S, B, C]; [S, B, U, C] where rows have several units.
         weights: [S], summing to 1.
-        labels: [B], for the confidence "label"; −100 where there is none.
+        labels: [B] ([B, U]), for the confidence "label"; −100 where there is none.
         mode: "probability" or "logit".
         confidence: "none", "entropy", "max" or "label".
     """
@@ -110,8 +110,8 @@ def combine(
 
 
 def row_weights(logs: Tensor, weights: Tensor, labels: Tensor | None = None, *, confidence: str = "none") -> Tensor:
-    """The weights [S, B] of every teacher in every row, summing to 1 over S; arguments as of `combine`."""
-    fixed = weights[:, None]
+    """The weights [S, B] ([S, B, U]) of every teacher in every row or unit, summing to 1 over S; arguments as of `combine`."""
+    fixed = weights.view(-1, *[1] * (logs.dim() - 2))
     own = fixed * _CONFIDENCES[confidence](logs, labels)
     total = own.sum(0)
     return torch.where(total > 0, own / total.clamp_min(torch.finfo(own.dtype).tiny), fixed)
@@ -132,7 +132,7 @@ def _product(logs: Tensor, weights: Tensor) -> Tensor:
 
 
 def _no_confidence(logs: Tensor, labels: Tensor | None) -> Tensor:
-    return logs.new_ones(logs.shape[:2])
+    return logs.new_ones(logs.shape[:-1])
 
 
 def _low_entropy(logs: Tensor, labels: Tensor | None) -> Tensor:
@@ -148,7 +148,7 @@ def _label_probability(logs: Tensor, labels: Tensor | None) -> Tensor:
         return _no_confidence(logs, labels)
     labels = labels.to(logs.device)
     has_label = labels != _IGNORED_LABEL
-    index = labels.clamp_min(0).expand(logs.shape[0], -1)[..., None]
+    index = labels.clamp_min(0).expand(logs.shape[0], *labels.shape)[..., None]
     return torch.where(has_label, logs.exp().gather(-1, index)[..., 0], 1.0)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from potstill.errors import RecipeError
 from potstill.losses.contract import Loss
+from potstill.losses.layers import loss_name
 from potstill.table import nearest
 
 logger = logging.getLogger(__name__)
@@ -87,26 +88,29 @@ class Uncertainty(Balance):
 
     def __init__(self, losses: Sequence[Loss]) -> None:
         super().__init__()
-        signed = [type(loss).__name__ for loss in losses if type(loss).__name__ == "VID"]
+        signed = [loss_name(loss) for loss in losses if loss.may_be_negative]
         if signed:
             raise RecipeError(
-                "balance: uncertainty stands beside the loss 'vid', whose values may be negative",
+                f"balance: uncertainty stands beside the loss {signed[0]!r}, whose values may be negative",
                 "losses that are never negative",
-                "take hidden_mse for vid, or set balance: gradient_norm",
+                f"take hidden_mse for {signed[0]}, or set balance: gradient_norm",
             )
         self.log_variances = nn.Parameter(torch.zeros(len(losses)))
 
     def factors(self, progress: float) -> list[Tensor]:
         """exp(−s) with a gradient."""
         del progress
-        return list((-self._kept()).exp().unbind())
+        return list((-self.log_variances.float()).exp().unbind())
 
     def penalty(self, position: int, share: Tensor | float) -> Tensor:
         """s / 2, once over all micro-batches and ranks."""
-        return 0.5 * self._kept()[position] * share
+        return 0.5 * self.log_variances.float()[position] * share
 
-    def _kept(self) -> Tensor:
-        return self.log_variances.float().clamp(-LARGEST_LOG_VARIANCE, LARGEST_LOG_VARIANCE)
+    def after_step(self, weights: Sequence[float], num_ranks: int) -> None:
+        """Keep s within its bounds, from which its gradient can lead back."""
+        del weights, num_ranks
+        with torch.no_grad():
+            self.log_variances.clamp_(-LARGEST_LOG_VARIANCE, LARGEST_LOG_VARIANCE)
 
 
 class GradientNorm(Balance):
@@ -178,10 +182,10 @@ class GradientNorm(Balance):
         self._host = None
 
     def _find_shared(self) -> None:
-        reached, self._reached = self._reached, {}
-        common = (
-            [index for index in range(len(self._matrices)) if all(each[index] for each in reached.values())] if reached else []
-        )
+        # a term that pulls at no matrix, such as one that learns the weights of teachers, has nothing to be balanced
+        reached = [each for each in self._reached.values() if any(each)]
+        self._reached = {}
+        common = [index for index in range(len(self._matrices)) if all(each[index] for each in reached)] if reached else []
         self.shared.fill_(common[-1] if common else NONE)
         self._host = None
         if not common:

@@ -114,6 +114,8 @@ def predict(
         if signal is not None and isinstance(signal.response, DenseLogits):
             teacher.append(signal.logits.float().cpu().numpy())
         on_batch()
+    if memory.is_lacking:
+        teacher = []  # of some rows is not of all
     batches = getattr(loader.batch_sampler, "batches", None)
     joined = _join(logits)
     positions = (
@@ -217,6 +219,9 @@ def _terms(
     for term, weight in objective.active_terms():
         if not weight or (term.loss.needs_teacher() and signal is None):
             values.append((0.0, 0.0))
+            continue
+        if term.loss.kind == "gradient" and not torch.is_grad_enabled():
+            values.append((0.0, 0.0))  # there is no graph to differentiate, as there is in a step
             continue
         value = term.loss(view, signal, batch)
         values.append((float(value.sum), float(value.count)))

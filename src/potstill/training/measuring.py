@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 
-from potstill.devices import LOOKED_UP
+from potstill.devices import LOOKED_UP, seeded
 from potstill.losses.contract import StudentView
 from potstill.teacher.signal import TeacherSignal
 from potstill.training import evaluation, order, preparation
@@ -134,7 +134,7 @@ class MeasuringTrainer(Trainer):
         self.model.eval()
         self.objective.modules.eval()  # no part of the model outside of training
         self.callback_handler.eval_dataloader = dataloader
-        with torch.no_grad(), self._averaged():
+        with seeded(self.args.seed), torch.no_grad(), self._averaged():  # what a loss draws here, training does not miss
             found = self._predictions(dataloader, self._view)
             metrics = self._metrics(found, getattr(dataloader.dataset, "groups", None))
             if self.peers is not None:

@@ -16,9 +16,11 @@ from torch import Tensor, nn
 
 from potstill.errors import TrainingError
 from potstill.losses.contract import LossValue, StudentView
+from potstill.losses.response import logit_mask
 from potstill.teacher.signal import TeacherSignal
 from potstill.training.balance import Balance
-from potstill.training.row_memory import RowMemory, row_losses, uncertainty_of, weighted_view
+from potstill.training.row_measures import row_losses, uncertainty_of
+from potstill.training.row_memory import RowMemory, weighted_view
 from potstill.training.schedules import PerSample
 from potstill.training.terms import Term
 
@@ -148,7 +150,7 @@ class Objective:
         if self.rows is None or "row_id" not in batch or not torch.is_grad_enabled():
             return view
         if self.rows.plan.focus == "student_loss":
-            self.rows.remember(batch["row_id"], row_losses(view, signal, batch))
+            self.rows.remember(batch["row_id"], row_losses(view, signal, batch, kind=self.rows.kind))
         return weighted_view(view, self.rows.weights_of(batch["row_id"])) if self.rows.plan.weighs_rows else view
 
     def _value(self, term: Term, view: StudentView, signal: TeacherSignal | None, batch: Mapping[str, Any]) -> LossValue:
@@ -156,8 +158,7 @@ class Objective:
         heat = term.temperature
         if not isinstance(heat, PerSample) or signal is None:
             return term.loss(view, signal, batch)  # type: ignore[no-any-return]
-        mask = view.token_mask if signal.logits.dim() == 3 else None
-        certainty = 1 - uncertainty_of(signal.logits, mask)
+        certainty = 1 - uncertainty_of(signal.logits, logit_mask(view))
         rows = heat.low + (heat.high - heat.low) * certainty
         term.loss.temperature = rows.view(-1, *[1] * (signal.logits.dim() - 1))
         try:

@@ -5,20 +5,16 @@ Shapes: N rows of the training set, B batch, C classes, T tokens. All of it is i
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from potstill.errors import NeedsError
-from potstill.losses.contract import IGNORED_LABEL, StudentView
-from potstill.losses.response import logit_mask
-from potstill.teacher.signal import TeacherSignal
+from potstill.losses.contract import StudentView
+from potstill.training.row_measures import Kind
 from potstill.training.row_plan import RowPlan
 
 LARGEST = 10.0  # no row counts more than ten times the mean before the weights are scaled to a mean of one
@@ -36,6 +32,7 @@ class RowMemory(nn.Module):
         row_ids: [N] the id of each row, in the order of the data set.
         difficulty: [N] from 0 (easy) to 1; zeros where the plan does not ask.
         uncertainty: [N] of the teacher, 0 to 1; zeros where the plan does not ask.
+        kind: What the answers are; see `row_measures`.
     """
 
     row_ids: Tensor
@@ -45,9 +42,9 @@ class RowMemory(nn.Module):
     drawn_by: Tensor
     drawn_epoch: Tensor
 
-    def __init__(self, plan: RowPlan, row_ids: Tensor, difficulty: Tensor, uncertainty: Tensor) -> None:
+    def __init__(self, plan: RowPlan, row_ids: Tensor, difficulty: Tensor, uncertainty: Tensor, kind: Kind = "class") -> None:
         super().__init__()
-        self.plan = plan
+        self.plan, self.kind = plan, kind
         ids = row_ids.to(torch.int64)
         order = torch.argsort(ids, stable=True)
         self._sorted, self._order = ids[order].cpu().numpy(), order.cpu().numpy()
@@ -111,7 +108,7 @@ class RowMemory(nn.Module):
             self._pending.append((row_ids.detach(), losses.detach().float()))
 
     def after_step(self, num_ranks: int) -> None:
-        """Take over what all ranks saw in this step."""
+        """Take over what all ranks, and all networks where there are peers, saw in this step: their mean for each row."""
         if self.plan.focus != "student_loss":
             return
         seen: list[Any] = self._pending
@@ -120,10 +117,15 @@ class RowMemory(nn.Module):
             parts: list[Any] = [None] * num_ranks
             torch.distributed.all_gather_object(parts, [(ids.cpu(), losses.cpu()) for ids, losses in seen])
             seen = [pair for part in parts for pair in part]
-        for ids, losses in seen:
-            places = self.places(ids).to(self.losses.device, non_blocking=True)
-            losses = losses.to(self.losses.device)
-            self.losses[places] = torch.where(torch.isfinite(losses), losses.clamp(min=0), self.losses[places])
+        if not seen:
+            return
+        ids, losses = (torch.cat([pair[part].to(self.losses.device) for pair in seen]) for part in (0, 1))
+        places = self.places(ids).to(self.losses.device, non_blocking=True)
+        is_known = torch.isfinite(losses)
+        sums, times = torch.zeros_like(self.losses), torch.zeros_like(self.losses)
+        sums.index_add_(0, places, torch.where(is_known, losses.clamp(min=0), 0.0))
+        times.index_add_(0, places, is_known.to(times.dtype))
+        self.losses.copy_(torch.where(times > 0, sums / times.clamp(min=1), self.losses))
 
     def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
         super()._load_from_state_dict(*args, **options)
@@ -163,54 +165,3 @@ def weighted_view(view: StudentView, weights: Tensor) -> StudentView:
 
     taps = {name: weighted(values) for name, values in view.taps.items()}
     return replace(view, logits=weighted(view.logits), taps=taps)
-
-
-def uncertainty_of(logits: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Entropy of softmax(logits) over log C, [B] from 0 (sure) to 1; the mean over real tokens of logits [B, T, C].
-
-    Args:
-        logits: [B, C] or [B, T, C].
-        mask: [B, T], true on real tokens, or on the units that count.
-    """
-    log_p = F.log_softmax(logits.detach().float().nan_to_num(neginf=-1e4, posinf=1e4), dim=-1)
-    entropy = -(log_p.exp() * log_p).sum(-1) / math.log(max(2, logits.shape[-1]))
-    return _row_means(entropy, mask).clamp(0.0, 1.0)
-
-
-def row_losses(view: StudentView, signal: TeacherSignal | None, batch: Mapping[str, Any]) -> Tensor:
-    """[B] how far the student is from the teacher (KL in nats at τ = 1), else from the label; NaN where neither is there.
-
-    A single output per row is compared by its squared difference.
-    """
-    with torch.no_grad():
-        logits = view.logits.detach().float()
-        mask = logit_mask(view)
-        if signal is not None and signal.response is not None:
-            teacher = signal.logits.float()
-            if teacher.shape == logits.shape:
-                return _row_means(_distance(teacher, logits), mask)
-        labels = batch.get("labels")
-        if labels is None or labels.is_floating_point() or logits.shape[-1] < 2 or labels.shape != logits.shape[:-1]:
-            return logits.new_full((len(logits),), math.nan)
-        values = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORED_LABEL, reduction="none")
-        known = labels != IGNORED_LABEL
-        values = values.view(labels.shape) * known
-        counts = known.flatten(1).sum(1) if labels.dim() > 1 else known.long()
-        sums = values.flatten(1).sum(1) if labels.dim() > 1 else values
-        return torch.where(counts > 0, sums / counts.clamp(min=1), sums.new_full((), math.nan))
-
-
-def _distance(teacher: Tensor, student: Tensor) -> Tensor:
-    if teacher.shape[-1] < 2:
-        return (teacher - student).square().mean(-1)
-    log_p, log_q = F.log_softmax(teacher, dim=-1), F.log_softmax(student, dim=-1)
-    return (log_p.exp() * (log_p - log_q)).sum(-1)
-
-
-def _row_means(values: Tensor, mask: Tensor | None) -> Tensor:
-    if values.dim() == 1:
-        return values
-    if mask is None or mask.shape != values.shape:
-        return values.flatten(1).mean(1)
-    kept = mask.to(values.dtype)
-    return (values * kept).sum(1) / kept.sum(1).clamp(min=1)

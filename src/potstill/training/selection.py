@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
+
+from transformers import EarlyStoppingCallback
 
 Selection = Literal["metric", "fidelity", "last"]
 _TIE = 1e-6  # a better fit to the teacher breaks ties of the metric, and never outweighs one row
@@ -41,6 +43,28 @@ def chosen_evaluation(history: Sequence[Mapping[str, float]], *, keeps_best: boo
     if not evaluations:
         return {}
     return dict(max(evaluations, key=lambda entry: entry["eval_selection"]) if keeps_best else evaluations[-1])
+
+
+class Patience(EarlyStoppingCallback):
+    """Stops after so many evaluations in a row without gain; those before an interruption count as well.
+
+    Args:
+        evaluations: How many.
+    """
+
+    def __init__(self, evaluations: int) -> None:
+        super().__init__(early_stopping_patience=evaluations)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **options: Any) -> None:
+        super().on_train_begin(args, state, control, **options)
+        best, self.early_stopping_patience_counter = None, 0
+        for entry in state.log_history:
+            value = entry.get("eval_selection")
+            if value is None or entry.get("step", 0) == 0:  # the untrained model is not waited for
+                continue
+            is_better = best is None or value > best
+            best = value if is_better else best
+            self.early_stopping_patience_counter = 0 if is_better else self.early_stopping_patience_counter + 1
 
 
 def _distance(metrics: Mapping[str, float]) -> float | None:

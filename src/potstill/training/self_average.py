@@ -85,9 +85,9 @@ class SelfAverage:
 
 @contextlib.contextmanager
 def _resting(model: nn.Module, *, noise: bool) -> Iterator[None]:
-    """`resting`, but for the dropout that is in use, where there is noise."""
-    drops = [part for part in model.modules() if part.training and isinstance(part, nn.modules.dropout._DropoutNd)]
+    """`resting`, but where there is noise everything that trains does so, dropout within attention too; norms over rows rest."""
+    noisy = [part for part in model.modules() if part.training and not isinstance(part, nn.modules.batchnorm._NormBase)]
     with resting(model):
-        for part in drops if noise else ():
-            part.train()
+        for part in noisy if noise else ():
+            part.training = True
         yield

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer_utils import EvalPrediction
 
 from potstill import ranks
@@ -27,7 +27,7 @@ from potstill.tasks.answers import known_rows
 from potstill.training.checkpoints import newest_checkpoint
 from potstill.training.head_start import ROWS, start_head
 from potstill.training.precision import computes_in_bf16
-from potstill.training.selection import chosen_evaluation, selection_figure
+from potstill.training.selection import Patience, chosen_evaluation, selection_figure
 from potstill.training.stage_settings import StageSettings, total_steps, training_arguments
 from potstill.training.taps import head_of
 from potstill.training.terms import Term
@@ -120,13 +120,13 @@ def train_stage(
     if done is not None:
         return done
     watch, home = _Watch(folder, on_progress), device_of(model)
-    start = _copied(model) if settings.select == "fidelity" else None
     probe = collator([rows[index] for index in range(min(settings.batch_size, len(rows)))])
     with fastest_threads(model, probe, folder, steps=total_steps(len(rows), settings)):
         trainer = _trainer(model, rows, collator, folder, terms, teacher, eval_rows, task, metric, settings, [watch, *callbacks])
         checkpoint = ranks.from_first(newest_checkpoint(trainer.folder))
-        if settings.starts_head and checkpoint is None:
+        if settings.starts_head:  # also where training goes on: what it began with may be what is kept
             start_head(model, trainer.source, _some(rows, collator, settings))
+        start = _copied(model) if settings.select == "fidelity" else None
         trainer.args.eval_on_start = start is not None and trainer.args.load_best_model_at_end and checkpoint is None
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
@@ -181,7 +181,7 @@ def _trainer(
         settings, folder, len(rows), has_evaluation=has_evaluation, has_choice=has_choice, is_half=is_half
     )
     if settings.patience is not None and has_choice:
-        callbacks.append(EarlyStoppingCallback(settings.patience))
+        callbacks.append(Patience(settings.patience))
     trainer = DistillationTrainer(
         model,
         arguments,

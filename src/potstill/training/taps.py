@@ -5,6 +5,7 @@ Shapes: B batch, T tokens, D width, H heads. Need names are listed in docs/archi
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import math
 from collections.abc import Callable, Collection, Mapping
@@ -17,10 +18,12 @@ from torch import Tensor, nn
 from potstill.errors import NeedsError, PotstillError
 from potstill.table import nearest
 from potstill.tasks.units import head_output
+from potstill.training.tap_gradients import exchanged, largest_logit_by, leaf_of
 
 INDEXED = ("hidden", "mean", "attention", "query", "key", "value")
 _PROJECTIONS = ("query", "key", "value")
 _MASK = "attention_mask"
+INPUT = "input"
 Forward = Callable[..., Any]
 
 
@@ -30,6 +33,7 @@ class Taps:
     Hooks sit on the needed modules only, and only while `run` is in the model's forward: two Taps never meet, a pickled
     model carries no hook, and the recomputation of gradient checkpointing, which runs in the backward pass, adds nothing.
     Attention scores are recomputed from the query and key projections, so the model keeps its fast attention.
+    ``gradient:NEED`` is the gradient of the largest logit by a value; it is computed wherever gradients are off elsewhere.
 
     Args:
         model: A transformers model, or any module whose forward returns logits.
@@ -51,6 +55,8 @@ class Taps:
         self._family = family_or_none(model)
         self._slots: dict[str, tuple[nn.Module, bool]] = {}
         self._recipes: dict[str, Callable[[Mapping[str, Tensor], Any], Tensor]] = {}
+        self._places: dict[str, str] = {}  # need → the slot that holds the value itself
+        self._gradients: dict[str, str] = {}  # need → the slot by which the output is differentiated
         self._wants_hidden_states = False
         for need in self.needs:
             self._resolve(need)
@@ -67,28 +73,52 @@ class Taps:
         """
         options = {"output_hidden_states": True} if self._wants_hidden_states else {}
         caught: dict[str, Tensor] = {}
-        handles = [self._hook(slot, module, is_input, caught) for slot, (module, is_input) in self._slots.items()]
-        try:
-            outputs = (forward or self.model)(**inputs, **options)
-        finally:
-            for handle in handles:
-                handle.remove()
-        if torch.is_grad_enabled():
+        has_graph = torch.is_grad_enabled()
+        with torch.enable_grad() if self._gradients else contextlib.nullcontext():
+            inputs = self._with_leaf(inputs, caught)
+            handles = [self._hook(slot, module, is_input, caught) for slot, (module, is_input) in self._slots.items()]
+            try:
+                outputs = (forward or self.model)(**inputs, **options)
+            finally:
+                for handle in handles:
+                    handle.remove()
+            logits = logits_of(outputs)
+            leaves = {need: _found(caught, slot) for need, slot in self._gradients.items()}
+            gradients = largest_logit_by(logits, leaves, keeps_graph=has_graph) if leaves else {}
+        if has_graph:
             self._check_gradient(caught)
         if isinstance(inputs.get(_MASK), Tensor):
             caught[_MASK] = inputs[_MASK]
-        return logits_of(outputs), {name: recipe(caught, outputs) for name, recipe in self._recipes.items()}
+        values = {name: recipe(caught, outputs) for name, recipe in self._recipes.items()} | gradients
+        if leaves and not has_graph:
+            return logits.detach(), {name: value.detach() for name, value in values.items()}
+        return logits, values
+
+    def _with_leaf(self, inputs: Mapping[str, Any], caught: dict[str, Tensor]) -> Mapping[str, Any]:
+        """The inputs, the numbers among them as a leaf where their gradient is wanted."""
+        if INPUT not in self._places.values():
+            return inputs
+        name = next((name for name, value in inputs.items() if isinstance(value, Tensor) and value.is_floating_point()), None)
+        if name is None:
+            raise self._missing(INPUT)
+        caught[INPUT] = leaf_of(inputs[name]) if torch.is_grad_enabled() else inputs[name]
+        return {**inputs, name: caught[INPUT]}
 
     def _hook(self, slot: str, module: nn.Module, is_input: bool, caught: dict[str, Tensor]) -> Any:
+        is_leaf = slot in self._gradients.values()
         if is_input:
 
-            def before(_: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
-                caught[slot] = _first_tensor(positional or tuple(named.values()))
+            def before(_: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]) -> Any:
+                value = _first_tensor(positional or tuple(named.values()))
+                caught[slot] = leaf_of(value) if is_leaf else value
+                return (exchanged(positional, value, caught[slot]), exchanged(named, value, caught[slot])) if is_leaf else None
 
             return module.register_forward_pre_hook(before, with_kwargs=True)
 
-        def after(_: nn.Module, __: Any, output: Any) -> None:
-            caught[slot] = _first_tensor(output)
+        def after(_: nn.Module, __: Any, output: Any) -> Any:
+            value = _first_tensor(output)
+            caught[slot] = leaf_of(value) if is_leaf else value
+            return exchanged(output, value, caught[slot]) if is_leaf else None
 
         return module.register_forward_hook(after)
 
@@ -118,8 +148,26 @@ class Taps:
             self._slot(need, head, need, is_input=True)
         elif kind == "module" and rest:
             self._resolve_modules(need, rest)
+        elif need == INPUT and getattr(self.model, "main_input_name", "pixel_values") == "pixel_values":
+            self._places[need] = INPUT
+            self._recipes[need] = lambda caught, _: _found(caught, INPUT)
+        elif kind == "gradient" and rest:
+            self._resolve_gradient(need, rest)
         else:
             raise self._missing(need)
+
+    def _resolve_gradient(self, need: str, by: str) -> None:
+        is_asked = by in self._recipes
+        self._resolve(by)
+        if not is_asked:
+            self._recipes.pop(by, None)
+        if by not in self._places:
+            raise NeedsError(
+                f"{need!r} cannot be told, {type(self.model).__name__} has no one module that gives {by!r}",
+                "input of images, embedding, hidden:k, head.in or module:PATH",
+                "set tap to one of them",
+            )
+        self._gradients[need] = self._places[by]
 
     def _resolve_hidden(self, need: str, index: int) -> None:
         stages = stages_of(self.model)
@@ -170,6 +218,7 @@ class Taps:
 
     def _slot(self, slot: str, module: nn.Module, need: str, *, is_input: bool = False) -> None:
         self._slots[slot] = (module, is_input)
+        self._places[need] = slot
         self._recipes[need] = lambda caught, _: _found(caught, slot)
 
     def _index(self, need: str) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import IterableDataset
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_utils import EvalPrediction
@@ -31,6 +32,7 @@ from potstill.training.objective import BALANCE_KEY, NonFiniteLoss, Objective
 from potstill.training.peers import KEY as PEERS_KEY
 from potstill.training.peers import Peers, own_name
 from potstill.training.row_answers import make_memory
+from potstill.training.row_measures import kind_of_answers
 from potstill.training.row_plan import RowPlan, read_row_plan
 from potstill.training.self_average import SelfAverage
 from potstill.training.taps import Taps
@@ -182,8 +184,8 @@ class DistillationTrainer(MeasuringTrainer):
         trained = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
         memory = None
         if not self.row_plan.is_default and self.train_dataset is not None:
-            place = self._prepare_inputs
-            memory = make_memory(self.row_plan, self.train_dataset, self.data_collator, self.source, self.args, place)
+            given_rows = self.row_plan, self.train_dataset, self.data_collator, self.source, self.args, self._prepare_inputs
+            memory = make_memory(*given_rows, kind=kind_of_answers(self.model))
         self.objective.attach(
             rows=memory,
             balance=balancing.build(self.balance, losses, trained),
@@ -363,9 +365,17 @@ class DistillationTrainer(MeasuringTrainer):
         return self._view_of(Taps(self.model, ()), batch).logits
 
     def _view_of(self, network: Taps, batch: Mapping[str, Any]) -> StudentView:
-        logits, taps = network.run(self._student_inputs(batch))
+        # Autocast: of the student its wrapper does so, of peers nobody else.
+        with self.accelerator.autocast(), self._kernels():
+            logits, taps = network.run(self._student_inputs(batch))
         answers, unit_mask = answers_of(logits, batch)
         return StudentView(answers, taps, batch.get("attention_mask"), self._roles, unit_mask)
+
+    def _kernels(self) -> contextlib.AbstractContextManager[Any]:
+        """Attention that can be differentiated twice, where a loss reads gradients; whatever is fastest elsewhere."""
+        if torch.is_grad_enabled() and any(term.loss.kind == "gradient" for term in self.objective.terms):
+            return sdpa_kernel(SDPBackend.MATH)
+        return contextlib.nullcontext()
 
     def _signal(self, batch: Mapping[str, Any], needs: tuple[str, ...]) -> TeacherSignal | None:
         if not needs:
