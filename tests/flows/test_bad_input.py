@@ -164,6 +164,16 @@ CASES = [
         ("'bounded_regression' reads labels as numbers", "ce"),
     ),
     Case(
+        "gradient of answers to words",
+        good("--task", "token-classification", "--set", "distill.losses=[kl, jacobian]"),
+        ("'jacobian' is of one answer for each row", "take the loss kl"),
+    ),
+    Case(
+        "uncertainty of numbers",
+        good("--task", "regression", "--set", "distill.rows.focus=teacher_uncertainty"),
+        ("asks how unsure the teacher is", "student_loss"),
+    ),
+    Case(
         "an architecture for words",
         good("--task", "token-classification", "--student", "bilstm"),
         ("student.architecture is 'bilstm'", "not their words or places", "leave student.architecture out"),

@@ -110,11 +110,17 @@ def in_units(terms: Sequence[TermSpec], answers: Answers) -> tuple[TermSpec, ...
     """Terms of the user's own, in units of the labels' spread where they measure numbers and name no scale.
 
     Raises:
-        NeedsError: A term on class probabilities, where a row's answer is something else, or one that reads labels as numbers,
-            where they are classes.
+        NeedsError: A term on class probabilities, where a row's answer is something else; one that reads labels as numbers,
+            where they are classes; or one on the gradient of the answer, where a row has several.
     """
     found = []
     for term in terms:
+        if not answers.is_of_row and build(term.name, **term.options).kind == "gradient":
+            raise NeedsError(
+                f"loss {term.name!r} is of one answer for each row; the answers of this task are of words or places",
+                "a task that answers whole rows, or losses on the answers and on inner values",
+                "take the loss kl, or hidden_mse",
+            )
         if answers.is_distribution and build(term.name, **term.options).reads_numbers():
             raise NeedsError(
                 f"loss {term.name!r} reads labels as numbers, one for each output; the labels of this task are classes",
