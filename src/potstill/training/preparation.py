@@ -180,7 +180,9 @@ def _student_fault(term: Term, need: str, student: nn.Module) -> NeedsError | No
     try:
         Taps(student, [need])
     except NeedsError as err:
-        return NeedsError(f"loss {term.name!r} needs {need!r} of the student: {err.given}", err.accepted, err.todo)
+        instead = getattr(term.loss, "nearest", "kl")
+        todo = f"{err.todo} Or take the loss {instead}" if err.todo else f"name a value that is there, or take the loss {instead}"
+        return NeedsError(f"loss {term.name!r} needs {need!r} of the student: {err.given}", err.accepted, todo)
     return None
 
 
