@@ -474,3 +474,10 @@ def test_learned_temperature_starts_where_the_authors_start() -> None:
 def test_functions_refuse_what_they_would_answer_wrongly(call, error, words) -> None:
     with pytest.raises(error, match=words):
         call()
+
+
+def test_a_mask_of_rows_leaves_out_rows_of_numbers() -> None:
+    values, mask = torch.tensor([[3.0, 3, 3], [0, 0, 0], [1, 0, 2]]), torch.tensor([False, True, True])
+    found = F.regression(torch.zeros(3, 3), values, mask=mask, reduction="none")
+    assert found.tolist() == pytest.approx([0.0, 0.0, 5 / 3])
+    assert float(F.regression(torch.zeros(4, 2), torch.ones(4, 2), mask=torch.ones(4).bool())) == 1.0

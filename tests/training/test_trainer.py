@@ -14,6 +14,7 @@ from transformers import AutoModelForSequenceClassification
 
 from potstill.errors import CacheError, Faults, NeedsError, TrainingError
 from potstill.teacher.live import LiveTeacher
+from potstill.training.given import default_losses
 from potstill.training.schedules import Constant, Linear
 from potstill.training.taps import TapReader
 from potstill.training.terms import Term
@@ -273,3 +274,88 @@ def test_the_sensitivity_of_the_output_is_learned(tmp_path, tap):
     trainer.train()
     told = [entry["loss/jacobian"] for entry in trainer.state.log_history if "loss/jacobian" in entry]
     assert told[-1] < 0.8 * told[0]
+
+
+class Plain(torch.nn.Module):
+    """A module whose forward gives its logits in one of several forms."""
+
+    def __init__(self, form="tensor"):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding, self.output, self.form = torch.nn.EmbeddingBag(50, 8), torch.nn.Linear(8, 3), form
+
+    def forward(self, input_ids):
+        logits = self.output(self.embedding(input_ids))
+        return {"tensor": logits, "tuple": (logits, None), "dict": {"logits": logits}}[self.form]
+
+
+@pytest.mark.parametrize("form", ["tensor", "tuple", "dict"])
+def test_a_teacher_may_give_its_logits_in_any_form(tmp_path, form):
+    trainer = trainer_for(tmp_path, student=Plain(), teacher=Plain(form), losses=["kl"], max_steps=1)
+    trainer.train()
+    assert trainer.evaluate()["eval_teacher_kl"] >= 0
+
+
+def test_rows_without_labels_are_predicted(tmp_path):
+    trainer = trainer_for(tmp_path, max_steps=1)
+    trainer.train()
+    trainer.data_collator = lambda rows: {name: value for name, value in collate(rows).items() if name != "labels"}
+    found = trainer.predict(Rows(8))
+    assert found.predictions.shape == (8, 3)
+    assert "test_loss_kl" in found.metrics
+    assert "test_loss_ce" not in found.metrics
+
+
+def test_several_models_teach_by_the_mean_of_their_probabilities(tmp_path):
+    trainer = trainer_for(tmp_path, teacher=[opinionated(), opinionated(seed=5)], losses=["kl"], max_steps=1)
+    trainer.train()
+    assert len(trainer.source.sources) == 2
+
+
+@pytest.mark.parametrize(
+    ("problem", "names"),
+    [
+        ("regression", {"eval_teacher_rmse", "eval_teacher_pearson"}),
+        ("multi_label_classification", {"eval_agreement", "eval_teacher_kl"}),
+    ],
+)
+def test_closeness_is_that_of_the_answers(tmp_path, problem, names):
+    student, teacher = encoder(seed=1), opinionated()
+    student.config.problem_type = problem
+    trainer = trainer_for(tmp_path, student=student, teacher=teacher, losses=[{"name": "logit_mse"}])
+    found = trainer.evaluate()
+    assert {name for name in found if "teacher" in name or "agreement" in name} == names
+    with torch.no_grad():
+        batch = collate(Rows(24).rows)
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        own, other = student.eval()(**inputs).logits, teacher(**inputs).logits
+    if problem == "regression":
+        assert found["eval_teacher_rmse"] == pytest.approx(float((own - other).square().mean().sqrt()), rel=1e-4)
+    else:
+        assert found["eval_agreement"] == pytest.approx(float(((own > 0) == (other > 0)).float().mean()))
+
+
+def test_what_would_be_ignored_is_refused(tmp_path):
+    with pytest.raises(TrainingError, match=r"pattern 'clasifier.\*', which no parameter has.*did you mean 'classifier"):
+        trainer_for(tmp_path, learning_rate_multiples={"clasifier.*": 10.0}).train()
+    with pytest.raises(TrainingError, match=r"label_smoothing_factor is 0\.3"):
+        trainer_for(tmp_path, label_smoothing_factor=0.3)
+    with pytest.raises(TrainingError, match="there are no rows"):
+        DistillationTrainer(encoder(), arguments(tmp_path), losses=["ce"], train_dataset=Rows(0), data_collator=collate).train()
+    assert Term("half", HiddenBridge(), 0.5).weight(0.0) == 0.5
+
+
+def test_labels_of_another_kind_are_refused(tmp_path):
+    class Floats(Rows):
+        def __getitem__(self, index):
+            return self.rows[index] | {"labels": 0.5}
+
+    def floats(rows):
+        return collate([{**row, "labels": 0} for row in rows]) | {"labels": torch.tensor([row["labels"] for row in rows])}
+
+    trainer = DistillationTrainer(encoder(), arguments(tmp_path), losses=["ce"], train_dataset=Floats(8), data_collator=floats)
+    with pytest.raises(NeedsError, match=r"'ce' reads the number of a class, labels are torch\.float32"):
+        trainer.train()
+    model = encoder()
+    model.config.num_labels = 1
+    assert default_losses(model, has_teacher=True)[0]["name"] == "regression"

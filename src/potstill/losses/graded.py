@@ -65,6 +65,8 @@ def regression(
         reduction: Over rows.
     """
     alike(student_values, teacher_values)
+    if mask is not None and mask.dim() == 1 and student_values.dim() > 1:
+        mask = mask.view(-1, *[1] * (student_values.dim() - 1))
     return over_rows((student_values - teacher_values).square(), mask, reduction)
 
 

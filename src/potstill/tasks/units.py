@@ -21,15 +21,20 @@ from potstill.tasks.blocks import FLOOR, of_own_task
 
 
 def head_output(output: Any) -> Tensor:
-    """The logits of a transformers output: [B, C], [B, T, C], or [B, T, 2] out of start and end logits.
+    """The logits of what a forward returns: [B, C], [B, T, C], or [B, T, 2] out of start and end logits.
 
     Args:
-        output: A tensor, or an output with ``logits`` or with ``start_logits`` and ``end_logits``.
+        output: A tensor, a tuple or list that begins with the logits, a mapping or an output with ``logits``, or one with
+            ``start_logits`` and ``end_logits``.
     """
     if isinstance(output, Tensor):
         return output
     start = getattr(output, "start_logits", None)
-    return output.logits if start is None else torch.stack([start, output.end_logits], dim=-1)
+    if start is not None:
+        return torch.stack([start, output.end_logits], dim=-1)
+    if isinstance(output, (tuple, list)):
+        return output[0]  # type: ignore[no-any-return]
+    return output["logits"] if isinstance(output, Mapping) else output.logits  # type: ignore[no-any-return]
 
 
 def has_units(batch: Mapping[str, Any]) -> bool:

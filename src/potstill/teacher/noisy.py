@@ -32,9 +32,16 @@ class NoisyTeacher:
 
     Raises:
         RecipeError: A negative σ, or a share outside [0, 1].
+        NeedsError: A model in the place of a source.
     """
 
     def __init__(self, source: TeacherSource, *, sigma: float = 0.5, share: float = 0.5) -> None:
+        if isinstance(source, nn.Module):
+            raise NeedsError(
+                f"NoisyTeacher was given the model {type(source).__name__}, and disturbs the answers of a source",
+                "a source of knowledge, such as LiveTeacher",
+                "write NoisyTeacher(LiveTeacher(model))",
+            )
         if not _is_number(sigma) or sigma < 0:
             raise RecipeError(f"sigma of the noise is {sigma!r}", "a number from 0", "for example sigma: 0.5")
         if not _is_number(share) or not 0 <= share <= 1:

@@ -217,7 +217,8 @@ def _terms(
 ) -> list[tuple[float, float]]:
     values = []
     for term, weight in objective.active_terms():
-        if not weight or (term.loss.needs_teacher() and signal is None):
+        is_told = all(column in batch for column in term.loss.needs_batch())  # rows to predict have no labels
+        if not weight or not is_told or (term.loss.needs_teacher() and signal is None):
             values.append((0.0, 0.0))
             continue
         if term.loss.kind == "gradient" and not torch.is_grad_enabled():

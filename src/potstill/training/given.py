@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -12,7 +12,10 @@ from torch import nn
 from transformers import TrainingArguments
 
 from potstill.errors import TrainingError
+from potstill.tasks.closeness import embedding_closeness, label_closeness, number_closeness
+from potstill.training.evaluation import fidelity
 from potstill.training.peers import Peers
+from potstill.training.row_measures import Kind, kind_of_answers
 from potstill.training.taps import TapReader
 
 DEFAULT_LOSSES: tuple[Mapping[str, Any], ...] = ({"name": "kl", "weight": 0.7, "temperature": 2.0}, {"name": "ce", "weight": 0.3})
@@ -47,8 +50,7 @@ def default_losses(model: Any, *, has_teacher: bool, has_peers: bool = False) ->
     """What a model learns from where nobody says: by the problem type that its configuration states, one class otherwise."""
     if has_peers and not has_teacher:
         return PEER_LOSSES
-    problem = getattr(getattr(model, "config", None), "problem_type", None)
-    name = {"multi_label_classification": "bce", "regression": "regression"}.get(str(problem))
+    name = {"labels": "bce", "numbers": "regression"}.get(kind_of_answers(model))
     if name is None:
         return DEFAULT_LOSSES if has_teacher else ({"name": "ce"},)
     labels = {"name": name, "target": "labels"}
@@ -62,6 +64,12 @@ def own_arguments(args: TrainingArguments | None) -> TrainingArguments:
             f"this process sees {args.n_gpu} GPUs, and DataParallel would drop what the losses read",
             "one GPU a process",
             f"run with torchrun --nproc_per_node {args.n_gpu}, or set CUDA_VISIBLE_DEVICES=0",
+        )
+    if args.label_smoothing_factor:
+        raise TrainingError(
+            f"label_smoothing_factor is {args.label_smoothing_factor}, and the losses are those of the list",
+            "smoothing of the loss that reads the labels",
+            f'write {{"name": "ce", "label_smoothing": {args.label_smoothing_factor}}} in losses',
         )
     args.remove_unused_columns = False
     args.logging_nan_inf_filter = False
@@ -80,7 +88,17 @@ def unchanged_config(model: nn.Module) -> Iterator[None]:
         config.__dict__.pop("use_cache", None)
 
 
+def closeness_of(kind: Kind) -> Callable[[Any, Any], dict[str, float]]:
+    """How close answers of a kind are to the teacher's; see `tasks.closeness`."""
+    return {"labels": label_closeness, "numbers": number_closeness, "embedding": embedding_closeness}.get(kind, fidelity)
+
+
 def as_source(teacher: Any, device: torch.device) -> Any:
+    """What the trainer asks: a model at rest, several together (the mean of their probabilities), or a source as it is."""
+    if isinstance(teacher, (list, tuple)):
+        from potstill.teacher.ensemble import EnsembleTeacher
+
+        return EnsembleTeacher([as_source(one, device) for one in teacher])
     if not isinstance(teacher, nn.Module):
         return teacher
     from potstill.teacher.live import LiveTeacher

@@ -15,7 +15,7 @@ from potstill.losses.contract import Shapes
 from potstill.tasks.units import answers_of
 from potstill.teacher.ensemble import EACH
 from potstill.teacher.signal import DenseLogits, SparseLogits, TeacherSignal
-from potstill.training.taps import Taps, available, can_give, head_of
+from potstill.training.taps import Taps, available, can_give, family_or_none, head_of, stages_of
 from potstill.training.terms import Term
 
 PROBE_ROWS = 4
@@ -98,8 +98,16 @@ def check_labels(terms: Sequence[Term], batch: Mapping[str, Any], logits: tuple[
                 "labels of the shape of the answers",
                 "take the loss ce for classes, or target: teacher",
             )
-        reads_classes = not term.loss.reads_numbers() and "labels" in term.loss.needs_batch() and not labels.is_floating_point()
-        if reads_classes and labels.shape == logits[:-1] and bool((labels >= logits[-1]).any()):
+        if term.loss.reads_numbers() or "labels" not in term.loss.needs_batch():
+            continue
+        if labels.is_floating_point() or tuple(labels.shape) != logits[:-1]:
+            raise NeedsError(
+                f"loss {term.name!r} reads the number of a class, labels are {labels.dtype} {list(labels.shape)}"
+                f" for answers {list(logits)}",
+                "whole numbers, one for each answer",
+                'set problem_type of the configuration to "multi_label_classification" or "regression", or name the losses',
+            )
+        if bool((labels >= logits[-1]).any()):
             raise NeedsError(
                 f"a label is {int(labels.max())}, and the student answers with {logits[-1]} classes",
                 f"labels from 0 to {logits[-1] - 1}, or -100 for none",
@@ -200,6 +208,12 @@ def _teacher_fault(term: Term, need: str, source: Any) -> NeedsError:
     held = ", ".join(sorted(given)) if isinstance(given, (set, frozenset)) else ""
     if not held and isinstance(model, nn.Module):
         held = ", ".join(available(model))
+        blocks = "" if family_or_none(model) or stages_of(model) else "name the module's blocks in its attribute tap_stages, "
+        return NeedsError(
+            f"loss {term.name!r} needs {need!r} of the teacher, {type(model).__name__} does not give it",
+            held,
+            f"{blocks}name a value that is there, or take the loss {getattr(term.loss, 'nearest', 'kl')}, or kl",
+        )
     return NeedsError(
         f"loss {term.name!r} needs {need!r} of the teacher, {type(source).__name__} does not provide it",
         held or "what the source provides",

@@ -25,10 +25,14 @@ _OF_PROBLEM: Mapping[str, Kind] = {"multi_label_classification": "labels", "regr
 
 
 def kind_of_answers(model: nn.Module) -> Kind:
-    """What a model answers, by the problem type that its configuration states and the name of its head; else one class."""
+    """What a model answers: by the name of its head, or the problem type of its configuration; else one class, or one number."""
     if type(model).__name__.endswith(HEAD):
         return "embedding"
-    return _OF_PROBLEM.get(str(getattr(getattr(model, "config", None), "problem_type", None)), "class")
+    config = getattr(model, "config", None)
+    problem = getattr(config, "problem_type", None)
+    if problem is None and getattr(config, "num_labels", None) == 1:  # as transformers takes it
+        return "numbers"
+    return _OF_PROBLEM.get(str(problem), "class")
 
 
 def uncertainty_of(logits: Tensor, mask: Tensor | None = None, *, kind: Kind = "class") -> Tensor:

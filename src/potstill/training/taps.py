@@ -171,6 +171,8 @@ class Taps:
 
     def _resolve_hidden(self, need: str, index: int) -> None:
         stages = stages_of(self.model)
+        if stages and need == "embedding":
+            raise self._missing(need)
         if stages:
             position = self._position(need, index, len(stages), lowest=1)
             self._slot(f"hidden:{position}", stages[position - 1], need)

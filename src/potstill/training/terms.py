@@ -30,6 +30,13 @@ class Term:
     weight: Schedule = field(default_factory=lambda: Constant(1.0))
     temperature: Schedule | None = None
 
+    def __post_init__(self) -> None:
+        """A weight or temperature that is written as a recipe does becomes a schedule."""
+        if not isinstance(self.weight, Schedule):
+            self.weight = parse_weight(self.weight, name=f"the weight of {self.name!r}")
+        if self.temperature is not None and not isinstance(self.temperature, Schedule):
+            self.temperature = parse_temperature(self.temperature, name=f"the temperature of {self.name!r}")
+
     @property
     def key(self) -> str:
         """The name as a module key, without dots."""

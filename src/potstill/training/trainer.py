@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +21,7 @@ from transformers.trainer_utils import EvalPrediction
 from potstill.data.collate import NOT_INPUTS
 from potstill.errors import TrainingError
 from potstill.losses.contract import Loss, StudentView
+from potstill.table import nearest
 from potstill.tasks.units import answers_of
 from potstill.teacher.inputs import InputNames
 from potstill.teacher.signal import TeacherSignal
@@ -128,6 +129,7 @@ class DistillationTrainer(MeasuringTrainer):
         self.average_decay = average_decay
         self.learning_rate_multiples = dict(learning_rate_multiples or {})
         self.selection = selection
+        self.closeness = given.closeness_of(kind_of_answers(self.model))
         self.row_plan = read_row_plan(rows)
         self.balance = balancing.known(balance)
         self._average: WeightAverage | None = None
@@ -160,6 +162,8 @@ class DistillationTrainer(MeasuringTrainer):
         preparation.check_needs(terms, self.model, self.source)
         self._build_beside()
         dataset = self.train_dataset if self.train_dataset is not None else self.eval_dataset
+        if dataset is not None and hasattr(dataset, "__len__") and len(dataset) == 0:
+            raise TrainingError("there are no rows", "a data set with rows", "look at train_dataset and eval_dataset")
         taps = Taps(self.model, self.objective.needs_student())
         if dataset is not None:
             batch = self._prepare_inputs(self._probe(dataset))
@@ -430,6 +434,7 @@ class DistillationTrainer(MeasuringTrainer):
             is_bridge = own.startswith(checkpoints.PREFIX)
             decay = self.args.weight_decay if name in decayed and not is_bridge else 0.0
             groups.setdefault((is_bridge, decay, self._multiple_of(own)), []).append(parameter)
+        self._refuse_idle_patterns(own_name(name, checkpoints.PREFIX) for name, _ in source.named_parameters())
         settings = [
             {"params": parameters, "weight_decay": decay, "lr": self.args.learning_rate * multiple}
             for (_, decay, multiple), parameters in groups.items()
@@ -437,6 +442,18 @@ class DistillationTrainer(MeasuringTrainer):
         optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, source)
         self.optimizer = optimizer_class(settings, **options)
         return self.optimizer
+
+    def _refuse_idle_patterns(self, names: Iterable[str]) -> None:
+        """A pattern of learning rates that no parameter has is a slip of the pen."""
+        known = list(names)
+        for pattern in self.learning_rate_multiples:
+            if not any(fnmatchcase(name, pattern) for name in known) and not pattern.startswith(checkpoints.PREFIX):
+                guess = nearest(pattern, known)
+                raise TrainingError(
+                    f"learning_rate_multiples has the pattern {pattern!r}, which no parameter has",
+                    "patterns of names in named_parameters(), or of '_distill.*' for trained parts of losses",
+                    f"did you mean {guess!r}?" if guess else "print the names with dict(model.named_parameters())",
+                )
 
     def _multiple_of(self, name: str) -> float:
         if self.objective.balance is not None and name.startswith(f"{checkpoints.PREFIX}{BALANCE_KEY}."):
