@@ -129,3 +129,14 @@ def test_attention_image_of_equal_maps_has_an_empty_difference(metrics) -> None:
     assert image.shape[1] == 3 * side + 2 * 8
     assert np.all(image[:, -side:] == 0)
     assert image.max() == 1
+
+
+def test_a_student_of_the_users_own_code_is_loaded_with_its_consent(metrics) -> None:
+    from potstill.report.snippets import load_with_transformers
+
+    assert metrics.plan is not None
+    metrics.plan.student["model_type"] = "potstill-module"
+    code = load_with_transformers(metrics)
+    compile(code, "card", "exec")
+    assert "potstill.load(" in code
+    assert "trust_remote_code=True" in code

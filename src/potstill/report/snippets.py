@@ -61,19 +61,39 @@ _EMBED = """from sentence_transformers import SentenceTransformer
 embed = SentenceTransformer("{student}")
 print(embed.encode([{example}]))"""
 
+# The type of students that a function of the user's own builds.
+MODULE = "potstill-module"
 # What transformers calls the pipeline of a task.
 _PIPELINES = {"multi-label": "text-classification", "regression": "text-classification"}
 
 
+_OWN_CODE = """import torch
+from PIL import Image
+
+import potstill
+
+# The network is built by the function that the student names; it has to be importable here.
+model, processor = potstill.load("{student}", trust_remote_code=True)
+pixels = processor(Image.open("an_image_of_yours.png").convert("RGB"), return_tensors="pt")["pixel_values"]
+with torch.no_grad():
+    print(model.config.id2label[int(model(pixel_values=pixels).logits.argmax())])"""
+
+
 def load_with_transformers(metrics: Metrics) -> str:
     """Python that loads the student folder, with Potstill only where the student's type is its own."""
+    if model_type_of(metrics) == MODULE:
+        return _OWN_CODE.format(student=metrics.files.get("student", "student"))
     return ("import potstill  # knows the student's type\n" if is_own_type(metrics) else "") + _with_transformers(metrics)
 
 
 def is_own_type(metrics: Metrics) -> bool:
     """Whether transformers knows the student's type only once potstill is imported."""
-    shape = {} if metrics.plan is None else metrics.plan.student
-    return str(shape.get("model_type", "")).startswith("potstill-")
+    return model_type_of(metrics).startswith("potstill-")
+
+
+def model_type_of(metrics: Metrics) -> str:
+    """The student's type, as its configuration says it; empty where there is no plan."""
+    return str(({} if metrics.plan is None else metrics.plan.student).get("model_type", ""))
 
 
 def _with_transformers(metrics: Metrics) -> str:
