@@ -115,13 +115,14 @@ def in_units(terms: Sequence[TermSpec], answers: Answers) -> tuple[TermSpec, ...
     """
     found = []
     for term in terms:
-        if not answers.is_of_row and build(term.name, **term.options).kind == "gradient":
+        loss = build(term.name, **term.options)
+        if not answers.is_of_row and loss.kind == "gradient":
             raise NeedsError(
                 f"loss {term.name!r} is of one answer for each row; the answers of this task are of words or places",
                 "a task that answers whole rows, or losses on the answers and on inner values",
                 "take the loss kl, or hidden_mse",
             )
-        if answers.is_distribution and build(term.name, **term.options).reads_numbers():
+        if answers.is_distribution and loss.reads_numbers():
             raise NeedsError(
                 f"loss {term.name!r} reads labels as numbers, one for each output; the labels of this task are classes",
                 "for the labels: ce; for the teacher's answers: kl or logit_mse",

@@ -124,7 +124,7 @@ def train_stage(
     with fastest_threads(model, probe, folder, steps=total_steps(len(rows), settings)):
         trainer = _trainer(model, rows, collator, folder, terms, teacher, eval_rows, task, metric, settings, [watch, *callbacks])
         checkpoint = ranks.from_first(newest_checkpoint(trainer.folder))
-        if settings.starts_head:  # also where training goes on: what it began with may be what is kept
+        if settings.starts_head and (checkpoint is None or settings.select == "fidelity"):  # which may keep what it began with
             start_head(model, trainer.source, _some(rows, collator, settings))
         start = _copied(model) if settings.select == "fidelity" else None
         trainer.args.eval_on_start = start is not None and trainer.args.load_best_model_at_end and checkpoint is None

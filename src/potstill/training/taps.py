@@ -345,11 +345,9 @@ def logits_of(outputs: Any) -> Tensor:
     Raises:
         NeedsError: The forward returned nothing of the kind.
     """
-    value = head_output(outputs) if hasattr(outputs, "start_logits") else getattr(outputs, "logits", None)
-    if value is None and isinstance(outputs, Mapping):
-        value = outputs.get("logits")
-    if value is None and isinstance(outputs, (Tensor, tuple, list)):
-        value = outputs if isinstance(outputs, Tensor) else outputs[0]
+    value: Any = None
+    with contextlib.suppress(AttributeError, KeyError, IndexError):
+        value = head_output(outputs)
     if isinstance(value, Tensor):
         return value
     raise NeedsError(
