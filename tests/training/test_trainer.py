@@ -359,3 +359,26 @@ def test_labels_of_another_kind_are_refused(tmp_path):
     model = encoder()
     model.config.num_labels = 1
     assert default_losses(model, has_teacher=True)[0]["name"] == "regression"
+
+
+@pytest.mark.parametrize(("label", "workers"), [(3, 0), (-1, 0), (3, 1)])
+def test_a_label_outside_the_classes_is_named_with_its_row(tmp_path, label, workers):
+    rows = Rows(24)
+    rows.rows[20]["labels"] = label
+    trainer = trainer_for(tmp_path, rows=rows, dataloader_num_workers=workers)
+    with pytest.raises(NeedsError, match=rf"labels holds {label} in the rows with row_id 120, and the student's classes are 3"):
+        trainer.train()
+
+
+def test_a_token_outside_a_vocabulary_is_named_with_its_row(tmp_path):
+    rows = Rows(24)
+    rows.rows[20]["input_ids"][1] = 50
+    with pytest.raises(NeedsError, match=r"input_ids holds 50 in the rows with row_id 120, and the student's vocabulary has 50"):
+        trainer_for(tmp_path, rows=rows).train()
+    wide = encoder(seed=1)
+    wide.resize_token_embeddings(60)
+    message = r"input_ids holds 50 in the rows with row_id 120, and the teacher's vocabulary has 50.*teacher_input_ids"
+    with pytest.raises(NeedsError, match=message):
+        trainer_for(tmp_path, rows=rows, student=wide).train()
+    with pytest.raises(NeedsError, match=message):
+        trainer_for(tmp_path, rows=rows, student=wide, teacher=[opinionated(), opinionated(seed=3)]).train()

@@ -26,7 +26,7 @@ from potstill.tasks.units import answers_of
 from potstill.teacher.inputs import InputNames
 from potstill.teacher.signal import TeacherSignal
 from potstill.training import balance as balancing
-from potstill.training import checkpoints, evaluation, given, preparation
+from potstill.training import checkpoints, evaluation, given, preparation, row_limits
 from potstill.training.averaging import WeightAverage
 from potstill.training.measuring import MeasuringTrainer
 from potstill.training.objective import BALANCE_KEY, NonFiniteLoss, Objective
@@ -125,7 +125,11 @@ class DistillationTrainer(MeasuringTrainer):
         self.objective = Objective(read_terms(losses), args.device)
         self.source = given.as_source(teacher, args.device) if peers is None else peers
         self.peers, self.class_pairs = peers, class_pairs
-        self.training_collator = training_collator or self.data_collator
+        self._limits: list[row_limits.Limit] = []
+        self.data_collator = row_limits.CheckedCollator(self.data_collator, self._limits)
+        self.training_collator = self.data_collator
+        if training_collator is not None:
+            self.training_collator = row_limits.CheckedCollator(training_collator, self._limits)
         self.average_decay = average_decay
         self.learning_rate_multiples = dict(learning_rate_multiples or {})
         self.selection = selection
@@ -165,11 +169,13 @@ class DistillationTrainer(MeasuringTrainer):
         if dataset is not None and hasattr(dataset, "__len__") and len(dataset) == 0:
             raise TrainingError("there are no rows", "a data set with rows", "look at train_dataset and eval_dataset")
         taps = Taps(self.model, self.objective.needs_student())
+        self._limits += row_limits.of_tokens(self.model, self.source)
         if dataset is not None:
             batch = self._prepare_inputs(self._probe(dataset))
             preparation.check_batch(terms, batch)
             student = preparation.shapes_of_student(taps, self._student_inputs(batch), batch)
             preparation.check_labels(terms, batch, student.logits)
+            self._limits += row_limits.of_labels(terms, student.logits[-1], student.modules.get("head"))
             teacher = preparation.shapes_of_teacher(self.source, batch, self.objective.needs_teacher())
             num_rows = len(dataset) if hasattr(dataset, "__len__") else 0
             with torch.random.fork_rng(devices=[]):
