@@ -40,6 +40,17 @@ def test_has_source_docs_and_defaults(name: str) -> None:
     assert all(value is not inspect.Parameter.empty for value in losses.defaults(name).values())
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if "logits" not in losses.build(name).needs_student()])
+def test_logits_are_not_read_where_they_are_no_need(name: str) -> None:
+    case, twin = make(name), make(name)
+    case.logits = torch.full_like(case.logits, float("nan"))
+    found = []
+    for each in (case, twin):
+        torch.manual_seed(5)
+        found.append(each.value().sum.detach())
+    assert torch.equal(*found)
+
+
 def test_described_sources_are_whole() -> None:
     for row in losses.catalogue.describe():
         assert row["source"], row["name"]

@@ -481,3 +481,46 @@ def test_a_mask_of_rows_leaves_out_rows_of_numbers() -> None:
     found = F.regression(torch.zeros(3, 3), values, mask=mask, reduction="none")
     assert found.tolist() == pytest.approx([0.0, 0.0, 5 / 3])
     assert float(F.regression(torch.zeros(4, 2), torch.ones(4, 2), mask=torch.ones(4).bool())) == 1.0
+
+
+@pytest.mark.parametrize("name", ["ab", "ofd", "review_kd", "simkd"])
+def test_one_row_of_one_position_can_be_learned_from(name: str) -> None:
+    loss = losses.build(name, layers=[[1, 1], [2, 2]])
+    own = {f"hidden:{k}": logits(1, 3, 1, 1, seed=k).requires_grad_() for k in (1, 2)}
+    theirs = {f"hidden:{k}": logits(1, 5, 1, 1, seed=k + 2) for k in (1, 2)}
+    shapes = [Shapes({key: tuple(value.shape) for key, value in taps.items()}, (1, 2)) for taps in (own, theirs)]
+    loss.prepare(*shapes, num_rows=9)
+    loss.train()
+    total = loss(StudentView(torch.zeros(1, 2), own), TeacherSignal(None, theirs), {}).sum
+    total.backward()
+    assert math.isfinite(float(total.detach()))
+    assert bool(own["hidden:1"].grad.isfinite().all())
+
+
+def test_the_reused_classifier_of_a_net_with_negative_features_can_be_reached() -> None:
+    torch.manual_seed(0)
+    teacher = logits(64, 4, 2, 2)  # half of it is negative, as behind the last block of ConvNeXt
+    loss = losses.build("simkd", layers=[[1, 1]], factor=1)
+    shapes = Shapes({"hidden:1": tuple(teacher.shape)}, (64, 2))
+    loss.prepare(shapes, shapes, num_rows=64)
+    optimizer = torch.optim.Adam(loss.parameters(), 1e-2)
+    for _ in range(150):
+        value = loss(StudentView(torch.zeros(64, 2), {"hidden:1": teacher}), TeacherSignal(None, {"hidden:1": teacher}), {})
+        optimizer.zero_grad()
+        (value.sum / value.count).backward()
+        optimizer.step()
+    assert float(value.sum / value.count) < 0.7 * float(teacher.clamp(max=0).square().mean())  # what a ReLU at 0 would leave
+    assert float(loss.bridges[0].lowest) == float(teacher.min())
+    loss.prepare(shapes, shapes, num_rows=64)
+    loss(StudentView(torch.zeros(64, 2), {"hidden:1": teacher}), TeacherSignal(None, {"hidden:1": teacher.relu()}), {})
+    assert float(loss.bridges[0].lowest) == 0.0
+
+
+@pytest.mark.parametrize("variance", [1e-4, 5.0, 1e6])
+def test_any_variance_can_be_started_from(variance: float) -> None:
+    loss = losses.build("vid", layers=[[1, 1]], initial_variance=variance)
+    shapes = Shapes({"hidden:1": (2, 4)}, (2, 2))
+    loss.prepare(shapes, shapes, num_rows=2)
+    assert loss.bridges[0](torch.zeros(2, 4))[1].tolist() == pytest.approx([variance] * 4, rel=1e-4)
+    with pytest.raises(RecipeError, match="initial_variance is 1e-08"):
+        losses.build("vid", initial_variance=1e-8)

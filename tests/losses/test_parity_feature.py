@@ -13,7 +13,6 @@ from potstill.losses import catalogue, row_products
 from potstill.losses import functional as F
 from potstill.losses.contract import Shapes, StudentView
 from potstill.losses.relation import cross_square, distance_of_grams
-from potstill.losses.singular import singular_features
 from potstill.teacher.signal import TeacherSignal
 
 B, T, D, H = 3, 4, 5, 2
@@ -248,6 +247,34 @@ def test_review_gates_equal_a_convolution_of_joined_maps() -> None:
     assert torch.allclose(torch.cat(fusion.gates(fused, deeper), 1), fusion.attention(torch.cat([fused, grown], 1)))
 
 
+def test_review_of_stages_and_their_mean_by_hand() -> None:
+    from potstill.losses.review import ReviewKD
+
+    torch.manual_seed(0)
+    loss = ReviewKD(layers=((1, 1), (2, 2)), middle_channels=4)
+    own = {"hidden:1": values(B, 3, 8, 8).float(), "hidden:2": values(B, 5, 4, 4, seed=1).float()}
+    theirs = {"hidden:1": values(B, 6, 4, 4, seed=2).float(), "hidden:2": values(B, 7, 4, 4, seed=3).float()}
+    shapes = [Shapes({name: tuple(value.shape) for name, value in taps.items()}, (B, 2)) for taps in (own, theirs)]
+    loss.prepare(shapes[0], shapes[1], num_rows=B)
+    loss.eval()
+    found = loss(StudentView(torch.zeros(B, 2), own), TeacherSignal(None, theirs), {})
+    shallow, deep, pooled = loss.bridges
+    assert pooled.attention is None
+    last = pooled.inner(own["hidden:2"].mean((2, 3), keepdim=True))
+    total = F.review_kd(pooled.outer(last), theirs["hidden:2"].mean((2, 3), keepdim=True), reduction="sum")
+    for fusion, own_map, their_map in (
+        (deep, own["hidden:2"], theirs["hidden:2"]),
+        (shallow, own["hidden:1"], theirs["hidden:1"]),
+    ):
+        inner = fusion.inner(own_map)
+        last = torch.nn.functional.interpolate(last, inner.shape[-2:], mode="nearest")
+        gates = fusion.attention(torch.cat([inner, last], 1))
+        last = inner * gates[:, :1] + last * gates[:, 1:]
+        last = torch.nn.functional.interpolate(last, their_map.shape[-2:], mode="nearest")
+        total = total + F.review_kd(fusion.outer(last), their_map, reduction="sum")
+    check(found.sum, total / 3)
+
+
 @pytest.mark.parametrize("shape", [(B, 40, 6), (B, 6, 40), (B, 8, 8)])
 def test_products_over_positions_equal_those_over_channels(shape: tuple[int, int, int]) -> None:
     s, t = values(*shape), values(*shape, seed=1)
@@ -280,68 +307,46 @@ def test_flow_of_tokens_leaves_pads_out(width: int) -> None:
     check(F.fsp(*features, mask=MASK), expected / B)
 
 
-def test_singular_vectors_and_their_gradient() -> None:
-    matrix = values(2, 6, 4).requires_grad_()
-    found = singular_features(matrix, 2)
-    _, s, v = torch.linalg.svd(matrix, full_matrices=False)
-    expected = (s[:, :2] / s[:, :2].norm(dim=-1, keepdim=True)).unsqueeze(1) * v.transpose(1, 2)[:, :, :2]
-    expected = expected * torch.sign(expected.detach().sum(1, keepdim=True))
-    assert torch.allclose(found, expected, atol=1e-12)
-    weight = values(4, 4, seed=5)
-    for k in range(2):
-        quantities = [(value[..., k].unsqueeze(-1) * value[..., k].unsqueeze(-2) * weight).sum() for value in (found, expected)]
-        gradients = [torch.autograd.grad(quantity, matrix, retain_graph=True)[0] for quantity in quantities]
-        assert torch.allclose(*gradients, atol=1e-9)
+def aligned_vectors(student: torch.Tensor, teacher: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """[C, k] of both sides for one row, by full decompositions and a search of the nearest direction."""
+    _, s, v = torch.linalg.svd(teacher, full_matrices=False)
+    theirs = v[:count].T * torch.sign(v[:count].sum(1))
+    shares = s[:count] / s[:count].norm()
+    own = torch.linalg.svd(student, full_matrices=False)[2][: count + 3].T
+    columns = []
+    for k in range(theirs.shape[1]):
+        cosines = [float((own[:, j] @ theirs[:, k]).detach()) for j in range(own.shape[1])]
+        best = max(range(len(cosines)), key=lambda j: abs(cosines[j]))
+        columns.append(own[:, best] * math.copysign(1.0, cosines[best]))
+    return torch.stack(columns, -1) * shares, theirs * shares
 
 
-def test_singular_relation() -> None:
-    features = [values(B, T, D, seed=i) for i in range(4)]
-    expected = 0.0
-    for b in range(B):
-        vectors = []
-        for feature in features:
-            eigenvalues, eigenvectors = torch.linalg.eigh(feature[b].T @ feature[b])
-            vector = eigenvectors[:, eigenvalues.argmax()]
-            vectors.append(vector * torch.sign(vector.sum()))
-        own = [vector if vector @ other >= 0 else -vector for vector, other in zip(vectors[:2], vectors[2:])]
-        for i in range(D):
-            for j in range(D):
-                relations = [math.exp(-((first[i] - second[j]) ** 2) / 8) for first, second in (own, vectors[2:])]
-                expected += (relations[0] - relations[1]) ** 2 / D**2
-    check(F.kd_svd(*features), expected / B)
-
-
-@pytest.mark.parametrize("num_vectors", [1, 2])
-def test_singular_relation_is_the_same_by_pairs(num_vectors: int) -> None:
-    features = [values(2, T, 9, seed=i) for i in range(4)]
+@pytest.mark.parametrize(("num_vectors", "shape"), [(1, (7, 5)), (2, (7, 5)), (1, (4, 9)), (2, (4, 9))])
+def test_singular_relation_and_its_gradient(num_vectors: int, shape: tuple[int, int]) -> None:
+    features = [values(3, *shape, seed=n) for n in range(4)]
     features[0].requires_grad_()
-    vectors = [singular_features(feature, num_vectors) for feature in features]
-    for side in (0, 1):
-        vectors[side] = vectors[side] * torch.sign((vectors[side].detach() * vectors[side + 2]).sum(1, keepdim=True))
-    relations = []
-    for first, second in (vectors[:2], vectors[2:]):
-        relations.append(torch.exp(-(first.unsqueeze(2) - second.unsqueeze(1)).square().sum(-1) / 8))
-    expected, found = (relations[0] - relations[1]).square().mean(), F.kd_svd(*features, num_vectors=num_vectors)
+    features[1].requires_grad_()
+    expected = torch.zeros((), dtype=torch.float64)
+    for b in range(3):
+        first, second = (aligned_vectors(features[n][b], features[n + 2][b], num_vectors) for n in range(2))
+        for i in range(shape[1]):
+            for j in range(shape[1]):
+                relations = [torch.exp(-(one[i] - other[j]).square().sum() / 8) for one, other in zip(first, second)]
+                expected = expected + (relations[0] - relations[1]) ** 2 / shape[1] ** 2
+    expected, found = expected / 3, F.kd_svd(*features, num_vectors=num_vectors)
     check(found.detach(), expected.detach())
-    gradients = [torch.autograd.grad(value, features[0], retain_graph=True)[0] for value in (found, expected)]
-    assert torch.allclose(*gradients, rtol=1e-6, atol=1e-12)
+    gradients = [torch.autograd.grad(value, features[:2], retain_graph=True) for value in (found, expected)]
+    for own, other in zip(*gradients):
+        assert torch.allclose(own, other, rtol=1e-6, atol=1e-12)
 
 
-@pytest.mark.parametrize("shape", [(3, 7), (7, 3)])
-def test_gradient_of_singular_vectors_of_wide_and_tall_features(shape: tuple[int, int]) -> None:
-    matrix = values(2, *shape, seed=8).requires_grad_()
-    found = singular_features(matrix, 2)
-    _, scales, transposed = torch.linalg.svd(matrix, full_matrices=False)
-    vectors = transposed.transpose(1, 2)[:, :, :2]
-    vectors = vectors * torch.sign(vectors.detach().sum(1, keepdim=True))
-    expected = (scales[:, :2] / scales[:, :2].norm(dim=-1, keepdim=True)).unsqueeze(1) * vectors
-    assert torch.allclose(found, expected, atol=1e-10)
-    weight = values(*found.shape, seed=6)
-    # what does not depend on the sign of a vector
-    gradients = [
-        torch.autograd.grad((value.square() * weight).sum(), matrix, retain_graph=True)[0] for value in (found, expected)
-    ]
-    assert torch.allclose(*gradients, atol=1e-9)
+def test_singular_directions_may_change_places() -> None:
+    left, right = (torch.linalg.qr(values(6, 6, seed=seed))[0] for seed in (1, 2))
+    orders = [torch.tensor(scales, dtype=torch.float64).diag() for scales in ([5.0, 4, 1, 1, 1, 1], [4.0, 5, 1, 1, 1, 1])]
+    teacher, student = ((left @ scales @ right).unsqueeze(0) for scales in orders)
+    other = values(1, 6, 6, seed=3)
+    assert float(F.kd_svd(student, other, teacher, other)) < 1e-12
+    assert float(F.kd_svd(values(1, 6, 6, seed=4), other, teacher, other)) > 1e-5
 
 
 @pytest.mark.parametrize("order", [1, 2, 4])

@@ -36,7 +36,7 @@ def weights(name: str, progress: float = 1.0, **wishes: object) -> dict[str, flo
         ("dkd", {"dkd": 1.0, "ce": 1.0}),
         ("dist", {"dist": 2.0, "ce": 1.0}),
         ("logit_std", {"logit_std_kl": 9.0, "ce": 0.1}),
-        ("fitnets", {"kl": 1.0, "ce": 1.0}),
+        ("fitnets", {"kl": 0.111111, "ce": 1.0}),
         ("ab", {"ce": 1.0}),
         ("simkd", {"kl": 0.9, "ce": 0.1}),
     ],
@@ -96,7 +96,8 @@ def test_fitnets_teaches_the_middle_block_first():
     hint, prediction = catalogue.build("fitnets", SMALL, BIG)
     assert hint.terms[0].options == {"layers": [(2, 2)]}
     assert prediction.terms[0].temperature == 3.0
-    assert weights("fitnets", 0.0)["kl"] == 4.0
+    for wishes, heat in (({}, 3.0), ({"temperature": 5.0}, 5.0)):  # the paper's loss has no τ²
+        assert weights("fitnets", 0.0, **wishes)["kl"] == pytest.approx(4 / heat**2, abs=1e-6)
     assert (hint.epochs, prediction.epochs) == (1.0, 8.0)
 
 

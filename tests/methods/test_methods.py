@@ -9,13 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from transformers import MobileNetV2Config, MobileNetV2ForImageClassification
 
 import potstill.methods
 from potstill.errors import NeedsError, RecipeError
 from potstill.losses import catalogue as losses
 from potstill.methods import catalogue
-from potstill.methods.contract import MethodOptions, ModelFacts, facts_of
+from potstill.methods.contract import MethodOptions, ModelFacts, TermSpec, facts_of
 from potstill.methods.layers import pair_layers
+from potstill.methods.response import in_units
+from potstill.tasks.answers import CLASS_OF_EACH_UNIT, SEVERAL_LABELS, SPAN
 from potstill.training.terms import read_terms
 
 SMALL, BIG = ModelFacts(3, 16, 2, "text"), ModelFacts(6, 24, 4, "text")
@@ -133,6 +136,32 @@ def test_simkd_teaches_its_head_gently_from_a_fitted_start():
     assert features.learning_rate == 1e-3
     assert head.learning_rate == pytest.approx(1e-4)
     assert head.settings == {"starts_head": True}
+
+
+def test_simkd_reads_what_the_classifier_reads():
+    def layers(teacher):
+        return catalogue.build("simkd", NET, teacher, MethodOptions())[0].terms[0].options["layers"]
+
+    assert layers(NET) == layers(replace(NET, head_inputs=NET.width)) == [("hidden:4", "hidden:4")]
+    mobile = facts_of(MobileNetV2ForImageClassification(MobileNetV2Config(depth_multiplier=0.1, image_size=32)))
+    assert mobile.head_inputs != mobile.width
+    assert layers(mobile) == [("head.in", "head.in")]
+
+
+@pytest.mark.parametrize("answers", [CLASS_OF_EACH_UNIT, SPAN])
+def test_what_compares_whole_rows_is_refused_for_words_and_places(answers):
+    for name in ("cs_kd", "mlkd"):
+        with pytest.raises(NeedsError, match=f"method '{name}' is of one answer for each row"):
+            catalogue.build(name, SMALL, BIG, MethodOptions(answers=answers))
+    for name in ("cs_kd", "mlkd", "jacobian"):
+        with pytest.raises(NeedsError, match=f"loss '{name}' is of one answer for each row"):
+            in_units([TermSpec(name)], answers)
+
+
+def test_losses_on_a_distribution_are_refused_for_several_labels():
+    for name in ("probability_mse", "cs_kd"):
+        with pytest.raises(NeedsError, match=f"loss '{name}' compares probabilities of classes that exclude each other"):
+            in_units([TermSpec(name)], SEVERAL_LABELS)
 
 
 def test_tinybert_sums_over_blocks_as_its_paper_does():

@@ -195,6 +195,44 @@ def test_plain_module_has_a_head_and_modules_only():
     assert torch.equal(values["head.in"], values["module:1"])
 
 
+@pytest.mark.parametrize("needs", [["hidden:1"], ["embedding", "mean:2"], ["attention:1"], ["query:2", "hidden:1"]])
+def test_reach_gives_the_same_values_and_leaves_the_rest_of_the_forward_out(needs):
+    model, came_by = encoder(layers=4).eval(), []
+    for number, block in enumerate(model.bert.encoder.layer, 1):
+        block.register_forward_hook(lambda *_, number=number: came_by.append(number))
+    taps = Taps(model, needs)
+    assert not taps.can_stop  # a whole forward has not been seen yet
+    _, expected = taps.run(inputs())
+    assert came_by == [1, 2, 3, 4]
+    came_by.clear()
+    assert taps.can_stop
+    found = taps.reach(inputs())
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[need], expected[need]) for need in needs)
+    assert came_by in ([], [1], [1, 2])
+    assert all(len(block._forward_hooks) == 1 for block in model.bert.encoder.layer)
+    logits, values = taps.run(inputs())  # and a whole one comes back
+    assert logits.shape == (4, 3)
+    assert all(torch.equal(values[need], expected[need]) for need in needs)
+
+
+def test_a_module_that_runs_twice_is_not_left_after_its_first_call():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block, self.head = nn.Linear(4, 4), nn.Linear(4, 2)
+            self.tap_stages = ("block",)
+
+        def forward(self, x):
+            return self.head(self.block(torch.tanh(self.block(x))))
+
+    taps = Taps(Twice(), ["hidden:1"])
+    given = {"x": torch.ones(3, 4)}
+    _, expected = taps.run(given)
+    assert not taps.can_stop
+    assert torch.equal(taps.reach(given)["hidden:1"], expected["hidden:1"])
+
+
 def resnet() -> ResNetForImageClassification:
     torch.manual_seed(0)
     config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", num_labels=3)
@@ -223,10 +261,10 @@ def moved(container, change):
 def test_the_gradient_of_the_largest_logit_by_a_value(model, need, inputs):
     model = model.eval().requires_grad_(False)
     with torch.no_grad():
-        found = TapReader().read(model, inputs, [f"gradient:{need}", need])
+        found = TapReader().read(model, inputs, ["logits", f"gradient:{need}", need])
     assert not any(value.requires_grad for value in found.values())
     with torch.no_grad():
-        plain = TapReader().read(model, inputs, [need])
+        plain = TapReader().read(model, inputs, ["logits", need])
     torch.testing.assert_close(found["logits"], plain["logits"])
     torch.testing.assert_close(found[need], plain[need])
     gradient = found[f"gradient:{need}"]

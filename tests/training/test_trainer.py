@@ -13,6 +13,7 @@ from small_models import Explodes, HiddenBridge, Remembered, Rows, arguments, co
 from transformers import AutoModelForSequenceClassification
 
 from potstill.errors import CacheError, Faults, NeedsError, TrainingError
+from potstill.losses.contract import Loss, LossValue
 from potstill.teacher.live import LiveTeacher
 from potstill.training.given import default_losses
 from potstill.training.schedules import Constant, Linear
@@ -382,3 +383,68 @@ def test_a_token_outside_a_vocabulary_is_named_with_its_row(tmp_path):
         trainer_for(tmp_path, rows=rows, student=wide).train()
     with pytest.raises(NeedsError, match=message):
         trainer_for(tmp_path, rows=rows, student=wide, teacher=[opinionated(), opinionated(seed=3)]).train()
+
+
+class Jumps(Loss):
+    """Finite, with a gradient too long for float32."""
+
+    def needs_teacher(self):
+        return ()
+
+    def forward(self, student, teacher, batch):
+        total = (student.logits - student.logits.detach()).sum() * 1e30
+        return LossValue(sum=total, count=float(len(student.logits)))
+
+
+@pytest.mark.parametrize("max_grad_norm", [1.0, 0.0])
+def test_a_gradient_that_is_not_finite_stops_the_run_before_the_step(tmp_path, max_grad_norm):
+    trainer = trainer_for(tmp_path, losses=[Term("jumps", Jumps()), "ce"], max_grad_norm=max_grad_norm)
+    before = weights(trainer.model)
+    with pytest.raises(TrainingError, match="the gradient of 'jumps' and 'ce' is not finite on the batch with the row ids"):
+        trainer.train()
+    assert same(before, weights(trainer.model))
+    stopped = json.loads((tmp_path / "stopped-at-step-0" / "stopped.json").read_text(encoding="utf-8"))
+    assert stopped["terms"] == ["jumps", "ce"]
+    assert set(stopped["row_ids"]) <= set(range(100, 124))
+    assert stopped["row_ids"]
+
+
+def test_a_head_of_zeros_learns_beside_jacobian(tmp_path):
+    student = encoder(seed=1)
+    with torch.no_grad():
+        student.classifier.weight.zero_()
+    before = weights(student)
+    trainer = trainer_for(tmp_path, student=student, losses=["ce", "jacobian"], max_steps=4)
+    trainer.train()
+    assert not torch.equal(before["classifier.weight"], student.classifier.weight)
+    assert all(np.isfinite(entry["grad_norm"]) for entry in trainer.state.log_history if "grad_norm" in entry)
+
+
+def test_a_stage_of_inner_values_runs_the_lower_parts_alone_and_learns_the_same(tmp_path):
+    hint = {"name": "fitnet", "layers": [[1, 2]]}
+
+    def trained(folder, *, is_whole):
+        student, teacher = encoder(seed=1, layers=3), opinionated()
+        losses = [hint, {"name": "kl", "weight": 1e-30}] if is_whole else [hint]
+        trainer = trainer_for(folder, student=student, teacher=teacher, losses=losses, max_steps=3, weight_decay=0.0)
+        trainer.prepare()
+        came_by = {"student": 0, "teacher": 0}
+
+        def count(side):
+            def hook(*_):
+                came_by[side] += 1
+
+            return hook
+
+        student.bert.encoder.layer[1].register_forward_hook(count("student"))
+        teacher.classifier.register_forward_hook(count("teacher"))
+        trainer.train()
+        return trainer, came_by
+
+    (lower, in_lower), (whole, in_whole) = trained(tmp_path / "a", is_whole=False), trained(tmp_path / "b", is_whole=True)
+    assert in_lower == {"student": 0, "teacher": 0}
+    assert in_whole == {"student": 3, "teacher": 3}
+    names = [name for name in weights(lower.model) if "embeddings" in name or "layer.0" in name]
+    for name in names:
+        torch.testing.assert_close(lower.model.state_dict()[name], whole.model.state_dict()[name], rtol=1e-5, atol=1e-7)
+    assert np.isfinite(lower.evaluate()["eval_loss"])

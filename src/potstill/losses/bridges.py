@@ -42,6 +42,16 @@ class VectorNorm(nn.BatchNorm1d):
         return super().forward(values)
 
 
+class MapNorm(nn.BatchNorm2d):
+    """A batch norm over [B, C, H, W] that takes its running statistics where a training batch has a single position."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        """The normalised values."""
+        if self.training and values.numel() < 2 * values.shape[1]:
+            return F.batch_norm(values, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(values)
+
+
 def width_of(shape: tuple[int, ...]) -> int:
     """Channels of a map [B, C, H, W], else the last axis."""
     return shape[1] if len(shape) == 4 else shape[-1]

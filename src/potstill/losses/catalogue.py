@@ -91,7 +91,7 @@ LOSSES: dict[str, str] = {
 OF_CLASSES = frozenset(
     {
         *("ce", "kl", "reverse_kl", "jsd", "skew_kl", "skew_reverse_kl", "tvd", "soft_ce", "dkd", "nkd", "wsld", "tf_kd"),
-        *("label_smoothing_kd", "probability_shift", "dist", "logit_std_kl", "mlkd", "uld", "ctkd"),
+        *("label_smoothing_kd", "probability_shift", "dist", "logit_std_kl", "mlkd", "uld", "ctkd", "probability_mse", "cs_kd"),
     }
 )
 

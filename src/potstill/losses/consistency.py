@@ -86,6 +86,7 @@ class CSKD(Loss):
     """
 
     kind: ClassVar[str] = "response"
+    of_rows: ClassVar[bool] = True
 
     def __init__(self, *, temperature: float = 4.0) -> None:
         super().__init__()

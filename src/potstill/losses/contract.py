@@ -22,7 +22,8 @@ class StudentView:
     """What the student gave for one batch.
 
     Args:
-        logits: [B, C]; [B, U, C] where a row has several units.
+        logits: [B, C]; [B, U, C] where a row has several units. Not a number where no loss of the step names them among its
+            needs: the forward may then have been left before them.
         taps: Intermediate values by need name.
         token_mask: [B, T], 1 on real tokens, for token models; None otherwise.
         modules: The student's own modules by role, for losses that reuse one (``"head"``).
@@ -78,11 +79,13 @@ class Loss(nn.Module):
         kind: response, feature, attention, relation, contrast or gradient.
         unit: What is counted: "rows" (all), "labelled" (label ≠ -100) or "tokens".
         may_be_negative: Whether its value has no least value of 0, as a log likelihood.
+        of_rows: Whether it compares one answer for each row, [B, C], and not answers of words or places.
     """
 
     kind: ClassVar[str] = "response"
     unit: ClassVar[str] = "rows"
     may_be_negative: ClassVar[bool] = False
+    of_rows: ClassVar[bool] = False
 
     def needs_student(self) -> tuple[str, ...]:
         """Names of the student values read, for example ``("logits",)`` or ``("hidden:1",)``."""

@@ -190,16 +190,12 @@ class LogitStdKL(TemperatureLoss):
 class MLKD(ResponseLoss):
     """Multi-level distillation; see `functional.mlkd`. Source: Jin et al. 2023 (CVPR)."""
 
+    of_rows: ClassVar[bool] = True
     formula = staticmethod(mlkd)
 
     def __init__(self, *, temperatures: Sequence[float] = (2.0, 3.0, 4.0, 5.0, 6.0)) -> None:
         super().__init__()
         self.temperatures = tuple(positive("temperatures", temperature) for temperature in temperatures)
-
-    def compare(self, student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None, batch: Mapping[str, Any]) -> Tensor:
-        if student_logits.dim() == 3:
-            raise NeedsError("mlkd got logits per token", "logits [B, C] of whole rows", "take the loss kl or dist")
-        return super().compare(student_logits, teacher_logits, mask, batch)
 
 
 class ULD(TemperatureLoss):

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from potstill.errors import NeedsError, TrainingError
@@ -26,7 +25,8 @@ def jacobian(
 ) -> Tensor:
     """‖ ∇s/‖∇s‖ − ∇t/‖∇t‖ ‖² per row, ∇ the gradient of the teacher's first class by the input.
 
-    Where the widths of token gradients differ, the length of the gradient per token (its saliency) is compared.
+    Where the widths of token gradients differ, the length of the gradient per token (its saliency) is compared. A gradient of
+    zero, as under a head of zeros, has no direction: its row carries the loss ‖0 − ∇t/‖∇t‖‖² = 1 and moves nothing.
     Source: Srinivas and Fleuret 2018 (arXiv 1803.00443).
 
     Args:
@@ -40,9 +40,17 @@ def jacobian(
     unit = []
     for value in (student_gradient, teacher_gradient):
         kept = value if mask is None else value.masked_fill(~mask.bool().view(*mask.shape, *[1] * (value.dim() - 2)), 0.0)
-        unit.append(F.normalize(kept.flatten(1), dim=-1, eps=1e-20))
+        unit.append(_direction(kept.flatten(1)))
     rows = None if mask is None else mask.bool().any(1)
     return over_rows((unit[0] - unit[1]).square().sum(-1), rows, reduction)
+
+
+def _direction(values: Tensor) -> Tensor:
+    """Rows at length one; a row of zeros stays one, and has no gradient."""
+    largest = values.detach().abs().amax(-1, keepdim=True)
+    is_there = largest > torch.finfo(values.dtype).tiny
+    scaled = torch.where(is_there, values, 0.0) / torch.where(is_there, largest, 1.0)  # so that no square underflows
+    return scaled * torch.where(is_there, scaled.square().sum(-1, keepdim=True), 1.0).rsqrt()
 
 
 def _lengths(values: Tensor) -> Tensor:
@@ -91,6 +99,7 @@ class Jacobian(Loss):
     """
 
     kind: ClassVar[str] = "gradient"
+    of_rows: ClassVar[bool] = True
 
     def __init__(self, *, tap: str = "embedding") -> None:
         super().__init__()
@@ -104,12 +113,6 @@ class Jacobian(Loss):
 
     def prepare(self, student: Shapes, teacher: Shapes | None, *, num_rows: int) -> None:
         del num_rows
-        if len(student.logits) != 2:
-            raise NeedsError(
-                f"jacobian is of one answer for each row, the answers are {list(student.logits)}",
-                "a task that answers whole rows",
-                "take the loss kl",
-            )
         student_shape = shape_of(student, self.tap, "student", self)
         teacher_shape = shape_of(teacher, f"gradient:{self.tap}", "teacher", self)
         if not _are_comparable(student_shape, teacher_shape):

@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from potstill.losses.bridges import VectorNorm, match_maps, width_of
+from potstill.losses.bridges import MapNorm, VectorNorm, match_maps, width_of
 from potstill.losses.feature import FeatureLoss, hidden_mse
 from potstill.losses.layers import mask_for
-from potstill.losses.options import LAST_LAYER, LayerPair, positive
+from potstill.losses.options import LAST_LAYER, LayerPair, between, positive
 from potstill.losses.precision import full_precision
 from potstill.losses.reduction import Reduction, over_rows
 
@@ -164,7 +164,7 @@ class NormedBridge(nn.Module):
             self.layer = nn.Conv2d(student_width, teacher_width, 1, bias=False)
         else:
             self.layer = nn.Linear(student_width, teacher_width, bias=False)
-        self.norm = nn.BatchNorm2d(teacher_width) if self.is_map else VectorNorm(teacher_width)
+        self.norm = MapNorm(teacher_width) if self.is_map else VectorNorm(teacher_width)
 
     def forward(self, values: Tensor, token_mask: Tensor | None = None) -> Tensor:
         """The connected values; pads stay out of the norm's statistics.
@@ -255,8 +255,8 @@ class GaussianBridge(nn.Module):
         first, second, third = [nn.Conv2d(*pair, 1) if is_map else nn.Linear(*pair) for pair in widths]
         self.mean = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), third)
         self.floor = 1e-5
-        # softplus(scale) + floor = variance at the start
-        self.scale = nn.Parameter(torch.full((width,), math.log(math.expm1(variance - self.floor))))
+        start = variance - self.floor  # softplus(scale) at the start
+        self.scale = nn.Parameter(torch.full((width,), start + math.log(-math.expm1(-start))))
 
     def forward(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """μ(s) in the teacher's shape, and σ² [C]."""
@@ -275,7 +275,7 @@ class VID(FeatureLoss):
 
     def __init__(self, *, layers: Sequence[LayerPair] = LAST_LAYER, initial_variance: float = 5.0) -> None:
         super().__init__(layers=layers, project="linear")
-        self.initial_variance = positive("initial_variance", initial_variance)
+        self.initial_variance = between("initial_variance", initial_variance, 1e-4, 1e6)
 
     def bridge(self, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], names: str) -> nn.Module:
         return GaussianBridge(student_shape, teacher_shape, self.initial_variance)

@@ -111,8 +111,9 @@ def tf_kd(
 ) -> Tensor:
     """Teacher-free distillation from a designed teacher: τ² KL(p^d_τ ‖ q_τ), p^d(y) = a, p^d(other) = (1−a)/(C−1).
 
-    Both sides are softened by τ (p^d_τ ∝ (p^d)^{1/τ}), so the optimum is q = p^d at every τ; the authors' code softens
-    only the teacher.
+    Both sides are softened by τ (p^d_τ ∝ (p^d)^{1/τ}), so the optimum is q = p^d at every τ. The authors' code takes
+    softmax(p^d / τ), a distribution that is even but for a percent, against q itself and without τ²: nearly a pull to even
+    answers, for which `ce` with label_smoothing is the plain name.
     Source: Yuan et al. 2020 (arXiv 1909.11723).
 
     Args:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from potstill.losses.bridges import MapNorm
 from potstill.losses.contract import LossValue, Shapes, StudentView
 from potstill.losses.feature import FeatureLoss
 from potstill.losses.layers import teacher_taps
@@ -52,6 +53,10 @@ def _mean_square(values: Tensor) -> Tensor:
     return values.square().mean((1, 2, 3))
 
 
+def _pooled(values: Tensor) -> Tensor:
+    return values.mean((2, 3), keepdim=True)
+
+
 class AttentionFusion(nn.Module):
     """Fuses a stage with what comes from the deeper ones, by two learned attention maps.
 
@@ -64,14 +69,15 @@ class AttentionFusion(nn.Module):
 
     def __init__(self, student_channels: int, middle_channels: int, teacher_channels: int, *, is_deepest: bool) -> None:
         super().__init__()
-        self.inner = nn.Sequential(nn.Conv2d(student_channels, middle_channels, 1, bias=False), nn.BatchNorm2d(middle_channels))
+        self.teacher_channels = teacher_channels
+        self.inner = nn.Sequential(nn.Conv2d(student_channels, middle_channels, 1, bias=False), MapNorm(middle_channels))
         self.outer = nn.Sequential(
-            nn.Conv2d(middle_channels, teacher_channels, 3, padding=1, bias=False), nn.BatchNorm2d(teacher_channels)
+            nn.Conv2d(middle_channels, teacher_channels, 3, padding=1, bias=False), MapNorm(teacher_channels)
         )
         self.attention = None if is_deepest else nn.Sequential(nn.Conv2d(2 * middle_channels, 2, 1), nn.Sigmoid())
 
     def forward(self, student_map: Tensor, deeper: Tensor | None, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """The output in the teacher's channels and grid, and the fused map to hand to the next stage."""
+        """The output in the teacher's channels and grid, and the fused map, on that grid, to hand to the next stage."""
         weight = self.inner[0].weight
         assert isinstance(weight, Tensor)
         # 1 × 1 convolutions of wide maps are twice as fast with the channels innermost
@@ -79,8 +85,9 @@ class AttentionFusion(nn.Module):
         if self.attention is not None and deeper is not None:
             own, other = self.gates(fused, deeper)
             fused = fused * own + F.interpolate(deeper, fused.shape[-2:], mode="nearest") * other
-        same = tuple(fused.shape[-2:]) == tuple(grid)
-        return self.outer(fused if same else F.interpolate(fused, grid, mode="nearest")), fused
+        if tuple(fused.shape[-2:]) != tuple(grid):
+            fused = F.interpolate(fused, grid, mode="nearest")
+        return self.outer(fused), fused
 
     def gates(self, fused: Tensor, deeper: Tensor) -> tuple[Tensor, Tensor]:
         """Attention [B, 1, H, W] on the stage and on what comes from the deeper ones.
@@ -99,15 +106,19 @@ class AttentionFusion(nn.Module):
 class ReviewKD(FeatureLoss):
     """Knowledge review; see `functional.review_kd`. Source: Chen et al. 2021 (arXiv 2104.09044).
 
+    Stages are read as their taps give them, behind the last ReLU where a stage ends in one; the authors read before it.
+
     Args:
         layers: Pairs of stages from shallow to deep; the last three by default.
         middle_channels: Most channels in which stages are fused.
+        pooled: Whether the deepest stage's mean over positions is one more stage behind it, as in the authors' code.
     """
 
     ranks: ClassVar[tuple[int, ...]] = (4,)
 
-    def __init__(self, *, layers: Sequence[LayerPair] = LAST_STAGES, middle_channels: int = 512) -> None:
+    def __init__(self, *, layers: Sequence[LayerPair] = LAST_STAGES, middle_channels: int = 512, pooled: bool = True) -> None:
         super().__init__(layers=layers, project="linear")
+        self.pooled = pooled
         self.middle_channels = int(between("middle_channels", middle_channels, 1, 65536))
 
     def prepare(self, student: Shapes, teacher: Shapes | None, *, num_rows: int) -> None:
@@ -115,19 +126,25 @@ class ReviewKD(FeatureLoss):
         self._middle = min(self.middle_channels, deepest[1])
         self._built = 0
         super().prepare(student, teacher, num_rows=num_rows)
+        if self.pooled:
+            last = self.bridges[-1]
+            assert isinstance(last, AttentionFusion)
+            self.bridges.append(AttentionFusion(deepest[1], self._middle, last.teacher_channels, is_deepest=True))
 
     def bridge(self, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], names: str) -> nn.Module:
         self._built += 1
-        is_deepest = self._built == len(self.layers)
+        is_deepest = self._built == len(self.layers) and not self.pooled
         return AttentionFusion(student_shape[1], self._middle, teacher_shape[1], is_deepest=is_deepest)
 
     def forward(self, student: StudentView, teacher: TeacherSignal | None, batch: Mapping[str, Any]) -> LossValue:
         """Mean over stages of the sum over rows, from the deepest stage to the shallowest."""
         del batch
         taps, deeper, terms = teacher_taps(teacher), None, []
-        for (student_layer, teacher_layer), fusion in zip(reversed(self.layers), reversed(list(self.bridges))):
-            teacher_map = taps[tap_name(self.role, teacher_layer)].detach()
-            student_map = student.taps[tap_name(self.role, student_layer)]
+        names = [tuple(tap_name(self.role, layer) for layer in pair) for pair in self.layers]
+        maps = [(student.taps[own], taps[other].detach()) for own, other in names]
+        if self.pooled:
+            maps.append((_pooled(maps[-1][0]), _pooled(maps[-1][1])))
+        for (student_map, teacher_map), fusion in zip(reversed(maps), reversed(list(self.bridges)), strict=True):
             output, deeper = fusion(student_map, deeper, tuple(teacher_map.shape[-2:]))
             terms.append(review_kd(output, teacher_map, reduction="sum"))
         return LossValue(sum=torch.stack(terms).mean(), count=float(student.logits.shape[0]))

@@ -21,6 +21,8 @@ from potstill.losses.reduction import Reduction, over_rows
 from potstill.losses.relation import positions
 
 TERMS = 10
+MORE = 3  # student vectors beyond k among which the teacher's are looked for
+WEAK = 1e-6
 
 
 @full_precision
@@ -36,10 +38,11 @@ def kd_svd(
 ) -> Tensor:
     """Relation of singular vectors: mean squared difference of exp(−‖v₁ᵢ − v₂ⱼ‖² / 8) between the channels of two layers.
 
-    v is the row of a channel in the k right singular vectors of the [P, C] feature, scaled by their share of the singular
-    values. Each teacher vector takes the sign with the positive sum, the student's that of the teacher's. The gradient goes
-    through the kept vectors alone.
-    Source: Lee et al. 2018 (arXiv 1807.06819).
+    v is the row of a channel in the k right singular vectors of the teacher's [P, C] feature, scaled by their share of its k
+    singular values. Of the student's k + 3 strongest, each of them meets the one of largest cosine, in its sign and with its
+    share: two directions of like strength may change places. The gradient goes through the chosen vectors alone.
+    Source: Lee et al. 2018 (arXiv 1807.06819); over k numbers the distance is one of vectors, the paper's is one
+    number each.
 
     Args:
         student_first: [B, C₁, H, W] or [B, T, C₁], in the teacher's width.
@@ -50,9 +53,12 @@ def kd_svd(
         mask: [B, T], true on real tokens.
         reduction: Over rows.
     """
-    teacher = [singular_features(value, num_vectors, mask) for value in (teacher_first, teacher_second)]
-    student = [singular_features(value, num_vectors, mask) for value in (student_first, student_second)]
-    aligned = [own * _sign((own.detach() * other).sum(1, keepdim=True)) for own, other in zip(student, teacher)]
+    teacher, aligned = [], []
+    for own, other in ((student_first, teacher_first), (student_second, teacher_second)):
+        scales, vectors = top_singular(_kept(other, mask), num_vectors)
+        found: Tensor = NearestSingular.apply(_kept(own, mask), vectors)  # type: ignore[no-untyped-call]
+        teacher.append(scales.unsqueeze(1) * vectors)
+        aligned.append(scales.unsqueeze(1) * found)
     is_one_number = teacher[0].shape[-1] == teacher[1].shape[-1] == 1 and teacher[0].device.type != "mps"
     distance = _radial_distance if is_one_number else _radial_distance_by_pairs
     return over_rows(distance(*aligned, *teacher), None if mask is None else mask.bool().any(1), reduction)
@@ -95,61 +101,75 @@ def _expanded(numbers: Tensor) -> Tensor:
     return torch.cat(terms, -1)
 
 
-def singular_features(values: Tensor, num_vectors: int, mask: Tensor | None = None) -> Tensor:
-    """[B, C, k]: right singular vectors of the [P, C] feature, scaled by the singular values' shares."""
+def _kept(values: Tensor, mask: Tensor | None) -> Tensor:
     flat = positions(values)
-    flat = flat if mask is None else flat.masked_fill(~mask.bool().unsqueeze(-1), 0.0)
-    scales, vectors = TopSingular.apply(flat, min(num_vectors, *flat.shape[1:]))  # type: ignore[no-untyped-call]
-    # A singular vector has no sign of its own; the side on which its sum is positive is taken.
-    vectors = vectors * _sign(vectors.detach().sum(1, keepdim=True))
-    return F.normalize(scales, dim=-1).unsqueeze(1) * vectors
+    return flat if mask is None else flat.masked_fill(~mask.bool().unsqueeze(-1), 0.0)
 
 
-class TopSingular(torch.autograd.Function):
-    """The k largest singular values [B, k] and right singular vectors [B, C, k] of M [B, P, C].
+@torch.no_grad()
+def top_singular(matrix: Tensor, num_vectors: int) -> tuple[Tensor, Tensor]:
+    """Shares [B, k] of the k largest singular values, at length one, and right singular vectors [B, C, k] of M [B, P, C].
 
-    Both come from the eigenvectors of the smaller of M Mᵀ and MᵀM. The gradient is exact where the singular values differ;
-    gaps below a bound are held at it, so that equal values (dead channels, few positions) give a finite gradient.
+    A singular vector has no sign of its own; the side on which its sum is positive is taken.
+    """
+    squared, _, vectors = _decomposed(matrix, min(num_vectors, *matrix.shape[1:]))
+    return F.normalize(squared[:, : vectors.shape[2]].sqrt(), dim=-1), vectors * _sign(vectors.sum(1, keepdim=True))
+
+
+def _decomposed(matrix: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Squared singular values [B, n], largest first, eigenvectors [B, n, n] of the smaller of M Mᵀ and MᵀM, vectors [B, C, k]."""
+    is_wide = matrix.shape[1] <= matrix.shape[2]
+    gram = matrix @ matrix.transpose(1, 2) if is_wide else matrix.transpose(1, 2) @ matrix
+    squared, basis = torch.linalg.eigh(gram)
+    squared, basis = squared.flip(-1).clamp(min=0), basis.flip(-1)
+    top = basis[:, :, :count]
+    return squared, basis, F.normalize(matrix.transpose(1, 2) @ top, dim=1) if is_wide else top
+
+
+class NearestSingular(torch.autograd.Function):
+    """Of the k + 3 strongest right singular vectors of M [B, P, C], the nearest to each of [B, C, k], in its sign.
+
+    Vectors without strength (a millionth of the first) are left out. The gradient, with the choice fixed, is exact where the
+    singular values differ; gaps below a bound are held at it, so that equal values (dead channels, few positions) give a
+    finite gradient.
     """
 
     @staticmethod
-    def forward(ctx: Any, matrix: Tensor, num_vectors: int) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        """Values and vectors."""
-        is_wide = matrix.shape[1] <= matrix.shape[2]
-        gram = matrix @ matrix.transpose(1, 2) if is_wide else matrix.transpose(1, 2) @ matrix
-        squared, basis = torch.linalg.eigh(gram)
-        squared, basis = squared.flip(-1).clamp(min=0), basis.flip(-1)
-        top = basis[:, :, :num_vectors]
-        vectors = F.normalize(matrix.transpose(1, 2) @ top, dim=1) if is_wide else top
-        ctx.save_for_backward(matrix, squared, basis, vectors)
-        return squared[:, :num_vectors].sqrt(), vectors
+    def forward(ctx: Any, matrix: Tensor, wanted: Tensor) -> Tensor:  # type: ignore[override]
+        """Vectors [B, C, k]."""
+        squared, basis, vectors = _decomposed(matrix, min(wanted.shape[2] + MORE, *matrix.shape[1:]))
+        cosines = vectors.transpose(1, 2) @ wanted
+        is_weak = squared[:, : vectors.shape[2]] <= WEAK * squared[:, :1]
+        places = cosines.abs().masked_fill(is_weak.unsqueeze(-1), -1.0).argmax(1)
+        signs = _sign(cosines.gather(1, places.unsqueeze(1)))
+        chosen = vectors.gather(2, places.unsqueeze(1).expand(-1, vectors.shape[1], -1)) * signs
+        ctx.save_for_backward(matrix, squared, basis, chosen, places)
+        return chosen
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_values: Tensor, grad_vectors: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        """dM = M v xᵀ + M x vᵀ for x = (λI − MᵀM)⁺ dv, and u vᵀ dσ."""
-        matrix, squared, basis, vectors = ctx.saved_tensors
-        moved, projected = _moved(matrix, squared, basis, vectors, grad_vectors), matrix @ vectors
-        through_vectors = (matrix @ moved) @ vectors.transpose(1, 2) + projected @ moved.transpose(1, 2)
-        left = projected / squared[:, None, : vectors.shape[2]].sqrt().clamp(min=1e-6)
-        return through_vectors + (left * grad_values.unsqueeze(1)) @ vectors.transpose(1, 2), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        """dM = M v xᵀ + M x vᵀ for x = (λI − MᵀM)⁺ dv."""
+        matrix, squared, basis, vectors, places = ctx.saved_tensors
+        moved = _moved(matrix, squared, basis, vectors, places, grad)
+        return (matrix @ moved) @ vectors.transpose(1, 2) + (matrix @ vectors) @ moved.transpose(1, 2), None
 
 
-def _moved(matrix: Tensor, squared: Tensor, basis: Tensor, vectors: Tensor, grad: Tensor) -> Tensor:
-    """(λ_k I − MᵀM)⁺ g_k [B, C, k] for the eigenvalue λ_k of each kept vector.
+def _moved(matrix: Tensor, squared: Tensor, basis: Tensor, vectors: Tensor, places: Tensor, grad: Tensor) -> Tensor:
+    """(λ_k I − MᵀM)⁺ g_k [B, C, k] for the eigenvalue λ_k of each chosen vector, at `places` [B, k].
 
     With the eigenvectors U of M Mᵀ: [g + Mᵀ U diag(1/(λ_k − λ_j)) Uᵀ M g] / λ_k, g without its share of v_k.
     """
-    k = vectors.shape[2]
     bound = 1e-4 * squared[:, None, :1].clamp(min=1e-12)
-    gap = squared[:, None, :k] - squared[:, :, None]
+    chosen = squared.gather(1, places).unsqueeze(1)
+    gap = chosen - squared.unsqueeze(-1)
     gap = torch.where(gap.abs() < bound, torch.where(gap < 0, -bound, bound), gap)
-    own = torch.eye(squared.shape[1], k, device=squared.device, dtype=torch.bool)
+    own = torch.zeros_like(gap, dtype=torch.bool).scatter_(1, places.unsqueeze(1), True)
     grad = grad - vectors * (vectors * grad).sum(1, keepdim=True)
     if matrix.shape[1] > matrix.shape[2]:
         return basis @ ((basis.transpose(1, 2) @ grad) / gap).masked_fill(own, 0.0)
     inside = ((basis.transpose(1, 2) @ (matrix @ grad)) / gap).masked_fill(own, 0.0)
-    return (grad + matrix.transpose(1, 2) @ (basis @ inside)) / torch.maximum(squared[:, None, :k], bound)
+    return (grad + matrix.transpose(1, 2) @ (basis @ inside)) / torch.maximum(chosen, bound)
 
 
 class KDSVD(FlowLoss):
@@ -158,7 +178,7 @@ class KDSVD(FlowLoss):
     Args:
         layers: At least two pairs of (student, teacher) blocks.
         project: "auto" bridges where the widths differ, "linear" always, "none" never.
-        num_vectors: Singular vectors kept.
+        num_vectors: Singular vectors of the teacher.
     """
 
     def __init__(self, *, layers: Sequence[LayerPair] = LAST_TWO, project: str = "auto", num_vectors: int = 1) -> None:

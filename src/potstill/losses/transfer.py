@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from potstill.losses.bridges import Bridge, VectorNorm, match_maps, width_of
+from potstill.losses.bridges import Bridge, MapNorm, VectorNorm, match_maps, width_of
 from potstill.losses.feature import FeatureLoss, hidden_mse
 from potstill.losses.layers import mask_for
 from potstill.losses.options import LAST_LAYER, LayerPair, between, one_of, positive
@@ -244,7 +244,12 @@ class SRD(FeatureLoss):
 
 
 class ReuseProjector(nn.Module):
-    """1 × 1, 3 × 3, 1 × 1 convolutions with batch norm and ReLU through a narrower middle; two linear layers for vectors."""
+    """1 × 1, 3 × 3, 1 × 1 convolutions with batch norm and ReLU through a narrower middle; two linear layers for vectors.
+
+    The last ReLU of maps cuts at the teacher's lowest value so far, at most 0: at 0 for a net whose stages end in a ReLU.
+    """
+
+    lowest: Tensor
 
     def __init__(self, student_width: int, teacher_width: int, *, is_map: bool, factor: int) -> None:
         super().__init__()
@@ -253,18 +258,26 @@ class ReuseProjector(nn.Module):
             self.layers = nn.Sequential(
                 *_normed(nn.Conv2d(student_width, middle, 1, bias=False), middle),
                 *_normed(nn.Conv2d(middle, middle, 3, padding=1, bias=False), middle),
-                *_normed(nn.Conv2d(middle, teacher_width, 1, bias=False), teacher_width),
+                *_normed(nn.Conv2d(middle, teacher_width, 1, bias=False), teacher_width)[:-1],
             )
+            self.register_buffer("lowest", torch.zeros(()))
         else:
             self.layers = nn.Sequential(nn.Linear(student_width, middle), nn.ReLU(), nn.Linear(middle, teacher_width))
 
     def forward(self, values: Tensor) -> Tensor:
         """The student's feature as the teacher's classifier would read it."""
-        return self.layers(values.to(next(self.layers.parameters()).dtype))
+        projected: Tensor = self.layers(values.to(next(self.layers.parameters()).dtype))
+        return projected if projected.dim() != 4 else torch.maximum(projected, self.lowest.to(projected.dtype))
+
+    @torch.no_grad()
+    def see(self, teacher_value: Tensor) -> None:
+        """Let a batch of training lower what values are cut at."""
+        if self.training and teacher_value.dim() == 4:
+            self.lowest.copy_(torch.minimum(self.lowest, teacher_value.amin().to(self.lowest.dtype)))
 
 
 def _normed(convolution: nn.Conv2d, width: int) -> tuple[nn.Module, ...]:
-    return convolution, nn.BatchNorm2d(width), nn.ReLU()
+    return convolution, MapNorm(width), nn.ReLU()
 
 
 class SimKD(FeatureLoss):
@@ -287,5 +300,8 @@ class SimKD(FeatureLoss):
 
     def compare(self, index: int, student_value: Tensor, teacher_value: Tensor, token_mask: Tensor | None) -> Tensor:
         student_value, teacher_value = match_maps(student_value, teacher_value)
-        feature = self.bridged(index, student_value)
+        projector = self.bridges[index]
+        assert isinstance(projector, ReuseProjector)
+        projector.see(teacher_value)
+        feature = projector(student_value)
         return simkd(feature, teacher_value, mask=mask_for(teacher_value, token_mask), reduction="sum")

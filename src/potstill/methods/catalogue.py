@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from potstill.errors import NeedsError
+from potstill.losses.catalogue import LOSSES
 from potstill.losses.catalogue import OF_CLASSES as LOSSES_OF_CLASSES
 from potstill.methods.contract import Method, MethodOptions, ModelFacts, StageSpec
+from potstill.methods.response import not_of_rows
 from potstill.methods.routing import DYNAMIC, route_stages
 from potstill.table import resolve
 
@@ -138,7 +140,7 @@ def build(name: str, student: ModelFacts, teacher: ModelFacts, options: MethodOp
 
 
 def require_answers(name: str, options: MethodOptions, stages: Sequence[StageSpec] = ()) -> None:
-    """Refuse a method, or stages with a loss, on class probabilities where a row's answer is something else.
+    """Refuse a method, or stages with a loss, on class probabilities or whole rows where the answers are something else.
 
     Raises:
         NeedsError: It is; names the methods that work.
@@ -151,6 +153,8 @@ def require_answers(name: str, options: MethodOptions, stages: Sequence[StageSpe
             f"methods that take the task's own losses: {', '.join(each for each in names() if each not in OF_CLASSES)}",
             "set distill.method: auto",
         )
+    if not options.answers.is_of_row and any(resolve(LOSSES, loss, kind="loss").of_rows for loss in losses):
+        raise not_of_rows(f"method {name!r}", "set distill.method: auto, or kd")
 
 
 def default_epochs(name: str = "auto") -> float:

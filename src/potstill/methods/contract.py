@@ -30,6 +30,7 @@ class ModelFacts:
             None where it was not measured.
         states: For a teacher: values of whole rows that its source of knowledge holds at no cost, and their variance over rows:
             ("mean:6", 0.04) is the mean over tokens of the state of block 6.
+        head_inputs: Numbers that the final layer reads; None where nobody looked.
     """
 
     layers: int
@@ -43,6 +44,12 @@ class ModelFacts:
     matched: tuple[tuple[int, int], ...] = ()
     start_error: float | None = None
     states: tuple[tuple[str, float], ...] = ()
+    head_inputs: int | None = None
+
+    @property
+    def reads_last_block(self) -> bool:
+        """Whether the final layer reads what the last block gives (MobileNetV2 has a wider convolution between)."""
+        return self.head_inputs in (None, self.width)
 
     @property
     def has_maps(self) -> bool:
@@ -209,7 +216,18 @@ def facts_of(model: Any, *, kept_layers: Sequence[int] = ()) -> ModelFacts:
     # the stages of a convolutional net are not the blocks that a plan counts
     kept = tuple(kept_layers) if heads is not None and len(kept_layers) == layers else ()
     size = int(model.num_parameters()) if hasattr(model, "num_parameters") else None
-    return ModelFacts(layers, int(last_width), heads, family.modality, kept, config.num_labels, _strides(config, layers), size)
+    named = {"kept_layers": kept, "num_classes": config.num_labels, "strides": _strides(config, layers), "parameters": size}
+    return ModelFacts(layers, int(last_width), heads, family.modality, **named, head_inputs=_head_inputs(family, model))
+
+
+def _head_inputs(family: Any, model: Any) -> int | None:
+    """Numbers that a model's final layer reads; None for a configuration, and where the layer does not say."""
+    if not hasattr(model, "named_modules"):
+        return None
+    try:
+        return getattr(family.head(model), "in_features", None)
+    except NeedsError:
+        return None
 
 
 def _strides(config: Any, layers: int) -> tuple[int, ...]:

@@ -59,14 +59,15 @@ def ofd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tup
 
 
 def review_kd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
-    """Knowledge review: stages fused from deep to shallow, each compared at several sizes, weight 1 each, warmed up.
+    """Knowledge review: stages and the last one's mean fused from deep to shallow, each compared at several sizes, weight 1 each.
 
-    Source: Chen et al. 2021 (arXiv 2104.09044), weight of ImageNet; the authors take other weights by pair of nets on CIFAR-100.
+    Source: Chen et al. 2021 (arXiv 2104.09044), weight of ImageNet and the warm-up of CIFAR-100, where the weights differ by
+    pair of nets.
     """
     require_taps("review_kd", options, compares_tokens=False)
     require_maps("review_kd", student, teacher)
     pairs = pair_layers(options.layers, student, teacher)
-    return _stage("review_kd", warm_up(1.0 * len(pairs)), pairs, options)
+    return _stage("review_kd", warm_up(1.0 + len(pairs)), pairs, options)
 
 
 def mgd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
@@ -88,7 +89,8 @@ def cwd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tup
 def srd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
     """Projector and soft maximum (power 4) on the input of the final layer, weight 1.
 
-    Source: Miles and Mikolajczyk 2024 (arXiv 2303.11098), without the term on logits of its ImageNet runs; `alpha` adds one.
+    Source: Miles and Mikolajczyk 2024 (arXiv 2303.11098), without the term on logits of its ImageNet runs, where this one
+    weighs 2; `alpha` adds one.
     """
     require_taps("srd", options, compares_tokens=False)
     return one_stage(options, (TermSpec("srd", 1.0), *label_terms(options)))

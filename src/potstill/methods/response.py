@@ -111,17 +111,13 @@ def in_units(terms: Sequence[TermSpec], answers: Answers) -> tuple[TermSpec, ...
 
     Raises:
         NeedsError: A term on class probabilities, where a row's answer is something else; one that reads labels as numbers,
-            where they are classes; or one on the gradient of the answer, where a row has several.
+            where they are classes; or one of whole rows, where words or places are answered.
     """
     found = []
     for term in terms:
         loss = build(term.name, **term.options)
-        if not answers.is_of_row and loss.kind == "gradient":
-            raise NeedsError(
-                f"loss {term.name!r} is of one answer for each row; the answers of this task are of words or places",
-                "a task that answers whole rows, or losses on the answers and on inner values",
-                "take the loss kl, or hidden_mse",
-            )
+        if loss.of_rows and not answers.is_of_row:
+            raise not_of_rows(f"loss {term.name!r}", "take the loss kl, or hidden_mse")
         if answers.is_distribution and loss.reads_numbers():
             raise NeedsError(
                 f"loss {term.name!r} reads labels as numbers, one for each output; the labels of this task are classes",
@@ -139,6 +135,15 @@ def in_units(terms: Sequence[TermSpec], answers: Answers) -> tuple[TermSpec, ...
         units = {} if answers.scale is None or "scale" not in defaults(term.name) else {"scale": answers.scale}
         found.append(replace(term, options={**units, **term.options}))
     return tuple(found)
+
+
+def not_of_rows(what: str, todo: str) -> NeedsError:
+    """That a loss or method is of whole rows, where words or places are answered."""
+    return NeedsError(
+        f"{what} is of one answer for each row; the answers of this task are of words or places",
+        "a task that answers whole rows, or losses on the answers and on inner values",
+        todo,
+    )
 
 
 def label_terms(options: MethodOptions, *, temperature: float = 4.0) -> tuple[TermSpec, ...]:

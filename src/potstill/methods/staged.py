@@ -13,19 +13,21 @@ from potstill.methods.response import label_term, label_terms, response_terms
 
 # 30 epochs before the 240 of the reference protocol.
 FIRST_EPOCHS = 1.0
+HINT_TEMPERATURE = 3.0
 HEAD_RATE = 0.1  # of the rate before: features that are right already should not be lost while the head is taught
 
 
 def fitnets(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
-    """First the hint: the middle block through a regressor; then KL at τ = 3, weight 4 falling to 1, and labels (1).
+    """First the hint: the middle block through a regressor, in the lower halves; then KL at τ = 3, 4/τ² to 1/τ², and labels (1).
 
-    Source: Romero et al. 2015 (arXiv 1412.6550). The first stage runs whole nets here, the paper's the lower halves.
+    Source: Romero et al. 2015 (arXiv 1412.6550), whose loss has no τ², so that its weight of 4, falling to 1, is 4/9 to 1/9
+    of a loss that has.
     """
     pairs = _middle(student, teacher, options)
     require_positions("fitnets", student, teacher, options, pairs)
-    prediction = response_terms(options, temperature=3.0, alpha=0.5)
+    prediction = response_terms(options, temperature=HINT_TEMPERATURE, alpha=0.5)
     if options.alpha is None and options.answers.from_labels is not None:
-        theirs = (replace(term, weight={"linear": [8.0 * term.weight, 2.0 * term.weight]}) for term in prediction[:-1])
+        theirs = (replace(term, weight=_falling(term)) for term in prediction[:-1])
         prediction = (*theirs, label_term(options))
     return _two_stages("hint", TermSpec("fitnet", options={"layers": pairs}), prediction, options)
 
@@ -64,13 +66,15 @@ def fsp(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tup
 def simkd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
     """First the teacher's last feature through a projector, then the student's own head: KL at τ = 4 (0.9) and labels (0.1).
 
+    The feature is the map of the last block of convolutional nets, else the input of the final layer.
+
     Source: Chen et al. 2022, SimKD (arXiv 2203.14001), which keeps projector and teacher's classifier in the student. Here
     the student stays a plain model of its family, so a second stage, a third as long and at a tenth of the rate, teaches its
     head, which starts as a least-squares fit to the teacher's answers.
     """
     require_taps("simkd", options, compares_tokens=False)
     where = {"layers": [("head.in", "head.in")]}
-    if student.has_maps and teacher.has_maps:
+    if student.has_maps and teacher.has_maps and teacher.reads_last_block:
         where = {"layers": [(f"hidden:{student.layers}", f"hidden:{teacher.layers}")]}
     prediction = response_terms(options, temperature=4.0, alpha=0.9)
     stages = [
@@ -87,6 +91,13 @@ def _two_stages(name: str, first: TermSpec, prediction: tuple[TermSpec, ...], op
         StageSpec("prediction", prediction, epochs=EPOCHS, learning_rate=RATE),
     ]
     return with_wishes(stages, options)
+
+
+def _falling(term: TermSpec) -> dict[str, list[float]]:
+    """From 8 to 2 times a share of one half, over τ² where the loss multiplies by it."""
+    heat = term.temperature if isinstance(term.temperature, (int, float)) else HINT_TEMPERATURE
+    unit = 1.0 if term.temperature is None else float(heat) ** 2
+    return {"linear": [8.0 * term.weight / unit, 2.0 * term.weight / unit]}
 
 
 def _middle(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> list[tuple[int, int]]:

@@ -50,6 +50,8 @@ class Objective:
         self._steps = [0] * len(terms)
         self._metrics: dict[str, tuple[Tensor, int]] = {}
         self._suspects: list[_Suspect] = []
+        self._rows: list[Tensor] = []  # row ids of the micro-batches of this step
+        self._gradient: _Suspect | None = None
         self.num_networks = 1  # peers share the objective: what is told is their mean
         self.checks_at_once = device.type == "cpu"  # elsewhere before the optimizer moves, when the device has long gone on
         self.checks_batches = True  # off where a step is recorded as a graph: only the totals are looked at, rows stay unnamed
@@ -109,6 +111,7 @@ class Objective:
             counts: Units of each term over the whole global batch, [terms].
         """
         self.set_progress(progress)
+        self._rows = []
         scales = 1.0 / counts.clamp(min=1.0)
         self._scales = scales.tolist() if scales.device.type == "cpu" else scales.float()
         for position, weight in enumerate(self._weights):
@@ -139,6 +142,8 @@ class Objective:
                 self._metrics[f"{term.name}/{name}"] = (held + metric.detach(), times + 1)
         values = torch.stack(parts)
         self._totals += values
+        if self.checks_batches and torch.is_grad_enabled() and isinstance(batch.get("row_id"), Tensor):
+            self._rows.append(batch["row_id"])
         if self.checks_batches:
             self._suspects.append(_Suspect(values, batch.get("row_id")))
         if self.checks_at_once:
@@ -196,9 +201,33 @@ class Objective:
         names = [term.name for term, value in zip(self.terms, values) if value != value or abs(value) == float("inf")]
         raise NonFiniteLoss(names, found.row_ids.tolist() if isinstance(found.row_ids, Tensor) else [])
 
+    def watch_gradient(self, norm: Tensor) -> None:
+        """Look at the length of the gradient before the optimizer moves; on a GPU one step later, when it has long arrived.
+
+        Raises:
+            NonFiniteGradient: It is not finite: all weights would stay where they are, or be lost.
+        """
+        if not self.checks_at_once:
+            self.check_gradient()
+        self._gradient = _Suspect(norm.detach().reshape(1), torch.cat(self._rows) if self._rows else None)
+        if self.checks_at_once:
+            self.check_gradient()
+
+    def check_gradient(self) -> None:
+        """Look at the length of the gradient that waits to be looked at.
+
+        Raises:
+            NonFiniteGradient: It is not finite.
+        """
+        found, self._gradient = self._gradient, None
+        if found is not None and not found.is_finite():
+            terms = [term.name for term, weight in zip(self.terms, self._weights) if weight]
+            raise NonFiniteGradient(terms, found.row_ids.tolist() if isinstance(found.row_ids, Tensor) else [])
+
     def drain(self, num_ranks: int) -> dict[str, float]:
         """Mean of each term per optimizer step since the last call; reads the device once."""
         self.check()
+        self.check_gradient()
         totals = self._totals.clone()
         if num_ranks > 1:
             torch.distributed.all_reduce(totals)
@@ -250,13 +279,34 @@ class NonFiniteLoss(TrainingError):
 
     def __init__(self, terms: Sequence[str], row_ids: Sequence[int]) -> None:
         self.terms, self.row_ids = tuple(terms), tuple(row_ids)
-        rows = ", ".join(map(str, row_ids[:64])) + (" …" if len(row_ids) > 64 else "")
-        where = f"the batch with the row ids [{rows}]" if row_ids else "a batch whose rows have no row_id"
         super().__init__(
-            f"the loss {' and '.join(map(repr, terms))} is not finite on {where}",
+            f"the loss {' and '.join(map(repr, terms))} is not finite on {_batch_of(row_ids)}",
             "finite losses",
             "look at these rows, then lower the learning rate or take fp32; the state before the step was saved",
         )
+
+
+class NonFiniteGradient(NonFiniteLoss):
+    """The losses are finite, and the length of their gradient is not.
+
+    Args:
+        terms: Names of the terms that took part.
+        row_ids: Rows of the step.
+    """
+
+    def __init__(self, terms: Sequence[str], row_ids: Sequence[int]) -> None:
+        self.terms, self.row_ids = tuple(terms), tuple(row_ids)
+        TrainingError.__init__(
+            self,
+            f"the gradient of {' and '.join(map(repr, terms))} is not finite on {_batch_of(row_ids)}, though the losses are",
+            "a finite gradient",
+            "train with one of these losses at a time to see whose it is, then leave it out, lower its weight or take fp32",
+        )
+
+
+def _batch_of(row_ids: Sequence[int]) -> str:
+    rows = ", ".join(map(str, row_ids[:64])) + (" …" if len(row_ids) > 64 else "")
+    return f"the batch with the row ids [{rows}]" if row_ids else "a batch whose rows have no row_id"
 
 
 def _union(groups: Any) -> tuple[str, ...]:

@@ -77,6 +77,25 @@ def check_batch(terms: Sequence[Term], batch: Mapping[str, Any]) -> None:
                 )
 
 
+def check_rows(terms: Sequence[Term], logits: tuple[int, ...]) -> None:
+    """Losses of whole rows meet one answer for each row.
+
+    Args:
+        terms: Of the objective.
+        logits: Shape of the student's answers to one batch.
+
+    Raises:
+        NeedsError: They do not.
+    """
+    for term in terms:
+        if term.loss.of_rows and len(logits) != 2:
+            raise NeedsError(
+                f"loss {term.name!r} is of one answer for each row, the answers are {list(logits)}",
+                "a task that answers whole rows",
+                "take the loss kl",
+            )
+
+
 def check_labels(terms: Sequence[Term], batch: Mapping[str, Any], logits: tuple[int, ...]) -> None:
     """Labels are what the terms take them for: one number for each output, or classes that exist.
 

@@ -34,6 +34,7 @@ class Taps:
     model carries no hook, and the recomputation of gradient checkpointing, which runs in the backward pass, adds nothing.
     Attention scores are recomputed from the query and key projections, so the model keeps its fast attention.
     ``gradient:NEED`` is the gradient of the largest logit by a value; it is computed wherever gradients are off elsewhere.
+    Where nobody wants the logits, `reach` leaves the forward behind the last value that is needed.
 
     Args:
         model: A transformers model, or any module whose forward returns logits.
@@ -58,6 +59,7 @@ class Taps:
         self._places: dict[str, str] = {}  # need → the slot that holds the value itself
         self._gradients: dict[str, str] = {}  # need → the slot by which the output is differentiated
         self._wants_hidden_states = False
+        self._calls: dict[str, int] = {}  # how often a whole forward came by each slot
         for need in self.needs:
             self._resolve(need)
 
@@ -73,6 +75,7 @@ class Taps:
         """
         options = {"output_hidden_states": True} if self._wants_hidden_states else {}
         caught: dict[str, Tensor] = {}
+        self._calls = dict.fromkeys(self._slots, 0)
         has_graph = torch.is_grad_enabled()
         with torch.enable_grad() if self._gradients else contextlib.nullcontext():
             inputs = self._with_leaf(inputs, caught)
@@ -94,6 +97,34 @@ class Taps:
             return logits.detach(), {name: value.detach() for name, value in values.items()}
         return logits, values
 
+    @property
+    def can_stop(self) -> bool:
+        """Whether a forward may be left behind the last value: a whole one has shown that it comes by each of them once."""
+        is_whole = self._wants_hidden_states or self._gradients or INPUT in self._places.values()
+        recomputes = self.model.training and getattr(self.model, "is_activation_checkpointing", False)
+        return bool(self._slots) and not is_whole and not recomputes and all(self._calls.get(slot) == 1 for slot in self._slots)
+
+    def reach(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The values by need name, without the part of the forward behind the last of them where that can be left out.
+
+        Args:
+            inputs: Keyword arguments of the model.
+        """
+        if not self.can_stop:
+            return self.run(inputs)[1]
+        caught: dict[str, Tensor] = {}
+        handles = [self._hook(slot, module, is_input, caught, stops=True) for slot, (module, is_input) in self._slots.items()]
+        try:
+            self.model(**inputs)
+        except _AllThere:
+            pass
+        finally:
+            for handle in handles:
+                handle.remove()
+        if isinstance(inputs.get(_MASK), Tensor):
+            caught[_MASK] = inputs[_MASK]
+        return {name: recipe(caught, None) for name, recipe in self._recipes.items()}
+
     def _with_leaf(self, inputs: Mapping[str, Any], caught: dict[str, Tensor]) -> Mapping[str, Any]:
         """The inputs, the numbers among them as a leaf where their gradient is wanted."""
         if INPUT not in self._places.values():
@@ -104,13 +135,20 @@ class Taps:
         caught[INPUT] = leaf_of(inputs[name]) if torch.is_grad_enabled() else inputs[name]
         return {**inputs, name: caught[INPUT]}
 
-    def _hook(self, slot: str, module: nn.Module, is_input: bool, caught: dict[str, Tensor]) -> Any:
+    def _hook(self, slot: str, module: nn.Module, is_input: bool, caught: dict[str, Tensor], *, stops: bool = False) -> Any:
         is_leaf = slot in self._gradients.values()
+
+        def came_by() -> None:
+            self._calls[slot] = 1 if stops else self._calls[slot] + 1
+            if stops and caught.keys() >= self._slots.keys():
+                raise _AllThere
+
         if is_input:
 
             def before(_: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]) -> Any:
                 value = _first_tensor(positional or tuple(named.values()))
                 caught[slot] = leaf_of(value) if is_leaf else value
+                came_by()
                 return (exchanged(positional, value, caught[slot]), exchanged(named, value, caught[slot])) if is_leaf else None
 
             return module.register_forward_pre_hook(before, with_kwargs=True)
@@ -118,6 +156,7 @@ class Taps:
         def after(_: nn.Module, __: Any, output: Any) -> Any:
             value = _first_tensor(output)
             caught[slot] = leaf_of(value) if is_leaf else value
+            came_by()
             return exchanged(output, value, caught[slot]) if is_leaf else None
 
         return module.register_forward_hook(after)
@@ -252,6 +291,10 @@ class Taps:
         )
 
 
+class _AllThere(Exception):
+    """Leaves a forward that has nothing more to give."""
+
+
 class TapReader:
     """Reads needs of any model by one call; sources of knowledge and the report take it as a plain argument."""
 
@@ -259,7 +302,7 @@ class TapReader:
         self._taps: dict[tuple[int, tuple[str, ...]], Taps] = {}
 
     def read(self, model: nn.Module, inputs: Mapping[str, Any], needs: Collection[str]) -> dict[str, Tensor]:
-        """Values of one forward by need name, with ``logits`` among them.
+        """Values of one forward by need name, with ``logits`` among them where they are needed.
 
         Raises:
             NeedsError: The model does not have a value that is needed.
@@ -267,6 +310,8 @@ class TapReader:
         key = (id(model), tuple(needs))
         if key not in self._taps:
             self._taps[key] = Taps(model, needs)
+        if "logits" not in needs:
+            return self._taps[key].reach(inputs)
         logits, values = self._taps[key].run(inputs)
         return {"logits": logits, **values}
 

@@ -140,6 +140,7 @@ class DistillationTrainer(MeasuringTrainer):
         self._taps: Taps | None = None
         self._names = InputNames(self.model)
         self._roles: Mapping[str, nn.Module] = {}
+        self._answer_shape: tuple[int, ...] = ()
         self._memories: list[evaluation.TeacherMemory] = []
         self._num_weights = 0
         self.add_callback(_AroundStep(self))
@@ -174,6 +175,8 @@ class DistillationTrainer(MeasuringTrainer):
             batch = self._prepare_inputs(self._probe(dataset))
             preparation.check_batch(terms, batch)
             student = preparation.shapes_of_student(taps, self._student_inputs(batch), batch)
+            self._answer_shape = student.logits[1:]
+            preparation.check_rows(terms, student.logits)
             preparation.check_labels(terms, batch, student.logits)
             self._limits += row_limits.of_labels(terms, student.logits[-1], student.modules.get("head"))
             teacher = preparation.shapes_of_teacher(self.source, batch, self.objective.needs_teacher())
@@ -267,6 +270,7 @@ class DistillationTrainer(MeasuringTrainer):
 
     def _finalize_training(self, *args: Any) -> Any:
         self.objective.check()
+        self.objective.check_gradient()
         average, self._average = self._average, None
         if average is not None:
             average.keep()
@@ -336,7 +340,7 @@ class DistillationTrainer(MeasuringTrainer):
         views: list[StudentView] = []
 
         def objective() -> Tensor:
-            views.append(self._view(inputs))
+            views.append(self._view(inputs) if self._wants_answers or return_outputs else self._inner_view(inputs))
             if peers is not None:
                 return peers.objective(self.objective, views[-1], inputs)
             return self.objective(views[-1], signal, inputs)
@@ -370,6 +374,22 @@ class DistillationTrainer(MeasuringTrainer):
         if self._taps is None:
             raise TrainingError("the trainer is not prepared", todo="call train() or evaluate()")
         return self._view_of(self._taps, batch)
+
+    @property
+    def _wants_answers(self) -> bool:
+        """Whether somebody reads the student's logits in this step, or has to see its whole forward."""
+        is_whole = self.peers is not None or self.objective.rows is not None or len(self._answer_shape) != 1
+        return is_whole or self._taps is None or not self._taps.can_stop or "logits" in self.objective.needs_student()
+
+    def _inner_view(self, batch: Mapping[str, Any]) -> StudentView:
+        """Inner values alone, of a forward that is left behind the last of them; the logits are not a number."""
+        assert self._taps is not None
+        inputs = self._student_inputs(batch)
+        with self.accelerator.autocast(), self._kernels():
+            taps = self._taps.reach(inputs)
+        num_rows = next(value.shape[0] for value in inputs.values() if isinstance(value, Tensor))
+        nowhere = torch.full((1, 1), float("nan"), device=self.args.device).expand(num_rows, *self._answer_shape)
+        return StudentView(nowhere, taps, batch.get("attention_mask"), self._roles, None)
 
     def _answers(self, batch: Mapping[str, Any]) -> Tensor:
         return self._view_of(Taps(self.model, ()), batch).logits
@@ -474,6 +494,13 @@ class DistillationTrainer(MeasuringTrainer):
         for group in others:
             nn.utils.clip_grad_norm_(group, self.args.max_grad_norm)
         return self.accelerator.clip_grad_norm_(own, self.args.max_grad_norm)
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """Also looked at: a length that is not finite would stop all weights without a word."""
+        norm = super()._get_grad_norm(model, grad_norm)
+        if isinstance(norm, Tensor) and self.accelerator.scaler is None:
+            self.objective.watch_gradient(norm)
+        return norm
 
     # -- checkpoints
 
