@@ -49,6 +49,8 @@ from potstill.errors import OutputError
 from potstill.hardware import bf16_pays
 from potstill.lock import FolderLock
 from potstill.methods.contract import StageSpec, TermSpec
+from potstill.training.head_start import ROWS as HEAD_ROWS
+from potstill.training.head_start import start_head
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,9 @@ def train(net: StagedNet, stages: Sequence[StageSpec], rows: Views, teacher: Any
     """Train through the stages and return the accuracy on the test images after every epoch."""
     found: list[float] = []
     for stage in stages:
+        if stage.settings.get("starts_head"):
+            rows.view = len(found)
+            start_head(net, teacher, some_batches(rows))
         each = EachEpoch(rows, run.tests, len(found))
         arguments = TrainingArguments(
             output_dir=str(run.output / "scratch"),
@@ -173,6 +178,12 @@ def train(net: StagedNet, stages: Sequence[StageSpec], rows: Views, teacher: Any
         trainer.train()
         found += each.accuracies
     return found
+
+
+def some_batches(rows: Views) -> Iterator[dict[str, Any]]:
+    """The first rows, in batches, in the view that they have now."""
+    for start in range(0, min(HEAD_ROWS, len(rows)), BATCH):
+        yield rows.collate(rows.__getitems__(list(range(start, min(start + BATCH, HEAD_ROWS, len(rows))))))
 
 
 class Run:

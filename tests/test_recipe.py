@@ -246,6 +246,11 @@ def test_a_route_is_kept_for_the_method_that_reads_it() -> None:
         ({"method": "dml", "online": {"peers": 4}}, []),
         ({"rows": {"start": 0.5}}, ["distill.rows.start has no effect: distill.rows.order is random"]),
         ({"rows": {"strength": 0.5}}, ["distill.rows.strength has no effect: distill.rows.focus is none"]),
+        (
+            {"losses": ["kl", {"name": "hidden_mse", "layers": [[1, 2]]}], "layers": "last"},
+            ["distill.layers has no effect beside distill.losses, whose terms say it themselves"],
+        ),
+        ({"losses": ["kl", "hidden_mse"], "layers": "last"}, []),
         ({"losses": ["kl"], "alpha": 0.5}, ["distill.alpha has no effect beside distill.losses, whose terms say it themselves"]),
     ],
 )

@@ -183,6 +183,15 @@ CASES = [
         lambda world, folder: ["--teacher", str(world.teacher), "--data", str(world.pictures)],
         ("holds images, and the teacher reads texts", "give another source, or another teacher"),
     ),
+    Case(
+        "pictures by their length",
+        lambda w, f: [
+            *("--teacher", str(w.viewer), "--data", str(w.pictures)),
+            *("--set", "distill.rows.order=curriculum", "--set", "distill.rows.difficulty=length"),
+        ],
+        ("rows.difficulty: length needs the length of every row, and images have none", "set rows.difficulty: teacher"),
+    ),
+    Case("table of losses", good("--set", "distill.losses={head: [kl, ce]}"), ("distill.losses.head is ['kl', 'ce']", "a list")),
     Case("ratio above", good("--ratio", "0.99"), ("0.99", "at most 0.95")),
     Case("ratio between", good("--ratio", "0.05"), ("'student.ratio' is 0.05", "0 (same architecture) or 0.10 to 0.95")),
     Case("two faults", good("--ratio", "7", "--set", "seeed=1"), ("2 faults", "'seeed'", "seed", "'student.ratio' is 7")),

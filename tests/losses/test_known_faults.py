@@ -509,7 +509,7 @@ def test_the_reused_classifier_of_a_net_with_negative_features_can_be_reached() 
         optimizer.zero_grad()
         (value.sum / value.count).backward()
         optimizer.step()
-    assert float(value.sum / value.count) < 0.7 * float(teacher.clamp(max=0).square().mean())  # what a ReLU at 0 would leave
+    assert float(value.sum.detach() / value.count) < 0.7 * float(teacher.clamp(max=0).square().mean())  # what a ReLU at 0 would leave
     assert float(loss.bridges[0].lowest) == float(teacher.min())
     loss.prepare(shapes, shapes, num_rows=64)
     loss(StudentView(torch.zeros(64, 2), {"hidden:1": teacher}), TeacherSignal(None, {"hidden:1": teacher.relu()}), {})
@@ -524,3 +524,13 @@ def test_any_variance_can_be_started_from(variance: float) -> None:
     assert loss.bridges[0](torch.zeros(2, 4))[1].tolist() == pytest.approx([variance] * 4, rel=1e-4)
     with pytest.raises(RecipeError, match="initial_variance is 1e-08"):
         losses.build("vid", initial_variance=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value"), [("jsd", "beta", 2.0), ("skew_kl", "alpha", -1.0), ("jsd", "beta", math.nan)]
+)
+def test_a_share_outside_0_to_1_is_refused_by_the_function_too(name: str, option: str, value: float) -> None:
+    with pytest.raises(RecipeError, match=f"{option} is {value}"):
+        getattr(F, name)(logits(2, 3), logits(2, 3, seed=1), **{option: value})
+    with pytest.raises(RecipeError, match=r"temperatures is \[\]"):
+        losses.build("mlkd", temperatures=[])

@@ -81,6 +81,17 @@ def test_dynamic_layers_replace_the_terms_that_can_choose():
     assert (term.name, term.weight, term.options["distance"]) == ("routed", 0.5, "cosine")
 
 
+def test_a_table_by_part_of_the_network():
+    given = {"backbone": {"type": "mse", "weight": 0.5}, "neck": "cosine", "head": {"type": "kl", "temperature": 3.0}}
+    backbone, neck, head = read_losses(given, TINY, BASE)
+    assert (backbone.name, backbone.weight, backbone.options) == ("hidden_mse", 0.5, {"layers": [(1, 2), (2, 4)]})
+    assert (neck.name, neck.weight, neck.options) == ("cosine", 1.0, {"layers": [(2, 4)]})
+    assert (head.name, head.temperature, head.options) == ("kl", 3.0, {})
+    for table in ({"head": None}, {"backbone": ["hidden_mse"], "head": "kl"}):
+        with pytest.raises(RecipeError, match=r"distill\.losses\.\w+ is .*a mapping \{type, weight, temperature\}"):
+            read_losses(table, TINY, BASE)
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [

@@ -117,6 +117,10 @@ CASES = {
         lambda folder: Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]}),
         ["2 training rows are too few to carve a validation split out", "data.validation: FILE"],
     ),
+    "labels that are names of rows": (
+        _rows(lambda i, row: {"label": f"id-{i}"}),
+        ["each of the 20 training rows has a label of its own", "data.columns: {label: NAME}"],
+    ),
     "no rows": (lambda folder: Dataset.from_dict({"text": [], "label": []}), ["the train split has no rows"]),
     "label that training lacks": (
         lambda folder: {
@@ -171,6 +175,7 @@ def _assert_beats(error: DataError, words: list[str]) -> None:
             {"text": "txt"},
             ["column 'txt' (data.columns.text) is not in the data", "'text', 'label'", "data.columns: {text: text}"],
         ),
+        ({"text": "text "}, ["column 'text '", "data.columns: {text: text}"]),
         ({"texts": "text"}, ["data.columns has the key 'texts'", "did you mean 'text'?"]),
     ],
 )

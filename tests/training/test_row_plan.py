@@ -294,6 +294,10 @@ def test_what_the_rows_cannot_give_is_refused_before_the_first_step(tmp_path):
         ).prepare()
     with pytest.raises(NeedsError, match=r"rows.difficulty: length needs the length of every row"):
         trainer_for(tmp_path, {"order": "curriculum", "difficulty": "length"}, rows=Rows(with_lengths=False)).prepare()
+    alike = Rows()
+    alike.lengths = [1] * len(alike)  # as images have
+    with pytest.raises(NeedsError, match=r"and all rows have length 1\. .*set rows.difficulty: teacher"):
+        trainer_for(tmp_path, {"order": "curriculum", "difficulty": "length"}, rows=alike).prepare()
     bare = Rows()
     for row in bare.rows:
         del row["row_id"]
@@ -320,3 +324,12 @@ def test_what_the_rows_cannot_give_is_refused_before_the_first_step(tmp_path):
 def test_plans_that_do_not_exist_are_refused(given, message):
     with pytest.raises(RecipeError, match=message):
         read_row_plan(given)
+
+
+def test_rows_of_one_difficulty_come_in_a_drawn_order():
+    plan = RowPlan(order="curriculum", difficulty="length", start=0.2)
+    held = RowMemory(plan, torch.arange(100), torch.ones(100), torch.zeros(100))
+    drawn = [PlannedBatches(plan, held, 10, seed=seed, total_batches=100) for seed in (0, 0, 1)]
+    first = [next(iter(batches)) for batches in drawn]
+    assert first[0] == first[1] != first[2]
+    assert max(first[0]) > 20  # not the first of the file, which may be sorted by class

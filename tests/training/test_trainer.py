@@ -448,3 +448,12 @@ def test_a_stage_of_inner_values_runs_the_lower_parts_alone_and_learns_the_same(
     for name in names:
         torch.testing.assert_close(lower.model.state_dict()[name], whole.model.state_dict()[name], rtol=1e-5, atol=1e-7)
     assert np.isfinite(lower.evaluate()["eval_loss"])
+
+
+def test_a_loss_that_returns_a_number_is_told_what_to_return(tmp_path):
+    class Bare(Jumps):
+        def forward(self, student, teacher, batch):
+            return student.logits.mean()
+
+    with pytest.raises(TrainingError, match=r"loss 'bare' returned Tensor.*LossValue"):
+        trainer_for(tmp_path, losses=[Term("bare", Bare())]).train()

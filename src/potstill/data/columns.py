@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from datasets import ClassLabel, Features, Image
@@ -79,9 +81,14 @@ def checked_roles(features: Features, asked: Mapping[str, str] | None, known: Se
             raise DataError(
                 f"column {column!r} (data.columns.{role}) is not in the data",
                 f"one of {_listed(features)}",
-                f"set data.columns: {{{role}: {guess or next(iter(features), '…')}}}",
+                f"set data.columns: {{{role}: {written(guess or next(iter(features), '…'))}}}",
             )
     return roles
+
+
+def written(name: str) -> str:
+    """A column's name as a recipe writes it: in quotes where YAML would read something else."""
+    return name if re.fullmatch(r"[^\W\d]([\w ./-]*[\w])?", name) else json.dumps(name, ensure_ascii=False)
 
 
 def is_string(feature: object) -> bool:
@@ -151,7 +158,7 @@ def _unclear(role: str, candidates: Sequence[str], features: Features) -> DataEr
     else:
         given = f"no column of the data looks like the {role}; the columns are {_listed(features)}"
     choice = candidates[0] if candidates else next(iter(_others(features, set())), "…")
-    return DataError(given, f"one column as {role}", f"say which, for example data.columns: {{{role}: {choice}}}")
+    return DataError(given, f"one column as {role}", f"say which, for example data.columns: {{{role}: {written(choice)}}}")
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -153,6 +153,12 @@ def _carve_missing(tables: dict[str, tuple[pa.Table, np.ndarray]], seed: int, no
     for offset, split in enumerate(missing):
         rows = left[carving.stratified(hashes[left], strata[left], round(len(label) * SHARE), seed + offset)]
         if len(rows) == 0:
+            if len(label) > 2 and len(np.unique(strata)) == len(label):
+                raise DataError(
+                    f"each of the {len(label)} training rows has a label of its own, which no other row can teach",
+                    "labels that several rows have in common",
+                    "name the column of the labels: data.columns: {label: NAME}",
+                )
             raise DataError(
                 f"the {len(label)} training rows are too few to carve a {split} split out of them",
                 "at least two rows of some label for each split to be carved out",

@@ -7,7 +7,7 @@ from typing import Any
 
 from datasets import Features
 
-from potstill.data.columns import checked_roles
+from potstill.data.columns import checked_roles, written
 from potstill.errors import DataError
 
 WORD_NAMES = ("tokens", "words", "word_list", "token_list", "词", "词语")
@@ -93,4 +93,4 @@ def _only(role: str, candidates: Sequence[str], features: Features, accepted: st
     listed = ", ".join(repr(name) for name in (candidates or features)) or "none"
     given = f"more than one column could be the {role}" if candidates else f"no column looks like the {role}"
     choice = candidates[0] if candidates else next(iter(features), "…")
-    raise DataError(f"{given}: {listed}", accepted, f"say which, for example data.columns: {{{role}: {choice}}}")
+    raise DataError(f"{given}: {listed}", accepted, f"say which, for example data.columns: {{{role}: {written(choice)}}}")

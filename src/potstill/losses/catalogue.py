@@ -96,6 +96,9 @@ OF_CLASSES = frozenset(
 )
 
 
+OF_TERMS = ("weight", "as")  # what a term says of a loss beside the loss's own options
+
+
 def names() -> tuple[str, ...]:
     """Every loss of the catalogue, grouped by kind as in the table."""
     return tuple(LOSSES)
@@ -129,10 +132,10 @@ def build(name: str, **options: Any) -> Loss:
     accepted = tuple(defaults(name))
     for option in options:
         if option not in accepted:
-            guess = nearest(option, accepted)
+            guess = nearest(option, (*accepted, *OF_TERMS))
             raise RecipeError(
                 f"loss {name!r} has no option {option!r}",
-                ", ".join(accepted) or "no options",
+                f"{', '.join(accepted) or 'no options'}; beside its name in a list of losses also {', '.join(OF_TERMS)}",
                 f"did you mean {guess!r}?" if guess else f"leave {option!r} out",
             )
     loss: Loss = loss_class(**options)

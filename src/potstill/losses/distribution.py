@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from potstill.errors import NeedsError
+from potstill.errors import NeedsError, RecipeError
 from potstill.losses.contract import LossValue, Shapes, StudentView
 from potstill.losses.divergences import kl
 from potstill.losses.options import between, positive
@@ -195,6 +195,8 @@ class MLKD(ResponseLoss):
 
     def __init__(self, *, temperatures: Sequence[float] = (2.0, 3.0, 4.0, 5.0, 6.0)) -> None:
         super().__init__()
+        if isinstance(temperatures, (str, int, float)) or not temperatures:
+            raise RecipeError(f"temperatures is {temperatures!r}", "a list of numbers above 0", "leave it out")
         self.temperatures = tuple(positive("temperatures", temperature) for temperature in temperatures)
 
 

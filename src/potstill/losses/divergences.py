@@ -95,6 +95,7 @@ def jsd(
         mask: [B] or [B, T].
         reduction: Over rows.
     """
+    between("beta", beta, 0, 1)
     if beta in (0, 1):
         direction: Direction = "forward" if beta == 0 else "reverse"
         return kl(student_logits, teacher_logits, temperature=temperature, direction=direction, mask=mask, reduction=reduction)
@@ -144,6 +145,7 @@ def skew_reverse_kl(
 
 
 def _mixture(log_first: Tensor, log_second: Tensor, share: float) -> Tensor:
+    between("alpha", share, 0, 1)
     if share in (0, 1):
         return log_first if share == 1 else log_second
     return logaddexp(log_first + math.log(share), log_second + math.log1p(-share))

@@ -98,7 +98,7 @@ def check(loss: Loss) -> None:
     reads = sorted({*loss.needs_student(), *loss.needs_teacher()} - {"logits"})
     accepted = "losses on answers alone: ce, kl, reverse_kl, jsd, tvd, logit_mse, soft_ce, dkd, nkd, logit_std_kl …"
     if reads or loss.kind != "response":
-        what = f"reads {', '.join(reads)}" if reads else f"is of the kind {loss.kind}"
+        what = f"reads {', '.join(reads[:3])}{' …' if len(reads) > 3 else ''}" if reads else f"is of the kind {loss.kind}"
         raise NeedsError(
             f"loss {name!r} {what}, and each task has a teacher of its own, whose inner values mean something else",
             accepted,

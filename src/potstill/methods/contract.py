@@ -206,6 +206,7 @@ def facts_of(model: Any, *, kept_layers: Sequence[int] = ()) -> ModelFacts:
     Raises:
         ModelError: The family is not supported.
     """
+    from potstill.student.cost import parameters_of
     from potstill.student.families import family_of
 
     family, config = family_of(model), getattr(model, "config", model)
@@ -215,7 +216,7 @@ def facts_of(model: Any, *, kept_layers: Sequence[int] = ()) -> ModelFacts:
     last_width = width[-1] if isinstance(width, (list, tuple)) else width
     # the stages of a convolutional net are not the blocks that a plan counts
     kept = tuple(kept_layers) if heads is not None and len(kept_layers) == layers else ()
-    size = int(model.num_parameters()) if hasattr(model, "num_parameters") else None
+    size = parameters_of(model) if hasattr(model, "named_buffers") else None
     named = {"kept_layers": kept, "num_classes": config.num_labels, "strides": _strides(config, layers), "parameters": size}
     return ModelFacts(layers, int(last_width), heads, family.modality, **named, head_inputs=_head_inputs(family, model))
 

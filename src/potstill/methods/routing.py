@@ -26,8 +26,8 @@ def route_stages(name: str, stages: Sequence[StageSpec], student: ModelFacts, te
     if routed == tuple(stages):
         raise RecipeError(
             f"distill.layers is dynamic, and method {name!r} has no term that can choose its blocks",
-            f"a method with {', '.join(ROUTABLE)}, such as kd, tinybert or layered",
-            "set distill.layers: auto, or distill.method: tinybert",
+            f"a method with {', '.join(ROUTABLE)} between these two models; kd, tinybert or layered for two alike transformers",
+            "set distill.layers: auto",
         )
     return routed
 

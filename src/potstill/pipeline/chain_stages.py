@@ -15,6 +15,7 @@ from potstill.pipeline.knowledge import training_source
 from potstill.pipeline.student_stages import load_student, make_student
 from potstill.pipeline.teacher_stages import wants_cache
 from potstill.recipe.model import StudentRecipe
+from potstill.student.cost import parameters_of
 
 if TYPE_CHECKING:
     from potstill.data.encoded import EncodedRows
@@ -97,14 +98,14 @@ def _train_link(run: Run, folder: Path, spec: StageSpec) -> str:
     write_json_atomic(place / "facts.json", facts)
     if wants_cache(run):
         _keep_answers(seen, model, processor, place / "answers")
-    return told(run, f"{spec.learner}, {model.num_parameters():,} parameters", outcome)
+    return told(run, f"{spec.learner}, {parameters_of(model):,} parameters", outcome)
 
 
 def _start(run: Run, place: Path, chain: str, spec: StageSpec) -> Run:
     """The run as the learner sees it, its first weights in place: cut out of the teacher, or those of the student."""
     if spec.parameters is None:
         return run
-    whole = run.teacher.model.num_parameters()
+    whole = parameters_of(run.teacher.model)
     ratio = max(LEAST_RATIO, 1.0 - spec.parameters / whole)
     student = StudentRecipe(ratio=ratio, vocabulary=run.recipe.student.vocabulary)
     with StageFolder(place / "start", fingerprint({"learner": spec.learner, "ratio": ratio})) as start:

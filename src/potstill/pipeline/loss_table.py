@@ -24,8 +24,9 @@ def read_losses(given: Any, student: ModelFacts, teacher: ModelFacts, *, layers:
 
     Args:
         given: A list of names and mappings {name, weight, temperature, …}, or a table
-            {backbone: {type, weight}, neck: {…}, head: {…}}. The backbone is every matched block, the neck the last one,
-            the head the logits. A head taught by labels alone (type ce) leaves the teacher to the other parts.
+            {backbone: {type, weight}, neck: {…}, head: {…}}, where a type alone may stand for its mapping. The backbone is
+            every matched block, the neck the last one, the head the logits. A head taught by labels alone (type ce) leaves
+            the teacher to the other parts.
         student: Facts of the student.
         teacher: Facts of the teacher.
         layers: Which blocks are matched, where a term does not say.
@@ -34,7 +35,7 @@ def read_losses(given: Any, student: ModelFacts, teacher: ModelFacts, *, layers:
         RecipeError: A part, type or key that does not exist.
     """
     if isinstance(given, Mapping):
-        return tuple(_part(name, dict(value), student, teacher, layers) for name, value in given.items())
+        return tuple(_part(name, value, student, teacher, layers) for name, value in given.items())
     return tuple(_term(entry, student, teacher, layers) for entry in given)
 
 
@@ -55,9 +56,18 @@ def _routed(term: TermSpec, student: ModelFacts, teacher: ModelFacts) -> TermSpe
     return route(term, student, teacher)
 
 
-def _part(name: str, value: dict[str, Any], student: ModelFacts, teacher: ModelFacts, layers: Any) -> TermSpec:
+def _part(name: str, given: Any, student: ModelFacts, teacher: ModelFacts, layers: Any) -> TermSpec:
     if name not in PARTS:
         raise RecipeError(f"distill.losses has the part {name!r}", ", ".join(PARTS), "or give a list of losses by name")
+    if isinstance(given, str):
+        given = {"type": given}
+    if not isinstance(given, Mapping):
+        raise RecipeError(
+            f"distill.losses.{name} is {given!r}",
+            f"one of {', '.join(PARTS[name])}, or a mapping {{type, weight, temperature}}",
+            "for several losses of one part give a list: losses: [{name: kl, weight: 0.7}, hidden_mse, …]",
+        )
+    value = dict(given)
     kind = value.pop("type", None)
     loss = PARTS[name].get(str(kind), str(kind))
     if kind is None or loss not in catalogue.names():

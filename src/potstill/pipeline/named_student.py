@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from potstill.devices import seeded
 from potstill.errors import ModelError
 from potstill.pipeline.given import new_model
+from potstill.student.cost import parameters_of
 from potstill.tasks.image_classification import size_of
 from potstill.tasks.text_classification import position_limit
 
@@ -49,7 +50,7 @@ def named_student(run: Run, planned: StudentPlan, processor: Any) -> PreTrainedM
     if run.label_names:
         student.config.id2label = dict(enumerate(run.label_names))
         student.config.label2id = {label: index for index, label in enumerate(run.label_names)}
-    if student.num_parameters() >= run.teacher.model.num_parameters():
+    if parameters_of(student) >= parameters_of(run.teacher.model):
         run.observer.warn(f"the student {name} is not smaller than the teacher")
     return student.eval()
 

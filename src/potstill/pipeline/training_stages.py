@@ -28,6 +28,7 @@ from potstill.pipeline.several_teachers import last_shares, learned_weights
 from potstill.pipeline.start_error import reads_start, started_facts
 from potstill.pipeline.states import with_states
 from potstill.pipeline.student_stages import kept_layers, load_student
+from potstill.student.cost import parameters_of
 from potstill.training.beside import Beside
 from potstill.training.row_plan import RowPlan
 from potstill.training.stage_settings import StageSettings, total_steps
@@ -164,7 +165,7 @@ def known_facts(model: Any, layers: Sequence[int] = ()) -> ModelFacts:
         width = getattr(config, "hidden_size", None) or (getattr(config, "hidden_sizes", None) or [0])[-1]
         modality = "image" if hasattr(config, "image_size") or hasattr(config, "num_channels") else "text"
         heads = getattr(config, "num_attention_heads", None)
-        classes, size = getattr(config, "num_labels", None), int(model.num_parameters())
+        classes, size = getattr(config, "num_labels", None), parameters_of(model)
         strides = tuple(getattr(config, "strides", ()))
         return ModelFacts(int(depth), int(width), heads, modality, num_classes=classes, strides=strides, parameters=size)
 

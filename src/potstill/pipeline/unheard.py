@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from potstill.methods import catalogue as methods
-from potstill.methods.contract import MethodOptions, OnlineOptions
+from potstill.methods.contract import MethodOptions, ModelFacts, OnlineOptions
+from potstill.pipeline.loss_table import read_losses
 from potstill.recipe import Recipe
 from potstill.recipe.model import DistillRecipe, RowsRecipe
+
+SMALL, BIG = (ModelFacts(layers, 8, 2, "text") for layers in (500, 1000))  # deep enough for any block that a term may name
 
 
 def unheard(recipe: Recipe) -> list[str]:
@@ -26,6 +29,9 @@ def unheard(recipe: Recipe) -> list[str]:
         usual = DistillRecipe()
         wishes = ("method", "temperature", "alpha", "online")
         names = [name for name in wishes if getattr(distill, name) != getattr(usual, name)]
+        if distill.layers != "auto":
+            read = [read_losses(distill.losses, SMALL, BIG, layers=layers) for layers in ("last", "first")]
+            names += ["layers"] if read[0] == read[1] else []
         return found + [f"distill.{name} has no effect beside distill.losses, whose terms say it themselves" for name in names]
     if distill.layers != "auto" and not _is_read(distill.method, MethodOptions(layers="last"), MethodOptions(layers="first")):
         found.append(f"distill.layers has no effect: method {distill.method!r} compares no blocks")

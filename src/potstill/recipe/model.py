@@ -263,7 +263,8 @@ class DistillRecipe(Section):
     )
     losses: list[Any] | dict[str, Any] | None = Field(
         None,
-        description="Own terms instead of a method's: names, mappings {name, weight, …}, or a table {backbone, neck, head}.",
+        description="Own terms instead of a method's: names, mappings {name, weight, …},"
+        " or a table {backbone: {type, weight}, neck, head}.",
     )
     layers: str | list[tuple[int, int]] = Field(
         "auto",

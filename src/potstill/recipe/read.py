@@ -238,8 +238,8 @@ def _plain(message: str) -> str:
 def _is_branch(piece: Any) -> bool:
     """Whether pydantic named a branch of a union here and not a key."""
     return isinstance(piece, str) and (
-        piece.startswith(("constrained-", "literal[", "function-"))
-        or piece in {"int", "float", "str", "dict[str,any]", "list[any]"}
+        piece.startswith(("constrained-", "literal[", "function-", "list[", "tuple["))
+        or piece in {"int", "float", "str", "dict[str,any]"}
     )
 
 

@@ -111,7 +111,7 @@ def load_manifest(folder: Path) -> Manifest:
         CacheError: There is none, it is not whole, or of a format that this version does not read.
     """
     if not folder.is_dir():
-        raise CacheError(f"there is no knowledge cache at {folder}", "a folder that potstill cache wrote", "write it first")
+        raise CacheError(f"there is no knowledge cache at {folder}", "a folder that write_cache wrote", "write it first")
     held = read_json(folder / MANIFEST)
     held = {"tap_dtype": "", **held} if isinstance(held, dict) else held  # caches of earlier versions have one dtype
     if not isinstance(held, dict) or not {item.name for item in fields(Manifest)} <= held.keys():

@@ -50,4 +50,4 @@ def require(needs: Collection[str], can_provide: Callable[[str], bool], *, sourc
     """
     missing = sorted(need for need in needs if not can_provide(need))
     if missing:
-        raise NeedsError(f"the losses need {', '.join(missing)} of the teacher, which {source} does not hold", todo=remedy)
+        raise NeedsError(f"{', '.join(missing)} is needed of the teacher, and {source} does not give it", todo=remedy)

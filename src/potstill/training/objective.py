@@ -162,7 +162,14 @@ class Objective:
         """The term's loss, at a temperature per row where the term has one."""
         heat = term.temperature
         if not isinstance(heat, PerSample) or signal is None:
-            return term.loss(view, signal, batch)  # type: ignore[no-any-return]
+            value = term.loss(view, signal, batch)
+            if isinstance(value, LossValue):
+                return value
+            raise TrainingError(
+                f"loss {term.name!r} returned {type(value).__name__}",
+                "a LossValue: the sum over the batch, and the count that it is divided by",
+                "return LossValue(sum=total, count=self.count(batch))",
+            )
         certainty = 1 - uncertainty_of(signal.logits, logit_mask(view))
         rows = heat.low + (heat.high - heat.low) * certainty
         term.loss.temperature = rows.view(-1, *[1] * (signal.logits.dim() - 1))

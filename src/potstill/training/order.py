@@ -42,6 +42,9 @@ class ShuffledBatches(Sampler[list[int]]):
             yield order[position * self.batch_size : (position + 1) * self.batch_size].tolist()
 
 
+_TIES = 1 << 40  # no number of an epoch
+
+
 class PlannedBatches(Sampler[list[int]]):
     """Batches that a plan chooses: easy rows first, or rows drawn in proportion to their weights.
 
@@ -86,7 +89,9 @@ class PlannedBatches(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         random = np.random.default_rng((self.seed, self.epoch))
-        easiest = np.argsort(self.memory.difficulty.cpu().numpy(), kind="stable")
+        # rows of one difficulty in a drawn order: that of the file may be by class
+        ties = np.random.default_rng((self.seed, _TIES)).permutation(self.num_rows)
+        easiest = np.lexsort((ties, self.memory.difficulty.cpu().numpy()))
         weights = self.memory.weights_of_epoch(self.epoch) if self.plan.focus != "none" and self.plan.by == "sampling" else None
         had = np.zeros(0, dtype=np.int64)
         block = int(min(50, max(1, self.total_batches // 40)))

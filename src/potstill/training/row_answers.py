@@ -62,12 +62,10 @@ def _refuse(plan: RowPlan, dataset: Any, source: Any) -> None:
             "a data set with a length",
             "encode the rows first, or leave distill.rows out",
         )
-    if plan.order == "curriculum" and plan.difficulty == "length" and not hasattr(dataset, "lengths"):
-        raise NeedsError(
-            "rows.difficulty: length needs the length of every row, the data set has no `lengths`",
-            "texts, or difficulty: teacher",
-            "set rows.difficulty: teacher",
-        )
+    if plan.order == "curriculum" and plan.difficulty == "length":
+        lengths = np.asarray(getattr(dataset, "lengths", ()))
+        if not len(lengths) or lengths.min() == lengths.max():
+            raise refuse_lengths(f"all rows have length {lengths[0]}" if len(lengths) else "the data set has no `lengths`")
     if plan.asks_teacher and (source is None or not preparation.provides(source, "logits")):
         what = "rows.focus: teacher_uncertainty" if plan.focus == "teacher_uncertainty" else "rows.difficulty: teacher"
         raise NeedsError(
@@ -75,6 +73,15 @@ def _refuse(plan: RowPlan, dataset: Any, source: Any) -> None:
             "a teacher that gives logits",
             "set rows.focus: student_loss, or rows.difficulty: length",
         )
+
+
+def refuse_lengths(what: str) -> NeedsError:
+    """That rows cannot be put in order by their lengths."""
+    return NeedsError(
+        f"rows.difficulty: length needs the length of every row, and {what}",
+        "texts of different lengths, or difficulty: teacher",
+        "set rows.difficulty: teacher",
+    )
 
 
 def refuse_certain(plan: RowPlan, kind: str) -> None:
@@ -99,7 +106,7 @@ def refuse_certain(plan: RowPlan, kind: str) -> None:
 def _row_ids(dataset: Any) -> Tensor:
     known = getattr(dataset, "row_ids", None)
     if known is not None:
-        return torch.as_tensor(np.asarray(known)).to(torch.int64)
+        return torch.from_numpy(np.array(known, dtype=np.int64))
     try:
         return torch.tensor([int(dataset[index]["row_id"]) for index in range(len(dataset))])
     except (KeyError, TypeError) as error:

@@ -284,6 +284,8 @@ class DistillationTrainer(MeasuringTrainer):
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """Trained parts of losses, which are kept elsewhere in a checkpoint, are not missed."""
+        if load_result.unexpected_keys and isinstance(self.model, PreTrainedModel):
+            return  # written under other names, and loaded whole by `load_renamed` at once
         kept_elsewhere = set(getattr(self.model, "_keys_to_ignore_on_save", None) or ())
         missing = [name for name in load_result.missing_keys if name not in kept_elsewhere]
         if len(missing) < len(load_result.missing_keys) and isinstance(self.model, PreTrainedModel):
