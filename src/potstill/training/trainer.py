@@ -380,8 +380,11 @@ class DistillationTrainer(MeasuringTrainer):
     @property
     def _wants_answers(self) -> bool:
         """Whether somebody reads the student's logits in this step, or has to see its whole forward."""
+        is_sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled  # their modules count on being left behind in order
         is_whole = self.peers is not None or self.objective.rows is not None or len(self._answer_shape) != 1
-        return is_whole or self._taps is None or not self._taps.can_stop or "logits" in self.objective.needs_student()
+        if is_whole or is_sharded or self._taps is None or not self._taps.can_stop:
+            return True
+        return "logits" in self.objective.needs_student()
 
     def _inner_view(self, batch: Mapping[str, Any]) -> StudentView:
         """Inner values alone, of a forward that is left behind the last of them; the logits are not a number."""
