@@ -129,7 +129,9 @@ class TestSignal:
 
     def test_needs_and_inputs_that_cannot_be_met(self, bert, batch):
         live = LiveTeacher(bert)
-        with pytest.raises(NeedsError, match=r"need attention:1 .*What to do"):
+        with pytest.raises(
+            NeedsError, match=r"attention:1 is needed of the teacher, .*What to do: LiveTeacher\(model, TapReader\(\)\)"
+        ):
             live.signal(batch, ("attention:1",))
         with pytest.raises(ModelError, match=r"hidden:9 does not exist.*hidden:0 to hidden:2"):
             live.signal(batch, ("hidden:9",))

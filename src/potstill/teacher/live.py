@@ -131,7 +131,8 @@ class LiveTeacher:
             needs,
             self.can_provide,
             source="a live teacher without a tap reader",
-            remedy="give the teacher to DistillationTrainer, which reads taps, or choose losses on logits or hidden states",
+            remedy="LiveTeacher(model, TapReader()), of potstill.training.taps, reads inner values, as DistillationTrainer"
+            " does; or choose losses on logits or hidden states",
         )
         ensure_eval(self.model)
         self.settle(batch)

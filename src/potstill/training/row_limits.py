@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from potstill.errors import NeedsError
 from potstill.losses.contract import IGNORED_LABEL
+from potstill.teacher.live import LiveTeacher
 from potstill.training.terms import Term
 
 _SHOWN_ROWS = 8
@@ -81,7 +82,7 @@ def of_tokens(student: nn.Module, source: Any) -> list[Limit]:
 
     Args:
         student: Any module.
-        source: Of knowledge, or None; those without a model set no limit.
+        source: Of knowledge, or None; only live models that read the batch set a limit.
     """
     found = [Limit("input_ids", count, "the student's vocabulary has", _OTHER_TOKENS) for count in _vocabulary(student)]
     for model in _models(source):
@@ -124,9 +125,8 @@ def _vocabulary(model: nn.Module) -> list[int]:
 
 
 def _models(source: Any) -> Iterator[nn.Module]:
-    model = getattr(source, "model", None)
-    if isinstance(model, nn.Module):
-        yield model
+    if isinstance(source, LiveTeacher):  # others may read the row anew, in tokens of their own
+        yield source.model
     several = getattr(source, "sources", ())
     for one in several.values() if isinstance(several, Mapping) else several:
         yield from _models(one)
