@@ -32,24 +32,22 @@ class Bridge(nn.Module):
         return self.layer(values.to(self.layer.weight.dtype))
 
 
-class VectorNorm(nn.BatchNorm1d):
-    """A batch norm over [B, D] that takes its running statistics where a training batch has a single row."""
+class _BatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Takes its running statistics where a training batch has one value a channel, of which there is no variance."""
 
     def forward(self, values: Tensor) -> Tensor:
-        """The normalised values."""
-        if self.training and values.shape[0] < 2:
-            return F.batch_norm(values, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        return super().forward(values)
-
-
-class MapNorm(nn.BatchNorm2d):
-    """A batch norm over [B, C, H, W] that takes its running statistics where a training batch has a single position."""
-
-    def forward(self, values: Tensor) -> Tensor:
-        """The normalised values."""
+        """The normalised values, channels on the second axis."""
         if self.training and values.numel() < 2 * values.shape[1]:
             return F.batch_norm(values, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         return super().forward(values)
+
+
+class VectorNorm(_BatchNorm, nn.BatchNorm1d):
+    """A batch norm over [B, D] that bears a batch of a single row."""
+
+
+class MapNorm(_BatchNorm, nn.BatchNorm2d):
+    """A batch norm over [B, C, H, W] that bears a batch of a single position."""
 
 
 def width_of(shape: tuple[int, ...]) -> int:

@@ -22,7 +22,7 @@ from potstill.pipeline.check import ANY_MODEL, check_method
 from potstill.pipeline.given import load_given
 from potstill.pipeline.loss_table import read_losses
 from potstill.pipeline.row_forms import formed
-from potstill.training.row_answers import refuse_certain, refuse_lengths
+from potstill.training.row_answers import no_lengths, refuse_certain
 from potstill.training.row_plan import read_row_plan
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def check_answers(run: Run) -> None:
     plan = read_row_plan(recipe.distill.rows.model_dump())
     refuse_certain(plan, answers.kind)
     if plan.order == "curriculum" and plan.difficulty == "length" and run.task.modality == "image":
-        raise refuse_lengths("images have none")
+        raise no_lengths("images have none")
     if recipe.distill.losses is None:
         require_answers(recipe.distill.method, MethodOptions(answers=answers))
     else:

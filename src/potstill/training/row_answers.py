@@ -65,7 +65,7 @@ def _refuse(plan: RowPlan, dataset: Any, source: Any) -> None:
     if plan.order == "curriculum" and plan.difficulty == "length":
         lengths = np.asarray(getattr(dataset, "lengths", ()))
         if not len(lengths) or lengths.min() == lengths.max():
-            raise refuse_lengths(f"all rows have length {lengths[0]}" if len(lengths) else "the data set has no `lengths`")
+            raise no_lengths(f"all rows have length {lengths[0]}" if len(lengths) else "the data set has no `lengths`")
     if plan.asks_teacher and (source is None or not preparation.provides(source, "logits")):
         what = "rows.focus: teacher_uncertainty" if plan.focus == "teacher_uncertainty" else "rows.difficulty: teacher"
         raise NeedsError(
@@ -75,7 +75,7 @@ def _refuse(plan: RowPlan, dataset: Any, source: Any) -> None:
         )
 
 
-def refuse_lengths(what: str) -> NeedsError:
+def no_lengths(what: str) -> NeedsError:
     """That rows cannot be put in order by their lengths."""
     return NeedsError(
         f"rows.difficulty: length needs the length of every row, and {what}",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from typing import Any, cast
 
@@ -79,20 +79,14 @@ class Taps:
         has_graph = torch.is_grad_enabled()
         with torch.enable_grad() if self._gradients else contextlib.nullcontext():
             inputs = self._with_leaf(inputs, caught)
-            handles = [self._hook(slot, module, is_input, caught) for slot, (module, is_input) in self._slots.items()]
-            try:
+            with self._hooks(caught):
                 outputs = (forward or self.model)(**inputs, **options)
-            finally:
-                for handle in handles:
-                    handle.remove()
             logits = logits_of(outputs)
             leaves = {need: _found(caught, slot) for need, slot in self._gradients.items()}
             gradients = largest_logit_by(logits, leaves, keeps_graph=has_graph) if leaves else {}
         if has_graph:
             self._check_gradient(caught)
-        if isinstance(inputs.get(_MASK), Tensor):
-            caught[_MASK] = inputs[_MASK]
-        values = {name: recipe(caught, outputs) for name, recipe in self._recipes.items()} | gradients
+        values = self._values(caught, inputs, outputs) | gradients
         if leaves and not has_graph:
             return logits.detach(), {name: value.detach() for name, value in values.items()}
         return logits, values
@@ -113,17 +107,23 @@ class Taps:
         if not self.can_stop:
             return self.run(inputs)[1]
         caught: dict[str, Tensor] = {}
-        handles = [self._hook(slot, module, is_input, caught, stops=True) for slot, (module, is_input) in self._slots.items()]
-        try:
+        with contextlib.suppress(_AllThere), self._hooks(caught, stops=True):
             self.model(**inputs)
-        except _AllThere:
-            pass
+        return self._values(caught, inputs, None)
+
+    @contextlib.contextmanager
+    def _hooks(self, caught: dict[str, Tensor], *, stops: bool = False) -> Iterator[None]:
+        handles = [self._hook(slot, *place, caught, stops=stops) for slot, place in self._slots.items()]
+        try:
+            yield
         finally:
             for handle in handles:
                 handle.remove()
+
+    def _values(self, caught: dict[str, Tensor], inputs: Mapping[str, Any], outputs: Any) -> dict[str, Tensor]:
         if isinstance(inputs.get(_MASK), Tensor):
             caught[_MASK] = inputs[_MASK]
-        return {name: recipe(caught, None) for name, recipe in self._recipes.items()}
+        return {name: recipe(caught, outputs) for name, recipe in self._recipes.items()}
 
     def _with_leaf(self, inputs: Mapping[str, Any], caught: dict[str, Tensor]) -> Mapping[str, Any]:
         """The inputs, the numbers among them as a leaf where their gradient is wanted."""
@@ -139,7 +139,7 @@ class Taps:
         is_leaf = slot in self._gradients.values()
 
         def came_by() -> None:
-            self._calls[slot] = 1 if stops else self._calls[slot] + 1
+            self._calls[slot] += not stops
             if stops and caught.keys() >= self._slots.keys():
                 raise _AllThere
 
