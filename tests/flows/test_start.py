@@ -30,8 +30,29 @@ def test_a_student_of_the_same_shape_starts_as_the_teacher_and_takes_the_smalles
     caplog.set_level(logging.INFO, "potstill")
     DistillationPipeline(teacher_model=small_bert, data=reviews, config={**QUICK, "compression_ratio": 0}, output_dir=out).run()
     assert "before training the student misses 0.0% of what the teacher's answers say" in caplog.text
+    metrics = json.loads((out / "report/metrics.json").read_text("utf-8"))
+    assert {one["computed_in"] for one in metrics["precision"].values()} == {"fp32"}
     (stage,) = json.loads((out / "student/facts.json").read_text("utf-8"))["stages"]
     assert max(entry["learning_rate"] for entry in stage["history"] if "learning_rate" in entry) <= 1e-5
+
+
+def test_training_in_bfloat16_is_asked_for_and_its_cost_is_shown(
+    small_bert: Path, reviews: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    caplog.set_level(logging.INFO, "potstill")
+    config = {**QUICK, "teacher": {"epochs": 1}, "precision": "bf16", "compression_ratio": 0.5}
+    metrics = DistillationPipeline(teacher_model=small_bert, data=reviews, config=config, output_dir=out).run()
+    assert metrics.precision.keys() == metrics.history.keys()
+    for one in metrics.precision.values():
+        assert one.computed_in == "bf16"
+        assert one.rows == 40
+        assert 0 < one.largest_difference < 0.5
+        assert 0.8 <= one.same_decisions <= 1
+        assert one.step_fp32_ms > 0
+        assert one.step_bf16_ms > 0
+    assert caplog.text.count("trained in bfloat16: a step takes") == 2
+    assert "equal decisions" in (out / "report/index.html").read_text("utf-8")
 
 
 def test_equal_answers_and_shifted_logits_miss_nothing() -> None:

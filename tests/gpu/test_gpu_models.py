@@ -26,7 +26,7 @@ from potstill.student.importance import measure
 from potstill.student.init import cut_student
 from potstill.student.plan import plan
 from potstill.teacher.live import LiveTeacher
-from potstill.training.precision import computes_in_bf16
+from potstill.training.precision import Computing, computing_of, precision_facts
 from potstill.training.taps import TapReader
 from potstill.training.trainer import DistillationTrainer
 
@@ -181,6 +181,9 @@ def test_insides_are_compared_where_the_models_are() -> None:
 
 
 def test_precision_is_measured_on_the_gpu(tmp_path: Path) -> None:
-    answer = computes_in_bf16("auto", bert(), batches()[0], tmp_path)
-    assert isinstance(answer, bool)
-    assert (tmp_path / "precision.json").is_file()
+    found = computing_of("auto", bert(), batches()[0], tmp_path)
+    assert found.step_fp32_ms
+    assert found.step_bf16_ms
+    assert computing_of("auto", bert(), batches()[0], tmp_path) == found
+    facts = precision_facts(Computing(bf16=True), bert().to("cuda"), batches(), has_classes=True)
+    assert 0 < facts["mean_difference"] <= facts["largest_difference"] < 1

@@ -95,7 +95,7 @@ def batch_of(kind: str) -> dict[str, torch.Tensor]:
 
 def step(stage: StageSpec, student: PreTrainedModel, teacher: PreTrainedModel, batch: dict[str, torch.Tensor]) -> float:
     """Prepare the stage's terms and take the gradient of one step, half way through training."""
-    terms, source = read_terms(stage.losses()), LiveTeacher(teacher, TapReader())
+    terms, source = read_terms(stage.losses()), LiveTeacher(teacher, TapReader(), dtype="float32")
     check_needs(terms, student, source)
     objective = Objective(terms, torch.device("cpu"))
     inputs = {name: value for name, value in batch.items() if name not in ("labels", "row_id")}

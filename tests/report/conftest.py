@@ -86,6 +86,19 @@ def metrics() -> Metrics:
             {"row_id": 2, "image_png_base64": _thumbnail(), "label": "bad"},
         ],
         history={"distill": [{"step": 10, "values": {"loss": 1.0}}, {"step": 20, "values": {"loss": 0.5, "eval_accuracy": 0.9}}]},
+        precision={
+            "teach": {"computed_in": "fp32"},
+            "distill": {
+                "computed_in": "bf16",
+                "step_fp32_ms": 12.0,
+                "step_bf16_ms": 5.0,
+                "rows": 48,
+                "largest_difference": 0.061,
+                "mean_difference": 0.007,
+                "mean_kl_nats": 0.0002,
+                "same_decisions": 0.979,
+            },
+        },
         calibration={
             "teacher": [{"lower": 0.9, "upper": 1, "confidence": 0.95, "accuracy": 0.9, "rows": 9}, {"lower": 0, "upper": 0.1}]
         },

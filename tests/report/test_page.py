@@ -57,6 +57,13 @@ def test_the_page_is_balanced_html_with_both_languages(metrics, lang) -> None:
         assert CHINESE["models"] in text
 
 
+def test_the_page_shows_what_training_in_bfloat16_gains_and_costs(metrics) -> None:
+    text = page(metrics)
+    for shown in ("bf16", "0.061", "97.9 %", ENGLISH["precision_note"], CHINESE["precision_note"]):
+        assert shown in text
+    assert ENGLISH["precision_note"] not in page(_bare())
+
+
 def test_the_page_asks_for_nothing_outside(metrics) -> None:
     text = page(metrics)
     for found in re.findall(r'(?:src|href)="([^"]*)"', text):

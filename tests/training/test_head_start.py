@@ -42,7 +42,7 @@ def test_the_teachers_layer_is_found_again_on_its_own_features() -> None:
     assert agreement(student, teacher) < 0.9
     student.train()
     rest = {name: value.clone() for name, value in student.state_dict().items() if not name.startswith("classifier")}
-    assert start_head(student, LiveTeacher(teacher), batches())
+    assert start_head(student, LiveTeacher(teacher, dtype="float32"), batches())
     assert student.training
     assert student.bert.training
     assert all(torch.equal(student.state_dict()[name], value) for name, value in rest.items())
@@ -66,14 +66,14 @@ def test_units_of_rows_count_one_by_one() -> None:
         student.layers[1].weight.zero_()
     ids = torch.randint(50, (6, 5))
     positions = torch.tensor([[0, 2, 4], [1, 3, PADDING]] * 3)
-    assert start_head(student, LiveTeacher(teacher), [{"input_ids": ids, "unit_positions": positions}] * 4)
+    assert start_head(student, LiveTeacher(teacher, dtype="float32"), [{"input_ids": ids, "unit_positions": positions}] * 4)
     torch.testing.assert_close(student(ids), teacher(ids), atol=0.05, rtol=0.05)
 
 
 @pytest.mark.parametrize("case", ["nobody to ask", "other classes", "no linear layer"])
 def test_it_is_left_alone_where_it_cannot_be_fitted(case: str) -> None:
     teacher, student = opinionated(), encoder()
-    source = LiveTeacher(teacher)
+    source = LiveTeacher(teacher, dtype="float32")
     if case == "nobody to ask":
         source = None
     elif case == "other classes":

@@ -20,7 +20,6 @@ from potstill.report.metrics import (
     ClassResult,
     DataSummary,
     Energy,
-    HistoryPoint,
     Interval,
     LayerSimilarity,
     Machine,
@@ -31,6 +30,7 @@ from potstill.report.metrics import (
     QuantizationTry,
     Ratio,
     ReliabilityBin,
+    TrainingPrecision,
     WorstExample,
     history_points,
 )
@@ -68,7 +68,7 @@ def assemble(
     student, teacher, compared = models["student"], models["teacher"], models[reference(models)]
     baseline = models.get("baseline")
     planned = run.facts("work/student")["plan"]
-    served = served_name(run, models)
+    served, trained = served_name(run, models), _trained(run)
     return Metrics(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         task=run.task.name,
@@ -96,7 +96,8 @@ def assemble(
         layers=insides,
         per_class=_per_class(run, answers),
         worst_examples=_worst(run, judge, answers),
-        history=_history(run),
+        history={name: history_points(facts["history"]) for name, facts in trained.items()},
+        precision={name: TrainingPrecision(**facts["precision"]) for name, facts in trained.items() if "precision" in facts},
         calibration={name: bins for name, found in answers.items() if (bins := _bins(judge, found))},
         energy=energy,
         data=_data(run),
@@ -203,20 +204,15 @@ def _shown(run: Run, row: Mapping[str, Any]) -> dict[str, str]:
     return {"image_png_base64": base64.b64encode(buffer.getvalue()).decode()}
 
 
-def _history(run: Run) -> dict[str, list[HistoryPoint]]:
-    found = {}
+def _trained(run: Run) -> dict[str, Mapping[str, Any]]:
+    """Stage of training → its facts: what was logged, and what it computed in."""
+    found: dict[str, Mapping[str, Any]] = {}
     for name, folder in (("teach", "teacher"), ("baseline", "work/baseline"), ("distill", "student")):
         if (run.folder / folder / "facts.json").is_file():
-            for key, history in _histories(name, run.facts(folder)).items():
-                found[key] = history_points(history)
+            facts = run.facts(folder)
+            stages = facts.get("stages") or []
+            found |= {f"{name}: {one['name']}": one for one in stages} if len(stages) > 1 else {name: (stages or [facts])[0]}
     return found
-
-
-def _histories(name: str, facts: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    stages = facts.get("stages")
-    if not stages:
-        return {name: facts["history"]}
-    return {name if len(stages) == 1 else f"{name}: {one['name']}": one["history"] for one in stages}
 
 
 def _bins(judge: Judge, found: Predictions) -> list[ReliabilityBin]:

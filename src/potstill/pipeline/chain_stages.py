@@ -94,8 +94,8 @@ def _train_link(run: Run, folder: Path, spec: StageSpec) -> str:
     model.save_pretrained(place / "model")
     processor.save_pretrained(place / "model")
     shares = last_shares(outcome.history, len(run.recipe.teacher.all))
-    facts = {"history": outcome.history, "best": outcome.best, "steps": outcome.steps, "teacher_weights": shares}
-    write_json_atomic(place / "facts.json", facts)
+    facts = {key: getattr(outcome, key) for key in ("history", "best", "steps", "precision")}
+    write_json_atomic(place / "facts.json", {**facts, "teacher_weights": shares})
     if wants_cache(run):
         _keep_answers(seen, model, processor, place / "answers")
     return told(run, f"{spec.learner}, {parameters_of(model):,} parameters", outcome)

@@ -18,6 +18,7 @@ from potstill.report.numbers import size
 from potstill.teacher.cache import estimate, measure_seconds_per_row, write_cache
 from potstill.teacher.live import LiveTeacher
 from potstill.teacher.rest import at_rest, fingerprint_of_processor
+from potstill.training.precision import rounding_note
 from potstill.training.route import RouteKeeper
 from potstill.training.stage_settings import StageSettings, usual_evaluations
 from potstill.training.stages import train_stage
@@ -72,9 +73,11 @@ def teach(run: Run, folder: Path) -> Sequence[str]:
     if recipe.anchors:
         keep_anchors(folder / "training" / "route", folder, recipe.anchors, end=outcome.best.get("step"))
     metric = outcome.best.get(f"eval_{run.metric}")
-    write_json_atomic(folder / "facts.json", {"history": outcome.history, "best": outcome.best, "seconds": outcome.seconds})
+    keys = ("history", "best", "seconds", "precision")
+    write_json_atomic(folder / "facts.json", {key: getattr(outcome, key) for key in keys})
     shutil.rmtree(folder / "training")
-    return [] if metric is None else [f"teacher: {run.metric} {metric:.4f} on validation"]
+    reached = None if metric is None else f"teacher: {run.metric} {metric:.4f} on validation"
+    return [line for line in (reached, rounding_note(outcome.precision)) if line]
 
 
 def cache_answers(run: Run, folder: Path, *, keeps_states: bool = True) -> Sequence[str]:

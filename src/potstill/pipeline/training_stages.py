@@ -30,6 +30,7 @@ from potstill.pipeline.states import with_states
 from potstill.pipeline.student_stages import kept_layers, load_student
 from potstill.student.cost import parameters_of
 from potstill.training.beside import Beside
+from potstill.training.precision import rounding_note
 from potstill.training.row_plan import RowPlan
 from potstill.training.stage_settings import StageSettings, total_steps
 from potstill.training.stages import TrainOutcome, train_stage
@@ -61,7 +62,7 @@ def distill(run: Run, folder: Path) -> Sequence[str]:
         run.task.save_beside(student, folder)
     processor.save_pretrained(folder)
     records = [
-        {"name": spec.name, "history": outcome.history, "best": outcome.best, "steps": outcome.steps, "seconds": outcome.seconds}
+        {"name": spec.name, **{key: getattr(outcome, key) for key in ("history", "best", "steps", "seconds", "precision")}}
         for spec, outcome in zip(stages, outcomes, strict=True)
     ]
     facts = {"stages": records, "method": run.recipe.distill.method, "teacher_weights": shares}
@@ -87,7 +88,8 @@ def train_baseline(run: Run, folder: Path) -> Sequence[str]:
     outcome = train(run, student, processor, labelled, folder / "training", max_steps=steps, teacher=None)
     student.save_pretrained(folder / "model")
     processor.save_pretrained(folder / "model")
-    write_json_atomic(folder / "facts.json", {"history": outcome.history, "best": outcome.best, "steps": outcome.steps})
+    facts = {key: getattr(outcome, key) for key in ("history", "best", "steps", "precision")}
+    write_json_atomic(folder / "facts.json", facts)
     shutil.rmtree(folder / "training")
     return [told(run, "without distillation", outcome)]
 
@@ -193,7 +195,7 @@ def train(
         teacher: Whom it listens to, where that is not as `spec` says; None for labels alone.
         weights: Learned weights of several teachers, trained beside it.
     """
-    return train_stage(
+    outcome = train_stage(
         student,
         rows=_rows(run, spec),
         eval_rows=run.student_rows("validation"),
@@ -205,6 +207,10 @@ def train(
         settings=_settings(run, spec, max_steps=max_steps, is_taught=teacher is not None),
         on_progress=run.progress(),
     )
+    note = rounding_note(outcome.precision)
+    if note:
+        run.observer.note(f"{spec.name}: {note}")
+    return outcome
 
 
 def _heard(run: Run, spec: StageSpec, weights: TeacherWeights | None) -> Any:

@@ -216,6 +216,19 @@ class Energy(Part):
     reason: str | None = Field(default=None, description="Why there is no figure, in words.")
 
 
+class TrainingPrecision(Part):
+    """What a stage of training computed in, and what bfloat16 costs: the trained model's answers in both are compared."""
+
+    computed_in: str = Field(description="fp32 or bf16.")
+    step_fp32_ms: Figure = Field(default=None, description="Median of a step in float32, milliseconds; null where not timed.")
+    step_bf16_ms: Figure = Field(default=None, description="The same in bfloat16.")
+    rows: Count = Field(default=None, description="Rows whose answers were compared; null where it computed in float32.")
+    largest_difference: Figure = Field(default=None, description="Largest difference of a logit, or of a number of the answer.")
+    mean_difference: Figure = Field(default=None, description="Mean difference.")
+    mean_kl_nats: Figure = Field(default=None, description="Mean KL(float32 || bfloat16), in nats, where answers are classes.")
+    same_decisions: Figure = Field(default=None, description="Share of answers with the same class, where answers are classes.")
+
+
 class Interval(Part):
     """A confidence interval."""
 
@@ -262,6 +275,9 @@ class Metrics(Part):
     per_class: list[ClassResult] = Field(default_factory=list, description="Results per class.")
     worst_examples: list[WorstExample] = Field(default_factory=list, description="Worst first.")
     history: dict[str, list[HistoryPoint]] = Field(default_factory=dict, description="Stage to what the trainer logged.")
+    precision: dict[str, TrainingPrecision] = Field(
+        default_factory=dict, description="Stage of training to what it computed in and what that cost."
+    )
     calibration: dict[str, list[ReliabilityBin]] = Field(default_factory=dict, description="Model to reliability bins.")
     energy: Energy | None = Field(default=None, description="Energy per row, or why not.")
     data: DataSummary = Field(default_factory=DataSummary, description="The data.")

@@ -118,6 +118,17 @@ ENGLISH: dict[str, str] = {
     "batch": "batch",
     "throughput": "rows per second",
     "all_latencies": "All latencies",
+    # training
+    "stage": "stage",
+    "computed_in": "computed in",
+    "step_fp32": "step fp32, ms",
+    "step_bf16": "step bf16, ms",
+    "largest_difference": "largest difference",
+    "mean_difference": "mean difference",
+    "rounding_kl": "KL fp32 to bf16, nats",
+    "same_decisions": "equal decisions",
+    "precision_note": "Where a stage computed in bf16, the trained model answers a few rows in fp32 and in bf16, and these are "
+    "compared. A stage in fp32 has nothing to compare.",
     # plan
     "part": "part",
     "layers_kept": "Teacher layers that the student starts from: {layers}.",

@@ -114,6 +114,16 @@ CHINESE: dict[str, str] = {
     "batch": "批大小",
     "throughput": "每秒行数",
     "all_latencies": "全部延迟",
+    # training
+    "stage": "阶段",
+    "computed_in": "计算精度",
+    "step_fp32": "fp32 每步，ms",
+    "step_bf16": "bf16 每步，ms",
+    "largest_difference": "最大差异",
+    "mean_difference": "平均差异",
+    "rounding_kl": "fp32 到 bf16 的 KL，nats",
+    "same_decisions": "判定一致率",
+    "precision_note": "以 bf16 计算的阶段：在少量行上比较训练后模型以 fp32 与 bf16 给出的答案。以 fp32 计算的阶段无需比较。",
     # plan
     "part": "部分",
     "layers_kept": "学生起始于教师的这些层：{layers}。",

@@ -39,8 +39,8 @@ class LiveTeacher:
     Args:
         model: A classifier whose forward returns logits, or an object with ``logits``; it is put at rest in place.
         tap_reader: Reads intermediate values by need name; without one, only logits and hidden states are at hand.
-        dtype: What to compute in: "float32", "bfloat16", or "auto" (bfloat16 where a measurement says that it pays).
-            The weights stay as they are.
+        dtype: What to compute in: "float32", also inside a caller's autocast; "bfloat16", which moves the logits of small models
+            by hundredths; or "auto" (bfloat16 where a measurement says that it pays). The weights stay as they are.
         device: Where it runs, and is moved to when it is first asked. None: where the batches are, if that is a GPU, else where
             it is; so that a teacher on the CPU does not silently hold up a student that trains on a GPU.
     """
@@ -50,7 +50,7 @@ class LiveTeacher:
         model: nn.Module,
         tap_reader: TapReader | None = None,
         *,
-        dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+        dtype: Literal["auto", "float32", "bfloat16"] = "float32",
         device: torch.device | str | None = None,
     ) -> None:
         self.model = at_rest(model)

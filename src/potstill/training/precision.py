@@ -1,4 +1,7 @@
-"""Whether training in bfloat16 is faster here, by timing real steps of the real model."""
+"""What training computes in, what a step of it takes, and what bfloat16 costs in fidelity.
+
+Shapes: N answers, C numbers of an answer.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,20 @@ import copy
 import logging
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import kl_div
 from transformers import TrainingArguments
 
+from potstill.devices import device_of, resting
 from potstill.disk import read_json, write_json_atomic
 from potstill.hardware import bf16_pays
+from potstill.tasks.units import FLOOR, answers_of
 from potstill.teacher.inputs import MAIN_INPUTS, InputNames
 from potstill.training.taps import logits_of
 
@@ -26,28 +33,49 @@ ROUNDS, MEASURING_SHARE = 4, 0.05
 LONG_TRAINING = 1000
 
 
-def computes_in_bf16(
+@dataclass(frozen=True)
+class Computing:
+    """What a stage of training computes in.
+
+    Args:
+        bf16: In bfloat16, not in float32.
+        step_fp32_ms: Milliseconds of a step in float32; None where none was timed.
+        step_bf16_ms: The same in bfloat16.
+    """
+
+    bf16: bool = False
+    step_fp32_ms: float | None = None
+    step_bf16_ms: float | None = None
+
+
+def computing_of(
     precision: str, model: nn.Module, batch: Mapping[str, Any], folder: Path, *, steps: int = LONG_TRAINING
-) -> bool:
-    """What was asked; for "auto" what was measured, remembered so that a resumed run computes alike.
+) -> Computing:
+    """What was asked; for "auto" float32 on a CPU, on a GPU what was measured, remembered so that a resumed run computes alike.
+
+    On a CPU the answers of small models in bfloat16 differ by hundredths of a logit, so it is taken only where it is asked for.
 
     Args:
         precision: "fp32", "bf16" or "auto".
-        model: The model to be trained; a copy of it is timed.
+        model: The model to be trained; a copy of it is timed, unless the answer is float32 without a measurement.
         batch: One batch as the collator makes it.
         folder: Remembers the answer.
         steps: Of the training, of which measuring may take a small part; a long one by default.
     """
-    if precision != "auto":
-        return precision == "bf16"
+    device = TrainingArguments(output_dir=str(folder), report_to=[]).device
+    if precision == "fp32" or (precision == "auto" and device.type == "cpu"):
+        return Computing()
     file = folder / "precision.json"
     known = read_json(file)
-    if isinstance(known, dict) and "bf16" in known:
-        return bool(known["bf16"])
-    device = TrainingArguments(output_dir=str(folder), report_to=[]).device
-    pays = bf16_pays(device.type) and step_gains(model, model_inputs(model, batch), device, rounds=rounds_for(steps))
-    write_json_atomic(file, {"bf16": pays})
-    return pays
+    if isinstance(known, dict) and known.keys() == {part.name for part in fields(Computing)}:
+        return Computing(**known)
+    is_asked = precision == "bf16"
+    found = Computing()
+    if is_asked or bf16_pays(device.type):
+        full, half = step_seconds(model, model_inputs(model, batch), device, rounds=rounds_for(steps))
+        found = Computing(is_asked or half < WORTHWHILE_SHARE * full, full * 1e3, half * 1e3)
+    write_json_atomic(file, asdict(found))
+    return found
 
 
 def rounds_for(steps: int, ways: int = 2) -> int:
@@ -60,8 +88,10 @@ def rounds_for(steps: int, ways: int = 2) -> int:
     return min(ROUNDS, max(1, round(MEASURING_SHARE * steps / ways)))
 
 
-def step_gains(model: nn.Module, inputs: Mapping[str, Any], device: torch.device, *, rounds: int = ROUNDS) -> bool:
-    """Whether forward and backward of this model on this batch are faster in bfloat16 by more than noise."""
+def step_seconds(
+    model: nn.Module, inputs: Mapping[str, Any], device: torch.device, *, rounds: int = ROUNDS
+) -> tuple[float, float]:
+    """Median seconds of forward and backward of this model on this batch, in float32 and in bfloat16."""
     trial = copy.deepcopy(model).to(device).train()
     batch = {name: value.to(device) for name, value in inputs.items()}
     seconds: dict[bool, list[float]] = {False: [], True: []}
@@ -72,7 +102,67 @@ def step_gains(model: nn.Module, inputs: Mapping[str, Any], device: torch.device
                 seconds[is_half].append(spent)
     full, half = statistics.median(seconds[False]), statistics.median(seconds[True])
     logger.info("a step takes %.1f ms in float32 and %.1f ms in bfloat16", full * 1e3, half * 1e3)
-    return half < WORTHWHILE_SHARE * full
+    return full, half
+
+
+def precision_facts(
+    computing: Computing, model: nn.Module, batches: Iterable[Mapping[str, Any]], *, has_classes: bool
+) -> dict[str, Any]:
+    """What a stage computed in, what a step took, and what bfloat16 costs in fidelity; see `rounding_cost`.
+
+    Args:
+        computing: Of the stage.
+        model: As it was trained, on the device that trained it.
+        batches: Of some rows, read only where the stage computed in bfloat16.
+        has_classes: Whether the answers are logits of classes that exclude each other.
+    """
+    cost = rounding_cost(model, batches, has_classes=has_classes) if computing.bf16 else {}
+    steps = {"step_fp32_ms": computing.step_fp32_ms, "step_bf16_ms": computing.step_bf16_ms}
+    return {"computed_in": "bf16" if computing.bf16 else "fp32", **steps, **cost}
+
+
+def rounding_cost(model: nn.Module, batches: Iterable[Mapping[str, Any]], *, has_classes: bool) -> dict[str, Any]:
+    """How far a model's answers in bfloat16 are from those in float32.
+
+    Returns:
+        ``rows``, ``largest_difference`` and ``mean_difference`` of a number of an answer (a logit); of classes also
+        ``mean_kl_nats``, KL(float32 ‖ bfloat16), and ``same_decisions``, the share of answers whose class is the same.
+    """
+    rows, differences, divergences, agreements = 0, [], [], []
+    with resting(model):
+        for batch in batches:
+            full, half = (_answers(model, batch, is_half=is_half) for is_half in (False, True))
+            rows += len(batch["row_id"]) if "row_id" in batch else len(full)
+            differences.append((half - full)[full > FLOOR].abs())
+            divergences.append(kl_div(half.log_softmax(-1), full.log_softmax(-1), reduction="none", log_target=True).sum(-1))
+            agreements.append((half.argmax(-1) == full.argmax(-1)).float())
+    apart = torch.cat(differences)
+    found = {"rows": rows, "largest_difference": float(apart.max()), "mean_difference": float(apart.mean())}
+    if not has_classes:
+        return found
+    divergence = float(torch.cat(divergences).mean().clamp_min(0))
+    return {**found, "mean_kl_nats": divergence, "same_decisions": float(torch.cat(agreements).mean())}
+
+
+def rounding_note(facts: Mapping[str, Any]) -> str | None:
+    """A line on what bfloat16 gained and cost in a stage of training; None where it computed in float32."""
+    if "largest_difference" not in facts:
+        return None
+    same = f", {facts['same_decisions']:.1%} of decisions are equal" if "same_decisions" in facts else ""
+    return (
+        f"trained in bfloat16: a step takes {facts['step_bf16_ms']:.1f} ms, in float32 {facts['step_fp32_ms']:.1f} ms;"
+        f" answers to {facts['rows']} rows differ by at most {facts['largest_difference']:.2g}{same}"
+    )
+
+
+def _answers(model: nn.Module, batch: Mapping[str, Any], *, is_half: bool) -> Tensor:
+    """Answers [N, C] of the units that count, in float32 numbers on the CPU."""
+    device = device_of(model)
+    inputs = {name: value.to(device) for name, value in model_inputs(model, batch).items()}
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=is_half):
+        logits = logits_of(model(**inputs))
+    answers, mask = answers_of(logits.float().cpu(), batch)
+    return answers if mask is None else answers[mask]
 
 
 def model_inputs(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ class StageSettings:
         schedule: What the rate does then: "linear", "cosine", "constant_with_warmup" (of transformers).
         seed: Of order, dropout and new weights.
         max_steps: Stop after so many optimizer steps; None for whole epochs.
-        precision: fp32, bf16, or what a measurement on this machine favours.
+        precision: fp32, bf16, or auto: fp32 on a CPU, on a GPU bf16 where the measured step gains.
         select: Keep the model with the best task metric, the one closest to the teacher (the untrained one is asked too), or
             the last.
         patience: Stop after so many evaluations without gain; None for never.

@@ -19,14 +19,14 @@ from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer_utils import EvalPrediction
 
 from potstill import ranks
-from potstill.devices import device_of, release_memory
+from potstill.devices import device_of, release_memory, seeded
 from potstill.disk import read_json, write_json_atomic
 from potstill.errors import TrainingError
 from potstill.losses.contract import Loss
 from potstill.tasks.answers import known_rows
 from potstill.training.checkpoints import newest_checkpoint
 from potstill.training.head_start import ROWS, start_head
-from potstill.training.precision import computes_in_bf16
+from potstill.training.precision import Computing, computing_of, precision_facts
 from potstill.training.selection import Patience, chosen_evaluation, selection_figure
 from potstill.training.stage_settings import StageSettings, total_steps, training_arguments
 from potstill.training.taps import head_of
@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, Mapping[str, float]], None]
 _PROGRESS_SECONDS = 0.1
+_PRECISION_ROWS = 48  # on which bfloat16 is compared with float32
 
 
 class Measured(Protocol):
@@ -61,6 +62,7 @@ class TrainOutcome:
         steps: Optimizer steps.
         seconds: Training time, over all sittings.
         is_resumed: It went on from a checkpoint.
+        precision: What it computed in, and what that cost; see `training.precision.precision_facts`.
     """
 
     model: nn.Module
@@ -69,6 +71,7 @@ class TrainOutcome:
     steps: int = 0
     seconds: float = 0.0
     is_resumed: bool = False
+    precision: dict[str, Any] = field(default_factory=dict)
 
     @property
     def best_metric(self) -> float | None:
@@ -121,11 +124,14 @@ def train_stage(
         return done
     watch, home = _Watch(folder, on_progress), device_of(model)
     probe = collator([rows[index] for index in range(min(settings.batch_size, len(rows)))])
-    with fastest_threads(model, probe, folder, steps=total_steps(len(rows), settings)):
-        trainer = _trainer(model, rows, collator, folder, terms, teacher, eval_rows, task, metric, settings, [watch, *callbacks])
+    steps = total_steps(len(rows), settings)
+    with fastest_threads(model, probe, folder, steps=steps):
+        chosen = computing_of(settings.precision, model, probe, folder, steps=steps) if ranks.is_first() else Computing()
+        computing, calls = ranks.from_first(chosen), [watch, *callbacks]
+        trainer = _trainer(model, rows, collator, folder, terms, teacher, eval_rows, task, metric, settings, computing, calls)
         checkpoint = ranks.from_first(newest_checkpoint(trainer.folder))
         if settings.starts_head and (checkpoint is None or settings.select == "fidelity"):  # which may keep what it began with
-            start_head(model, trainer.source, _some(rows, collator, settings))
+            start_head(model, trainer.source, _some(rows, collator, settings, ROWS))
         start = _copied(model) if settings.select == "fidelity" else None
         trainer.args.eval_on_start = start is not None and trainer.args.load_best_model_at_end and checkpoint is None
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -134,6 +140,9 @@ def train_stage(
     best = chosen_evaluation(trainer.state.log_history, keeps_best=trainer.args.load_best_model_at_end)
     if start is not None and best.get("step") == 0:
         model.load_state_dict(start)
+    with seeded(settings.seed):
+        shown = _some(eval_rows or rows, collator, settings, _PRECISION_ROWS)
+        precision = precision_facts(computing, model, shown, has_classes=not hasattr(task, "closeness"))
     outcome = TrainOutcome(
         model,
         [dict(entry) for entry in trainer.state.log_history],
@@ -141,6 +150,7 @@ def train_stage(
         trainer.state.global_step,
         watch.seconds(),
         checkpoint is not None,
+        precision,
     )
     ranks.wait_for_all()
     if ranks.is_first():
@@ -152,9 +162,11 @@ def train_stage(
     return outcome
 
 
-def _some(rows: Any, collator: Callable[[list[Any]], dict[str, Any]], settings: StageSettings) -> Iterator[dict[str, Any]]:
-    """Batches of some of the rows, drawn by the seed."""
-    chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(settings.seed))[:ROWS].tolist()
+def _some(
+    rows: Any, collator: Callable[[list[Any]], dict[str, Any]], settings: StageSettings, count: int
+) -> Iterator[dict[str, Any]]:
+    """Batches of at most `count` of the rows, drawn by the seed."""
+    chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(settings.seed))[:count].tolist()
     for start in range(0, len(chosen), settings.batch_size):
         yield collator([rows[index] for index in chosen[start : start + settings.batch_size]])
 
@@ -170,15 +182,13 @@ def _trainer(
     task: Measured | None,
     metric: str | None,
     settings: StageSettings,
+    computing: Computing,
     callbacks: list[TrainerCallback],
 ) -> DistillationTrainer:
     has_choice = eval_rows is not None and len(eval_rows) > 0 and settings.select != "last"
-    probe = collator([rows[index] for index in range(min(settings.batch_size, len(rows)))])
-    steps = total_steps(len(rows), settings)
-    is_half = ranks.from_first(ranks.is_first() and computes_in_bf16(settings.precision, model, probe, folder, steps=steps))
     has_evaluation = eval_rows is not None
     arguments = training_arguments(
-        settings, folder, len(rows), has_evaluation=has_evaluation, has_choice=has_choice, is_half=is_half
+        settings, folder, len(rows), has_evaluation=has_evaluation, has_choice=has_choice, is_half=computing.bf16
     )
     if settings.patience is not None and has_choice:
         callbacks.append(Patience(settings.patience))
@@ -229,7 +239,8 @@ def _write(outcome: TrainOutcome, folder: Path) -> None:
     """Keep the result; the record is written last, and the checkpoints go then."""
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in outcome.model.state_dict().items()}
     save_file(tensors, folder / "trained.safetensors")
-    record = {"history": outcome.history, "best": outcome.best, "steps": outcome.steps, "seconds": outcome.seconds}
+    keys = ("history", "best", "steps", "seconds", "precision")
+    record = {key: getattr(outcome, key) for key in keys}
     write_json_atomic(folder / "trained.json", record)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
@@ -240,7 +251,7 @@ def _finished(model: nn.Module, folder: Path) -> TrainOutcome | None:
         return None
     model.load_state_dict(load_file(folder / "trained.safetensors"))
     model.eval()
-    return TrainOutcome(model, record["history"], record["best"], record["steps"], record["seconds"], True)
+    return TrainOutcome(model, record["history"], record["best"], record["steps"], record["seconds"], True, record["precision"])
 
 
 class _Watch(TrainerCallback):
