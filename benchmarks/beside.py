@@ -20,14 +20,14 @@ from torch import Tensor, nn
 
 from cifar_device import DeviceRows
 from method_cells import DECAY, MOMENTUM, rate_factor
+from potstill.contracts.signal import TeacherSignal
 from potstill.losses.contract import StudentView
-from potstill.methods.contract import StageSpec
-from potstill.teacher.signal import TeacherSignal
+from potstill.methods.contract import Phase
+from potstill.models.taps import Taps
 from potstill.training import preparation
 from potstill.training.head_start import ROWS as HEAD_ROWS
 from potstill.training.head_start import start_head
 from potstill.training.objective import NonFiniteLoss, Objective
-from potstill.training.taps import Taps
 from potstill.training.terms import read_terms
 from recorded import Desk, Lane, Recorder
 
@@ -90,7 +90,7 @@ class Learner:
         self,
         name: str,
         net: nn.Module,
-        stages: Sequence[StageSpec],
+        stages: Sequence[Phase],
         source: Any,
         rows: DeviceRows,
         settings: Settings,
@@ -110,7 +110,7 @@ class Learner:
         self._recorder = None if lane is None else Recorder(lane, self._clear)
         net.train()
 
-    def _prepared(self, stage: StageSpec, num_steps: int, source: Any, probe: dict[str, Tensor], num_rows: int) -> Part:
+    def _prepared(self, stage: Phase, num_steps: int, source: Any, probe: dict[str, Tensor], num_rows: int) -> Part:
         """As `DistillationTrainer.prepare`: needs are checked, shapes learned from a few rows, bridges built."""
         terms = read_terms(stage.losses())
         preparation.check_needs(terms, self.net, source)

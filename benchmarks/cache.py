@@ -26,10 +26,10 @@ import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
-from potstill.hardware import choose_threads, describe
-from potstill.teacher.cache import CachedTeacher, write_cache
-from potstill.teacher.cache_write import fetch
-from potstill.teacher.live import LiveTeacher
+from potstill.ground.hardware import choose_threads, describe
+from potstill.knowledge.cache import CachedTeacher, write_cache
+from potstill.knowledge.cache_write import fetch
+from potstill.knowledge.live import LiveTeacher
 
 BATCH_SIZE = 64
 READ_BATCH_SIZE = 32

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from cifar_nets import StagedNet
-from potstill.hardware import bf16_pays
-from potstill.teacher.live import LiveTeacher
-from potstill.teacher.signal import DenseLogits, TeacherSignal
-from potstill.training.taps import TapReader
+from potstill.contracts.signal import DenseLogits, TeacherSignal
+from potstill.ground.hardware import bf16_pays
+from potstill.knowledge.live import LiveTeacher
+from potstill.models.taps import TapReader
 
 
 class RememberedTeacher:

@@ -40,13 +40,13 @@ def cut_run(folder: Path, teacher: str, data: Path, *, ratio: float = 0.9, embed
         ratio: Share of the teacher's parameters to remove.
         embeddings: "table" or "auto".
     """
-    from potstill.pipeline.check import check_recipe
-    from potstill.pipeline.context import Run
-    from potstill.pipeline.observer import LoggingObserver
-    from potstill.pipeline.order import stages_for
-    from potstill.pipeline.run import claim_folder
-    from potstill.pipeline.stage import perform
+    from potstill.flows.distill import stages_for
+    from potstill.flows.pipeline import claim_folder
+    from potstill.planning.check import check_recipe
     from potstill.recipe import make_recipe
+    from potstill.stages.context import Run
+    from potstill.stages.observer import LoggingObserver
+    from potstill.stages.stage import perform
 
     given = {
         "teacher": teacher,
@@ -67,9 +67,9 @@ def cut_run(folder: Path, teacher: str, data: Path, *, ratio: float = 0.9, embed
 
 def open_cut(folder: Path) -> Any:
     """A folder that `cut_run` or a whole run left, as a run."""
-    from potstill.pipeline.context import Run
-    from potstill.pipeline.observer import LoggingObserver
     from potstill.recipe import make_recipe, read_file
+    from potstill.stages.context import Run
+    from potstill.stages.observer import LoggingObserver
 
     if not (folder / "work/student/model/config.json").is_file():
         raise SystemExit(f"{folder} holds no cut student: give the folder of a run, or make one with benchmarks/cut_run.py")

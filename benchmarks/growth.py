@@ -84,7 +84,7 @@ def measured(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
 def run_case(folder: Path) -> dict[str, Any]:
     """The whole pipeline; stage by stage its CPU seconds and peak memory."""
     from potstill.cli import _quiet_libraries
-    from potstill.pipeline import DistillationPipeline
+    from potstill.flows import DistillationPipeline
 
     _quiet_libraries()
     source = next(folder.glob("texts.*"))

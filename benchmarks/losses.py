@@ -29,9 +29,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from loss_contests import CONTESTS, Contest
 from potstill import losses
+from potstill.contracts.signal import DenseLogits, TeacherSignal
 from potstill.errors import NeedsError
 from potstill.losses.contract import Shapes, StudentView
-from potstill.teacher.signal import DenseLogits, TeacherSignal
 
 
 class PeakBytes(TorchDispatchMode):

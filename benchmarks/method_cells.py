@@ -11,9 +11,9 @@ import torch
 
 from cifar_nets import Pair, StagedNet, build
 from cifar_rows import CLASSES
-from potstill.disk import write_json_atomic
+from potstill.ground.disk import write_json_atomic
 from potstill.methods import catalogue
-from potstill.methods.contract import MethodOptions, ModelFacts, StageSpec, TermSpec
+from potstill.methods.contract import MethodOptions, ModelFacts, Phase, TermSpec
 
 METHODS = ("baseline", "kd", "at", "sp", "rkd", "crd", "review_kd", "dkd", "dist", "simkd")
 BATCH, RATE, MOMENTUM, DECAY = 64, 0.05, 0.9, 5e-4  # of the published protocol
@@ -29,7 +29,7 @@ def stages_of(
     *,
     batch: int = BATCH,
     rate: float = RATE,
-) -> tuple[StageSpec, ...]:
+) -> tuple[Phase, ...]:
     """The stages of the catalogue's method at the weights published for CIFAR nets and for the pair.
 
     Args:
@@ -42,7 +42,7 @@ def stages_of(
         rate: Peak of the learning rate.
     """
     if method == "baseline":
-        return (StageSpec("labels", (TermSpec("ce"),), epochs=epochs, learning_rate=rate),)
+        return (Phase("labels", (TermSpec("ce"),), epochs=epochs, learning_rate=rate),)
     options = MethodOptions(epochs=epochs, learning_rate=rate)
     if method == "kd":  # logits alone, α = 0.9 at τ = 4
         options = replace(options, alpha=0.9, temperature=4.0, has_taps=False)

@@ -9,7 +9,7 @@ from typing import Any
 
 from cifar_nets import PAIRS
 from method_cells import METHODS
-from potstill.disk import read_json
+from potstill.ground.disk import read_json
 
 # CIFAR-100, top-1 in percent, 240 epochs. Teacher, student alone, KD to CRD: README of RepDistiller (last epoch); DKD: README of
 # mdistiller (best epoch); ReviewKD: arXiv 2104.09044; DIST: arXiv 2205.10536; SimKD: arXiv 2203.14001, which keeps the teacher's

@@ -44,11 +44,11 @@ from cifar_teacher import RememberedTeacher
 from method_cells import BATCH, DECAY, METHODS, MOMENTUM, RATE, new, rate_factor, record, stages_of
 from method_table import agreement, table
 from potstill import DistillationTrainer
-from potstill.disk import write_json_atomic
 from potstill.errors import OutputError
-from potstill.hardware import bf16_pays
-from potstill.lock import FolderLock
-from potstill.methods.contract import StageSpec, TermSpec
+from potstill.ground.disk import write_json_atomic
+from potstill.ground.hardware import bf16_pays
+from potstill.ground.lock import FolderLock
+from potstill.methods.contract import Phase, TermSpec
 from potstill.training.head_start import ROWS as HEAD_ROWS
 from potstill.training.head_start import start_head
 
@@ -140,7 +140,7 @@ def accuracy(model: nn.Module, rows: Views, device: torch.device) -> float:
     return right / len(rows)
 
 
-def train(net: StagedNet, stages: Sequence[StageSpec], rows: Views, teacher: Any, seed: int, run: Run) -> list[float]:
+def train(net: StagedNet, stages: Sequence[Phase], rows: Views, teacher: Any, seed: int, run: Run) -> list[float]:
     """Train through the stages and return the accuracy on the test images after every epoch."""
     found: list[float] = []
     for stage in stages:
@@ -226,7 +226,7 @@ class Run:
     def _teach(self, name: str, net: StagedNet) -> StagedNet:
         started = time.perf_counter()
         rows, _ = load(self.protocol.teacher_images, 1, self.protocol.side)
-        stage = StageSpec("labels", (TermSpec("ce"),), epochs=self.protocol.teacher_epochs, learning_rate=RATE)
+        stage = Phase("labels", (TermSpec("ce"),), epochs=self.protocol.teacher_epochs, learning_rate=RATE)
         found = train(net, [stage], rows, None, 0, self)
         record(self.output / f"teacher-{name}.json", found, time.perf_counter() - started, {"net": name})
         return net.cpu()

@@ -40,10 +40,10 @@ from cifar_device import DeviceRows, decode_once
 from cifar_nets import PAIRS, StagedNet
 from method_cells import BATCH, METHODS, RATE, new, record, stages_of
 from method_table import agreement, table
-from potstill.disk import read_json, write_json_atomic
-from potstill.methods.contract import StageSpec, TermSpec
-from potstill.teacher.live import LiveTeacher
-from potstill.training.taps import TapReader
+from potstill.ground.disk import read_json, write_json_atomic
+from potstill.knowledge.live import LiveTeacher
+from potstill.methods.contract import Phase, TermSpec
+from potstill.models.taps import TapReader
 from recorded import EAGER_STEPS, Desk, Lane
 
 TEACHER_EPOCHS = {"resnet56": 40, "resnet32x4": 20, "vgg13": 30}  # where nobody asks for others
@@ -205,7 +205,7 @@ def train_teacher(job: Job, name: str) -> None:
     """Train a teacher; those that are there are not started."""
     file = job.folder / f"{job.name}.safetensors"
     plan, rows, tests = job.plan, job.rows("train", job.plan.images), job.rows("test", job.plan.tests)
-    stage = StageSpec("labels", (TermSpec("ce"),), epochs=1.0, learning_rate=plan.rate)
+    stage = Phase("labels", (TermSpec("ce"),), epochs=1.0, learning_rate=plan.rate)
 
     def learner(epochs: int) -> Learner:
         return Learner(name, job.new(name, 0), [stage], None, rows, job.settings(epochs, 0), job.lanes[0])
@@ -244,7 +244,7 @@ def train_students(job: Job, pair_name: str, seed: int) -> None:
 
     shape = job.new(pair.student, seed)
 
-    def stages(method: str, epochs: int) -> tuple[StageSpec, ...]:
+    def stages(method: str, epochs: int) -> tuple[Phase, ...]:
         return stages_of(method, pair, shape, teacher, epochs, batch=plan.batch, rate=plan.rate)
 
     def learner(method: str, epochs: int, lane: Lane | None) -> Learner:

@@ -322,14 +322,14 @@ def with_potstill(place: Path) -> dict[str, Any]:
     from potstill.cli import _quiet_libraries
     from potstill.data.splits import load
     from potstill.evaluate.quality import predict
-    from potstill.export.runtimes import TorchRunner
-    from potstill.student.loading import load as load_student
+    from potstill.exports.runtimes import TorchRunner
+    from potstill.knowledge.cache import CachedTeacher, write_cache
+    from potstill.knowledge.live import LiveTeacher
+    from potstill.models.load import load_teacher
+    from potstill.models.loading import load as load_student
     from potstill.tasks import build
-    from potstill.teacher.cache import CachedTeacher, write_cache
-    from potstill.teacher.live import LiveTeacher
-    from potstill.teacher.load import load_teacher
-    from potstill.training.stage_settings import StageSettings, total_steps
-    from potstill.training.stages import train_stage
+    from potstill.training.phase_settings import PhaseSettings, total_steps
+    from potstill.training.phases import train_phase
 
     _quiet_libraries()
     work, marks = json.loads((place / "work.json").read_text()), [time.process_time()]
@@ -344,7 +344,7 @@ def with_potstill(place: Path) -> dict[str, Any]:
     marks.append(time.process_time())
     write_cache(LiveTeacher(teacher.model, dtype="float32"), theirs, task.collator(teacher.processor), folder / "cache")
     marks.append(time.process_time())
-    settings = StageSettings(
+    settings = PhaseSettings(
         epochs=work["epochs"],
         batch_size=work["batch_size"],
         learning_rate=work["learning_rate"],
@@ -353,7 +353,7 @@ def with_potstill(place: Path) -> dict[str, Any]:
         max_gradient_norm=MAX_NORM,
         select="last",
     )
-    train_stage(
+    train_phase(
         student,
         rows=rows,
         collator=collator,

@@ -170,7 +170,7 @@ class PlainLoop:
         padding: str = "max_length",
         without_dropout: bool = False,
     ) -> None:
-        from potstill.pipeline.student_stages import load_student
+        from potstill.stages.student import load_student
 
         torch.manual_seed(seed)
         student, self.tokenizer = load_student(run, run.folder / "work/student/model", without_dropout=without_dropout)
@@ -228,11 +228,11 @@ class PlainLoop:
 
 def potstill_run(run: Any, arguments: argparse.Namespace, *, seed: int = 0) -> Figures:
     """The same work done by Potstill: tokenise, ask the teacher once, train in buckets."""
-    from potstill.pipeline.student_stages import load_student
-    from potstill.teacher.cache import CachedTeacher, write_cache
-    from potstill.teacher.live import LiveTeacher
-    from potstill.training.stage_settings import StageSettings
-    from potstill.training.stages import train_stage
+    from potstill.knowledge.cache import CachedTeacher, write_cache
+    from potstill.knowledge.live import LiveTeacher
+    from potstill.stages.student import load_student
+    from potstill.training.phase_settings import PhaseSettings
+    from potstill.training.phases import train_phase
 
     student, tokenizer = load_student(run, run.folder / "work/student/model")
     split = run.split("train")
@@ -247,14 +247,14 @@ def potstill_run(run: Any, arguments: argparse.Namespace, *, seed: int = 0) -> F
         encoded = time.perf_counter()
         write_cache(LiveTeacher(run.teacher.model, dtype="float32"), theirs, teacher_collator, folder / "cache")
         answered = time.perf_counter()
-        train_stage(
+        train_phase(
             student,
             rows=rows,
             collator=run.task.collator(tokenizer),
             folder=folder / "training",
             terms=[{"name": "kl", "weight": ALPHA, "temperature": TEMPERATURE}, {"name": "ce", "weight": 1 - ALPHA}],
             teacher=CachedTeacher.open(folder / "cache"),
-            settings=StageSettings(
+            settings=PhaseSettings(
                 epochs=arguments.epochs,
                 batch_size=arguments.batch_size,
                 learning_rate=arguments.learning_rate,
@@ -270,8 +270,8 @@ def potstill_run(run: Any, arguments: argparse.Namespace, *, seed: int = 0) -> F
 def accuracy(run: Any, model: Any, *, sees: str = "student") -> float:
     """Of a model on the test split, in the tokens of teacher or student."""
     from potstill.evaluate.quality import predict
-    from potstill.export.runtimes import TorchRunner
-    from potstill.pipeline.student_stages import load_student
+    from potstill.exports.runtimes import TorchRunner
+    from potstill.stages.student import load_student
 
     is_teacher = sees == "teacher"
     rows = run.teacher_rows("test") if is_teacher else run.student_rows("test")

@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace, data: Path, teacher: str, ratio: float, s
     """One whole pipeline run."""
     from potstill.cli import _quiet_libraries
     from potstill.console import ConsoleObserver
-    from potstill.pipeline import DistillationPipeline
+    from potstill.flows import DistillationPipeline
     from potstill.recipe import make_recipe, parse_settings
 
     _quiet_libraries()

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from potstill.teacher.signal import DenseLogits, TeacherSignal
+from potstill.contracts.signal import DenseLogits, TeacherSignal
 
 EAGER_STEPS = 4  # with the same settings before they are recorded: lazy parts are built, convolutions chosen
 

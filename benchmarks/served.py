@@ -27,10 +27,10 @@ import torch
 import transformers
 from transformers import AutoTokenizer, BertForSequenceClassification, ElectraConfig, ElectraForSequenceClassification
 
-from potstill.compress.quantize.candidates import open_runner, ways_of
 from potstill.evaluate.speed import Latency, latency
-from potstill.export.onnx import export_onnx
-from potstill.export.runtimes import OnnxRunner, Runner, TorchRunner, num_cores
+from potstill.exports.onnx import export_onnx
+from potstill.exports.runtimes import OnnxRunner, Runner, TorchRunner, num_cores
+from potstill.exports.ways.candidates import open_runner, ways_of
 
 VOCABULARY = 6000
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")

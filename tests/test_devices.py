@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from potstill import devices, hardware
 from potstill.doctor import _look
-from potstill.teacher.live import LiveTeacher
+from potstill.ground import devices, hardware
+from potstill.knowledge.live import LiveTeacher
 
 
 class Travels(nn.Linear):

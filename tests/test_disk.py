@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from potstill import disk
-from potstill.disk import STAGE_RECORD, StageFolder, fingerprint, free_bytes, read_json, write_json_atomic
 from potstill.errors import OutputError
+from potstill.ground import disk
+from potstill.ground.disk import STAGE_RECORD, StageFolder, fingerprint, free_bytes, read_json, write_json_atomic
 
 
 @dataclass
@@ -48,7 +48,7 @@ class TestFingerprint:
         assert fingerprint({2: "b", 1: "a"}) == fingerprint({1: "a", 2: "b"})
 
     def test_same_in_another_process(self):
-        program = "from potstill.disk import fingerprint; print(fingerprint({'a': {'x', 'y', 'z'}}))"
+        program = "from potstill.ground.disk import fingerprint; print(fingerprint({'a': {'x', 'y', 'z'}}))"
         other = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
         assert other.stdout.strip() == fingerprint({"a": {"x", "y", "z"}})
 
@@ -186,7 +186,7 @@ class TestStageFolder:
 WAITING_WRITER = """
 import sys, time
 from pathlib import Path
-from potstill.disk import StageFolder
+from potstill.ground.disk import StageFolder
 with StageFolder(Path(sys.argv[1]), "f") as stage:
     (stage.path / "half.txt").write_text("half")
     print("ready", flush=True)

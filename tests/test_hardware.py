@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from potstill import hardware
+from potstill.ground import hardware
 
 X86 = """processor\t: 0
 model name\t: Some CPU 9000
@@ -49,12 +49,14 @@ def run_python(program: str, **environment: str) -> str:
 
 
 def test_describing_imports_no_torch():
-    program = "import sys; from potstill import hardware as h; h.describe(); h.package_versions(); print('torch' in sys.modules)"
+    program = (
+        "import sys; from potstill.ground import hardware as h; h.describe(); h.package_versions(); print('torch' in sys.modules)"
+    )
     assert run_python(program) == "False"
 
 
 def test_thread_policy_is_set_once_and_the_user_is_obeyed():
-    program = "import os; from potstill.hardware import set_thread_policy as s; print(s(), os.environ['OMP_WAIT_POLICY'])"
+    program = "import os; from potstill.ground.hardware import set_thread_policy as s; print(s(), os.environ['OMP_WAIT_POLICY'])"
     assert run_python(program) == "True PASSIVE"
     assert run_python(program, OMP_WAIT_POLICY="ACTIVE") == "False ACTIVE"
 

@@ -255,7 +255,7 @@ def test_a_route_is_kept_for_the_method_that_reads_it() -> None:
     ],
 )
 def test_settings_that_nothing_reads_are_told(distill, told):
-    from potstill.pipeline.unheard import unheard
+    from potstill.planning.unused_settings import unheard
 
     given = {"teacher": {"model": "t"}, "data": {"source": "d"}, "output": "o", "distill": distill}
     assert unheard(make_recipe(given)) == told

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from potstill.student.architectures.auto_classes import announce
+from potstill.models.architectures.auto_classes import announce
 
 __version__ = "0.1.0"
 
 _LAZY = {
-    "DistillationPipeline": "potstill.pipeline:DistillationPipeline",
+    "DistillationPipeline": "potstill.flows:DistillationPipeline",
     "DistillationTrainer": "potstill.training.trainer:DistillationTrainer",
     "Recipe": "potstill.recipe:Recipe",
-    "load": "potstill.student.loading:load",
-    "plan": "potstill.student.plan:plan",
+    "load": "potstill.models.loading:load",
+    "plan": "potstill.students.plan:plan",
 }
 
 __all__ = [*_LAZY, "__version__"]
@@ -24,7 +24,7 @@ announce()  # students that are not of transformers' own types load with its Aut
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
-        from potstill.table import resolve
+        from potstill.ground.tables import resolve
 
         return resolve(_LAZY, name, kind="potstill attribute")
     raise AttributeError(f"module 'potstill' has no attribute {name!r}")

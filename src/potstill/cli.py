@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from potstill.pipeline import DistillationPipeline
+    from potstill.flows import DistillationPipeline
     from potstill.recipe import Recipe
 
 EXIT_USER_ERROR = 2
@@ -112,7 +112,7 @@ def plan(
     traceback: TracebackFlag = False,
 ) -> None:
     """Show what would be built: architecture, parameters, FLOPs, bytes, cache size, time. Trains nothing."""
-    from potstill.pipeline.preview import preview
+    from potstill.planning.preview import preview
 
     _quiet_libraries()
     result = preview(_recipe(recipe, _flags(teacher=teacher, data=data, ratio=ratio, task=task, student=student), settings))
@@ -133,7 +133,7 @@ def evaluate(
     traceback: TracebackFlag = False,
 ) -> None:
     """Measure a finished student again, on its own test split or on other data."""
-    from potstill.pipeline.reevaluate import reevaluate
+    from potstill.flows.reevaluate import reevaluate
 
     _quiet_libraries()
     figures = reevaluate(folder, data=data, task=task)
@@ -142,7 +142,7 @@ def evaluate(
         return
     from rich.console import Console
 
-    from potstill.pipeline.reevaluate import as_table
+    from potstill.flows.reevaluate import as_table
 
     Console().print(as_table(figures))
 
@@ -153,7 +153,7 @@ def report(
     traceback: TracebackFlag = False,
 ) -> None:
     """Write the report again from the figures in the output folder, and say where it lies."""
-    from potstill.pipeline.reevaluate import rewrite_report
+    from potstill.flows.reevaluate import rewrite_report
 
     _quiet_libraries()
     typer.echo(rewrite_report(folder))
@@ -234,7 +234,7 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 def main() -> None:
     """Entry point: errors become one line and exit code 2, an interruption says how to go on."""
     from potstill.errors import PotstillError
-    from potstill.hardware import set_thread_policy
+    from potstill.ground.hardware import set_thread_policy
 
     set_thread_policy()
     code = 0
@@ -273,9 +273,9 @@ def _recipe(file: Path | None, flags: dict[str, Any], settings: list[str] | None
 
 
 def _run(recipe: Recipe, *, overwrite: bool, as_json: bool) -> None:
-    from potstill import ranks
     from potstill.console import ConsoleObserver, warnings_told_by
-    from potstill.pipeline import DistillationPipeline
+    from potstill.flows import DistillationPipeline
+    from potstill.ground import ranks
 
     _quiet_libraries()
     pipeline: DistillationPipeline = DistillationPipeline.from_recipe(recipe)

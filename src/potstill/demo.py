@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from potstill.disk import explained_os_errors
 from potstill.errors import MissingExtra
+from potstill.ground.disk import explained_os_errors
 
 NUM_VALIDATION, NUM_TEST = 180, 360
 IMAGE_SIDE, BRIGHTEST = 8, 16

@@ -6,8 +6,8 @@ import importlib.metadata
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from potstill.disk import free_bytes
-from potstill.hardware import Machine, choose_threads, describe, driver_gpus
+from potstill.ground.disk import free_bytes
+from potstill.ground.hardware import Machine, choose_threads, describe, driver_gpus
 
 if TYPE_CHECKING:
     from rich.console import Group

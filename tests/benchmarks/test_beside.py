@@ -19,8 +19,8 @@ from cifar_nets import PAIRS, StagedNet, resnet
 from cifar_rows import Views
 from method_cells import METHODS, stages_of
 from potstill import DistillationTrainer
-from potstill.teacher.live import LiveTeacher
-from potstill.training.taps import TapReader
+from potstill.knowledge.live import LiveTeacher
+from potstill.models.taps import TapReader
 
 PAIR = PAIRS["vgg13-vgg8"]
 BATCH, EPOCHS, SEED, COUNT, SIDE = 16, 2, 3, 48, 8

@@ -8,8 +8,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from potstill.data import augment_texts
-from potstill.data.augment import METHODS, augmented_rows, nearest_words, whole_words
 from potstill.errors import DataError
+from potstill.modalities.text.augment import METHODS, augmented_rows, nearest_words, whole_words
 
 TEXTS = [
     "the film was good",

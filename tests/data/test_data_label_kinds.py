@@ -11,9 +11,9 @@ import pytest
 from datasets import Dataset
 
 from potstill import tasks
+from potstill.answers.label_columns import tells_of_labels
 from potstill.data import load
 from potstill.data.encoded import open_rows
-from potstill.data.label_columns import tells_of_labels
 from potstill.data.row_files import TextWriter
 from potstill.errors import DataError
 

@@ -7,8 +7,8 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value, concatenate_datasets
 
 from potstill import tasks
+from potstill.answers.class_labels import LabelMap, names_of, raw_labels
 from potstill.data import load
-from potstill.data.labels import LabelMap, names_of, raw_labels
 from potstill.errors import DataError
 
 TASK = tasks.build("text-classification")

@@ -10,9 +10,9 @@ from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from potstill.data.segments import segments_of, split_long
+from potstill.answers.units import pooled
 from potstill.errors import DataError
-from potstill.tasks.units import pooled
+from potstill.modalities.text.segments import segments_of, split_long
 
 
 @pytest.fixture(scope="module")

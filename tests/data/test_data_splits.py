@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from potstill import tasks
 from potstill.data import load
-from potstill.data.carving import stratified, thin
 from potstill.data.fingerprint import row_hashes
+from potstill.data.holdout import stratified, thin
 
 TASK = tasks.build("text-classification")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from potstill.data.turned import TurnedCollator
 from potstill.errors import DataError
+from potstill.modalities.image.quarter_turns import TurnedCollator
 
 
 def batch_of(height: int = 4, width: int = 4):

@@ -9,17 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from potstill.answers.calibration import ece, reliability
+from potstill.answers.fidelity import accuracy_interval, agreement, gap_closed, mean_kl, retention, retention_interval, wdsr
 from potstill.errors import DataError
-from potstill.evaluate.calibration import ece, reliability
-from potstill.evaluate.fidelity import (
-    accuracy_interval,
-    agreement,
-    gap_closed,
-    mean_kl,
-    retention,
-    retention_interval,
-    wdsr,
-)
 
 
 @st.composite

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from potstill import tasks
-from potstill.evaluate.judges import JUDGES, judge_of
+from potstill.answers.judges import JUDGES, judge_of
 from potstill.evaluate.quality import Predictions
-from potstill.table import resolve
+from potstill.ground.tables import resolve
 
 
 @pytest.mark.parametrize("kind", JUDGES)

@@ -13,7 +13,7 @@ from potstill.evaluate.cost import cost, flops
 from potstill.evaluate.energy import measure_energy
 from potstill.evaluate.quality import predict, sample_batches
 from potstill.evaluate.speed import latency
-from potstill.export.timing import LEAST_CALLS, time_interleaved
+from potstill.exports.timing import LEAST_CALLS, time_interleaved
 
 
 class FakeRows:

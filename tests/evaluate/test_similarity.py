@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from potstill.cka import linear_cka
 from potstill.errors import DataError, NeedsError
 from potstill.evaluate.similarity import attention_difference, jensen_shannon, layer_similarity
 from potstill.methods.similarity import model_inputs
+from potstill.models.cka import linear_cka
 
 
 @settings(max_examples=40, deadline=None)

@@ -10,7 +10,7 @@ import pytest
 
 from potstill import DistillationPipeline
 from potstill.errors import Faults, RecipeError
-from potstill.pipeline.check import check_recipe
+from potstill.planning.check import check_recipe
 from potstill.recipe import make_recipe
 from potstill.report.metrics import Metrics
 

@@ -176,10 +176,10 @@ assert classify.model.config.id2label[int(logits.argmax())] == best
 
 
 def test_a_live_teacher_says_what_the_cache_says_though_the_student_reads_a_cut_vocabulary(bert: Path, tmp_path: Path) -> None:
-    from potstill.pipeline.context import Run
-    from potstill.pipeline.knowledge import has_other_rows, training_source
-    from potstill.pipeline.observer import LoggingObserver
     from potstill.recipe import make_recipe
+    from potstill.stages.context import Run
+    from potstill.stages.observer import LoggingObserver
+    from potstill.stages.teacher_sources import has_other_rows, training_source
 
     distilled(tmp_path / "out", bert, dataset(100), ratio=0.9, student={"vocabulary": 100}, distill={"cache": "always"})
     recipe = make_recipe({"teacher": str(bert), "data": "in memory", "task": "text-classification"})

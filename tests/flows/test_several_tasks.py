@@ -16,17 +16,17 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from potstill import DistillationPipeline
 from potstill.errors import DataError, ModelError, NeedsError, RecipeError
-from potstill.pipeline.check import check_recipe
-from potstill.pipeline.context import Run
-from potstill.pipeline.observer import LoggingObserver
-from potstill.pipeline.order import stages_for
-from potstill.pipeline.preview import preview
-from potstill.pipeline.reevaluate import reevaluate
-from potstill.pipeline.several_tasks import of_own_teachers
-from potstill.pipeline.student_stages import load_student
-from potstill.pipeline.task_run import task_run, widened_teacher
+from potstill.flows.distill import stages_for
+from potstill.flows.reevaluate import reevaluate
+from potstill.planning.check import check_recipe
+from potstill.planning.preview import preview
 from potstill.recipe import make_recipe
 from potstill.report.metrics import Metrics
+from potstill.stages.context import Run
+from potstill.stages.observer import LoggingObserver
+from potstill.stages.several_tasks import of_own_teachers
+from potstill.stages.student import load_student
+from potstill.stages.task_run import task_run, widened_teacher
 
 QUICK: dict[str, Any] = {
     "quantize": "int8",

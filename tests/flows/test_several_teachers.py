@@ -10,12 +10,12 @@ import torch
 
 from potstill import DistillationPipeline
 from potstill.errors import RecipeError
-from potstill.pipeline.context import Run
-from potstill.pipeline.observer import LoggingObserver
-from potstill.pipeline.order import stages_for
-from potstill.pipeline.several_teachers import check_teachers
+from potstill.flows.distill import stages_for
 from potstill.recipe import make_recipe
 from potstill.report.metrics import Metrics
+from potstill.stages.context import Run
+from potstill.stages.observer import LoggingObserver
+from potstill.stages.several_teachers import check_teachers
 
 QUICK: dict[str, Any] = {
     "quantize": "none",

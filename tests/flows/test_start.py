@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from potstill import DistillationPipeline
-from potstill.pipeline.start_error import unexplained
-from potstill.tasks.blocks import FLOOR
+from potstill.answers.class_ranges import FLOOR
+from potstill.stages.start_error import unexplained
 
 QUICK = {
     "teacher": {"epochs": 2, "learning_rate": 3e-3},

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from potstill import DistillationPipeline
-from potstill.pipeline import states
-from potstill.pipeline.preview import preview
-from potstill.pipeline.states import dtype_of, spread_blocks
+from potstill.knowledge.cache import CachedTeacher
+from potstill.planning.preview import preview
 from potstill.recipe import make_recipe
-from potstill.teacher.cache import CachedTeacher
+from potstill.stages import cached_block_means as states
+from potstill.stages.cached_block_means import dtype_of, spread_blocks
 
 QUICK: dict[str, Any] = {
     "teacher": {"epochs": 1, "learning_rate": 3e-3},

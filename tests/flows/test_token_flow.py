@@ -12,7 +12,7 @@ import pytest
 
 from potstill import DistillationPipeline
 from potstill.data.encoded import open_rows
-from potstill.pipeline.reevaluate import reevaluate
+from potstill.flows.reevaluate import reevaluate
 from potstill.report.metrics import Metrics
 
 NAMES = {"PER": ["bright", "lovely", "warm"], "LOC": ["dull", "dreary", "cold"]}

@@ -14,10 +14,10 @@ from sklearn.datasets import load_digits
 import potstill
 from flows.small_families import image_teacher
 from flows.test_families import TINY, distilled
+from knowledge.user_nets import Small, with_processor
 from potstill import DistillationPipeline
 from potstill.errors import ModelError
-from potstill.teacher import factory
-from teacher.user_nets import Small, with_processor
+from potstill.models import factory
 
 DIGITS = ("0", "1", "2")
 CONV: dict[str, Any] = {
@@ -84,14 +84,14 @@ def test_networks_named_as_code_teach_and_learn(digits: Path, tmp_path: Path) ->
     config: dict[str, Any] = {
         **TINY,
         "teacher": {"from_scratch": True, "epochs": 1, "trust_remote_code": True},
-        "student": {"model": "teacher.user_nets:build", "trust_remote_code": True},
+        "student": {"model": "knowledge.user_nets:build", "trust_remote_code": True},
         "method": "at",
     }
-    metrics = DistillationPipeline("teacher.user_nets:with_processor", digits, config=config, output_dir=tmp_path / "out").run()
+    metrics = DistillationPipeline("knowledge.user_nets:with_processor", digits, config=config, output_dir=tmp_path / "out").run()
     assert metrics.models["student"].quality["accuracy"] is not None
     with pytest.raises(ModelError, match=r"trust_remote_code=True"):
         untrusted_load(tmp_path / "out")
-    assert potstill.load(tmp_path / "out", trust_remote_code=True)[0].config.factory == "teacher.user_nets:build"
+    assert potstill.load(tmp_path / "out", trust_remote_code=True)[0].config.factory == "knowledge.user_nets:build"
 
 
 def untrusted_load(folder: Path) -> Any:

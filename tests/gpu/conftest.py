@@ -10,7 +10,7 @@ import pytest
 import torch
 
 TESTS = Path(__file__).parents[1]
-for folder in (TESTS, TESTS / "laws", TESTS / "training", TESTS / "teacher"):
+for folder in (TESTS, TESTS / "laws", TESTS / "training", TESTS / "knowledge"):
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
 

@@ -15,8 +15,8 @@ from beside import Learner, Settings, measure, train_epoch
 from cifar_device import DeviceRows
 from cifar_nets import PAIRS, resnet
 from method_cells import METHODS, stages_of
-from potstill.teacher.live import LiveTeacher
-from potstill.training.taps import TapReader
+from potstill.knowledge.live import LiveTeacher
+from potstill.models.taps import TapReader
 from recorded import EAGER_STEPS, Desk, Lane
 
 pytestmark = pytest.mark.gpu

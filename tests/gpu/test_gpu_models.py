@@ -14,20 +14,20 @@ from small_models import arguments
 from torch.utils.data import Dataset
 from transformers import BertConfig, BertForSequenceClassification
 
-import potstill.student.architectures  # noqa: F401  makes the coded type known to transformers
+import potstill.models.architectures  # noqa: F401  makes the coded type known to transformers
 from flows.small_families import image_teacher
-from potstill.devices import compute_device, device_of, placed
 from potstill.evaluate.cost import cost
 from potstill.evaluate.similarity import attention_difference, layer_similarity
-from potstill.export.onnx import export_onnx
-from potstill.export.runtimes import OnnxRunner, TorchRunner
-from potstill.hardware import bf16_pays
-from potstill.student.importance import measure
-from potstill.student.init import cut_student
-from potstill.student.plan import plan
-from potstill.teacher.live import LiveTeacher
+from potstill.exports.onnx import export_onnx
+from potstill.exports.runtimes import OnnxRunner, TorchRunner
+from potstill.ground.devices import compute_device, device_of, placed
+from potstill.ground.hardware import bf16_pays
+from potstill.knowledge.live import LiveTeacher
+from potstill.models.taps import TapReader
+from potstill.students.cut import cut_student
+from potstill.students.importance import measure
+from potstill.students.plan import plan
 from potstill.training.precision import Computing, computing_of, precision_facts
-from potstill.training.taps import TapReader
 from potstill.training.trainer import DistillationTrainer
 
 pytestmark = pytest.mark.gpu

@@ -11,10 +11,10 @@ import torch
 
 from potstill import DistillationPipeline
 from potstill.evaluate.quality import Predictions
-from potstill.export.runtimes import TorchRunner
-from potstill.pipeline import measure_stages
-from potstill.pipeline.reevaluate import reevaluate
+from potstill.exports.runtimes import TorchRunner
+from potstill.flows.reevaluate import reevaluate
 from potstill.report.metrics import Metrics
+from potstill.stages import evaluate as measure_stages
 
 pytestmark = pytest.mark.gpu
 

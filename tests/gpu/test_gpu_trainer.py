@@ -15,12 +15,12 @@ from small_models import Explodes, HiddenBridge, Remembered, Rows, arguments, co
 from transformers import TrainerCallback
 
 from potstill.errors import TrainingError
-from potstill.teacher.cache import CachedTeacher, write_cache
-from potstill.teacher.ensemble import EnsembleTeacher
-from potstill.teacher.live import LiveTeacher
+from potstill.knowledge.cache import CachedTeacher, write_cache
+from potstill.knowledge.ensemble import EnsembleTeacher
+from potstill.knowledge.live import LiveTeacher
+from potstill.models.taps import TapReader
 from potstill.training.peers import Peers
 from potstill.training.self_average import SelfAverage
-from potstill.training.taps import TapReader
 from potstill.training.terms import Term
 from potstill.training.trainer import DistillationTrainer
 

@@ -26,9 +26,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 from small_models import CLASSES, Explodes, HiddenBridge, Rows, arguments, collate, encoder, opinionated
 
 from potstill.errors import TrainingError
-from potstill.teacher.live import LiveTeacher
+from potstill.knowledge.live import LiveTeacher
+from potstill.models.taps import TapReader, Taps
 from potstill.training.objective import NonFiniteLoss, Objective
-from potstill.training.taps import TapReader, Taps
 from potstill.training.terms import Term, read_terms
 from potstill.training.trainer import DistillationTrainer
 

@@ -15,9 +15,9 @@ from losses_table import LAWS, B, Case, T, has_tokens, make, shapes
 
 from potstill import losses
 from potstill.errors import NeedsError, RecipeError
+from potstill.ground.tables import resolve
 from potstill.losses import functional
 from potstill.losses.contract import Loss, Shapes
-from potstill.table import resolve
 
 NAMES = losses.names()
 WITH_TOKENS = [name for name in NAMES if has_tokens(name)]

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from potstill.answers.class_ranges import FLOOR, of_own_task
+from potstill.contracts.signal import DenseLogits, TeacherSignal
 from potstill.errors import ModelError, NeedsError
+from potstill.knowledge.per_task import PerTaskTeacher
 from potstill.losses import catalogue
 from potstill.losses.contract import Loss, StudentView
 from potstill.losses.per_task import PerTask
-from potstill.tasks.blocks import FLOOR, of_own_task
-from potstill.teacher.per_task import PerTaskTeacher
-from potstill.teacher.signal import DenseLogits, TeacherSignal
 
 BLOCKS = torch.tensor([[0, 3], [3, 8]])
 ROW_TASKS = torch.tensor([1, 0, 1, 0, 0, 1, 1])

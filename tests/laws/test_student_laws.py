@@ -11,13 +11,13 @@ import torch
 import transformers
 from torch.utils.flop_counter import FlopCounterMode
 
-from potstill.student.cost import bytes_of, flops, parameters, parameters_of
-from potstill.student.families import FAMILIES
-from potstill.student.importance import measure
-from potstill.student.init import cut_student
-from potstill.student.plan import plan
-from potstill.student.resnet_cut import cut_resnet
-from student.builders import ALL_TYPES, CONVOLUTIONAL, model_class, tiny_batches, tiny_config, tiny_model
+from potstill.models.families import FAMILIES
+from potstill.students.cost import bytes_of, flops, parameters, parameters_of
+from potstill.students.cut import cut_student
+from potstill.students.importance import measure
+from potstill.students.plan import plan
+from potstill.students.resnet_cut import cut_resnet
+from students.builders import ALL_TYPES, CONVOLUTIONAL, model_class, tiny_batches, tiny_config, tiny_model
 
 BIG = {
     "bert": {},

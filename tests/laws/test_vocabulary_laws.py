@@ -9,11 +9,11 @@ import pytest
 import torch
 import transformers
 
-from potstill.student.init import cut_student
-from potstill.student.plan import plan
-from potstill.student.vocabulary import count_tokens, cut_vocabulary
-from student.builders import tiny_model
-from student.tokenizers_for_tests import KINDS, sentences, trained
+from potstill.students.cut import cut_student
+from potstill.students.plan import plan
+from potstill.students.vocabulary import count_tokens, cut_vocabulary
+from students.builders import tiny_model
+from students.tokenizers_for_tests import KINDS, sentences, trained
 
 UNSEEN = ["zebra quixotic 42!", "Kalomi? (unterest)", "mixed KAlo-12,5"]
 

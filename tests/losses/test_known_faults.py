@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from potstill import losses
+from potstill.contracts.signal import DenseLogits, TeacherSignal
 from potstill.errors import DataError, NeedsError, RecipeError
 from potstill.losses import functional as F
 from potstill.losses.contract import Shapes, StudentView
-from potstill.teacher.signal import DenseLogits, TeacherSignal
 
 
 def logits(*shape: int, seed: int = 0) -> Tensor:

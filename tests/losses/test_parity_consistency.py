@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from potstill import losses
+from potstill.contracts.signal import TeacherSignal
 from potstill.losses import functional as F
 from potstill.losses.contract import StudentView
-from potstill.teacher.signal import TeacherSignal
 
 
 def values(*shape: int, seed: int = 0) -> Tensor:

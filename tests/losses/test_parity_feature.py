@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from potstill.contracts.signal import TeacherSignal
 from potstill.errors import RecipeError
 from potstill.losses import catalogue, row_products
 from potstill.losses import functional as F
 from potstill.losses.contract import Shapes, StudentView
 from potstill.losses.relation import cross_square, distance_of_grams
-from potstill.teacher.signal import TeacherSignal
 
 B, T, D, H = 3, 4, 5, 2
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from potstill.cka import linear_cka
+from potstill.contracts.signal import DenseLogits, TeacherSignal
 from potstill.errors import NeedsError, RecipeError
 from potstill.losses import build
 from potstill.losses.contract import Shapes, StudentView
@@ -13,8 +13,8 @@ from potstill.losses.functional import routed
 from potstill.losses.routing import routing_shares
 from potstill.methods.catalogue import build as build_method
 from potstill.methods.contract import MethodOptions, ModelFacts
-from potstill.pipeline.loss_table import read_losses
-from potstill.teacher.signal import DenseLogits, TeacherSignal
+from potstill.models.cka import linear_cka
+from potstill.planning.loss_table import read_losses
 
 TINY, BASE = ModelFacts(2, 16, 2, "text"), ModelFacts(4, 32, 4, "text")
 

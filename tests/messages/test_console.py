@@ -61,7 +61,7 @@ def test_nothing_is_said_in_the_first_seconds() -> None:
 
 def test_a_logged_warning_is_told_once() -> None:
     told: list[str] = []
-    library = logging.getLogger("potstill.data.tokenising")
+    library = logging.getLogger("potstill.modalities.text.tokenising")
     with warnings_told_by(told.append):
         for _ in range(2):
             library.warning("%d texts were cut", 3)

@@ -20,8 +20,8 @@ from transformers import (
 )
 
 from potstill.errors import ModelError
-from potstill.teacher.labels import align_labels
-from potstill.teacher.load import load_teacher
+from potstill.models.labels import align_labels
+from potstill.models.load import load_teacher
 
 SMALL = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from potstill.contracts.answers import CLASS_OF_EACH_UNIT, ONE_CLASS, SPAN
 from potstill.errors import RecipeError
 from potstill.methods import catalogue
 from potstill.methods.contract import MethodOptions, ModelFacts
-from potstill.tasks.answers import CLASS_OF_EACH_UNIT, ONE_CLASS, SPAN
 
 STUDENT, TEACHER = ModelFacts(3, 24, 4, "text"), ModelFacts(6, 24, 4, "text")
 

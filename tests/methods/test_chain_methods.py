@@ -10,14 +10,14 @@ import pytest
 from potstill.errors import NeedsError
 from potstill.methods import catalogue
 from potstill.methods.chains import CHAINS
-from potstill.methods.contract import MethodOptions, ModelFacts, StageSpec
+from potstill.methods.contract import MethodOptions, ModelFacts, Phase
 from potstill.training.route import evenly, step_of
 
 SMALL = ModelFacts(4, 64, 4, "text", num_classes=3, parameters=1_000_000)
 LARGE = ModelFacts(12, 256, 4, "text", num_classes=3, parameters=64_000_000)
 
 
-def built(name: str, student: ModelFacts = SMALL, teacher: ModelFacts = LARGE, **wishes: object) -> tuple[StageSpec, ...]:
+def built(name: str, student: ModelFacts = SMALL, teacher: ModelFacts = LARGE, **wishes: object) -> tuple[Phase, ...]:
     return catalogue.build(name, student, teacher, MethodOptions(**wishes))
 
 

@@ -13,7 +13,7 @@ from potstill.errors import DataError
 from potstill.methods.contract import ModelFacts
 from potstill.methods.layers import match_blocks, pair_by_similarity, pair_layers
 from potstill.methods.similarity import best_rising, block_similarity
-from potstill.training.taps import TapReader
+from potstill.models.taps import TapReader
 
 
 def encoder(layers: int, width: int = 16) -> BertForSequenceClassification:

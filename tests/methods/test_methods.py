@@ -12,13 +12,13 @@ import pytest
 from transformers import MobileNetV2Config, MobileNetV2ForImageClassification
 
 import potstill.methods
+from potstill.contracts.answers import CLASS_OF_EACH_UNIT, SEVERAL_LABELS, SPAN
 from potstill.errors import NeedsError, RecipeError
 from potstill.losses import catalogue as losses
 from potstill.methods import catalogue
 from potstill.methods.contract import MethodOptions, ModelFacts, TermSpec, facts_of
 from potstill.methods.layers import pair_layers
 from potstill.methods.response import in_units
-from potstill.tasks.answers import CLASS_OF_EACH_UNIT, SEVERAL_LABELS, SPAN
 from potstill.training.terms import read_terms
 
 SMALL, BIG = ModelFacts(3, 16, 2, "text"), ModelFacts(6, 24, 4, "text")

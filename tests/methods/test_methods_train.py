@@ -18,13 +18,13 @@ from transformers import (
 )
 
 from potstill.errors import NeedsError
+from potstill.knowledge.live import LiveTeacher
 from potstill.losses.contract import StudentView
 from potstill.methods import catalogue
-from potstill.methods.contract import MethodOptions, ModelFacts, StageSpec, facts_of
-from potstill.teacher.live import LiveTeacher
+from potstill.methods.contract import MethodOptions, ModelFacts, Phase, facts_of
+from potstill.models.taps import TapReader, Taps
 from potstill.training.objective import Objective
 from potstill.training.preparation import check_needs, shapes_of_student, shapes_of_teacher
-from potstill.training.taps import TapReader, Taps
 from potstill.training.terms import read_terms
 
 CLASSES, ROWS = 4, 4
@@ -93,7 +93,7 @@ def batch_of(kind: str) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": mask, "labels": labels, "row_id": row_id}
 
 
-def step(stage: StageSpec, student: PreTrainedModel, teacher: PreTrainedModel, batch: dict[str, torch.Tensor]) -> float:
+def step(stage: Phase, student: PreTrainedModel, teacher: PreTrainedModel, batch: dict[str, torch.Tensor]) -> float:
     """Prepare the stage's terms and take the gradient of one step, half way through training."""
     terms, source = read_terms(stage.losses()), LiveTeacher(teacher, TapReader(), dtype="float32")
     check_needs(terms, student, source)
@@ -134,7 +134,7 @@ def test_every_method_takes_a_step_or_is_refused(name, kind):
         assert math.isfinite(step(stage, student, teacher, batch_of(kind)))
 
 
-def built(name: str, student: PreTrainedModel, teacher: PreTrainedModel, **wishes: object) -> tuple[StageSpec, ...] | NeedsError:
+def built(name: str, student: PreTrainedModel, teacher: PreTrainedModel, **wishes: object) -> tuple[Phase, ...] | NeedsError:
     try:
         return catalogue.build(name, facts_of(student), facts_of(teacher), MethodOptions(**wishes))
     except NeedsError as err:

@@ -8,9 +8,9 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn import metrics
 
 from potstill import tasks
+from potstill.answers.closeness import embedding_closeness, label_closeness, number_closeness
+from potstill.answers.graded_quality import label_set_quality, number_quality, per_label, ranks
 from potstill.errors import ModelError
-from potstill.tasks.closeness import embedding_closeness, label_closeness, number_closeness
-from potstill.tasks.graded_quality import label_set_quality, number_quality, per_label, ranks
 from potstill.tasks.pair_scores import pair_correlation
 
 

@@ -12,7 +12,7 @@ from transformers import AutoModel, BertConfig, BertModel, DistilBertConfig, Dis
 
 from potstill import tasks
 from potstill.errors import ModelError
-from potstill.tasks.sentence_model import AutoSentenceEncoder, pool, save_for_sentence_transformers
+from potstill.models.sentence_model import AutoSentenceEncoder, pool, save_for_sentence_transformers
 
 SIZES = {"vocab_size": 40, "max_position_embeddings": 16}
 

@@ -7,16 +7,16 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
+from potstill.answers.class_ranges import FLOOR, of_own_task
+from potstill.answers.judges import judge_of
+from potstill.answers.quality import classification_quality
 from potstill.data.task_rows import SPAN, TaskCollator
 from potstill.errors import RecipeError
-from potstill.evaluate.judges import judge_of
 from potstill.evaluate.quality import Predictions
+from potstill.knowledge.per_task import widen_head
+from potstill.models.labels import name_classes
 from potstill.tasks import build
-from potstill.tasks.blocks import FLOOR, of_own_task
-from potstill.tasks.quality import classification_quality
 from potstill.tasks.several_tasks import of_several
-from potstill.teacher.labels import name_classes
-from potstill.teacher.per_task import widen_head
 
 NAMES = ("mood/bad", "mood/good", "topic/film", "topic/book", "topic/song")
 

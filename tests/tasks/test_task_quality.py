@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from sklearn import metrics
 
 from potstill import tasks
+from potstill.answers.quality import classification_quality, per_class
 from potstill.errors import ModelError
-from potstill.tasks.quality import classification_quality, per_class
 
 
 @settings(max_examples=40, deadline=None)

@@ -12,15 +12,15 @@ from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoModelForQuestionAnswering, BertConfig, PreTrainedTokenizerFast
 
+from potstill.answers.spans import best_spans, exact_match, span_scores, text_f1
 from potstill.data.splits import load
-from potstill.data.windows import words_of
 from potstill.errors import DataError
 from potstill.evaluate.quality import predict
-from potstill.export.runtimes import TorchRunner
+from potstill.exports.runtimes import TorchRunner
+from potstill.knowledge.cache import CachedTeacher, write_cache
+from potstill.knowledge.live import LiveTeacher
+from potstill.modalities.text.windows import words_of
 from potstill.tasks import build
-from potstill.tasks.spans import best_spans, exact_match, span_scores, text_f1
-from potstill.teacher.cache import CachedTeacher, write_cache
-from potstill.teacher.live import LiveTeacher
 
 WORDS = [f"w{number}" for number in range(40)]
 

@@ -14,20 +14,20 @@ from datasets import List as ListFeature
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoModelForTokenClassification, BertConfig, PreTrainedTokenizerFast
 
-from potstill.data.augment_words import augment_words
+from potstill.answers.entities import count_entities, entities_of
 from potstill.data.splits import load
 from potstill.data.unit_rows import ABSENT
 from potstill.errors import DataError, ModelError
 from potstill.evaluate.quality import predict, shared_units
-from potstill.export.runtimes import TorchRunner
-from potstill.student.init import cut_student
-from potstill.student.plan import plan
-from potstill.student.vocabulary import count_tokens, cut_vocabulary, required_ids
+from potstill.exports.runtimes import TorchRunner
+from potstill.knowledge.cache import CachedTeacher, write_cache
+from potstill.knowledge.live import LiveTeacher
+from potstill.modalities.text.augment_words import augment_words
+from potstill.students.cut import cut_student
+from potstill.students.plan import plan
+from potstill.students.vocabulary import count_tokens, cut_vocabulary, required_ids
 from potstill.tasks import build
-from potstill.tasks.entities import count_entities, entities_of
 from potstill.tasks.token_classification import TokenClassification
-from potstill.teacher.cache import CachedTeacher, write_cache
-from potstill.teacher.live import LiveTeacher
 from potstill.training.trainer import DistillationTrainer
 
 NAMES = ("B-LOC", "I-LOC", "O")

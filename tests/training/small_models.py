@@ -10,8 +10,8 @@ from torch import nn
 from torch.utils.data import Dataset
 from transformers import BertConfig, BertForSequenceClassification, TrainingArguments
 
+from potstill.contracts.signal import DenseLogits, TeacherSignal
 from potstill.losses.contract import Loss, LossValue, Shapes, StudentView
-from potstill.teacher.signal import DenseLogits, TeacherSignal
 
 VOCABULARY, CLASSES = 50, 3
 

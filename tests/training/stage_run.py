@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from small_models import HiddenBridge, Rows, collate, encoder, opinionated
 
+from potstill.training.phase_settings import PhaseSettings
+from potstill.training.phases import train_phase
 from potstill.training.schedules import Linear
-from potstill.training.stage_settings import StageSettings
-from potstill.training.stages import train_stage
 from potstill.training.terms import Term
 
 
@@ -32,7 +32,7 @@ def run(folder: str, *, pause: float = 0.0, **options):
         time.sleep(pause)
         steps.append(done)
 
-    outcome = train_stage(
+    outcome = train_phase(
         encoder(seed=1, dropout=0.1),
         rows=Rows(24),
         eval_rows=Rows(12, seed=3),
@@ -41,7 +41,7 @@ def run(folder: str, *, pause: float = 0.0, **options):
         task=Accuracy(),
         teacher=opinionated(),
         terms=["kl", "ce", Term("hint", HiddenBridge(), Linear(1.0, 0.1))],
-        settings=StageSettings(**{"epochs": 6, "learning_rate": 5e-3, "batch_size": 4, "average_decay": 0.9, **options}),
+        settings=PhaseSettings(**{"epochs": 6, "learning_rate": 5e-3, "batch_size": 4, "average_decay": 0.9, **options}),
         on_progress=told,
     )
     return outcome, steps

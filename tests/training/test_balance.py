@@ -9,11 +9,11 @@ import torch
 from small_models import HiddenBridge, Rows, arguments, collate, encoder, opinionated
 from torch import nn
 
+from potstill.contracts.signal import DenseLogits, TeacherSignal
 from potstill.errors import RecipeError
 from potstill.losses import build as build_loss
 from potstill.losses.contract import StudentView
 from potstill.losses.functional import kl
-from potstill.teacher.signal import DenseLogits, TeacherSignal
 from potstill.training import balance
 from potstill.training.objective import BALANCE_KEY, Objective
 from potstill.training.schedules import PerSample, parse_temperature

@@ -9,10 +9,10 @@ import torch
 from small_models import CLASSES, Rows, collate, encoder, opinionated
 
 from potstill.data.unit_rows import PADDING
-from potstill.teacher.live import LiveTeacher
+from potstill.knowledge.live import LiveTeacher
 from potstill.training.head_start import start_head
-from potstill.training.stage_settings import StageSettings
-from potstill.training.stages import train_stage
+from potstill.training.phase_settings import PhaseSettings
+from potstill.training.phases import train_phase
 
 
 def batches(count: int = 64) -> list[dict]:
@@ -88,6 +88,6 @@ def test_it_is_left_alone_where_it_cannot_be_fitted(case: str) -> None:
 def test_a_stage_starts_with_it(tmp_path) -> None:
     teacher = opinionated()
     student = headless(teacher)
-    settings = StageSettings(epochs=1, learning_rate=1e-9, starts_head=True, select="last", batch_size=16)
-    train_stage(student, rows=Rows(64), collator=collate, folder=tmp_path, terms=["kl"], teacher=teacher, settings=settings)
+    settings = PhaseSettings(epochs=1, learning_rate=1e-9, starts_head=True, select="last", batch_size=16)
+    train_phase(student, rows=Rows(64), collator=collate, folder=tmp_path, terms=["kl"], teacher=teacher, settings=settings)
     assert agreement(student, teacher) == 1.0

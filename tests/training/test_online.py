@@ -10,17 +10,17 @@ import torch
 from small_models import CLASSES, HiddenBridge, Remembered, Rows, arguments, collate, encoder, opinionated
 from torch import nn
 
+from potstill.contracts.signal import DenseLogits, TeacherSignal
 from potstill.errors import NeedsError, RecipeError, TrainingError
+from potstill.knowledge.live import LiveTeacher
+from potstill.knowledge.noisy import NoisyTeacher
 from potstill.losses import functional as F
-from potstill.teacher.live import LiveTeacher
-from potstill.teacher.noisy import NoisyTeacher
-from potstill.teacher.signal import DenseLogits, TeacherSignal
+from potstill.models.taps import TapReader
 from potstill.training.averaging import WeightAverage
 from potstill.training.class_pairs import ClassPairBatches
 from potstill.training.order import ShuffledBatches
 from potstill.training.peers import Peers
 from potstill.training.self_average import SelfAverage
-from potstill.training.taps import TapReader
 from potstill.training.trainer import DistillationTrainer
 
 MUTUAL = [{"name": "kl", "temperature": 1.0}, "ce"]

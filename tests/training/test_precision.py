@@ -9,8 +9,8 @@ import torch
 from small_models import Rows, collate, encoder, opinionated
 from stage_run import run
 
+from potstill.knowledge.live import LiveTeacher
 from potstill.report.metrics import TrainingPrecision
-from potstill.teacher.live import LiveTeacher
 from potstill.training import precision
 from potstill.training.precision import Computing, computing_of, rounding_cost, rounding_note
 
@@ -18,7 +18,7 @@ from potstill.training.precision import Computing, computing_of, rounding_cost, 
 @pytest.fixture(autouse=True)
 def _cpu_on_which_bf16_is_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
-    for place in ("potstill.hardware", "potstill.teacher.live", "potstill.training.precision"):
+    for place in ("potstill.ground.hardware", "potstill.knowledge.live", "potstill.training.precision"):
         monkeypatch.setattr(f"{place}.bf16_pays", lambda device="cpu": True)
     monkeypatch.setattr(precision, "step_seconds", lambda *_, **__: (1.0, 0.1))
 
@@ -73,7 +73,7 @@ def test_numbers_have_no_decisions_and_training_mode_is_kept() -> None:
 
 
 def test_float32_products_stay_float32() -> None:
-    import potstill.pipeline.run  # noqa: F401  whatever it sets is set
+    import potstill.flows.pipeline  # noqa: F401  whatever it sets is set
 
     left, right = torch.randn(512, 768), torch.randn(768, 768)
     exact = left.double() @ right.double()

@@ -9,16 +9,16 @@ import pytest
 import torch
 from small_models import Remembered, Rows, arguments, collate, encoder, opinionated
 
+from potstill.contracts.signal import DenseLogits, TeacherSignal
 from potstill.errors import NeedsError, RecipeError
 from potstill.losses import catalogue
 from potstill.losses.contract import StudentView
 from potstill.losses.functional import kl
-from potstill.teacher.signal import DenseLogits, TeacherSignal
 from potstill.training.order import PlannedBatches
-from potstill.training.row_answers import refuse_certain
 from potstill.training.row_measures import kind_of_answers, row_losses, uncertainty_of
 from potstill.training.row_memory import RowMemory, weighted_view
 from potstill.training.row_plan import RowPlan, read_row_plan
+from potstill.training.row_statistics import refuse_certain
 from potstill.training.trainer import DistillationTrainer
 
 KL_CE = [{"name": "kl", "weight": 0.7, "temperature": 2.0}, {"name": "ce", "weight": 0.3}]

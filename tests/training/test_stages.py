@@ -17,8 +17,8 @@ from stage_run import Accuracy, run
 from transformers import TrainerCallback
 
 from potstill.errors import TrainingError
-from potstill.training.stage_settings import StageSettings
-from potstill.training.stages import train_stage
+from potstill.training.phase_settings import PhaseSettings
+from potstill.training.phases import train_phase
 
 HERE = Path(__file__).parent
 
@@ -70,13 +70,13 @@ def test_patience_and_fidelity(tmp_path):
 
 
 def test_new_head_has_its_own_rate_and_no_evaluation_is_needed(tmp_path):
-    outcome = train_stage(
+    outcome = train_phase(
         encoder(),
         rows=Rows(8),
         collator=collate,
         folder=tmp_path,
         terms=["ce"],
-        settings=StageSettings(epochs=1, head_multiple=10.0, max_steps=3, batch_size=4),
+        settings=PhaseSettings(epochs=1, head_multiple=10.0, max_steps=3, batch_size=4),
     )
     assert outcome.steps == 3
     assert outcome.best == {}
@@ -84,7 +84,7 @@ def test_new_head_has_its_own_rate_and_no_evaluation_is_needed(tmp_path):
 
 def test_no_rows_is_refused(tmp_path):
     with pytest.raises(TrainingError, match="no rows to train on"):
-        train_stage(encoder(), rows=Rows(0), collator=collate, folder=tmp_path, terms=["ce"])
+        train_phase(encoder(), rows=Rows(0), collator=collate, folder=tmp_path, terms=["ce"])
 
 
 @pytest.mark.parametrize("learning_rate", [1e-1, 1e-4])
@@ -93,7 +93,7 @@ def test_the_start_is_kept_where_no_later_weights_are_closer_to_the_teacher(tmp_
     student = copy.deepcopy(teacher).train()
     for parameter in student.parameters():
         parameter.requires_grad_(True)
-    outcome = train_stage(
+    outcome = train_phase(
         student,
         rows=Rows(24),
         eval_rows=Rows(12, seed=3),
@@ -102,7 +102,7 @@ def test_the_start_is_kept_where_no_later_weights_are_closer_to_the_teacher(tmp_
         task=Accuracy(),
         teacher=teacher,
         terms=["ce"],
-        settings=StageSettings(epochs=1, learning_rate=learning_rate, batch_size=4, select="fidelity", average_decay=0.9),
+        settings=PhaseSettings(epochs=1, learning_rate=learning_rate, batch_size=4, select="fidelity", average_decay=0.9),
     )
     assert outcome.best["step"] == 0
     assert outcome.best["eval_teacher_kl"] == pytest.approx(0, abs=1e-6)
@@ -123,10 +123,10 @@ class Interruption(TrainerCallback):
 
 def test_patience_counts_on_after_an_interruption(tmp_path):
     def stage(name, *callbacks):
-        settings = StageSettings(
+        settings = PhaseSettings(
             epochs=30, learning_rate=3e-2, batch_size=4, evaluations=30, patience=4, schedule="constant_with_warmup"
         )
-        return train_stage(
+        return train_phase(
             encoder(seed=1),
             rows=Rows(24),
             eval_rows=Rows(12, seed=3),
@@ -159,8 +159,8 @@ def test_a_fitted_head_is_part_of_the_start_that_is_kept(tmp_path, is_interrupte
         student.classifier.weight.zero_()
 
     def stage(model, *callbacks):
-        settings = StageSettings(epochs=2, learning_rate=1e-1, batch_size=16, select="fidelity", starts_head=True)
-        return train_stage(
+        settings = PhaseSettings(epochs=2, learning_rate=1e-1, batch_size=16, select="fidelity", starts_head=True)
+        return train_phase(
             model,
             rows=Rows(64),
             eval_rows=Rows(12, seed=3),

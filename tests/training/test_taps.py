@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from potstill.errors import NeedsError
-from potstill.training.taps import TapReader, Taps, available, can_give
+from potstill.models.taps import TapReader, Taps, available, can_give
 
 TEXT = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
 

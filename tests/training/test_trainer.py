@@ -14,13 +14,13 @@ from small_models import Explodes, HiddenBridge, Remembered, Rows, arguments, co
 from transformers import AutoModelForSequenceClassification
 
 from potstill.errors import CacheError, Faults, NeedsError, TrainingError
+from potstill.knowledge.live import LiveTeacher
 from potstill.losses.contract import Loss, LossValue
-from potstill.teacher.live import LiveTeacher
-from potstill.training.given import default_losses
+from potstill.models.taps import TapReader
 from potstill.training.schedules import Constant, Linear
-from potstill.training.taps import TapReader
 from potstill.training.terms import Term
 from potstill.training.trainer import DistillationTrainer
+from potstill.training.trainer_arguments import default_losses
 
 KL_CE = [{"name": "kl", "weight": 0.7, "temperature": 2.0}, {"name": "ce", "weight": 0.3}]
 

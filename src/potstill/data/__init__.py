@@ -10,7 +10,7 @@ _LAZY = {
     "EncodedRows": "potstill.data.encoded:EncodedRows",
     "EncodedText": "potstill.data.encoded:EncodedText",
     "Splits": "potstill.data.splits:Splits",
-    "augment_texts": "potstill.data.augment:augment_texts",
+    "augment_texts": "potstill.modalities.text.augment:augment_texts",
     "concatenate": "potstill.data.encoded:concatenate",
     "load": "potstill.data.splits:load",
     "load_rows": "potstill.data.splits:load_rows",
@@ -21,7 +21,7 @@ __all__ = [*_LAZY]
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
-        from potstill.table import resolve
+        from potstill.ground.tables import resolve
 
         return resolve(_LAZY, name, kind="potstill.data attribute")
     raise AttributeError(f"module 'potstill.data' has no attribute {name!r}")

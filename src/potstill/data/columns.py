@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datasets import ClassLabel, Features, Image
 
 from potstill.errors import DataError
-from potstill.table import nearest
+from potstill.ground.tables import nearest
 
 TEXT_NAMES = (
     *("text", "sentence", "review", "review_text", "content", "utterance", "query", "question", "comment", "tweet", "document"),

@@ -160,8 +160,8 @@ class EncodedText(_Stored):
 
     @classmethod
     def encode(cls, dataset: Any, tokenizer: Any, folder: Path | str, *, max_tokens: int | None = None) -> EncodedText:
-        """Tokenise the rows of a data set into a folder; see `potstill.data.tokenising.encode_text`."""
-        from potstill.data.tokenising import encode_text
+        """Tokenise the rows of a data set into a folder; see `potstill.modalities.text.tokenising.encode_text`."""
+        from potstill.modalities.text.tokenising import encode_text
 
         return encode_text(dataset, tokenizer, Path(folder), max_tokens=max_tokens)
 
@@ -186,8 +186,8 @@ class EncodedImages(_Stored):
 
     @classmethod
     def encode(cls, dataset: Any, processor: Any, folder: Path | str) -> EncodedImages:
-        """Decode and resize the images of a data set into a folder; see `potstill.data.imaging.encode_images`."""
-        from potstill.data.imaging import encode_images
+        """Decode and resize the images of a data set into a folder; see `potstill.modalities.image.imaging.encode_images`."""
+        from potstill.modalities.image.imaging import encode_images
 
         return encode_images(dataset, processor, Path(folder))
 

@@ -11,13 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Image
 
-from potstill.data import labels
+from potstill.answers import class_labels as labels
+from potstill.answers.label_kinds import kind_of, label_columns
 from potstill.data.arrow import table_of
 from potstill.data.images import corrupt_image, image_array, is_readable, name_of
-from potstill.data.label_kinds import kind_of, label_columns
 from potstill.data.sources import Source, read_source
-from potstill.data.word_content import read_contexts, read_words
 from potstill.errors import DataError
+from potstill.modalities.text.word_content import read_contexts, read_words
 
 
 class Columns(Protocol):

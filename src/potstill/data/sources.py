@@ -16,7 +16,7 @@ from potstill.data import images
 from potstill.data.arrow import dataset_of
 from potstill.data.tables import SUFFIXES, data_suffix, read_table
 from potstill.errors import DataError
-from potstill.table import nearest
+from potstill.ground.tables import nearest
 
 logger = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, Features, Image, Value
 
-from potstill.data import carving
+from potstill.answers.label_kinds import LabelKind
+from potstill.data import holdout as carving
 from potstill.data.arrow import dataset_of
 from potstill.data.fingerprint import hash_of, row_hashes, rows_hash
-from potstill.data.label_kinds import LabelKind
 from potstill.data.reading import Columns, Reader
 from potstill.data.sources import read_source
 from potstill.data.spool import taken

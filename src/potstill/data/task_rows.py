@@ -17,11 +17,11 @@ import pyarrow as pa
 import torch
 from datasets import Dataset
 
+from potstill.answers.class_labels import NO_LABEL
 from potstill.data.arrow import dataset_of, table_of
 from potstill.data.collate import TASK_CLASSES
 from potstill.data.encoded import EncodedRows
 from potstill.data.fingerprint import hash_of
-from potstill.data.labels import NO_LABEL
 from potstill.data.splits import Splits
 from potstill.errors import DataError
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from potstill.devices import device_of, resting
-from potstill.export.runtimes import model_bytes
-from potstill.student.cost import parameters_of
+from potstill.exports.runtimes import model_bytes
+from potstill.ground.devices import device_of, frozen
+from potstill.students.cost import parameters_of
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def flops(model: nn.Module, inputs: Mapping[str, Tensor]) -> int:
     inputs = {name: value.to(device_of(model)) for name, value in inputs.items()}
     num_rows = next(iter(inputs.values())).shape[0]
     counter = FlopCounterMode(display=False)
-    with _plain_attention(model), resting(model), counter:
+    with _plain_attention(model), frozen(model), counter:
         model(**inputs)
     return int(counter.get_total_flops() // num_rows)
 

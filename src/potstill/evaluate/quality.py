@@ -11,10 +11,10 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 
+from potstill.answers.units import FLOOR, answers_of, joined, pooled
 from potstill.data.collate import NOT_INPUTS
 from potstill.errors import DataError, ModelError
-from potstill.export.runtimes import Runner
-from potstill.tasks.units import FLOOR, answers_of, joined, pooled
+from potstill.exports.runtimes import Runner
 
 
 class Rows(Protocol):

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from potstill.cka import LEAST_ROWS, cka_matrix
 from potstill.errors import DataError, NeedsError
 from potstill.methods.similarity import Read, model_inputs, on_device_of, rows_of_blocks
+from potstill.models.cka import LEAST_ROWS, cka_matrix
 
 MAX_ROWS = 2000
 

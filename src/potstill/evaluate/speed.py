@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from potstill.export.runtimes import Runner
-from potstill.export.timing import Timing, time_interleaved
+from potstill.exports.runtimes import Runner
+from potstill.exports.timing import Timing, time_interleaved
 
 
 @dataclass(frozen=True)

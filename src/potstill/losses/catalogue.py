@@ -8,7 +8,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from potstill.errors import RecipeError
-from potstill.table import nearest, resolve
+from potstill.ground.tables import nearest, resolve
 
 if TYPE_CHECKING:
     from potstill.losses.contract import Loss

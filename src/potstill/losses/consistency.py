@@ -11,12 +11,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from potstill.contracts.signal import TeacherSignal
 from potstill.losses.contract import IGNORED_LABEL, Loss, LossValue, StudentView
 from potstill.losses.options import positive
 from potstill.losses.precision import finite, full_precision
 from potstill.losses.reduction import Reduction, over_rows
 from potstill.losses.response import ResponseLoss, divergence, log_probabilities
-from potstill.teacher.signal import TeacherSignal
 
 
 @full_precision

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from potstill.teacher.signal import TeacherSignal
+from potstill.contracts.signal import TeacherSignal
 
 IGNORED_LABEL = -100
 

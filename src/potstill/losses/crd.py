@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from potstill.contracts.signal import TeacherSignal
 from potstill.errors import DataError
 from potstill.losses.bridges import width_of
 from potstill.losses.contract import LossValue, Shapes, StudentView
@@ -21,7 +22,6 @@ from potstill.losses.layers import PairedLoss, shape_of, teacher_taps
 from potstill.losses.memory import Draw, draw_for_each, draw_shared, log_normaliser, memory_contrast
 from potstill.losses.options import LayerPair, between, positive, tap_name
 from potstill.losses.transfer import HEAD_INPUT, vectors
-from potstill.teacher.signal import TeacherSignal
 
 UNSEEN = torch.iinfo(torch.int64).max
 

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from potstill.contracts.signal import TeacherSignal
 from potstill.errors import NeedsError, RecipeError
 from potstill.losses.contract import LossValue, Shapes, StudentView
 from potstill.losses.divergences import kl
@@ -20,7 +21,6 @@ from potstill.losses.options import between, positive
 from potstill.losses.precision import finite, full_precision
 from potstill.losses.reduction import Reduction, of_batch, over_rows
 from potstill.losses.response import ResponseLoss, TemperatureLoss, divergence, log_probabilities, logit_mask
-from potstill.teacher.signal import TeacherSignal
 
 
 @full_precision

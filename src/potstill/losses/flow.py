@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from potstill.contracts.signal import TeacherSignal
 from potstill.errors import NeedsError, RecipeError
 from potstill.losses.bridges import match_maps
 from potstill.losses.contract import LossValue, StudentView
@@ -20,7 +21,6 @@ from potstill.losses.options import LayerPair, tap_name
 from potstill.losses.precision import full_precision
 from potstill.losses.reduction import Reduction, over_rows
 from potstill.losses.relation import positions
-from potstill.teacher.signal import TeacherSignal
 
 LAST_TWO: tuple[LayerPair, ...] = ((-2, -2), (-1, -1))
 

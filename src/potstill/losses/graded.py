@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor, stack, where
 
+from potstill.contracts.signal import TeacherSignal
 from potstill.errors import NeedsError
 from potstill.losses.contract import IGNORED_LABEL, Loss, LossValue, Shapes, StudentView
 from potstill.losses.layers import loss_name
@@ -18,7 +19,6 @@ from potstill.losses.options import between, one_of, positive
 from potstill.losses.precision import finite, full_precision
 from potstill.losses.reduction import Reduction, alike, over_rows
 from potstill.losses.response import ResponseLoss
-from potstill.teacher.signal import TeacherSignal
 
 TARGET_CHOICES = ("teacher", "labels")
 

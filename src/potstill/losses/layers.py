@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from potstill.contracts.signal import TeacherSignal
 from potstill.errors import NeedsError
 from potstill.losses.bridges import PROJECT_CHOICES, build_bridge
 from potstill.losses.contract import Loss, LossValue, Shapes, StudentView
 from potstill.losses.options import LAST_LAYER, LayerPair, layer_pairs, one_of, tap_name
-from potstill.teacher.signal import TeacherSignal
 
 
 class PairedLoss(Loss):

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from potstill.contracts.signal import TeacherSignal
 from potstill.errors import NeedsError
 from potstill.losses.attention import attention_kl
 from potstill.losses.contract import Loss, LossValue, Shapes, StudentView
@@ -19,7 +20,6 @@ from potstill.losses.layers import loss_name, refuse_ranks, shape_of, teacher_ta
 from potstill.losses.options import LAST_LAYER, LayerPair, layer_pairs, tap_name
 from potstill.losses.precision import full_precision
 from potstill.losses.reduction import Reduction
-from potstill.teacher.signal import TeacherSignal
 
 MOST_RELATION_HEADS = 48
 

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from potstill.answers.class_ranges import by_task
+from potstill.contracts.signal import DenseLogits, TeacherSignal
 from potstill.data.collate import TASK_CLASSES
 from potstill.errors import NeedsError
 from potstill.losses.contract import Loss, LossValue, Shapes, StudentView
 from potstill.losses.layers import loss_name
-from potstill.tasks.blocks import by_task
-from potstill.teacher.signal import DenseLogits, TeacherSignal
 
 _PROBED_CLASSES = 4
 

@@ -14,13 +14,13 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
+from potstill.contracts.signal import TeacherSignal
 from potstill.errors import NeedsError
 from potstill.losses.contract import IGNORED_LABEL, Loss, LossValue, Shapes, StudentView
 from potstill.losses.layers import loss_name
 from potstill.losses.options import between, positive
 from potstill.losses.precision import finite, full_precision
 from potstill.losses.reduction import Reduction, alike, over_labelled, over_rows
-from potstill.teacher.signal import TeacherSignal
 
 
 @full_precision

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from potstill.contracts.signal import TeacherSignal
 from potstill.losses.bridges import MapNorm
 from potstill.losses.contract import LossValue, Shapes, StudentView
 from potstill.losses.feature import FeatureLoss
@@ -19,7 +20,6 @@ from potstill.losses.layers import teacher_taps
 from potstill.losses.options import LayerPair, between, tap_name
 from potstill.losses.precision import full_precision
 from potstill.losses.reduction import Reduction, over_rows
-from potstill.teacher.signal import TeacherSignal
 
 LAST_STAGES: tuple[LayerPair, ...] = ((-3, -3), (-2, -2), (-1, -1))
 PYRAMID = (4, 2, 1)

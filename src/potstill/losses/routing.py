@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from potstill.cka import LEAST_ROWS_DEBIASED, cka_matrix, row_vectors
+from potstill.contracts.signal import TeacherSignal
 from potstill.errors import NeedsError, RecipeError
 from potstill.losses.bridges import PROJECT_CHOICES, build_bridge
 from potstill.losses.contract import Loss, LossValue, Shapes, StudentView
@@ -20,7 +20,7 @@ from potstill.losses.layers import loss_name, mask_for, refuse_ranks, shape_of, 
 from potstill.losses.options import one_of, positive, tap_name
 from potstill.losses.precision import full_precision
 from potstill.losses.reduction import Reduction
-from potstill.teacher.signal import TeacherSignal
+from potstill.models.cka import LEAST_ROWS_DEBIASED, cka_matrix, row_vectors
 
 DISTANCES = ("mse", "cosine")
 MIXES = ("softmax", "most_similar")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from potstill.methods.contract import MethodOptions, ModelFacts, StageSpec, TermSpec, with_wishes
+from potstill.methods.contract import MethodOptions, ModelFacts, Phase, TermSpec, with_wishes
 from potstill.methods.response import response_terms
 
 AVERAGE_DECAY = 0.998
@@ -14,7 +14,7 @@ STATE_WEIGHT = 10.0  # of a difference in units of the states' variance; from 3 
 UNIT_STATE_WEIGHT = 1.0  # where words are answered, of which a mean over all of them says less
 
 
-def augmented_kd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+def augmented_kd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
     """KL at τ = 2 and mean states of the blocks that the student keeps, on labelled, unlabelled and augmented rows alike.
 
     Source: Tang et al. 2019, Distilling Task-Specific Knowledge from BERT into Simple Neural Networks (arXiv 1903.12136), who
@@ -35,7 +35,7 @@ def augmented_kd(student: ModelFacts, teacher: ModelFacts, options: MethodOption
     far = 1.0 if student.start_error is None else min(1.0, student.start_error / FAR)
     passes *= max(LEAST_PASSES, far**0.5)
     rate = max(LEAST_RATE, RATE * far)
-    stage = StageSpec("prediction", terms, passes, rate, select="fidelity", settings=settings, by_start=True)
+    stage = Phase("prediction", terms, passes, rate, select="fidelity", settings=settings, by_start=True)
     return with_wishes([stage], options)
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from potstill.errors import NeedsError
+from potstill.ground.tables import resolve
 from potstill.losses.catalogue import LOSSES
 from potstill.losses.catalogue import OF_CLASSES as LOSSES_OF_CLASSES
-from potstill.methods.contract import Method, MethodOptions, ModelFacts, StageSpec
+from potstill.methods.contract import Method, MethodOptions, ModelFacts, Phase
 from potstill.methods.response import not_of_rows
 from potstill.methods.routing import DYNAMIC, route_stages
-from potstill.table import resolve
 
 DESCRIBED = {"labels": "several labels at once", "numbers": "numbers", "embedding": "embeddings"}
 
@@ -114,7 +114,7 @@ def find(name: str) -> Method:
     return method
 
 
-def build(name: str, student: ModelFacts, teacher: ModelFacts, options: MethodOptions | None = None) -> tuple[StageSpec, ...]:
+def build(name: str, student: ModelFacts, teacher: ModelFacts, options: MethodOptions | None = None) -> tuple[Phase, ...]:
     """The stages of a method for two models.
 
     Args:
@@ -139,7 +139,7 @@ def build(name: str, student: ModelFacts, teacher: ModelFacts, options: MethodOp
     return route_stages(name, stages, student, teacher) if options.layers == DYNAMIC else stages
 
 
-def require_answers(name: str, options: MethodOptions, stages: Sequence[StageSpec] = ()) -> None:
+def require_answers(name: str, options: MethodOptions, stages: Sequence[Phase] = ()) -> None:
     """Refuse a method, or stages with a loss, on class probabilities or whole rows where the answers are something else.
 
     Raises:
@@ -162,7 +162,7 @@ def default_epochs(name: str = "auto") -> float:
     return sum(stage.epochs for stage in example_stages(name))
 
 
-def example_stages(name: str, options: MethodOptions | None = None) -> tuple[StageSpec, ...]:
+def example_stages(name: str, options: MethodOptions | None = None) -> tuple[Phase, ...]:
     """The stages of a method for the first kind of model that it works on.
 
     Raises:

@@ -1,6 +1,6 @@
 """Methods with a chain: assistants between teacher and student, states of the teacher's way, generations of students.
 
-They are data like all methods: which model learns in a stage (`StageSpec.learner`) and whom it listens to (`StageSpec.teacher`).
+They are data like all methods: which model learns in a stage (`Phase.learner`) and whom it listens to (`Phase.teacher`).
 The pipeline trains the stages in their order and keeps every model of the chain.
 """
 
@@ -11,14 +11,14 @@ from dataclasses import replace
 from potstill.errors import NeedsError
 from potstill.methods.assistants import plan_chain
 from potstill.methods.augmented import augmented_kd
-from potstill.methods.contract import MethodOptions, ModelFacts, StageSpec, with_wishes
+from potstill.methods.contract import MethodOptions, ModelFacts, Phase, with_wishes
 from potstill.methods.response import kd
 
 CHAINS = ("takd", "rco", "ban")
 GENERATIONS, ANCHORS = 3, 4
 
 
-def takd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+def takd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
     """Teacher assistants: models of intermediate size, each taught by the next larger one, the student last.
 
     Source: Mirzadeh et al. 2020, Improved Knowledge Distillation via Teacher Assistant (arXiv 1902.03393). Sizes fall by equal
@@ -57,7 +57,7 @@ def takd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tu
     return tuple(stages)
 
 
-def rco(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+def rco(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
     """Route: the student follows states of the teacher from early in its training to the end, easy targets first.
 
     Source: Jin et al. 2019, Knowledge Distillation via Route Constrained Optimization (arXiv 1904.09149), with anchors at equal
@@ -72,7 +72,7 @@ def rco(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tup
     return with_wishes(stages, whole)
 
 
-def ban(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+def ban(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
     """Born again: students of one shape, each taught by the one before at τ = 1 (0.5) and by the labels (0.5).
 
     Source: Furlanello et al. 2018, Born-Again Neural Networks (arXiv 1805.04770), whose students have the teacher's shape
@@ -94,7 +94,7 @@ def ban(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tup
     return (*stages, replace(school, teacher=above))
 
 
-def _school(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> StageSpec:
+def _school(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> Phase:
     """One step of a chain: plain distillation from answers alone, with its passes and rates for this kind of model."""
     plain = replace(options, has_taps=False)
     (stage,) = augmented_kd(student, teacher, plain) if student.modality == "text" else kd(student, teacher, plain)

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
+from potstill.contracts.answers import ONE_CLASS, Answers
 from potstill.errors import NeedsError
-from potstill.tasks.answers import ONE_CLASS, Answers
 
 LayerChoice = str | Sequence[Sequence[int]]
 
@@ -144,7 +144,7 @@ class TermSpec:
 
 
 @dataclass(frozen=True)
-class StageSpec:
+class Phase:
     """One stage of training.
 
     Args:
@@ -154,7 +154,7 @@ class StageSpec:
         learning_rate: Peak.
         rows: "all" rows, or the "labelled" ones alone.
         select: Which weights are kept: "metric", "fidelity" or "last".
-        settings: Further settings of `StageSettings`.
+        settings: Further settings of `PhaseSettings`.
         learner: Who is trained: "student", or a model of a chain under this name.
         teacher: Who is listened to: "teacher", a model of the chain, or "anchor-2", an earlier state of the teacher.
         parameters: Size of a learner of a chain; None for the student's own shape.
@@ -195,7 +195,7 @@ class StageSpec:
 class Method(Protocol):
     """A named combination."""
 
-    def __call__(self, student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+    def __call__(self, student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
         """The stages, in order."""
         ...
 
@@ -206,8 +206,8 @@ def facts_of(model: Any, *, kept_layers: Sequence[int] = ()) -> ModelFacts:
     Raises:
         ModelError: The family is not supported.
     """
-    from potstill.student.cost import parameters_of
-    from potstill.student.families import family_of
+    from potstill.models.families import family_of
+    from potstill.students.cost import parameters_of
 
     family, config = family_of(model), getattr(model, "config", model)
     depth, width = family.size(config, "layers"), family.size(config, "hidden")
@@ -233,7 +233,7 @@ def _head_inputs(family: Any, model: Any) -> int | None:
 
 def _strides(config: Any, layers: int) -> tuple[int, ...]:
     """Strides of the stages of a convolutional net (a ResNet's stem has 4) or of a vision transformer's patches."""
-    from potstill.student import convnext_cost, mobilenet_shapes
+    from potstill.students import convnext_cost, mobilenet_shapes
 
     model_type = getattr(config, "model_type", "")
     if model_type == "convnext":
@@ -249,7 +249,7 @@ def _strides(config: Any, layers: int) -> tuple[int, ...]:
     return ()
 
 
-def with_wishes(stages: Sequence[StageSpec], options: MethodOptions) -> tuple[StageSpec, ...]:
+def with_wishes(stages: Sequence[Phase], options: MethodOptions) -> tuple[Phase, ...]:
     """The stages with the user's epochs, shared out in the method's proportions, and learning rate."""
     whole = sum(stage.epochs for stage in stages)
     share = 1.0 if options.epochs is None else options.epochs / whole

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from potstill.methods.contract import MethodOptions, ModelFacts, StageSpec, TermSpec, require_taps
+from potstill.methods.contract import MethodOptions, ModelFacts, Phase, TermSpec, require_taps
 from potstill.methods.layers import last_pair, pair_layers
 from potstill.methods.needs import require_maps, require_positions, require_same_grids
 from potstill.methods.output import one_stage, warm_up
 from potstill.methods.response import label_terms
 
 
-def at(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+def at(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
     """Attention transfer: where features are large, at every matched block, weight 1000 each.
 
     Source: Zagoruyko and Komodakis 2017 (arXiv 1612.03928), β = 1000 in the reference protocol.
@@ -23,7 +23,7 @@ def at(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tupl
     return _over_blocks("at", 1000.0, student, teacher, options)
 
 
-def vid(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+def vid(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
     """Variational information: Gaussians predicted from the student's blocks, weight 1 each.
 
     Source: Ahn et al. 2019 (arXiv 1904.05835), weight of the reference protocol.
@@ -31,7 +31,7 @@ def vid(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tup
     return _over_blocks("vid", 1.0, student, teacher, options)
 
 
-def ft(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+def ft(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
     """Factor transfer at the last block, weight 500; the paraphraser's reconstruction beside it, weight 1.
 
     Source: Kim et al. 2018 (arXiv 1802.04977), weight of the authors' code, whose factors have length one over channels and
@@ -45,7 +45,7 @@ def ft(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tupl
     return one_stage(options, (term, *label_terms(options)))
 
 
-def ofd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+def ofd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
     """Overhaul: partial distance to the teacher's blocks above a margin, weight 8 each.
 
     Source: Heo et al. 2019 (arXiv 1904.01866): 1/1000 of the sum, halved per stage from the end, is 8 times the mean on the
@@ -58,7 +58,7 @@ def ofd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tup
     return _over_blocks("ofd", 8.0, student, teacher, options)
 
 
-def review_kd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+def review_kd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
     """Knowledge review: stages and the last one's mean fused from deep to shallow, each compared at several sizes, weight 1 each.
 
     Source: Chen et al. 2021 (arXiv 2104.09044), weight of ImageNet and the warm-up of CIFAR-100, where the weights differ by
@@ -70,7 +70,7 @@ def review_kd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) 
     return _stage("review_kd", warm_up(1.0 + len(pairs)), pairs, options)
 
 
-def mgd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+def mgd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
     """Masked generative distillation: the teacher's last block generated from 85 % of the student's channels, weight 2.
 
     Source: Yang et al. 2022 (arXiv 2205.01529): 7e-5 of the sum on ImageNet is 1.8 times the mean for ResNet-18, λ = 0.15.
@@ -78,7 +78,7 @@ def mgd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tup
     return _at_the_end("mgd", 2.0, student, teacher, options)
 
 
-def cwd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+def cwd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
     """Channel-wise distillation of the last block (τ = 4), weight 50.
 
     Source: Shu et al. 2021 (arXiv 2011.13256), the settings of feature maps; the paper teaches dense prediction.
@@ -86,7 +86,7 @@ def cwd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tup
     return _at_the_end("cwd", 50.0, student, teacher, options)
 
 
-def srd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+def srd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
     """Projector and soft maximum (power 4) on the input of the final layer, weight 1.
 
     Source: Miles and Mikolajczyk 2024 (arXiv 2303.11098), without the term on logits of its ImageNet runs, where this one
@@ -96,21 +96,17 @@ def srd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tup
     return one_stage(options, (TermSpec("srd", 1.0), *label_terms(options)))
 
 
-def _over_blocks(
-    name: str, weight: float, student: ModelFacts, teacher: ModelFacts, options: MethodOptions
-) -> tuple[StageSpec, ...]:
+def _over_blocks(name: str, weight: float, student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
     pairs = pair_layers(options.layers, student, teacher)
     require_positions(name, student, teacher, options, pairs)
     return _stage(name, weight * len(pairs), pairs, options)
 
 
-def _at_the_end(
-    name: str, weight: float, student: ModelFacts, teacher: ModelFacts, options: MethodOptions
-) -> tuple[StageSpec, ...]:
+def _at_the_end(name: str, weight: float, student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
     pairs = last_pair(options, student, teacher)
     require_positions(name, student, teacher, options, pairs)
     return _stage(name, weight * len(pairs), pairs, options)
 
 
-def _stage(name: str, weight: Any, pairs: list[tuple[int, int]], options: MethodOptions) -> tuple[StageSpec, ...]:
+def _stage(name: str, weight: Any, pairs: list[tuple[int, int]], options: MethodOptions) -> tuple[Phase, ...]:
     return one_stage(options, (TermSpec(name, weight, options={"layers": pairs}), *label_terms(options)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from potstill.methods.contract import MethodOptions, ModelFacts, StageSpec, TermSpec
+from potstill.methods.contract import MethodOptions, ModelFacts, Phase, TermSpec
 from potstill.methods.layers import pair_layers
 from potstill.methods.needs import require_positions
 from potstill.methods.output import one_stage
@@ -30,7 +30,7 @@ class Product:
         return parse(self.first)(progress) * parse(self.second)(progress)
 
 
-def layered(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+def layered(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
     """Backbone (hidden states of matched blocks), neck (direction of the last), head (KL at τ = 2 and labels, 0.7 : 0.3).
 
     Features have 0.7 of the weight in the first half, the task has 0.6 in the second.

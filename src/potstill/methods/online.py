@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 
 from potstill.errors import NeedsError
-from potstill.methods.contract import MethodOptions, ModelFacts, StageSpec, TermSpec
+from potstill.methods.contract import MethodOptions, ModelFacts, Phase, TermSpec
 from potstill.methods.needs import require_taps
 from potstill.methods.output import one_stage
 from potstill.methods.response import label_term, response_terms
-from potstill.training.beside import Beside
+from potstill.training.companions import Companions
 
 logger = logging.getLogger(__name__)
 
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 RAMP_UP = 40 / 180
 
 
-def dml(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+def dml(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
     """Two peers, each taught by labels (1) and by the other's answers (KL at τ = 1, weight 1); the best one is kept.
 
     Source: Zhang et al. 2018, Deep Mutual Learning (arXiv 1706.00384), eq. 5 to 8; all peers take one step from one forward
@@ -27,12 +27,12 @@ def dml(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tup
     """
     online = options.online
     start = online.start if online.start != "auto" else "student" if student.kept_layers else "random"
-    beside = Beside(peers=online.peers, start=start, mix="probability" if options.answers.is_distribution else "logits")
+    beside = Companions(peers=online.peers, start=start, mix="probability" if options.answers.is_distribution else "logits")
     terms = response_terms(options, temperature=1.0, alpha=0.5, whole=2.0)
     return one_stage(options, terms, settings={"beside": beside})
 
 
-def mean_teacher(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+def mean_teacher(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
     """Labels, and agreement with the average of the student's weights (decay 0.999), up to weight 100; the average is kept.
 
     Source: Tarvainen and Valpola 2017 (arXiv 1703.01780): squared difference of probabilities over all rows, the labelled
@@ -45,11 +45,11 @@ def mean_teacher(student: ModelFacts, teacher: ModelFacts, options: MethodOption
     online = options.online
     ramp_up = RAMP_UP if online.ramp_up is None else online.ramp_up
     consistency = TermSpec("probability_mse", {"ramp_up": [online.consistency, ramp_up]})
-    settings = {"average_decay": online.decay, "beside": Beside(average=True)}
+    settings = {"average_decay": online.decay, "beside": Companions(average=True)}
     return one_stage(options, (label_term(options), consistency), settings=settings)
 
 
-def noisy_teacher(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+def noisy_teacher(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
     """Squared difference of logits, which are scaled by 1 + ξ, ξ ~ N(0, σ²), in half of the rows; `alpha` adds the labels.
 
     Source: Sau and Balasubramanian 2016 (arXiv 1610.09650), section 3.2. The paper tries σ from 0.1 to 1 and shares of rows
@@ -57,7 +57,7 @@ def noisy_teacher(student: ModelFacts, teacher: ModelFacts, options: MethodOptio
     """
     if options.temperature is not None:
         logger.warning("method noisy_teacher compares logits; temperature: %s has no effect", options.temperature)
-    beside = Beside(noise=options.online.noise, noise_share=options.online.noise_share)
+    beside = Companions(noise=options.online.noise, noise_share=options.online.noise_share)
     alpha = 1.0 if options.alpha is None else options.alpha
     terms: tuple[TermSpec, ...] = (TermSpec("logit_mse", alpha),)
     if options.alpha is not None and options.answers.from_labels is not None:
@@ -65,7 +65,7 @@ def noisy_teacher(student: ModelFacts, teacher: ModelFacts, options: MethodOptio
     return one_stage(options, terms, settings={"beside": beside})
 
 
-def sskd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+def sskd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
     """Images in four quarter turns: KL at τ = 4 on all of them (3.6), contrast between turns (10), labels (0.1).
 
     Source: Xu et al. 2020, SSKD (arXiv 2006.07114): weights 0.9 on plain, 2.7 on turned rows and 10 of the authors' runs. The
@@ -90,4 +90,4 @@ def sskd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tu
     # Of the four views one is plain: 4 × 0.9 of the mean over all of them is 0.9 on plain and 2.7 on turned rows.
     answers = response_terms(options, temperature=4.0, alpha=0.9, whole=4.0)[:-1]
     labels = response_terms(options, temperature=4.0, alpha=0.9)[-1]
-    return one_stage(options, (*answers, contrast, labels), settings={"beside": Beside(turned=True)})
+    return one_stage(options, (*answers, contrast, labels), settings={"beside": Companions(turned=True)})

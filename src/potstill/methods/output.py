@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from potstill.methods.contract import MethodOptions, ModelFacts, StageSpec, TermSpec, with_wishes
+from potstill.methods.contract import MethodOptions, ModelFacts, Phase, TermSpec, with_wishes
 from potstill.methods.needs import require_classes
 from potstill.methods.response import response_terms
 
@@ -17,7 +17,7 @@ EPOCHS, RATE = 8.0, 3e-4
 WARM_UP = 20 / 240
 
 
-def dkd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+def dkd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
     """Decoupled distillation (α = 1, β = 8, τ = 4) at weight 1 beside labels at weight 1, warmed up over a twelfth.
 
     Source: Zhao et al. 2022 (arXiv 2203.08679); the authors take β from 0.5 to 8 by pair of models. Three classes or more.
@@ -26,7 +26,7 @@ def dkd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tup
     return one_stage(options, _with_labels("dkd", options, weight=warm_up(1.0), temperature=4.0))
 
 
-def dist(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+def dist(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
     """Correlations within rows and within classes (τ = 1), each at weight 2 beside labels at weight 1.
 
     Source: Huang et al. 2022, DIST (arXiv 2205.10536), the settings of ImageNet; τ = 4 on CIFAR-100.
@@ -35,7 +35,7 @@ def dist(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tu
     return one_stage(options, _with_labels("dist", options, weight=2.0, temperature=1.0))
 
 
-def logit_std(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+def logit_std(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
     """Plain distillation with standardised logits: KL at base τ = 2 with weight 9, labels with 0.1.
 
     Source: Sun et al. 2024 (arXiv 2403.01265). Three classes or more: of two only the sign of their difference would be left.
@@ -44,7 +44,7 @@ def logit_std(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) 
     return one_stage(options, _with_labels("logit_std_kl", options, weight=9.0, labels=0.1, temperature=2.0))
 
 
-def nkd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+def nkd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
     """Normalised distillation (γ = 1.5, τ = 1) at weight 1 beside labels at weight 1.
 
     Source: Yang et al. 2023 (arXiv 2303.13005), the settings of ImageNet. Three classes or more.
@@ -53,7 +53,7 @@ def nkd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tup
     return one_stage(options, _with_labels("nkd", options, weight=1.0, temperature=1.0))
 
 
-def wsld(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+def wsld(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
     """Weighted soft labels (τ = 2) at weight 2.5 beside labels at weight 1.
 
     Source: Zhou et al. 2021 (arXiv 2102.00650), the settings of ImageNet.
@@ -61,7 +61,7 @@ def wsld(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tu
     return one_stage(options, _with_labels("wsld", options, weight=2.5, temperature=2.0))
 
 
-def ctkd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+def ctkd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
     """Curriculum temperature: KL at a learned τ from 1 to 21 (0.9) and labels (0.1).
 
     Source: Li et al. 2023 (arXiv 2211.16231), the global temperature; its adversary is at full strength from the start
@@ -70,7 +70,7 @@ def ctkd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tu
     return one_stage(options, _with_labels("ctkd", options, weight=0.9, labels=0.1, temperature=None))
 
 
-def mlkd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+def mlkd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
     """Multi-level distillation: KL, relations between rows and between classes at τ from 2 to 6 (weight 0.9), and labels (0.1).
 
     Source: Jin et al. 2023, "Multi-level logit distillation" (CVPR), without its strong augmentation and its choice of
@@ -81,9 +81,9 @@ def mlkd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tu
 
 def one_stage(
     options: MethodOptions, terms: tuple[TermSpec, ...], *, rows: str = "all", settings: Mapping[str, Any] | None = None
-) -> tuple[StageSpec, ...]:
+) -> tuple[Phase, ...]:
     """A single stage with the epochs and rate of plain distillation, or the user's, and further settings of the stage."""
-    stage = StageSpec("prediction", terms, epochs=EPOCHS, learning_rate=RATE, rows=rows, settings=settings or {})
+    stage = Phase("prediction", terms, epochs=EPOCHS, learning_rate=RATE, rows=rows, settings=settings or {})
     return with_wishes([stage], options)
 
 

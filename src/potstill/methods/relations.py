@@ -5,14 +5,14 @@ Labels have weight 1; `alpha` shares that weight with the response. Weights are 
 
 from __future__ import annotations
 
-from potstill.methods.contract import MethodOptions, ModelFacts, StageSpec, TermSpec, require_taps
+from potstill.methods.contract import MethodOptions, ModelFacts, Phase, TermSpec, require_taps
 from potstill.methods.layers import last_pair, pair_layers
 from potstill.methods.needs import require_positions
 from potstill.methods.output import one_stage
 from potstill.methods.response import label_terms, response_terms
 
 
-def rkd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+def rkd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
     """Distances (weight 25) and angles (50) between rows, on the input of the final layer.
 
     Source: Park et al. 2019 (arXiv 1904.05068).
@@ -21,7 +21,7 @@ def rkd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tup
     return one_stage(options, (TermSpec("rkd_distance", 25.0), TermSpec("rkd_angle", 50.0), *label_terms(options)))
 
 
-def sp(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+def sp(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
     """Similarities between rows on the last block, weight 3000; on the input of the final layer where tokens differ.
 
     Source: Tung and Mori 2019 (arXiv 1907.09682), γ = 3000.
@@ -32,7 +32,7 @@ def sp(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tupl
     return one_stage(options, (TermSpec("sp", 3000.0 * len(where["layers"]), options=where), *label_terms(options)))
 
 
-def cc(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+def cc(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
     """Correlation congruence: Gaussian kernels between rows (γ = 0.4, order 2) on the input of the final layer, weight 100.
 
     Source: Peng et al. 2019 (arXiv 1904.01802). The weight is ours: the paper's 0.003 and the protocol's 0.02 belong to
@@ -42,7 +42,7 @@ def cc(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tupl
     return one_stage(options, (TermSpec("cc", 100.0), *label_terms(options)))
 
 
-def pkt(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+def pkt(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
     """Probabilities of being neighbours, on the input of the final layer, weight 30000.
 
     Source: Passalis and Tefas 2018 (arXiv 1803.10837).
@@ -51,7 +51,7 @@ def pkt(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tup
     return one_stage(options, (TermSpec("pkt", 30000.0), *label_terms(options)))
 
 
-def nst(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+def nst(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
     """Neuron selectivity: where channels fire, every matched block, weight 50 each.
 
     Source: Huang and Wang 2017 (arXiv 1707.01219).
@@ -62,7 +62,7 @@ def nst(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tup
     return one_stage(options, terms)
 
 
-def crd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+def crd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
     """Contrast with 16,384 rows of other classes on the input of the final layer (weight 0.8), KL at τ = 4 (1) and labels (1).
 
     Source: Tian et al. 2020 (arXiv 1910.10699), its CRD+KD, the better of its two; `alpha: 0` gives CRD and labels alone.

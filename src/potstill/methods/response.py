@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from potstill.contracts.answers import Answers
 from potstill.errors import NeedsError
 from potstill.losses.catalogue import OF_CLASSES, build, defaults
-from potstill.methods.contract import MethodOptions, ModelFacts, StageSpec, TermSpec, with_wishes
+from potstill.methods.contract import MethodOptions, ModelFacts, Phase, TermSpec, with_wishes
 from potstill.methods.layers import pair_layers
 from potstill.methods.needs import require_positions
-from potstill.tasks.answers import Answers
 from potstill.training.schedules import is_schedule, parse
 
 logger = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ PASSES = {"text": (8.0, 3e-4), "image": (16.0, 1e-3), "maps": (16.0, 2e-3)}
 EARLY_FEATURES = {"phases": [[0.5, 1.0], [1.0, 0.2]]}
 
 
-def kd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+def kd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
     """Plain distillation: KL at τ = 2 (0.7) and labels (0.3); hidden states early where widths and tokens agree.
 
     Source: Hinton et al. 2015, Distilling the Knowledge in a Neural Network (arXiv 1503.02531).
@@ -32,10 +32,10 @@ def kd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tupl
     if options.has_taps and is_alike and student.width == teacher.width:
         terms += (TermSpec("hidden_mse", EARLY_FEATURES, options={"layers": pair_layers(options.layers, student, teacher)}),)
     epochs, rate = PASSES[student.modality if not student.has_maps else "maps"]
-    return with_wishes([StageSpec("prediction", terms, epochs=epochs, learning_rate=rate)], options)
+    return with_wishes([Phase("prediction", terms, epochs=epochs, learning_rate=rate)], options)
 
 
-def distilbert(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+def distilbert(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
     """KL, labels and the direction of the last hidden state, weighed 5 : 2 : 1, for a task instead of masked words.
 
     Source: Sanh et al. 2019, DistilBERT (arXiv 1910.01108).
@@ -46,7 +46,7 @@ def distilbert(student: ModelFacts, teacher: ModelFacts, options: MethodOptions)
         *response_terms(options, temperature=2.0, alpha=5 / 7, whole=7 / 8),
         TermSpec("cosine", 1 / 8, options={"layers": pairs}),
     )
-    return with_wishes([StageSpec("prediction", terms, epochs=3.0, learning_rate=5e-5)], options)
+    return with_wishes([Phase("prediction", terms, epochs=3.0, learning_rate=5e-5)], options)
 
 
 def response_terms(options: MethodOptions, *, temperature: float, alpha: float, whole: float = 1.0) -> tuple[TermSpec, ...]:

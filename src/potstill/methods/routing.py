@@ -7,14 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 from potstill.errors import NeedsError, RecipeError
-from potstill.methods.contract import ModelFacts, StageSpec, TermSpec
+from potstill.methods.contract import ModelFacts, Phase, TermSpec
 
 # Losses whose formula bears a mix of teacher blocks → the distance that they are.
 ROUTABLE = {"hidden_mse": "mse", "fitnet": "mse", "cosine": "cosine"}
 DYNAMIC = "dynamic"
 
 
-def route_stages(name: str, stages: Sequence[StageSpec], student: ModelFacts, teacher: ModelFacts) -> tuple[StageSpec, ...]:
+def route_stages(name: str, stages: Sequence[Phase], student: ModelFacts, teacher: ModelFacts) -> tuple[Phase, ...]:
     """The stages of a method with its hidden-state terms routed; other terms keep their uniform pairs.
 
     Raises:

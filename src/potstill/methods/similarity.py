@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from potstill.cka import LEAST_ROWS_DEBIASED, cka_matrix, row_vectors
 from potstill.data.collate import NOT_INPUTS
-from potstill.devices import device_of
 from potstill.errors import DataError
-from potstill.training.taps import available
+from potstill.ground.devices import device_of
+from potstill.models.cka import LEAST_ROWS_DEBIASED, cka_matrix, row_vectors
+from potstill.models.taps import available
 
 Read = Callable[[Any, Mapping[str, Any], Sequence[str]], Mapping[str, Tensor]]
 TEACHER = "teacher_"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from potstill.errors import NeedsError
-from potstill.methods.contract import MethodOptions, ModelFacts, StageSpec, TermSpec, require_taps, with_wishes
+from potstill.methods.contract import MethodOptions, ModelFacts, Phase, TermSpec, require_taps, with_wishes
 from potstill.methods.layers import pair_layers
 from potstill.methods.needs import require_positions, require_same_grids
 from potstill.methods.output import EPOCHS, RATE
@@ -17,7 +17,7 @@ HINT_TEMPERATURE = 3.0
 HEAD_RATE = 0.1  # of the rate before: features that are right already should not be lost while the head is taught
 
 
-def fitnets(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+def fitnets(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
     """First the hint: the middle block through a regressor, in the lower halves; then KL at τ = 3, 4/τ² to 1/τ², and labels (1).
 
     Source: Romero et al. 2015 (arXiv 1412.6550), whose loss has no τ², so that its weight of 4, falling to 1, is 4/9 to 1/9
@@ -32,7 +32,7 @@ def fitnets(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) ->
     return _two_stages("hint", TermSpec("fitnet", options={"layers": pairs}), prediction, options)
 
 
-def ab(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+def ab(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
     """First the activation boundaries of every matched block (margin 1), then the labels; `alpha` adds the response.
 
     Source: Heo et al. 2019 (arXiv 1811.03233), with the stages of the reference protocol. It reads blocks after their
@@ -44,7 +44,7 @@ def ab(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tupl
     return _two_stages("boundaries", TermSpec("ab", options={"layers": pairs}), label_terms(options), options)
 
 
-def fsp(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+def fsp(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
     """First the flow: products of features from one matched block to the next; then the labels; `alpha` adds the response.
 
     Source: Yim et al. 2017, "A gift from knowledge distillation" (CVPR), with the stages and the weight (50) of the reference
@@ -63,7 +63,7 @@ def fsp(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tup
     return _two_stages("flow", term, label_terms(options), options)
 
 
-def simkd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+def simkd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
     """First the teacher's last feature through a projector, then the student's own head: KL at τ = 4 (0.9) and labels (0.1).
 
     The feature is the map of the last block of convolutional nets, else the input of the final layer.
@@ -78,17 +78,17 @@ def simkd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> t
         where = {"layers": [(f"hidden:{student.layers}", f"hidden:{teacher.layers}")]}
     prediction = response_terms(options, temperature=4.0, alpha=0.9)
     stages = [
-        StageSpec("feature", (TermSpec("simkd", options=where),), epochs=0.75 * EPOCHS, learning_rate=RATE, select="last"),
-        StageSpec("prediction", prediction, epochs=0.25 * EPOCHS, learning_rate=RATE, settings={"starts_head": True}),
+        Phase("feature", (TermSpec("simkd", options=where),), epochs=0.75 * EPOCHS, learning_rate=RATE, select="last"),
+        Phase("prediction", prediction, epochs=0.25 * EPOCHS, learning_rate=RATE, settings={"starts_head": True}),
     ]
     features, head = with_wishes(stages, options)
     return features, replace(head, learning_rate=HEAD_RATE * head.learning_rate)
 
 
-def _two_stages(name: str, first: TermSpec, prediction: tuple[TermSpec, ...], options: MethodOptions) -> tuple[StageSpec, ...]:
+def _two_stages(name: str, first: TermSpec, prediction: tuple[TermSpec, ...], options: MethodOptions) -> tuple[Phase, ...]:
     stages = [
-        StageSpec(name, (first,), epochs=FIRST_EPOCHS, learning_rate=RATE, select="last"),
-        StageSpec("prediction", prediction, epochs=EPOCHS, learning_rate=RATE),
+        Phase(name, (first,), epochs=FIRST_EPOCHS, learning_rate=RATE, select="last"),
+        Phase("prediction", prediction, epochs=EPOCHS, learning_rate=RATE),
     ]
     return with_wishes(stages, options)
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import logging
 
 from potstill.errors import RecipeError
-from potstill.methods.contract import MethodOptions, ModelFacts, StageSpec, TermSpec
+from potstill.methods.contract import MethodOptions, ModelFacts, Phase, TermSpec
 from potstill.methods.needs import require_classes
 from potstill.methods.output import one_stage
 from potstill.methods.response import label_term, response_terms
-from potstill.training.beside import Beside
+from potstill.training.companions import Companions
 
 logger = logging.getLogger(__name__)
 
 
-def self_taught(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+def self_taught(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
     """The student without a teacher: `tf_kd`, or what `distill.online.itself` names of `tf_kd`, `cs_kd` and `label_smoothing`.
 
     Source: Yuan et al. 2020 (arXiv 1909.11723), Yun et al. 2020 (arXiv 2003.13964), Szegedy et al. 2016 (arXiv 1512.00567).
@@ -25,7 +25,7 @@ def self_taught(student: ModelFacts, teacher: ModelFacts, options: MethodOptions
     return kinds[options.online.itself](student, teacher, options)
 
 
-def cs_kd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+def cs_kd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
     """Rows of one class agree with each other: τ = 4, weight 1, beside labels at weight 1. Labelled rows only.
 
     Source: Yun et al. 2020, CS-KD (arXiv 2003.13964), λ = 1 and τ = 4. Batches hold another row of its class for each row,
@@ -35,11 +35,11 @@ def cs_kd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> t
     heat = 4.0 if options.temperature is None else options.temperature
     weight = 1.0 if options.alpha is None else options.alpha
     labels = label_term(options) if options.alpha is None else response_terms(options, temperature=1.0, alpha=1.0)[-1]
-    settings = {"beside": Beside(class_pairs=True)}
+    settings = {"beside": Companions(class_pairs=True)}
     return one_stage(options, (TermSpec("cs_kd", weight, heat), labels), rows="labelled", settings=settings)
 
 
-def tf_kd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+def tf_kd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
     """A designed teacher that gives the label 0.99, softened by τ = 20 (weight 0.9), and the labels (0.1). Labelled rows only.
 
     Source: Yuan et al. 2020, Tf-KD by regularisation (arXiv 1909.11723), whose α and τ vary by data set; both sides are
@@ -52,7 +52,7 @@ def tf_kd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> t
     return one_stage(options, (TermSpec("tf_kd", alpha, heat), labels), rows="labelled")
 
 
-def label_smoothing(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[StageSpec, ...]:
+def label_smoothing(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
     """Labels smoothed by ε = 0.1 and nothing else, the baseline that distillation has to beat. Labelled rows only.
 
     Source: Szegedy et al. 2016 (arXiv 1512.00567). `alpha` and `temperature` have no effect.

@@ -11,10 +11,10 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from potstill.errors import Faults, PotstillError, RecipeError
+from potstill.ground.tables import nearest
 from potstill.recipe.model import Recipe
 from potstill.recipe.tasks import open_tasks, with_sections
 from potstill.recipe.teachers import open_teachers
-from potstill.table import nearest
 
 # Keys that the field's users know → where they live in a recipe.
 ALIASES: Mapping[str, str] = {

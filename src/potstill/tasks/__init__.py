@@ -25,7 +25,7 @@ def build(name: str) -> Task:
     Raises:
         RecipeError: No such task; the message suggests the nearest one.
     """
-    from potstill.table import resolve
+    from potstill.ground.tables import resolve
 
     return resolve(TASKS, name, kind="task")()
 

@@ -11,8 +11,8 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel
 
+from potstill.contracts.answers import Answers
 from potstill.data.encoded import EncodedRows
-from potstill.tasks.answers import Answers
 
 
 @runtime_checkable
@@ -24,7 +24,7 @@ class Task(Protocol):
         modality: ``"text"`` or ``"image"``.
         metric: The measure that models are compared by, a key of `quality`; higher is better.
         config_values: What the configuration of a model for this task says beside its labels.
-        label_kind: How labels are written and encoded: ``"class"``, ``"labels"``, ``"numbers"``; see `potstill.data.label_kinds`.
+        label_kind: How labels are written and encoded: ``"class"``, ``"labels"``, ``"numbers"``; see `answers.label_kinds`.
     """
 
     name: str

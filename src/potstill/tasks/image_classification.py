@@ -13,13 +13,13 @@ import torch
 from datasets import Dataset
 from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
 
+from potstill.answers.quality import classification_quality, per_class
+from potstill.contracts.answers import OneClass
 from potstill.data.collate import ImageCollator
 from potstill.data.columns import find_image
 from potstill.data.encoded import EncodedImages
 from potstill.errors import ModelError
-from potstill.tasks.answers import OneClass
 from potstill.tasks.loading import head_names, loading_error
-from potstill.tasks.quality import classification_quality, per_class
 
 _DEFAULT_SIDE = 224
 
@@ -76,7 +76,7 @@ class ImageClassification(OneClass):
         return processor
 
     def encode(self, dataset: Dataset, processor: Any, folder: Path, *, max_tokens: int | None = None) -> EncodedImages:
-        """Resized images; see `potstill.data.imaging.encode_images`. `max_tokens` has no meaning for images."""
+        """Resized images; see `potstill.modalities.image.imaging.encode_images`. `max_tokens` has no meaning for images."""
         rows = EncodedImages.encode(dataset, processor, folder)
         if len(rows):
             self.image_size = (rows.shape[1], rows.shape[2])
@@ -101,11 +101,11 @@ class ImageClassification(OneClass):
         return {"pixel_values": {0: "batch"}}
 
     def quality(self, logits: np.ndarray, labels: np.ndarray, *, teacher: np.ndarray | None = None) -> dict[str, float]:
-        """Accuracy, macro F1 and Matthews correlation; see `potstill.tasks.quality.classification_quality`."""
+        """Accuracy, macro F1 and Matthews correlation; see `potstill.answers.quality.classification_quality`."""
         return classification_quality(logits, labels)
 
     def per_class(self, logits: np.ndarray, labels: np.ndarray) -> list[dict[str, Any]]:
-        """Precision, recall and F1 of each class; see `potstill.tasks.quality.per_class`."""
+        """Precision, recall and F1 of each class; see `potstill.answers.quality.per_class`."""
         return per_class(logits, labels)
 
     def text_of(self, row: Mapping[str, Any]) -> str:

@@ -12,10 +12,10 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedModel
 
-from potstill.data.label_columns import find_label_sets
-from potstill.tasks.answers import SEVERAL_LABELS, Answers
-from potstill.tasks.closeness import label_closeness
-from potstill.tasks.graded_quality import label_set_quality, per_label
+from potstill.answers.closeness import label_closeness
+from potstill.answers.graded_quality import label_set_quality, per_label
+from potstill.answers.label_columns import find_label_sets
+from potstill.contracts.answers import SEVERAL_LABELS, Answers
 from potstill.tasks.text_classification import TextClassification
 
 
@@ -32,7 +32,7 @@ class MultiLabel(TextClassification):
         return SEVERAL_LABELS
 
     def find_columns(self, dataset: Dataset, asked: Mapping[str, Any] | None, *, labelled: bool = True) -> dict[str, str]:
-        """``text``, ``text_pair`` and the label columns; see `potstill.data.label_columns.find_label_sets`."""
+        """``text``, ``text_pair`` and the label columns; see `potstill.answers.label_columns.find_label_sets`."""
         return find_label_sets(dataset, asked, labelled=labelled)
 
     def load_model(self, name_or_path: str, *, num_labels: int, label_names: Sequence[str]) -> PreTrainedModel:
@@ -42,13 +42,13 @@ class MultiLabel(TextClassification):
         return model
 
     def quality(self, logits: np.ndarray, labels: np.ndarray, *, teacher: np.ndarray | None = None) -> dict[str, float]:
-        """Micro and macro F1 and subset accuracy; see `potstill.tasks.graded_quality.label_set_quality`."""
+        """Micro and macro F1 and subset accuracy; see `potstill.answers.graded_quality.label_set_quality`."""
         return label_set_quality(logits, labels)
 
     def closeness(self, student: np.ndarray, teacher: np.ndarray) -> dict[str, float]:
-        """Decisions alike and mean KL; see `potstill.tasks.closeness.label_closeness`."""
+        """Decisions alike and mean KL; see `potstill.answers.closeness.label_closeness`."""
         return label_closeness(student, teacher)
 
     def per_class(self, logits: np.ndarray, labels: np.ndarray) -> list[dict[str, Any]]:
-        """Precision, recall and F1 of each label; see `potstill.tasks.graded_quality.per_label`."""
+        """Precision, recall and F1 of each label; see `potstill.answers.graded_quality.per_label`."""
         return per_label(logits, labels)

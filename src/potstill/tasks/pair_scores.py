@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from potstill.answers.graded_quality import correlation, ranks
+from potstill.contracts.answers import known_rows
 from potstill.errors import ModelError
-from potstill.tasks.answers import known_rows
-from potstill.tasks.graded_quality import correlation, ranks
 
 
 def unit_length(rows: np.ndarray) -> np.ndarray:

@@ -12,16 +12,16 @@ import numpy as np
 from datasets import Dataset
 from transformers import AutoModelForQuestionAnswering, PreTrainedModel
 
-from potstill.data.token_columns import find_questions
+from potstill.answers.spans import best_spans, exact_match, span_scores, text_f1
+from potstill.contracts.answers import SPAN, Answers
 from potstill.data.unit_collate import UnitCollator
 from potstill.data.unit_rows import EncodedUnits
-from potstill.data.windows import encode_questions, into_windows, words_of
 from potstill.errors import ModelError
-from potstill.tasks.answers import SPAN, Answers
+from potstill.modalities.text.token_columns import find_questions
+from potstill.modalities.text.windows import encode_questions, into_windows, words_of
+from potstill.modalities.text.word_tokenizers import load_word_tokenizer
 from potstill.tasks.loading import loading_error
-from potstill.tasks.spans import best_spans, exact_match, span_scores, text_f1
 from potstill.tasks.text_classification import TextClassification
-from potstill.tasks.word_tokenizers import load_word_tokenizer
 
 
 class QuestionAnswering(TextClassification):
@@ -39,7 +39,7 @@ class QuestionAnswering(TextClassification):
         return SPAN
 
     def find_columns(self, dataset: Dataset, asked: Mapping[str, str] | None, *, labelled: bool = True) -> dict[str, str]:
-        """``question``, ``context`` and ``label`` → columns; see `potstill.data.token_columns.find_questions`."""
+        """``question``, ``context`` and ``label`` → columns; see `potstill.modalities.text.token_columns.find_questions`."""
         return find_questions(dataset.features, asked, labelled=labelled)
 
     def load_model(self, name_or_path: str, *, num_labels: int, label_names: Sequence[str]) -> PreTrainedModel:
@@ -62,11 +62,11 @@ class QuestionAnswering(TextClassification):
         return load_word_tokenizer(super().load_processor(name_or_path, model_config=model_config), name_or_path)
 
     def split_long(self, dataset: Dataset, processor: Any, **options: Any) -> tuple[Dataset, str]:
-        """Questions with windows of their contexts; see `potstill.data.windows.into_windows`."""
+        """Questions with windows of their contexts; see `potstill.modalities.text.windows.into_windows`."""
         return into_windows(dataset, processor, **options)
 
     def encode(self, dataset: Dataset, processor: Any, folder: Path, *, max_tokens: int | None = None) -> EncodedUnits:  # type: ignore[override]
-        """Tokenised windows with the place of each word; see `potstill.data.windows.encode_questions`."""
+        """Tokenised windows with the place of each word; see `potstill.modalities.text.windows.encode_questions`."""
         return encode_questions(dataset, processor, folder, max_tokens=max_tokens)
 
     def collator(self, processor: Any) -> UnitCollator:  # type: ignore[override]

@@ -14,10 +14,10 @@ from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel
 
-from potstill.data.label_columns import find_numbers
-from potstill.tasks.answers import Answers
-from potstill.tasks.closeness import number_closeness
-from potstill.tasks.graded_quality import number_quality
+from potstill.answers.closeness import number_closeness
+from potstill.answers.graded_quality import number_quality
+from potstill.answers.label_columns import find_numbers
+from potstill.contracts.answers import Answers
 from potstill.tasks.text_classification import TextClassification
 
 
@@ -36,7 +36,7 @@ class Regression(TextClassification):
         return Answers("numbers", {"name": "regression", "target": "labels", **unit}, ({"name": "regression", **unit},), scale)
 
     def find_columns(self, dataset: Dataset, asked: Mapping[str, Any] | None, *, labelled: bool = True) -> dict[str, str]:
-        """``text``, ``text_pair`` and the columns of numbers; see `potstill.data.label_columns.find_numbers`."""
+        """``text``, ``text_pair`` and the columns of numbers; see `potstill.answers.label_columns.find_numbers`."""
         return find_numbers(dataset, asked, labelled=labelled)
 
     def load_model(self, name_or_path: str, *, num_labels: int, label_names: Sequence[str]) -> PreTrainedModel:
@@ -59,11 +59,11 @@ class Regression(TextClassification):
             head.bias.copy_(torch.tensor(np.nanmean(labels.astype(np.float64), axis=0)))
 
     def quality(self, logits: np.ndarray, labels: np.ndarray, *, teacher: np.ndarray | None = None) -> dict[str, float]:
-        """Concordance, correlations, R² and errors; see `potstill.tasks.graded_quality.number_quality`."""
+        """Concordance, correlations, R² and errors; see `potstill.answers.graded_quality.number_quality`."""
         return number_quality(logits, labels)
 
     def closeness(self, student: np.ndarray, teacher: np.ndarray) -> dict[str, float]:
-        """Correlation with the teacher and distance from it; see `potstill.tasks.closeness.number_closeness`."""
+        """Correlation with the teacher and distance from it; see `potstill.answers.closeness.number_closeness`."""
         return number_closeness(student, teacher)
 
     def per_class(self, logits: np.ndarray, labels: np.ndarray) -> list[dict[str, Any]]:

@@ -12,13 +12,13 @@ import numpy as np
 from datasets import Dataset, Features
 from transformers import AutoConfig, PreTrainedModel
 
+from potstill.answers.closeness import embedding_closeness
+from potstill.answers.label_columns import NUMBER_NAMES, find_numbers
+from potstill.contracts.answers import Answers, known_rows
 from potstill.data.columns import find_text
-from potstill.data.label_columns import NUMBER_NAMES, find_numbers
-from potstill.tasks.answers import Answers, known_rows
-from potstill.tasks.closeness import embedding_closeness
+from potstill.models.sentence_model import AutoSentenceEncoder, save_for_sentence_transformers
 from potstill.tasks.loading import loading_error
 from potstill.tasks.pair_scores import pair_correlation
-from potstill.tasks.sentence_model import AutoSentenceEncoder, save_for_sentence_transformers
 from potstill.tasks.text_classification import TextClassification
 
 EMBEDDINGS = Answers("embedding", None, ({"name": "output_cosine", "weight": 0.8}, {"name": "similarity_kl", "weight": 0.2}))
@@ -64,7 +64,7 @@ class SentenceEmbeddings(TextClassification):
         return model
 
     def save_beside(self, model: Any, folder: Path) -> None:
-        """The files of sentence-transformers; see `potstill.tasks.sentence_model.save_for_sentence_transformers`."""
+        """The files of sentence-transformers; see `potstill.models.sentence_model.save_for_sentence_transformers`."""
         save_for_sentence_transformers(model, folder)
 
     def quality(self, logits: np.ndarray, labels: np.ndarray, *, teacher: np.ndarray | None = None) -> dict[str, float]:
@@ -73,7 +73,7 @@ class SentenceEmbeddings(TextClassification):
         return found if teacher is None else {**found, "teacher_cosine": embedding_closeness(logits, teacher)["teacher_cosine"]}
 
     def closeness(self, student: np.ndarray, teacher: np.ndarray) -> dict[str, float]:
-        """See `potstill.tasks.closeness.embedding_closeness`."""
+        """See `potstill.answers.closeness.embedding_closeness`."""
         return embedding_closeness(student, teacher)
 
     def per_class(self, logits: np.ndarray, labels: np.ndarray) -> list[dict[str, Any]]:

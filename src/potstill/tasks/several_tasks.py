@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from potstill.answers.quality import classification_quality
+from potstill.contracts.answers import SEVERAL_TASKS, Answers
 from potstill.data.task_rows import SEPARATOR, TaskCollator, blocks_of
 from potstill.errors import RecipeError
-from potstill.tasks.answers import SEVERAL_TASKS, Answers
 from potstill.tasks.image_classification import ImageClassification
-from potstill.tasks.quality import classification_quality
 from potstill.tasks.text_classification import TextClassification
 
 if TYPE_CHECKING:

@@ -14,14 +14,14 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
+from potstill.answers.quality import classification_quality, per_class
+from potstill.contracts.answers import OneClass
 from potstill.data.collate import TextCollator
 from potstill.data.columns import find_text
 from potstill.data.encoded import EncodedText
-from potstill.data.segments import split_long
 from potstill.errors import ModelError
-from potstill.tasks.answers import OneClass
+from potstill.modalities.text.segments import split_long
 from potstill.tasks.loading import head_names, loading_error
-from potstill.tasks.quality import classification_quality, per_class
 
 _DEFAULT_TOKENS = 128
 
@@ -77,11 +77,11 @@ class TextClassification(OneClass):
         return tokenizer
 
     def split_long(self, dataset: Dataset, processor: Any, **options: Any) -> tuple[Dataset, str]:
-        """Long texts as overlapping segments; see `potstill.data.segments.split_long` for the options."""
+        """Long texts as overlapping segments; see `potstill.modalities.text.segments.split_long` for the options."""
         return split_long(dataset, processor, **options)
 
     def encode(self, dataset: Dataset, processor: Any, folder: Path, *, max_tokens: int | None = None) -> EncodedText:
-        """Tokenised rows; see `potstill.data.tokenising.encode_text`."""
+        """Tokenised rows; see `potstill.modalities.text.tokenising.encode_text`."""
         return EncodedText.encode(dataset, processor, folder, max_tokens=max_tokens)
 
     def collator(self, processor: Any) -> TextCollator:
@@ -108,11 +108,11 @@ class TextClassification(OneClass):
         return {name: {0: "batch", 1: "tokens"} for name in names}
 
     def quality(self, logits: np.ndarray, labels: np.ndarray, *, teacher: np.ndarray | None = None) -> dict[str, float]:
-        """Accuracy, macro F1 and Matthews correlation; see `potstill.tasks.quality.classification_quality`."""
+        """Accuracy, macro F1 and Matthews correlation; see `potstill.answers.quality.classification_quality`."""
         return classification_quality(logits, labels)
 
     def per_class(self, logits: np.ndarray, labels: np.ndarray) -> list[dict[str, Any]]:
-        """Precision, recall and F1 of each class; see `potstill.tasks.quality.per_class`."""
+        """Precision, recall and F1 of each class; see `potstill.answers.quality.per_class`."""
         return per_class(logits, labels)
 
     def text_of(self, row: Mapping[str, Any]) -> str:

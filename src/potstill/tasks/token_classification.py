@@ -12,18 +12,18 @@ import numpy as np
 from datasets import Dataset
 from transformers import AutoModelForTokenClassification, PreTrainedModel
 
-from potstill.data.tag_labels import are_entities
-from potstill.data.token_columns import find_words
+from potstill.answers.entities import EntityCounts, count_entities
+from potstill.answers.quality import classification_quality, per_class
+from potstill.answers.tag_labels import are_entities
+from potstill.contracts.answers import CLASS_OF_EACH_UNIT, Answers
 from potstill.data.unit_collate import UnitCollator
 from potstill.data.unit_rows import EncodedUnits
-from potstill.data.word_tokenising import encode_words
 from potstill.errors import ModelError
-from potstill.tasks.answers import CLASS_OF_EACH_UNIT, Answers
-from potstill.tasks.entities import EntityCounts, count_entities
+from potstill.modalities.text.token_columns import find_words
+from potstill.modalities.text.word_tokenising import encode_words
+from potstill.modalities.text.word_tokenizers import load_word_tokenizer
 from potstill.tasks.loading import head_names, loading_error
-from potstill.tasks.quality import classification_quality, per_class
 from potstill.tasks.text_classification import TextClassification
-from potstill.tasks.word_tokenizers import load_word_tokenizer
 
 
 class TokenClassification(TextClassification):
@@ -50,7 +50,7 @@ class TokenClassification(TextClassification):
         return CLASS_OF_EACH_UNIT
 
     def find_columns(self, dataset: Dataset, asked: Mapping[str, str] | None, *, labelled: bool = True) -> dict[str, str]:
-        """``tokens`` and ``label`` → columns; see `potstill.data.token_columns.find_words`."""
+        """``tokens`` and ``label`` → columns; see `potstill.modalities.text.token_columns.find_words`."""
         return find_words(dataset.features, asked, labelled=labelled)
 
     def load_model(self, name_or_path: str, *, num_labels: int, label_names: Sequence[str]) -> PreTrainedModel:
@@ -74,7 +74,7 @@ class TokenClassification(TextClassification):
         return load_word_tokenizer(super().load_processor(name_or_path, model_config=model_config), name_or_path)
 
     def encode(self, dataset: Dataset, processor: Any, folder: Path, *, max_tokens: int | None = None) -> EncodedUnits:  # type: ignore[override]
-        """Tokenised rows with the place of each word; see `potstill.data.word_tokenising.encode_words`."""
+        """Tokenised rows with the place of each word; see `potstill.modalities.text.word_tokenising.encode_words`."""
         return encode_words(dataset, processor, folder, max_tokens=max_tokens)
 
     def collator(self, processor: Any) -> UnitCollator:  # type: ignore[override]
@@ -84,7 +84,7 @@ class TokenClassification(TextClassification):
     def quality(self, logits: np.ndarray, labels: np.ndarray, *, teacher: np.ndarray | None = None) -> dict[str, float]:
         """Measures of answers [N, U, C] against tags [N, U].
 
-        With entity tags: ``f1``, ``precision`` and ``recall`` of whole entities over all rows (see `tasks.entities`), and
+        With entity tags: ``f1``, ``precision`` and ``recall`` of whole entities over all rows (see `answers.entities`), and
         ``accuracy`` of words. Else ``accuracy`` and ``macro_f1`` of words.
 
         Raises:
@@ -97,7 +97,7 @@ class TokenClassification(TextClassification):
         return self._count(logits, labels).scores() | {"accuracy": words["accuracy"]}
 
     def per_class(self, logits: np.ndarray, labels: np.ndarray) -> list[dict[str, Any]]:
-        """Precision, recall and F1 of each tag over words [N, U]; see `potstill.tasks.quality.per_class`."""
+        """Precision, recall and F1 of each tag over words [N, U]; see `potstill.answers.quality.per_class`."""
         known = np.asarray(labels) >= 0
         return per_class(np.asarray(logits)[known], np.asarray(labels)[known])
 

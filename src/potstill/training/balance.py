@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from potstill.errors import RecipeError
+from potstill.ground.tables import nearest
 from potstill.losses.contract import Loss
 from potstill.losses.layers import loss_name
-from potstill.table import nearest
 
 logger = logging.getLogger(__name__)
 

@@ -15,12 +15,12 @@ import torch
 from scipy.special import log_softmax
 from torch import Tensor
 
+from potstill.answers.units import FLOOR, pooled
+from potstill.answers.units import joined as joined_batches
+from potstill.contracts.signal import DenseLogits, TeacherSignal
 from potstill.errors import CacheError
 from potstill.losses.contract import IGNORED_LABEL, StudentView
 from potstill.losses.response import logit_mask
-from potstill.tasks.units import FLOOR, pooled
-from potstill.tasks.units import joined as joined_batches
-from potstill.teacher.signal import DenseLogits, TeacherSignal
 from potstill.training.objective import Objective
 
 logger = logging.getLogger(__name__)

@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from potstill.devices import device_of, resting
-from potstill.student.init import regress
-from potstill.tasks.units import has_units, is_span, read_units
-from potstill.teacher.signal import DenseLogits
+from potstill.answers.units import has_units, is_span, read_units
+from potstill.contracts.signal import DenseLogits
+from potstill.ground.devices import device_of, frozen
+from potstill.models.taps import Taps, head_of
+from potstill.students.cut import regress
 from potstill.training.precision import model_inputs
 from potstill.training.preparation import provides
-from potstill.training.taps import Taps, head_of
 
 ROWS, RIDGE = 2048, 1e-3
 
@@ -44,7 +44,7 @@ def start_head(model: nn.Module, source: Any, batches: Iterable[Mapping[str, Any
         return False
     taps = Taps(model, ("head.in",))
     found: list[tuple[Tensor, Tensor]] = []
-    with resting(model):
+    with frozen(model):
         for batch in batches:
             response = source.signal(batch, ("logits",)).response
             if not isinstance(response, DenseLogits) or is_span(batch) or response.values.shape[-1] != head.out_features:

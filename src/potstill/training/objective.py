@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from potstill.contracts.signal import TeacherSignal
 from potstill.errors import TrainingError
 from potstill.losses.contract import LossValue, StudentView
 from potstill.losses.response import logit_mask
-from potstill.teacher.signal import TeacherSignal
 from potstill.training.balance import Balance
 from potstill.training.row_measures import row_losses, uncertainty_of
 from potstill.training.row_memory import RowMemory, weighted_view

@@ -14,13 +14,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from potstill.devices import resting, seeded
+from potstill.contracts.signal import DenseLogits, TeacherSignal
 from potstill.errors import NeedsError, RecipeError, TrainingError
+from potstill.ground.devices import frozen, seeded
 from potstill.losses.contract import StudentView
-from potstill.teacher.rest import fingerprint_of
-from potstill.teacher.signal import DenseLogits, TeacherSignal
+from potstill.models.frozen import fingerprint_of
+from potstill.models.taps import Taps, head_of
 from potstill.training.objective import Objective
-from potstill.training.taps import Taps, head_of
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ class Peers:
     def signal(self, batch: Mapping[str, Any], needs: Collection[str] = ("logits",)) -> TeacherSignal:
         """What the others say to the first network, in eval mode and without gradients."""
         del needs
-        with resting(self.others):
+        with frozen(self.others):
             answers = [view.logits for view in self.views(batch)]
         return self.told([torch.empty(0), *answers], 0)
 

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from torch.nn.functional import kl_div
 from transformers import TrainingArguments
 
-from potstill.devices import device_of, resting
-from potstill.disk import read_json, write_json_atomic
-from potstill.hardware import bf16_pays
-from potstill.tasks.units import FLOOR, answers_of
-from potstill.teacher.inputs import MAIN_INPUTS, InputNames
-from potstill.training.taps import logits_of
+from potstill.answers.units import FLOOR, answers_of
+from potstill.ground.devices import device_of, frozen
+from potstill.ground.disk import read_json, write_json_atomic
+from potstill.ground.hardware import bf16_pays
+from potstill.models.inputs import MAIN_INPUTS, InputNames
+from potstill.models.taps import logits_of
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ def rounding_cost(model: nn.Module, batches: Iterable[Mapping[str, Any]], *, has
         ``mean_kl_nats``, KL(float32 ‖ bfloat16), and ``same_decisions``, the share of answers whose class is the same.
     """
     rows, differences, divergences, agreements = 0, [], [], []
-    with resting(model):
+    with frozen(model):
         for batch in batches:
             full, half = (_answers(model, batch, is_half=is_half) for is_half in (False, True))
             rows += len(batch["row_id"]) if "row_id" in batch else len(full)

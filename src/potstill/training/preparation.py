@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from potstill.devices import resting
+from potstill.answers.units import answers_of
+from potstill.contracts.signal import DenseLogits, SparseLogits, TeacherSignal
 from potstill.errors import Faults, NeedsError, PotstillError
+from potstill.ground.devices import frozen
+from potstill.knowledge.ensemble import EACH
 from potstill.losses.contract import Shapes
-from potstill.tasks.units import answers_of
-from potstill.teacher.ensemble import EACH
-from potstill.teacher.signal import DenseLogits, SparseLogits, TeacherSignal
-from potstill.training.taps import Taps, available, can_give, family_or_none, head_of, stages_of
+from potstill.models.taps import Taps, available, can_give, family_or_none, head_of, stages_of
 from potstill.training.terms import Term
 
 PROBE_ROWS = 4
@@ -149,7 +149,7 @@ def shapes_of_student(taps: Taps, inputs: Mapping[str, Any], batch: Mapping[str,
         inputs: What of the batch goes into the model.
         batch: The whole batch, which says whether rows have several units; None where they have not.
     """
-    with resting(taps.model):
+    with frozen(taps.model):
         logits, values = taps.run(inputs)
     answers, _ = answers_of(logits, batch or {})
     return Shapes(_shapes(values), tuple(answers.shape), student_modules(taps.model))

@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from potstill.contracts.signal import TeacherSignal
 from potstill.losses.contract import IGNORED_LABEL, StudentView
 from potstill.losses.precision import FLOOR
 from potstill.losses.response import logit_mask
-from potstill.tasks.sentence_model import HEAD
-from potstill.teacher.signal import TeacherSignal
+from potstill.models.sentence_model import HEAD
 
 Kind = Literal["class", "labels", "numbers", "embedding"]
 _OF_PROBLEM: Mapping[str, Kind] = {"multi_label_classification": "labels", "regression": "numbers"}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from potstill.errors import RecipeError
-from potstill.table import nearest
+from potstill.ground.tables import nearest
 
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "order": ("random", "curriculum"),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from potstill.errors import RecipeError
-from potstill.table import nearest
+from potstill.ground.tables import nearest
 
 KINDS = ("constant", "linear", "cosine", "ramp_up", "phases")
 _ACCEPTED = "a number, {linear: [from, to]}, {cosine: [from, to]}, {ramp_up: [peak, share]} or {phases: [[until, value], …]}"

@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from potstill.devices import resting
+from potstill.contracts.signal import DenseLogits, TeacherSignal
 from potstill.errors import TrainingError
-from potstill.teacher.rest import fingerprint_of
-from potstill.teacher.signal import DenseLogits, TeacherSignal
+from potstill.ground.devices import frozen
+from potstill.models.frozen import fingerprint_of
 from potstill.training.averaging import WeightAverage
 
 
@@ -85,9 +85,9 @@ class SelfAverage:
 
 @contextlib.contextmanager
 def _resting(model: nn.Module, *, noise: bool) -> Iterator[None]:
-    """`resting`, but where there is noise everything that trains does so, dropout within attention too; norms over rows rest."""
+    """`frozen`, but where there is noise everything that trains does so, dropout within attention too; norms over rows rest."""
     noisy = [part for part in model.modules() if part.training and not isinstance(part, nn.modules.batchnorm._NormBase)]
-    with resting(model):
+    with frozen(model):
         for part in noisy if noise else ():
             part.training = True
         yield

@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from potstill.contracts.signal import TeacherSignal
 from potstill.errors import ModelError
+from potstill.knowledge.ensemble import EACH
 from potstill.losses.contract import IGNORED_LABEL, Loss, LossValue, StudentView
-from potstill.teacher.ensemble import EACH
-from potstill.teacher.signal import TeacherSignal
 
 SPEED = 30.0
 LEAST_SHARE = 1e-3

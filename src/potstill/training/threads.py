@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from potstill.devices import compute_device
-from potstill.disk import read_json, write_json_atomic
+from potstill.ground.devices import compute_device
+from potstill.ground.disk import read_json, write_json_atomic
 from potstill.training.precision import LONG_TRAINING, model_inputs, rounds_for, time_step
 
 logger = logging.getLogger(__name__)

@@ -18,25 +18,27 @@ from torch.utils.data import IterableDataset
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_utils import EvalPrediction
 
+from potstill.answers.units import answers_of
+from potstill.contracts.signal import TeacherSignal
 from potstill.data.collate import NOT_INPUTS
 from potstill.errors import TrainingError
+from potstill.ground.tables import nearest
 from potstill.losses.contract import Loss, StudentView
-from potstill.table import nearest
-from potstill.tasks.units import answers_of
-from potstill.teacher.inputs import InputNames
-from potstill.teacher.signal import TeacherSignal
+from potstill.models.inputs import InputNames
+from potstill.models.taps import Taps
 from potstill.training import balance as balancing
-from potstill.training import checkpoints, evaluation, given, preparation, row_limits
+from potstill.training import checkpoints, evaluation, preparation
+from potstill.training import id_ranges as row_limits
+from potstill.training import trainer_arguments as given
 from potstill.training.averaging import WeightAverage
-from potstill.training.measuring import MeasuringTrainer
+from potstill.training.evaluation_loop import MeasuringTrainer
 from potstill.training.objective import BALANCE_KEY, NonFiniteLoss, Objective
 from potstill.training.peers import KEY as PEERS_KEY
 from potstill.training.peers import Peers, own_name
-from potstill.training.row_answers import make_memory
 from potstill.training.row_measures import kind_of_answers
 from potstill.training.row_plan import RowPlan, read_row_plan
+from potstill.training.row_statistics import make_memory
 from potstill.training.self_average import SelfAverage
-from potstill.training.taps import Taps
 from potstill.training.terms import Term, read_terms
 
 logger = logging.getLogger(__name__)

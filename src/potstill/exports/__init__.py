@@ -1,0 +1,1 @@
+"""Exports: a model as a file, checked, opened, timed."""

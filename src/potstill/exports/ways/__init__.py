@@ -1,0 +1,1 @@
+"""Ways of making a smaller artefact, and the choice between them by measurement."""

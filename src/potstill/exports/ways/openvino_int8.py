@@ -1,0 +1,63 @@
+"""INT8 in OpenVINO: calibrated by NNCF, embedding tables compressed too."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from potstill.errors import DataError, MissingExtra
+from potstill.exports.runtimes import as_array, import_openvino
+from potstill.exports.ways.quiet import quiet
+
+
+def quantize_openvino(source: str | Path, target: str | Path, calibration: Sequence[Mapping[str, Any]]) -> Path:
+    """Write an INT8 OpenVINO model (``.xml`` and ``.bin``) from an fp32 ONNX file.
+
+    Args:
+        source: A file from `export_onnx`.
+        target: The ``.xml`` file to write.
+        calibration: Batches of training rows, as the model takes them.
+
+    Raises:
+        MissingExtra: openvino or nncf is not installed.
+        DataError: No calibration batch.
+    """
+    if not calibration:
+        raise DataError("OpenVINO quantization got no calibration batch", "at least one batch of training rows")
+    openvino = import_openvino()
+    try:
+        import nncf
+    except ImportError as error:
+        raise MissingExtra("INT8 for OpenVINO", "openvino") from error
+    model = openvino.Core().read_model(str(source))
+    kinds = {port.get_any_name(): port.get_element_type().to_dtype() for port in model.inputs}
+    is_transformer = any(operation.get_type_name() == "Softmax" for operation in model.get_ops())
+    feeds = [{name: as_array(batch, name, kind) for name, kind in kinds.items()} for batch in calibration]
+    with quiet():
+        nncf.set_log_level(logging.ERROR)
+        quantized = nncf.quantize(
+            model,
+            nncf.Dataset(feeds),
+            model_type=nncf.ModelType.TRANSFORMER if is_transformer else None,
+            preset=nncf.QuantizationPreset.MIXED,
+            subset_size=len(feeds),
+        )
+    openvino.save_model(quantized, str(target), compress_to_fp16=True)
+    return Path(target)
+
+
+def save_openvino(source: str | Path, target: str | Path) -> Path:
+    """Write an OpenVINO model from an fp32 ONNX file, weights stored in fp16.
+
+    Args:
+        source: A file from `export_onnx`.
+        target: The ``.xml`` file to write.
+
+    Raises:
+        MissingExtra: openvino is not installed.
+    """
+    openvino = import_openvino()
+    openvino.save_model(openvino.Core().read_model(str(source)), str(target), compress_to_fp16=True)
+    return Path(target)

@@ -1,0 +1,1 @@
+"""The ground: tables of plug-ins, disk, fingerprints, hardware, devices, ranks. It imports nothing but errors."""

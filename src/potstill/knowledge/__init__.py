@@ -1,0 +1,1 @@
+"""Sources of knowledge: live teachers, cached answers, several teachers as one."""

@@ -1,0 +1,198 @@
+"""The manifest of a knowledge cache: what it holds, whose knowledge it is, and a checksum for every file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from potstill.errors import CacheError
+from potstill.ground.disk import read_json, write_json_atomic
+
+MANIFEST = "manifest.json"
+TOKEN_COUNTS = "tokens"
+FORMAT = 1
+_REWRITE = "write the cache again (delete its folder, or use --overwrite)"
+_READ_BYTES = 1 << 22
+_WORDS = {"teacher": "teacher", "processor": "tokenizer or image processor", "data": "data"}
+
+
+@dataclass(frozen=True)
+class Fingerprints:
+    """What knowledge belongs to; an empty one is not compared.
+
+    Args:
+        teacher: Of the teacher's settings and weights.
+        processor: Of its tokenizer or image processor.
+        data: Of the encoded rows.
+    """
+
+    teacher: str = ""
+    processor: str = ""
+    data: str = ""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a cache holds.
+
+    Args:
+        fingerprints: Whose knowledge of what.
+        num_rows: Rows in the whole cache.
+        num_classes: Width of the logits; 0 until the first shard is written.
+        dtype: Of the stored logits, "float32" or "float16".
+        needs: Names of the stored values, "logits" first where held.
+        ragged: Those with one entry per token (logits: per unit of the answer), stored without padding.
+        shard_rows: Rows per shard; the last has the rest.
+        checksums: File name → checksum of its bytes.
+        is_complete: Whether all shards are there.
+        scheme: How the response is held; "dense" is every logit.
+        version: Of this format.
+        tap_dtype: Of all stored values but the logits; empty where it is theirs.
+    """
+
+    fingerprints: Fingerprints
+    num_rows: int
+    num_classes: int
+    dtype: str
+    needs: tuple[str, ...]
+    ragged: tuple[str, ...]
+    shard_rows: int
+    checksums: Mapping[str, str] = field(default_factory=dict)
+    is_complete: bool = False
+    scheme: str = "dense"
+    version: int = FORMAT
+    tap_dtype: str = ""
+
+    def dtype_of(self, need: str) -> np.dtype:
+        """Of one stored value."""
+        return numpy_dtype(self.dtype if need == "logits" else self.tap_dtype or self.dtype)
+
+    @property
+    def num_shards(self) -> int:
+        """Shards of the whole cache."""
+        return -(-self.num_rows // self.shard_rows)
+
+    def rows_of(self, shard: int) -> slice:
+        """Positions that a shard covers."""
+        return slice(shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.num_rows))
+
+    @property
+    def stored(self) -> tuple[str, ...]:
+        """Names of the arrays of a shard: the needs, and the tokens per row where some value is ragged."""
+        return (*self.needs, TOKEN_COUNTS) if self.ragged else self.needs
+
+    def files_of(self, shard: int) -> dict[str, str]:
+        """Need name → file name of one shard."""
+        return {need: shard_file(need, shard) for need in self.stored}
+
+    def with_checksums(self, checksums: Mapping[str, str]) -> Manifest:
+        """The same with more files known."""
+        return replace(self, checksums=dict(sorted({**self.checksums, **checksums}.items())))
+
+    def save(self, folder: Path) -> None:
+        """Write it atomically."""
+        write_json_atomic(folder / MANIFEST, asdict(self))
+
+
+def shard_file(need: str, shard: int) -> str:
+    """The file of one value in one shard, for example ``hidden_-1-00003.npy``."""
+    return f"{need.replace(':', '_').replace('/', '_')}-{shard:05d}.npy"
+
+
+def load_manifest(folder: Path) -> Manifest:
+    """Read and check a manifest.
+
+    Raises:
+        CacheError: There is none, it is not whole, or of a format that this version does not read.
+    """
+    if not folder.is_dir():
+        raise CacheError(f"there is no knowledge cache at {folder}", "a folder that write_cache wrote", "write it first")
+    held = read_json(folder / MANIFEST)
+    held = {"tap_dtype": "", **held} if isinstance(held, dict) else held  # caches of earlier versions have one dtype
+    if not isinstance(held, dict) or not {item.name for item in fields(Manifest)} <= held.keys():
+        raise CacheError(f"{folder / MANIFEST} is absent or not whole", "a finished knowledge cache", _REWRITE)
+    if held["version"] != FORMAT:
+        raise CacheError(f"the cache in {folder} has format {held['version']}", f"format {FORMAT}", _REWRITE)
+    return Manifest(**_typed(held))
+
+
+def _typed(held: dict[str, Any]) -> dict[str, Any]:
+    named = {item.name: held[item.name] for item in fields(Manifest)}
+    return named | {
+        "fingerprints": Fingerprints(**held["fingerprints"]),
+        "needs": tuple(held["needs"]),
+        "ragged": tuple(held["ragged"]),
+    }
+
+
+def check_fingerprints(folder: Path, held: Fingerprints, expected: Fingerprints) -> None:
+    """Refuse a cache of another teacher, processor or data set.
+
+    Raises:
+        CacheError: Names every difference.
+    """
+    pairs = {name: (getattr(held, name), getattr(expected, name)) for name in _WORDS}
+    differences = [
+        f"its {_WORDS[name]} has fingerprint {old or 'none'}, this run's has {new}"
+        for name, (old, new) in pairs.items()
+        if new and old != new
+    ]
+    if differences:
+        raise CacheError(
+            f"the knowledge cache in {folder} does not belong to this run: {'; '.join(differences)}",
+            "a cache that was written with the same teacher, processor and data",
+            f"give the teacher and data that it was written with, or {_REWRITE}",
+        )
+
+
+def checksum(path: Path) -> str:
+    """Of the bytes of a file."""
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_READ_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def find_damage(folder: Path, checksums: Mapping[str, str]) -> list[str]:
+    """Files that are absent or whose bytes changed, each with what is wrong."""
+    damage = []
+    for name, expected in sorted(checksums.items()):
+        if not (folder / name).is_file():
+            damage.append(f"{name} is missing")
+        elif checksum(folder / name) != expected:
+            damage.append(f"{name} has changed since it was written")
+    return damage
+
+
+def check_whole(folder: Path, manifest: Manifest) -> None:
+    """Refuse a cache that is not finished or damaged.
+
+    Raises:
+        CacheError: Names the files.
+    """
+    if not manifest.is_complete:
+        todo = "run the command that writes it again: it goes on where it stopped"
+        raise CacheError(f"the cache in {folder} is not finished", "a whole cache", todo)
+    expected = {name for shard in range(manifest.num_shards) for name in manifest.files_of(shard).values()}
+    damage = [f"{name} is not listed" for name in sorted(expected - manifest.checksums.keys())]
+    damage += find_damage(folder, manifest.checksums)
+    if damage:
+        shown = "; ".join(damage[:4]) + (f"; and {len(damage) - 4} more" if len(damage) > 4 else "")
+        raise CacheError(f"the cache in {folder} is damaged: {shown}", "files as they were written", _REWRITE)
+
+
+def numpy_dtype(name: str) -> np.dtype:
+    """The dtype of stored values.
+
+    Raises:
+        CacheError: Neither float32 nor float16.
+    """
+    if name not in ("float32", "float16"):
+        raise CacheError(f"a cache cannot hold {name!r}", "float32, float16", "set the cache's dtype to one of these")
+    return np.dtype(name)

@@ -1,0 +1,257 @@
+"""Writing a knowledge cache: one pass of the teacher over the rows, shard by shard, resumable.
+
+Shapes: N rows, B batch, C classes, T tokens, D width.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from potstill.answers.units import by_unit, real_units
+from potstill.contracts.signal import TeacherSignal
+from potstill.contracts.source import TeacherSource, require
+from potstill.errors import CacheError
+from potstill.ground.disk import StageFolder, fingerprint, read_json
+from potstill.knowledge.cache_budget import TAP_BUDGET_BYTES, Layout, plan_layout
+from potstill.knowledge.cache_manifest import (
+    MANIFEST,
+    TOKEN_COUNTS,
+    Fingerprints,
+    Manifest,
+    find_damage,
+    load_manifest,
+    numpy_dtype,
+    shard_file,
+)
+from potstill.knowledge.cache_store import POSITIONS, ROW_IDS, index_rows, listed_rows, save_array
+from potstill.knowledge.live import TEACHER_PREFIX
+
+logger = logging.getLogger(__name__)
+
+Collator = Callable[[list[dict[str, Any]]], Mapping[str, Tensor]]
+Progress = Callable[[int, int], None]
+
+
+class Rows(Protocol):
+    """Encoded rows, as `potstill.data` makes them."""
+
+    row_ids: np.ndarray
+    lengths: np.ndarray
+    fingerprint: str
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+
+def write_cache(
+    source: TeacherSource,
+    rows: Rows,
+    collator: Collator,
+    folder: Path | str,
+    *,
+    needs: Sequence[str] = ("logits",),
+    dtype: str = "float32",
+    tap_dtype: str = "",
+    batch_size: int = 64,
+    shard_rows: int | None = None,
+    processor_fingerprint: str = "",
+    tap_budget_bytes: int = TAP_BUDGET_BYTES,
+    replace_other: bool = False,
+    progress: Progress | None = None,
+) -> Manifest:
+    """Ask the teacher once for every row and keep the answers.
+
+    Rows go through the teacher sorted by length, longest first, so that a batch has little padding and a batch that
+    is too big fails at once. A shard is written whole or not at all; after a kill the same call goes on with the next
+    shard and ends with the same bytes. A finished cache of the same inputs is left as it is.
+
+    Args:
+        source: The teacher.
+        rows: N encoded rows with `row_ids`, `lengths` and `fingerprint`.
+        collator: Makes a batch of rows; the batch has ``row_id`` [B].
+        folder: Where the cache goes.
+        needs: What to keep: logits, and pooled or hidden values within the budget.
+        dtype: Of what is kept, "float32" (equal to the live teacher) or "float16" (half the bytes).
+        tap_dtype: Of everything but the logits, where it is another.
+        batch_size: Rows per batch.
+        shard_rows: Rows per shard, rounded up to whole batches; chosen where left out.
+        processor_fingerprint: Of the teacher's tokenizer or image processor.
+        tap_budget_bytes: What everything but the logits may take on disk.
+        replace_other: Whether a cache of other inputs may be replaced.
+        progress: Called after every batch with rows done and rows in all.
+
+    Returns:
+        The manifest of the finished cache.
+
+    Raises:
+        CacheError: No rows, doubled row ids, logits that are not finite (rows named), or values over the budget.
+        NeedsError: The teacher does not provide a need.
+        OutputError: The disk is full or the folder cannot be used; what is whole is kept.
+    """
+    require(needs, source.can_provide, source="this teacher", remedy="ask for what it provides")
+    if len(rows) == 0:
+        raise CacheError("there are no rows to cache", "one row or more", "check the data source")
+    layout = plan_layout(
+        source,
+        rows,
+        collator,
+        needs,
+        itemsize=numpy_dtype(tap_dtype or dtype).itemsize,
+        batch_size=batch_size,
+        shard_rows=shard_rows,
+    )
+    layout.check(Path(folder), tap_budget_bytes)
+    order = np.lexsort((np.asarray(rows.row_ids), -np.asarray(rows.lengths, dtype=np.int64)))
+    manifest = Manifest(
+        fingerprints=Fingerprints(source.fingerprint, processor_fingerprint, rows.fingerprint),
+        num_rows=len(rows),
+        num_classes=0,
+        dtype=dtype,
+        needs=tuple(needs),
+        ragged=layout.ragged,
+        shard_rows=layout.shard_rows,
+        tap_dtype=tap_dtype,
+    )
+    identity = fingerprint([manifest, np.asarray(rows.row_ids), batch_size])
+    with StageFolder(folder, identity, replace=replace_other) as stage:
+        if not stage.is_finished():
+            _Writer(source, rows, collator, layout, order, stage.path, progress).run(manifest)
+            stage.finish()
+        return load_manifest(stage.path)
+
+
+class _Writer:
+    def __init__(
+        self,
+        source: TeacherSource,
+        rows: Rows,
+        collator: Collator,
+        layout: Layout,
+        order: np.ndarray,
+        folder: Path,
+        progress: Progress | None,
+    ) -> None:
+        self.source, self.rows, self.collator = source, rows, collator
+        self.layout, self.order, self.folder, self.progress = layout, order, folder, progress
+
+    def run(self, manifest: Manifest) -> None:
+        manifest = self._resume(manifest)
+        ordered, positions = index_rows(np.asarray(self.rows.row_ids, dtype=np.int64)[self.order])
+        index = {ROW_IDS: ordered, POSITIONS: positions}
+        manifest = manifest.with_checksums({name: save_array(self.folder / name, array) for name, array in index.items()})
+        for shard in range(manifest.num_shards):
+            if not set(manifest.files_of(shard).values()) <= manifest.checksums.keys():
+                manifest = self._write_shard(manifest, shard)
+            self._tell(manifest.rows_of(shard).stop)
+        replace(manifest, is_complete=True).save(self.folder)
+
+    def _resume(self, manifest: Manifest) -> Manifest:
+        """Take over the shards that an interrupted run left whole."""
+        if read_json(self.folder / MANIFEST) is None:
+            return manifest
+        held = load_manifest(self.folder)
+        damaged = {line.split(maxsplit=1)[0] for line in find_damage(self.folder, held.checksums)}
+        whole = {name: digest for name, digest in held.checksums.items() if name not in damaged}
+        logger.info("going on with %d files of an interrupted cache, %d damaged", len(whole), len(damaged))
+        return replace(held, checksums=whole, is_complete=False)
+
+    def _write_shard(self, manifest: Manifest, shard: int) -> Manifest:
+        arrays = self._ask(manifest, manifest.rows_of(shard))
+        if "logits" in arrays:
+            manifest = replace(manifest, num_classes=int(arrays["logits"].shape[-1]))
+        names = {shard_file(need, shard): array for need, array in arrays.items()}
+        manifest = manifest.with_checksums({name: save_array(self.folder / name, array) for name, array in names.items()})
+        manifest.save(self.folder)
+        return manifest
+
+    def _ask(self, manifest: Manifest, span: slice) -> dict[str, np.ndarray]:
+        """The values of the rows at these positions, by name."""
+        parts: dict[str, list[Tensor]] = {need: [] for need in manifest.stored}
+        done = span.start
+        for indices in self._batches(span):
+            batch = self.collator(fetch(self.rows, indices))
+            self._check_rows(batch, indices)
+            signal = self.source.signal(batch, manifest.needs)
+            for need, value in self._values(manifest, signal, batch).items():
+                # Values of whole rows stay on the device until the shard is full, so that the next batch is collated meanwhile.
+                parts[need].append(value.cpu() if need in manifest.ragged and need != "logits" else value)
+            done += len(indices)
+            self._tell(done)
+        arrays = {need: torch.cat(values).cpu().numpy() for need, values in parts.items()}
+        return {need: self._stored(manifest, need, array, span) for need, array in arrays.items()}
+
+    def _batches(self, span: slice) -> Iterator[np.ndarray]:
+        for start in range(span.start, span.stop, self.layout.batch_size):
+            yield self.order[start : min(start + self.layout.batch_size, span.stop)]
+
+    def _check_rows(self, batch: Mapping[str, Tensor], indices: np.ndarray) -> None:
+        if not np.array_equal(batch["row_id"].numpy(), np.asarray(self.rows.row_ids)[indices]):
+            raise CacheError("the collator changed the order or number of rows", "a batch with the rows as they were given")
+
+    def _values(self, manifest: Manifest, signal: TeacherSignal, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        values = {need: signal.logits if need == "logits" else signal.taps[need] for need in manifest.needs}
+        if not manifest.ragged:
+            return values
+        if "logits" in manifest.ragged:
+            is_real = real_units(batch)
+            answers = by_unit(values["logits"], batch)
+            return values | {"logits": answers[is_real.to(answers.device)], TOKEN_COUNTS: is_real.sum(1)}
+        mask = token_mask(batch)
+        assert mask is not None  # the layout calls a value ragged only where there is a mask
+        if bool((mask[:, 1:] > mask[:, :-1]).any()):
+            raise CacheError("rows are padded on the left", "padding on the right", "set the tokenizer's padding_side to right")
+        is_real = mask.bool()
+        values |= {need: values[need][is_real.to(values[need].device)] for need in manifest.ragged}
+        return values | {TOKEN_COUNTS: is_real.sum(1)}
+
+    def _stored(self, manifest: Manifest, need: str, array: np.ndarray, span: slice) -> np.ndarray:
+        if need == TOKEN_COUNTS:
+            return array.astype(np.int32)
+        with np.errstate(over="ignore"):  # told below, with the rows
+            stored = array.astype(manifest.dtype_of(need), copy=False)
+        if not np.isfinite(stored).all():
+            self._refuse_not_finite(need, array, stored, manifest, span)
+        return stored
+
+    def _refuse_not_finite(self, need: str, array: np.ndarray, stored: np.ndarray, manifest: Manifest, span: slice) -> None:
+        is_overflow = bool(np.isfinite(array).all())
+        where = ""
+        if need not in manifest.ragged:
+            is_bad = ~np.isfinite(stored).reshape(len(stored), -1).all(1)
+            row_ids = np.asarray(self.rows.row_ids)[self.order[span]][is_bad]
+            where = f" of {len(row_ids)} rows (row ids {listed_rows(row_ids)})"
+        if is_overflow:
+            raise CacheError(
+                f"{need}{where} are too large for {manifest.dtype_of(need)}", "finite values", "set the cache's dtype to float32"
+            )
+        raise CacheError(
+            f"the teacher gives NaN or infinite {need}{where}",
+            "finite values",
+            "look at these rows and at the teacher's weights; compute in float32 where it ran in bfloat16",
+        )
+
+    def _tell(self, done: int) -> None:
+        if self.progress is not None:
+            self.progress(done, len(self.rows))
+
+
+def fetch(rows: Rows, indices: np.ndarray) -> list[dict[str, Any]]:
+    """Rows by position, in one call where the rows can do that."""
+    wanted = [int(index) for index in indices]
+    get_many = getattr(rows, "__getitems__", None)
+    return list(get_many(wanted)) if get_many is not None else [rows[index] for index in wanted]
+
+
+def token_mask(batch: Mapping[str, Tensor]) -> Tensor | None:
+    """The mask of the teacher's tokens, [B, T], or None where the batch has no tokens."""
+    has_own = any(key.startswith(TEACHER_PREFIX) for key in batch)
+    return batch.get(f"{TEACHER_PREFIX}attention_mask" if has_own else "attention_mask")

@@ -1,0 +1,1 @@
+"""Modalities: what a row is, one folder each."""

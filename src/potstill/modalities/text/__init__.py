@@ -1,0 +1,1 @@
+"""Texts: words, tokens, segments, windows, and rows made out of rows."""

@@ -1,0 +1,1 @@
+"""Models of any origin: loaded, frozen, read at their inner values."""

@@ -1,0 +1,286 @@
+"""Loading a teacher: what is in the folder, whether it fits the task, and whether its head is new."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from transformers import AutoConfig, PreTrainedModel
+
+from potstill.errors import ModelError
+from potstill.ground.tables import resolve
+from potstill.models.checkpoint import check_config, check_fits_task, check_folder, check_weight_files
+from potstill.models.frozen import freeze
+from potstill.models.labels import align_labels, name_classes, reorder_head
+
+logger = logging.getLogger(__name__)
+
+AUTO_CLASSES = {
+    "text-classification": "AutoModelForSequenceClassification",
+    "image-classification": "AutoModelForImageClassification",
+    "token-classification": "AutoModelForTokenClassification",
+    "question-answering": "AutoModelForQuestionAnswering",
+    "multi-label": "AutoModelForSequenceClassification",
+    "regression": "AutoModelForSequenceClassification",
+    "sentence-embeddings": "potstill.models.sentence_model:AutoSentenceEncoder",
+}
+
+
+def auto_class(task_name: str) -> Any:
+    """The class whose `from_pretrained` and `from_config` give a model with the task's head."""
+    import transformers
+
+    name = AUTO_CLASSES[task_name]
+    return resolve(AUTO_CLASSES, task_name, kind="task") if ":" in name else getattr(transformers, name)
+
+
+class TaskLike(Protocol):
+    """What loading reads of a task; see `potstill.tasks`."""
+
+    name: str
+    modality: str
+
+    def load_processor(self, name_or_path: str, *, model_config: Any) -> Any:
+        """The tokenizer or image processor."""
+        ...
+
+
+@dataclass(frozen=True)
+class LoadedTeacher:
+    """A teacher at rest and what was found out about it.
+
+    Args:
+        model: In eval mode, without gradients, its classes in the order of the data.
+        processor: Its tokenizer or image processor; None where a model was given without one.
+        head_is_new: Whether its head has random weights and must be trained first.
+        notes: What was taken for granted, for the log and the report.
+    """
+
+    model: PreTrainedModel
+    processor: Any
+    head_is_new: bool
+    notes: tuple[str, ...] = field(default=())
+
+
+def load_teacher(
+    source: str | Path | PreTrainedModel,
+    task: TaskLike,
+    *,
+    num_labels: int | None = None,
+    label_names: Sequence[str] | None = None,
+    trust_remote_code: bool = False,
+) -> LoadedTeacher:
+    """Load a teacher for a task.
+
+    Args:
+        source: A folder or hub name that transformers can load, or a model (left as it is, but put at rest).
+        task: Names the task and loads the processor.
+        num_labels: Classes of the data; taken from `label_names`, else from the teacher, where left out.
+        label_names: Labels of the data in the order of their ids; the head's rows are brought into this order.
+        trust_remote_code: Whether code that comes with the checkpoint may run.
+
+    Raises:
+        ModelError: No such folder, not a model, for another task, weights missing or damaged or pickled, or
+            classes other than the data's.
+    """
+    num_labels = len(label_names) if num_labels is None and label_names is not None else num_labels
+    if isinstance(source, PreTrainedModel):
+        model, processor, head_is_new, notes = *_take_model(source, task), False, list[str]()
+    else:
+        name = os.path.expanduser(str(source))
+        check_folder(name)
+        config = _load_config(name, trust_remote_code, task)
+        has_head = check_fits_task(name, config, task, AUTO_CLASSES)
+        model, head_is_new, notes = _load_model(
+            name, config, task, num_labels=num_labels, has_head=has_head, trust_remote_code=trust_remote_code
+        )
+        processor = _load_processor(name, model.config, task)
+    for key, value in getattr(task, "config_values", {}).items():
+        setattr(model.config, key, value)
+    _check_finite(model, str(source) if not isinstance(source, PreTrainedModel) else type(model).__name__)
+    if head_is_new:
+        name_classes(model, label_names)
+        notes.append("the teacher has no head for this task yet; it is trained on the data first")
+    elif label_names is not None:
+        model = _align_head(model, label_names, notes, is_ours=not isinstance(source, PreTrainedModel))
+    elif num_labels is not None and model.config.num_labels != num_labels:
+        raise _wrong_count(str(source), model.config.num_labels, num_labels)
+    for note in notes:
+        logger.info(note)
+    freeze(model)
+    return LoadedTeacher(model, processor, head_is_new, tuple(notes))
+
+
+def _take_model(model: PreTrainedModel, task: TaskLike) -> tuple[PreTrainedModel, Any]:
+    check_config(type(model).__name__, model.config, task)
+    check_fits_task(type(model).__name__, model.config, task, AUTO_CLASSES, architectures=[type(model).__name__])
+    path = getattr(model.config, "_name_or_path", "") or ""
+    has_processor = Path(path).is_dir() and any((Path(path) / name).exists() for name in _PROCESSOR_FILES)
+    return model, _load_processor(path, model.config, task) if path and has_processor else None
+
+
+_PROCESSOR_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "preprocessor_config.json", "processor_config.json")
+
+
+def _load_config(name: str, trust_remote_code: bool, task: TaskLike) -> Any:
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+    except json.JSONDecodeError as err:
+        raise _not_a_model(name, err) from err
+    except (OSError, ValueError, KeyError) as err:
+        if "trust_remote_code" in str(err):
+            raise ModelError(
+                f"{name} brings its own code",
+                "models that transformers knows, unless you trust the code",
+                "read the code, then set teacher.trust_remote_code: true",
+            ) from err
+        raise _not_a_model(name, err) from err
+    check_config(name, config, task)
+    return config
+
+
+def _not_a_model(name: str, err: Exception) -> ModelError:
+    return ModelError(
+        f"{name} cannot be read as a model: {_first_line(err)}",
+        "a folder that save_pretrained wrote, or the name of a hub model that is in the local cache or can be downloaded",
+        "check the name; offline, download the model first and give its folder",
+    )
+
+
+def _first_line(err: BaseException) -> str:
+    lines = str(err).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(err).__name__
+
+
+def _load_model(
+    name: str, config: Any, task: TaskLike, *, num_labels: int | None, has_head: bool | None, trust_remote_code: bool
+) -> tuple[PreTrainedModel, bool, list[str]]:
+    if has_head and num_labels is not None and config.num_labels != num_labels:
+        raise _wrong_count(name, config.num_labels, num_labels)
+    check_weight_files(name)
+    model, info = _from_pretrained(name, task, trust_remote_code, config if has_head or num_labels is None else None, num_labels)
+    body = f"{model.base_model_prefix}."
+    missing = sorted(info["missing_keys"])
+    missing_body = [key for key in missing if key.startswith(body) and ".pooler." not in key]
+    if missing_body:
+        raise ModelError(
+            f"{name} lacks weights of its own architecture: {missing_body[0]}{_and_more(missing_body)}",
+            f"all weights of a {model.config.model_type}",
+            "save the model again with save_pretrained, or download it again",
+        )
+    mismatched = sorted(str(key[0]) if isinstance(key, tuple) else str(key) for key in info["mismatched_keys"])
+    if any(key.startswith(body) for key in mismatched):
+        raise ModelError(
+            f"weights of {name} have other shapes than its config.json says, for example {mismatched[0]}",
+            "a config.json and weights that were saved together",
+            "save the model again with save_pretrained, or download it again",
+        )
+    if mismatched:
+        raise _wrong_count(name, "another number of", model.config.num_labels)
+    head_is_new = any(not key.startswith(body) for key in missing)
+    notes = ["config.json promises a head, but the weights have none"] if head_is_new and has_head else []
+    return model, head_is_new, notes
+
+
+def _and_more(names: Sequence[str]) -> str:
+    return f" and {len(names) - 1} more" if len(names) > 1 else ""
+
+
+def _from_pretrained(
+    name: str, task: TaskLike, trust_remote_code: bool, config: Any, num_labels: int | None
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    settings: dict[str, Any] = {"config": config} if config is not None else {"num_labels": num_labels}
+    try:
+        with _quiet_transformers():
+            model, info = auto_class(task.name).from_pretrained(
+                name,
+                **settings,
+                dtype=torch.float32,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                trust_remote_code=trust_remote_code,
+            )
+    except (OSError, ValueError, RuntimeError, KeyError) as err:
+        raise _broken_weights(name, err) from err
+    except Exception as err:
+        # safetensors raises a class of its own that is no child of the builtins.
+        if type(err).__name__ != "SafetensorError":
+            raise
+        raise _broken_weights(name, err) from err
+    return model, info
+
+
+@contextlib.contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No report of missing weights and no progress bar; what matters of them is told as a note or an error."""
+    from transformers.utils import logging as transformers_logging
+
+    verbosity, has_bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if has_bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _broken_weights(name: str, err: BaseException) -> ModelError:
+    return ModelError(
+        f"the weights of {name} cannot be read: {_first_line(err)}",
+        "whole safetensors files",
+        "save the model again with save_pretrained, or download it again",
+    )
+
+
+def _load_processor(name: str, config: Any, task: TaskLike) -> Any:
+    try:
+        return task.load_processor(name, model_config=config)
+    except ModelError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as err:
+        kind = "a tokenizer" if task.modality == "text" else "an image processor"
+        raise ModelError(
+            f"{name} has no usable {kind.split(maxsplit=1)[1]}: {_first_line(err)}",
+            f"{kind} in the same folder as the model",
+            "save it there with save_pretrained",
+        ) from err
+
+
+def _check_finite(model: PreTrainedModel, name: str) -> None:
+    for key, value in model.state_dict().items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise ModelError(
+                f"{name} has NaN or infinite weights in {key}", "finite weights", "train or download the teacher again"
+            )
+
+
+def _wrong_count(name: str, theirs: int | str | None, ours: int | None) -> ModelError:
+    return ModelError(
+        f"{name} has {theirs} classes and the data has {ours}",
+        "a teacher for the data's classes, or one without a head, which is then trained on the data",
+        "check data.columns (which column is the label), or choose another teacher",
+    )
+
+
+def _align_head(model: PreTrainedModel, label_names: Sequence[str], notes: list[str], *, is_ours: bool) -> PreTrainedModel:
+    alignment = align_labels(model.config, label_names)
+    notes.extend(alignment.notes)
+    if not is_ours:
+        model = copy.deepcopy(model) if not alignment.is_identity else model
+    if not alignment.is_identity:
+        reorder_head(model, alignment.permutation)
+        notes.append("the teacher's classes were brought into the order of the data's")
+    if is_ours or not alignment.is_identity:
+        name_classes(model, label_names)
+    return model

@@ -1,0 +1,1 @@
+"""Planning: recipes checked, forecast and previewed before anything is trained."""

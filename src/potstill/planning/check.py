@@ -1,0 +1,135 @@
+"""What a recipe asks for, checked before anything is read or trained: all faults at once."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from potstill.errors import Faults, MissingExtra, ModelError, PotstillError, RecipeError
+from potstill.methods import catalogue as methods
+from potstill.methods.contract import MethodOptions, ModelFacts, facts_of
+from potstill.methods.layers import check_choice
+from potstill.models.factory import is_factory
+from potstill.planning.loss_table import read_losses
+from potstill.planning.task_checks import check_tasks
+from potstill.planning.unused_settings import unheard
+from potstill.recipe import Recipe
+from potstill.recipe.model import DistillRecipe
+from potstill.stages.module_models import check_modules
+from potstill.stages.teacher_snapshots import check_chain
+from potstill.students.architectures.plan import check_modality
+from potstill.students.plan import read_config
+from potstill.training.schedules import PerSample, parse_share, parse_temperature
+from potstill.training.terms import read_terms
+
+logger = logging.getLogger(__name__)
+ANY_MODEL = ModelFacts(1000, 8, 2, "text")  # deep enough for any block that a term may name
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Make sure that the method, the losses with their options, the schedules and the packages exist.
+
+    Raises:
+        MissingExtra: A package is not installed that the recipe needs by name.
+        PotstillError: One fault.
+        Faults: Several faults, all of them.
+    """
+    distill = recipe.distill
+    checks: list[Callable[[], Any]] = [
+        lambda: methods.find(distill.method),
+        lambda: check_chain(recipe),
+        lambda: _check_packages(recipe.quantize.mode),
+        lambda: check_modules(recipe),
+        lambda: _check_student(recipe.student.model),
+        lambda: check_tasks(recipe),
+        lambda: _check_peers(distill),
+        lambda: check_choice(distill.layers),
+    ]
+    if distill.temperature is not None:
+        checks.append(lambda: _check_temperature(distill))
+    if distill.alpha is not None:
+        checks.append(lambda: parse_share(distill.alpha, name="distill.alpha"))
+    if distill.losses is not None:
+        checks += [lambda part=part: _read(part) for part in _parts(distill.losses)]  # type: ignore[misc]
+    faults = [fault for check in checks if (fault := _fault_of(check)) is not None]
+    if len(faults) == 1:
+        raise faults[0]
+    if faults:
+        raise Faults(faults)
+    for note in unheard(recipe):
+        logger.warning(note)
+
+
+def _check_peers(distill: DistillRecipe) -> None:
+    """Peers share one objective, whose terms cannot be balanced by the gradients of one of them."""
+    if distill.method == "dml" and distill.losses is None and distill.balance != "none":
+        raise RecipeError(
+            f"distill.balance is {distill.balance!r} and distill.method is 'dml'",
+            "peers with weights as given, or a method with one student",
+            "set distill.balance: none",
+        )
+
+
+def _check_student(model: str | None) -> None:
+    """A student that is named can be read; before the teacher answers rows for it."""
+    if model is not None and not is_factory(model):
+        read_config(model)
+
+
+def check_method(recipe: Recipe, teacher: Any) -> None:
+    """Refuse a student and a method that cannot go with the teacher, before it is trained or asked.
+
+    The student must read what the teacher reads, and a student of the teacher's own kind must be one that the method can teach.
+    What depends on the student's size or its tokens is checked when there is a student.
+
+    Raises:
+        ModelError: The architecture is for texts and the teacher for images, or the other way about.
+        NeedsError: The method needs another kind of model; names the nearest that works.
+    """
+    student, distill = recipe.student, recipe.distill
+    if student.architecture is not None:
+        check_modality(student.architecture, teacher.config)
+    if distill.losses is not None or student.model is not None or student.architecture is not None:
+        return
+    try:
+        facts = replace(facts_of(teacher), parameters=None)
+    except ModelError:
+        return
+    methods.build(distill.method, facts, facts)
+
+
+def _check_temperature(distill: DistillRecipe) -> None:
+    """The temperature by itself, and on the terms of the method that it is for."""
+    heat = parse_temperature(distill.temperature, name="distill.temperature")
+    if distill.losses is None and isinstance(heat, PerSample):
+        options = MethodOptions(temperature=distill.temperature)
+        for stage in methods.example_stages(distill.method, options):
+            read_terms(stage.losses())
+
+
+def _check_packages(quantization: str) -> None:
+    if quantization == "openvino" and not all(importlib.util.find_spec(name) for name in ("openvino", "nncf")):
+        raise MissingExtra("quantize: openvino", "openvino")
+
+
+def _parts(losses: list[Any] | dict[str, Any]) -> list[list[Any] | dict[str, Any]]:
+    """Each term by itself, so that a fault in one does not hide those of the others."""
+    if isinstance(losses, dict):
+        return [{name: value} for name, value in losses.items()] or [{}]
+    return [[entry] for entry in losses] or [[]]
+
+
+def _read(losses: list[Any] | dict[str, Any]) -> None:
+    terms = read_losses(losses, ANY_MODEL, ANY_MODEL)
+    read_terms([term.as_loss() for term in terms])
+
+
+def _fault_of(check: Callable[[], Any]) -> PotstillError | None:
+    try:
+        check()
+    except PotstillError as fault:
+        return fault
+    return None

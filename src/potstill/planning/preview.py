@@ -1,0 +1,196 @@
+"""What a run would build and cost, found out without training anything."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from potstill.ground.devices import compute_device
+from potstill.knowledge.cache import estimate, measure_seconds_per_row
+from potstill.knowledge.live import LiveTeacher
+from potstill.planning.check import check_recipe
+from potstill.planning.forecast import check_models, foreseen_passes
+from potstill.recipe import Recipe
+from potstill.report.numbers import size
+from potstill.stages.cached_block_means import bytes_of_states
+from potstill.stages.context import Run
+from potstill.stages.observer import LoggingObserver
+from potstill.stages.rows import augmented_rows, can_augment, read_data
+from potstill.stages.several_tasks import read_tasks
+from potstill.stages.student import plan_student
+from potstill.stages.task_run import task_run
+from potstill.stages.user_inputs import load_given
+from potstill.students.vocabulary import count_tokens
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from transformers import PreTrainedConfig
+
+GIGA = 1e9
+# A step is a forward, a backward of twice its work, and the optimizer's traffic: about four forwards of the student.
+STEP_IN_FORWARDS = 4.0
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What would be built.
+
+    Args:
+        architecture: The student's shape.
+        teacher_parameters: Of the teacher.
+        parameters: Of the student.
+        ratio: Share of the teacher's parameters that goes.
+        flops: Of one row of 128 tokens, or one image.
+        bytes_fp32: Of the student's weights.
+        bytes_int8: About, once quantized.
+        latency_ms: Of one row at batch 1 in PyTorch on this machine, with random weights.
+        rows: Rows per pass, augmented ones included.
+        cache_bytes: Of the teacher's answers on disk.
+        cache_seconds: To write them.
+        seconds_saved: By reading them instead of asking the teacher in every pass.
+        training_seconds: About, for the student.
+        notes: What the planner decided.
+    """
+
+    architecture: dict[str, Any]
+    teacher_parameters: int
+    parameters: int
+    ratio: float
+    flops: int
+    bytes_fp32: int
+    bytes_int8: int
+    latency_ms: float
+    rows: int
+    cache_bytes: int
+    cache_seconds: float
+    seconds_saved: float
+    training_seconds: float
+    notes: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return asdict(self)
+
+    def as_table(self) -> Table:
+        """For the terminal."""
+        from rich.table import Table
+
+        table = Table(title="what would be built", show_header=False)
+        for key, value in self.architecture.items():
+            table.add_row(key, str(value))
+        table.add_row("parameters", f"{self.parameters:,} of {self.teacher_parameters:,} (ratio {self.ratio:.3f})")
+        table.add_row("FLOPs of one row", f"{self.flops / GIGA:.3f} GFLOP")
+        table.add_row("weights", f"{size(self.bytes_fp32)} fp32, about {size(self.bytes_int8)} INT8")
+        table.add_row("latency, batch 1, PyTorch here", f"{self.latency_ms:.2f} ms")
+        table.add_row("rows in a pass", f"{self.rows:,}")
+        table.add_row("teacher's answers on disk", f"{size(self.cache_bytes)}, {self.cache_seconds:.0f} s to write")
+        table.add_row("time that they save", f"{self.seconds_saved:.0f} s")
+        table.add_row("training the student", f"about {self.training_seconds:.0f} s")
+        for note in self.notes:
+            table.add_row("note", note)
+        return table
+
+
+def preview(recipe: Recipe) -> Preview:
+    """Plan the student for the recipe's teacher and data, and say what the run would cost.
+
+    Raises:
+        PotstillError: What the run itself would refuse.
+    """
+    check_recipe(recipe)
+    with tempfile.TemporaryDirectory(prefix="potstill-plan-") as folder:
+        run = Run(recipe, Path(folder), LoggingObserver())
+        (read_tasks if recipe.tasks else read_data)(run, run.folder / "work" / "data")
+        check_models(run)
+        first = task_run(run, 0) if recipe.tasks else run
+        teacher = load_given(first, first.label_names)
+        rows = run.teacher_rows("train")
+        counts = None
+        if run.task.modality == "text" and recipe.student.vocabulary != "keep" and recipe.student.ratio != 0:
+            counts = count_tokens([rows.tokens], int(teacher.model.config.vocab_size))  # type: ignore[attr-defined]
+        planned = plan_student(run, teacher, counts)
+        extra = augmented_rows(run, len(rows)) if can_augment(run) else 0
+        num_rows = len(rows) + extra
+        live = LiveTeacher(teacher.model, device=compute_device())
+        seconds = measure_seconds_per_row(live, rows, run.task.collator(teacher.processor))
+        epochs = foreseen_passes(run)
+        cache = estimate(num_rows, run.num_answers, passes=epochs, seconds_per_row=seconds)
+        config = planned.build_config()
+        latency = latency_table(run)(config)
+        share = planned.flops / max(1, _flops_of(teacher.model.config))
+        return Preview(
+            architecture=_shape(config),
+            teacher_parameters=planned.teacher_parameters,
+            parameters=planned.parameters,
+            ratio=planned.ratio,
+            flops=planned.flops,
+            bytes_fp32=planned.bytes,
+            bytes_int8=planned.bytes // 4,
+            latency_ms=latency,
+            rows=num_rows,
+            cache_bytes=cache.bytes + bytes_of_states(run, num_rows),
+            cache_seconds=cache.seconds_to_write,
+            seconds_saved=cache.seconds_saved,
+            training_seconds=epochs * num_rows * seconds * share * STEP_IN_FORWARDS,
+            notes=planned.notes,
+        )
+
+
+def latency_table(run: Run) -> Callable[[PreTrainedConfig], float]:
+    """A function that measures an architecture on this machine: median milliseconds of one row at batch 1, each shape once."""
+    from potstill.stages.user_inputs import new_model
+
+    known: dict[str, float] = {}
+
+    def latency_of(config: PreTrainedConfig) -> float:
+        key = config.to_json_string()
+        if key not in known:
+            model = new_model(run.task, config)
+            known[key] = _median_ms(model, run.task.example_inputs(model, batch=1, tokens=_usual_tokens(run)))
+        return known[key]
+
+    return latency_of
+
+
+def _median_ms(model: Any, inputs: dict[str, torch.Tensor], repeats: int = 15) -> float:
+    times = []
+    with torch.inference_mode():
+        for _ in range(repeats + 3):
+            started = time.perf_counter()
+            model(**inputs)
+            times.append(time.perf_counter() - started)
+    return sorted(times[3:])[repeats // 2] * 1e3
+
+
+def _usual_tokens(run: Run) -> int | None:
+    if run.task.modality != "text":
+        return None
+    lengths = run.teacher_rows("train").lengths
+    return int(sorted(lengths.tolist())[len(lengths) // 2])
+
+
+def _flops_of(config: Any) -> int:
+    from potstill.students import cost
+
+    return cost.flops(config)
+
+
+def _shape(config: Any) -> dict[str, Any]:
+    keys: tuple[str, ...] = (
+        "model_type",
+        "num_hidden_layers",
+        "n_layers",
+        "depths",
+        "hidden_size",
+        "dim",
+        "hidden_sizes",
+        "embedding_size",
+    )
+    keys += ("embedding_size", "num_attention_heads", "intermediate_size", "vocab_size", "image_size", "patch_size")
+    return {key: getattr(config, key) for key in keys if getattr(config, key, None) is not None}

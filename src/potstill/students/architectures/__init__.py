@@ -1,0 +1,1 @@
+"""Students of another architecture than their teacher's: planned, and started from its embeddings."""

@@ -1,0 +1,167 @@
+"""Which shape of an architecture fits a budget best.
+
+The other sizes are searched over a grid, and one width is solved for, so that each grid point lands just under the budget; the
+point with the lowest penalty wins. Penalties are set by judgement: they share a budget between vocabulary, embedding and body.
+
+Letters: V vocabulary, E embedding width, H units or filters, L layers.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from potstill.students.architectures import cost
+from potstill.students.shapes import COVERAGES, RESERVED_TOKENS, coverage
+
+TOLERANCE_OF_TEACHER = 0.004  # how far below its budget a student may land, of the teacher's parameters …
+TOLERANCE_OF_BUDGET = 0.05  # … and of the budget, whichever is smaller
+USUAL_EMBEDDING = 256
+USUAL_WIDTH = {"bilstm": 256, "textcnn": 256, "static": 256, "cnn": 64}
+LARGEST_WIDTH = {"bilstm": 2048, "textcnn": 2048, "static": 4096, "cnn": 4096}
+SOLVED = {"bilstm": "num_units", "textcnn": "num_filters", "static": "classifier_size"}
+PENALTIES = {
+    "coverage": 0.15,  # × percent of the data's token occurrences that the vocabulary lacks
+    "vocabulary": 0.05,  # × log2(V of the teacher / V)
+    "embedding": 0.5,  # × log2(usual E / E) ** 2, where E is the smaller
+    "width": 0.25,  # × log2(usual H / H) ** 2, in both directions
+    "layers": 0.5,  # × (L - 1) of a BiLSTM, whose steps cannot run side by side
+    "depth": 0.5,  # × |L - 2| of a CNN's stages
+    "last_stage": 0.5,  # × |log2(last stage / twice the one before)|
+}
+
+
+@dataclass(frozen=True)
+class Room:
+    """What the search may use.
+
+    Args:
+        name: The architecture.
+        start: A configuration of the architecture whose other keys are settled (classes, padding, image size).
+        budget: Parameters to land on.
+        teacher_parameters: What ratios refer to.
+        vocabulary: The teacher's, or the one that was asked for; 0 for images.
+        embedding: The teacher's embedding width, which a student's does not pass; 0 for images.
+        counts: Sorted token counts, most frequent first; None where the vocabulary stays whole.
+        min_vocabulary: Tokens that a cut vocabulary must keep.
+    """
+
+    name: str
+    start: Any
+    budget: int
+    teacher_parameters: int
+    vocabulary: int = 0
+    embedding: int = 0
+    counts: np.ndarray | None = None
+    min_vocabulary: int = 0
+
+    @property
+    def step(self) -> int:
+        """Widths are multiples of this: 8 in real models, finer in small ones."""
+        return 8 if self.budget >= 100_000 else 4 if self.budget >= 20_000 else 1
+
+
+def best_config(room: Room) -> Any:
+    """The configuration of the lowest penalty that lands on the budget; the nearest where none does."""
+    tolerance = min(TOLERANCE_OF_TEACHER * room.teacher_parameters, TOLERANCE_OF_BUDGET * room.budget)
+    best, best_key = None, (math.inf, math.inf)
+    for config, penalty in _cnns(room) if room.name == "cnn" else _texts(room):
+        gap = room.budget - cost.parameters(config)
+        missed = 0.0 if 0 <= gap <= tolerance else float(abs(gap))
+        if (missed, penalty) < best_key:
+            best, best_key = config, (missed, penalty)
+    return best
+
+
+def _texts(room: Room) -> Iterator[tuple[Any, float]]:
+    solved = SOLVED[room.name]
+    for vocabulary in _vocabularies(room):
+        for embedding in _multiples(room.step, room.embedding):
+            if vocabulary * embedding > room.budget and embedding > room.step:
+                break
+            for extra in _extras(room.name):
+                values = {"vocab_size": vocabulary, "embedding_size": embedding, **extra}
+                build = _builder(room, values, solved)
+                width = _largest(build, room, LARGEST_WIDTH[room.name])
+                yield build(width), _text_penalty(room, vocabulary, embedding, width, extra)
+
+
+def _extras(name: str) -> Sequence[dict[str, int]]:
+    return [{"num_hidden_layers": 1}, {"num_hidden_layers": 2}] if name == "bilstm" else [{}]
+
+
+def _builder(room: Room, values: dict[str, Any], solved: str) -> Callable[[int], Any]:
+    """Width → configuration. A BiLSTM's classifier is as wide as one of its directions."""
+
+    def build(width: int) -> Any:
+        more = {"classifier_size": width} if room.name == "bilstm" else {}
+        return _changed(room.start, {**values, solved: width, **more})
+
+    return build
+
+
+def _largest(build: Callable[[int], Any], room: Room, top: int) -> int:
+    """The largest multiple of the step, at least one step, whose configuration is within the budget."""
+    low, high = 1, max(1, top // room.step)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if cost.parameters(build(middle * room.step)) <= room.budget:
+            low = middle
+        else:
+            high = middle - 1
+    return low * room.step
+
+
+def _text_penalty(room: Room, vocabulary: int, embedding: int, width: int, extra: Mapping[str, int]) -> float:
+    wanted = room.embedding if room.name == "static" else min(USUAL_EMBEDDING, room.embedding)
+    total = PENALTIES["embedding"] * max(0.0, math.log2(wanted / embedding)) ** 2
+    total += PENALTIES["width"] * math.log2(USUAL_WIDTH[room.name] / width) ** 2
+    total += PENALTIES["vocabulary"] * math.log2(room.vocabulary / vocabulary)
+    total += PENALTIES["layers"] * (extra.get("num_hidden_layers", 1) - 1)
+    if room.counts is not None:
+        total += PENALTIES["coverage"] * 100 * float(1 - coverage(room.counts, np.array(vocabulary)))
+    return total
+
+
+def _vocabularies(room: Room) -> list[int]:
+    if room.counts is None:
+        return [room.vocabulary]
+    reserve = min(RESERVED_TOKENS, room.vocabulary // 10)
+    cumulative = np.cumsum(room.counts) / max(int(room.counts.sum()), 1)
+    needed = [int(np.searchsorted(cumulative, share - 1e-12)) + 1 + reserve for share in COVERAGES]
+    sizes = {min(room.vocabulary, max(room.min_vocabulary, -(-size // 16) * 16)) for size in needed}
+    return sorted(sizes | {room.vocabulary})
+
+
+def _cnns(room: Room) -> Iterator[tuple[Any, float]]:
+    """Stages of w, 2w, 4w channels and a last stage that is solved for."""
+    for depth in (1, 2, 3):
+        for width in _multiples(room.step, 512):
+            stages = (width, 2 * width, 4 * width)
+
+            def build(last: int, stages: tuple[int, ...] = stages, depth: int = depth) -> Any:
+                return _changed(room.start, {"hidden_sizes": [*stages, last], "depths": [depth] * 4})
+
+            last = _largest(build, room, LARGEST_WIDTH["cnn"])
+            if cost.parameters(build(last)) > room.budget and width > room.step:
+                break
+            penalty = PENALTIES["last_stage"] * abs(math.log2(last / (2 * stages[-1])))
+            penalty += PENALTIES["width"] * math.log2(USUAL_WIDTH["cnn"] / width) ** 2
+            yield build(last), penalty + PENALTIES["depth"] * abs(depth - 2)
+
+
+def _multiples(step: int, top: int) -> range:
+    return range(min(step, top), top + 1, step)
+
+
+def _changed(config: Any, values: Mapping[str, Any]) -> Any:
+    """A shallow copy with other values; building a configuration anew takes a hundred times as long."""
+    changed = copy.copy(config)
+    for name, value in values.items():
+        setattr(changed, name, value)
+    return changed

@@ -1,0 +1,310 @@
+"""What each head, neuron, hidden unit, channel and layer of the teacher is worth on the user's data.
+
+Heads, neurons, units and channels get the diagonal of the Fisher information of a mask put on them: the squared gradient of
+one row's log-likelihood, averaged over rows, with the label drawn from the teacher's own softmax, so that no labels are
+needed. The draw depends on the row alone, so the split into batches changes nothing.
+
+*Source*: Kwon et al., "A Fast Post-Training Pruning Framework for Transformers", https://arxiv.org/abs/2204.09656 (masks and
+Fisher); here per row rather than per batch, with sampled labels. Layers: Muralidharan et al., https://arxiv.org/abs/2407.14679.
+
+Shapes: B rows, T tokens, D width, L layers, F neurons.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from potstill.answers.units import answers_of, head_output
+from potstill.errors import DataError
+from potstill.ground.devices import placed
+from potstill.models.families import Family, family_of, head_size
+from potstill.models.sentence_model import HEAD
+
+IGNORED_LABEL = -100
+UNIT_STRIDE = 1 << 20  # keys of the units of one row follow each other, far from those of the next row
+
+
+@dataclass(frozen=True)
+class Importance:
+    """Scores measured on data; higher is worth more.
+
+    Args:
+        heads: [L, heads] of each attention head.
+        neurons: [L, F] of each FFN neuron.
+        hidden: [D] of each unit of the residual stream.
+        layers: [L] mean of 1 − cos(input, output) of each layer.
+        channels: Path of a batch norm (or of what a ConvNeXt adds up) → [channels], for convolutional models.
+        neuron_grams: Per layer [F + 1, F + 1], Σ x xᵀ of the FFN's activations x, with a one appended.
+        context_grams: Per layer [A + 1, A + 1], the same of the attention's context.
+        embedding_metric: [D, D] mean of g gᵀ, g the gradient at the embedding output of one token: which errors there matter.
+        rows: Rows measured.
+    """
+
+    heads: np.ndarray
+    neurons: np.ndarray
+    hidden: np.ndarray
+    layers: np.ndarray
+    channels: Mapping[str, np.ndarray] = field(default_factory=dict)
+    neuron_grams: tuple[Tensor, ...] = ()
+    context_grams: tuple[Tensor, ...] = ()
+    embedding_metric: Tensor | None = None
+    rows: int = 0
+
+
+def measure(teacher: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]], *, seed: int = 0) -> Importance:
+    """Measure every score in one pass over `batches`, one backward per batch.
+
+    Args:
+        teacher: A model of a supported family; run on a GPU where there is one; weights, mode, gradients and place are left as
+            they were.
+        batches: Collated batches; `teacher_*` inputs are read where they are present.
+        seed: Of the sampled labels.
+
+    Returns:
+        The scores, on the CPU.
+
+    Raises:
+        DataError: There is no batch.
+        ModelError: The model type is not supported.
+    """
+    family = family_of(teacher)
+    recorder = _Recorder(family, teacher)
+    was_training = teacher.training
+    requires_grad = [parameter.requires_grad for parameter in teacher.parameters()]
+    teacher.eval().requires_grad_(False)
+    try:
+        with placed(teacher), recorder.hooks():
+            for batch in batches:
+                recorder.measure(batch, seed)
+    finally:
+        teacher.train(was_training)
+        for parameter, flag in zip(teacher.parameters(), requires_grad):
+            parameter.requires_grad_(flag)
+    if not recorder.rows:
+        raise DataError(
+            "no calibration batch was given", "at least one batch of the training data", "pass batches of a few hundred rows"
+        )
+    return recorder.result()
+
+
+def teacher_inputs(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What `model` takes of a batch, from the `teacher_*` entries where they are present."""
+    own = {name.removeprefix("teacher_"): value for name, value in batch.items() if name.startswith("teacher_")}
+    return student_inputs(model, own or batch)
+
+
+def student_inputs(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What `model` takes of a batch, without labels, on the model's device."""
+    accepted = set(inspect.signature(model.forward).parameters) - {"labels"}
+    device = next(model.parameters()).device
+    return {name: value.to(device) for name, value in batch.items() if name in accepted and isinstance(value, Tensor)}
+
+
+class _Recorder:
+    """Masks of ones put on the model by hooks, whose gradients are gathered per row."""
+
+    def __init__(self, family: Family, model: PreTrainedModel) -> None:
+        self.family, self.model = family, model
+        self.masks: dict[str, Tensor] = {}
+        self.sums: dict[str, Tensor] = {}
+        self.change: dict[int, Tensor] = {}
+        self.token_mask: Tensor | None = None
+        self.rows = 0
+
+    @contextlib.contextmanager
+    def hooks(self) -> Iterator[None]:
+        handles = self._convolution_hooks() if self.family.structure == "convolution" else self._encoder_hooks()
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def measure(self, batch: Mapping[str, Tensor], seed: int) -> None:
+        inputs = teacher_inputs(self.model, batch)
+        self.masks, self.token_mask = {}, inputs.get("attention_mask")
+        with torch.enable_grad():
+            logits, counted = answers_of(head_output(self.model(**inputs)).float(), batch)
+            if counted is None and logits.dim() == 3:
+                counted = inputs["attention_mask"].bool()
+            loss = sampled_loss(self.model, logits, counted, batch, inputs, seed)
+            names = list(self.masks)
+            gradients = torch.autograd.grad(loss, [self.masks[name] for name in names])
+        for name, gradient in zip(names, gradients):
+            if name == "embedding":
+                tokens = self._real_tokens(gradient)
+                self._add(name, (tokens.T @ tokens).double())
+            else:
+                self._add("hidden" if name.startswith("hidden") else name, gradient.double().square().sum(0))
+        self.rows += len(logits)
+        self.masks = {}
+
+    def result(self) -> Importance:
+        sums = {name: total.cpu() for name, total in self.sums.items()}
+        mean = {name: total / self.rows for name, total in sums.items()}
+        if self.family.structure == "convolution":
+            channels = {name.removeprefix("channels:"): value.numpy() for name, value in mean.items()}
+            none = np.zeros(0)
+            return Importance(none, none, none, none, channels, rows=self.rows)
+        depth = range(1, len(self.family.blocks(self.model)) + 1)
+        return Importance(
+            heads=np.stack([mean[f"heads:{k}"].numpy() for k in depth]),
+            neurons=np.stack([mean[f"neurons:{k}"].numpy() for k in depth]),
+            hidden=mean["hidden"].numpy(),
+            layers=np.array([float(mean[f"layers:{k}"]) for k in depth]),
+            neuron_grams=tuple(sums[f"neuron_gram:{k}"] for k in depth),
+            embedding_metric=mean["embedding"],
+            context_grams=tuple(sums[f"context_gram:{k}"] for k in depth),
+            rows=self.rows,
+        )
+
+    def _add(self, name: str, value: Tensor) -> None:
+        self.sums[name] = self.sums[name] + value if name in self.sums else value
+
+    def _mask(self, name: str, value: Tensor, size: int) -> Tensor:
+        """A [B, size] mask of ones, fresh for this batch."""
+        self.masks[name] = torch.ones(value.shape[0], size, device=value.device, dtype=value.dtype, requires_grad=True)
+        return self.masks[name]
+
+    def _encoder_hooks(self) -> list[Any]:
+        family, model = self.family, self.model
+        handles = [family.embedding(model).register_forward_hook(self._embedding_hook)]
+        size = head_size(family, model.config)
+        for k in range(1, len(family.blocks(model)) + 1):
+            output, down = family.part(model, k, "attention_output"), family.part(model, k, "down")
+            handles.append(output.register_forward_pre_hook(self._input_hook(f"heads:{k}", f"context_gram:{k}", size)))
+            handles.append(down.register_forward_pre_hook(self._input_hook(f"neurons:{k}", f"neuron_gram:{k}", 1)))
+            handles += [
+                family.part(model, k, role).register_forward_hook(self._unit_hook(f"hidden:{k}:{role}"))
+                for role in ("attention_norm", "output_norm")
+            ]
+            handles.append(family.block(model, k).register_forward_hook(self._change_hook(k)))
+        return handles
+
+    def _convolution_hooks(self) -> list[Any]:
+        norms = [(name, module) for name, module in self.model.named_modules() if isinstance(module, nn.BatchNorm2d)]
+        scored = [(name, module, 1) for name, module in norms] or _scored_modules(self.model)
+        return [module.register_forward_hook(self._channel_hook(f"channels:{name}", axis)) for name, module, axis in scored]
+
+    def _input_hook(self, name: str, gram: str, group: int) -> Any:
+        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            value = args[0]
+            self._add(gram, _gram(self._real_tokens(value.detach())))
+            mask = self._mask(name, value, value.shape[-1] // group)
+            return (value * mask.repeat_interleave(group, dim=1)[:, None, :], *args[1:])
+
+        return hook
+
+    def _unit_hook(self, name: str) -> Any:
+        def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+            return output * self._mask(name, output, output.shape[-1])[:, None, :]
+
+        return hook
+
+    def _embedding_hook(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        probe = torch.zeros_like(output, requires_grad=True)
+        self.masks["embedding"] = probe
+        return output * self._mask("hidden:0", output, output.shape[-1])[:, None, :] + probe
+
+    def _channel_hook(self, name: str, axis: int) -> Any:
+        def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+            mask = self._mask(name, output, output.shape[axis])
+            return output * (mask[:, :, None, None] if axis == 1 else mask[:, None, None, :])
+
+        return hook
+
+    def _change_hook(self, k: int) -> Any:
+        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Any) -> None:
+            after = (output[0] if isinstance(output, tuple) else output).detach()
+            change = 1 - nn.functional.cosine_similarity(args[0].detach().double(), after.double(), dim=-1)
+            mask = torch.ones_like(change) if self.token_mask is None else self.token_mask.to(change)
+            self._add(f"layers:{k}", ((change * mask).sum(1) / mask.sum(1).clamp(min=1)).sum())
+
+        return hook
+
+    def _real_tokens(self, value: Tensor) -> Tensor:
+        """[tokens, D]: padding left out."""
+        return value.flatten(0, 1) if self.token_mask is None else value[self.token_mask.bool()]
+
+
+def _gram(tokens: Tensor) -> Tensor:
+    widened = torch.cat([tokens, tokens.new_ones(len(tokens), 1)], dim=1)
+    return (widened.T @ widened).double()
+
+
+def sampled_loss(
+    model: PreTrainedModel, logits: Tensor, counted: Tensor | None, batch: Mapping[str, Tensor], inputs: Any, seed: int
+) -> Tensor:
+    """−log p of one answer per row (or unit) drawn from the model's own distribution, summed.
+
+    The distribution is what the model's answers stand for: one class, a yes or no for each label, or a normal distribution of
+    unit variance around numbers and embeddings.
+    """
+    problem = "embedding" if type(model).__name__.endswith(HEAD) else getattr(model.config, "problem_type", None)
+    if problem not in ("embedding", "regression", "multi_label_classification"):
+        labels = _sampled_labels(logits.detach(), batch, inputs, seed)
+        labels = labels if counted is None else labels.masked_fill(~counted, IGNORED_LABEL)
+        return nn.functional.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="sum")
+    uniform = torch.as_tensor(_uniform(_unit_keys(batch, inputs, logits.shape[1]), seed), device=logits.device)
+    if problem == "multi_label_classification":
+        drawn = (uniform < logits.detach().double().sigmoid()).to(logits.dtype)
+        return nn.functional.binary_cross_entropy_with_logits(logits, drawn, reduction="sum")
+    noise = torch.special.ndtri(uniform.clamp(1e-12, 1 - 1e-12)).to(logits.dtype)
+    return 0.5 * (logits - (logits.detach() + noise)).square().sum()
+
+
+def _unit_keys(batch: Mapping[str, Tensor], inputs: Mapping[str, Tensor], count: int) -> np.ndarray:
+    """[B, count] a key for each number of each row."""
+    with np.errstate(over="ignore"):
+        keys: np.ndarray = _row_keys(batch, inputs)[:, None] * np.uint64(UNIT_STRIDE) + np.arange(count, dtype=np.uint64)
+    return keys
+
+
+def _sampled_labels(logits: Tensor, batch: Mapping[str, Tensor], inputs: Mapping[str, Tensor], seed: int) -> Tensor:
+    """One label per row (or unit), drawn from the softmax by a uniform number that depends on the row (and unit) alone."""
+    cumulative = torch.softmax(logits.double(), dim=-1).cumsum(-1)
+    keys = _row_keys(batch, inputs)
+    if logits.dim() == 3:
+        with np.errstate(over="ignore"):
+            keys = keys[:, None] * np.uint64(UNIT_STRIDE) + np.arange(logits.shape[1], dtype=np.uint64)
+    uniform = torch.as_tensor(_uniform(keys, seed), device=logits.device)
+    return (cumulative < uniform[..., None]).sum(-1).clamp(max=logits.shape[-1] - 1)
+
+
+def _row_keys(batch: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> np.ndarray:
+    if "row_id" in batch:
+        return np.asarray(batch["row_id"].cpu(), dtype=np.uint64)
+    value = next(iter(inputs.values())).flatten(1).double()
+    mask = inputs.get("attention_mask")
+    value = value if mask is None or mask.shape != value.shape else value * mask
+    return np.asarray((value * torch.arange(1, value.shape[1] + 1, device=value.device)).sum(1).cpu()).view(np.uint64)
+
+
+def _uniform(keys: np.ndarray, seed: int) -> np.ndarray:
+    """A number in [0, 1) per key, by the SplitMix64 mixer."""
+    with np.errstate(over="ignore"):
+        z = keys + np.uint64(seed + 1) * np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        z = z ^ (z >> np.uint64(31))
+    return (z >> np.uint64(11)).astype(np.float64) / float(1 << 53)
+
+
+def _scored_modules(model: nn.Module) -> list[tuple[str, nn.Module, int]]:
+    """Of a ConvNeXt: name, module and axis of the channels that are scored: what enters a residual sum, and inner units."""
+    found: list[tuple[str, nn.Module, int]] = []
+    for name, module in model.named_modules():
+        if name.endswith(("patch_embeddings", "downsampling_layer.1")):
+            found.append((name, module, 1))
+        elif name.endswith(("pwconv1", "pwconv2")):
+            found.append((name, module, -1))
+    return found

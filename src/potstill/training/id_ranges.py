@@ -1,0 +1,141 @@
+"""What of a batch lies outside a network, told before it is asked: token ids past its vocabulary, labels past its classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from potstill.errors import NeedsError
+from potstill.knowledge.live import LiveTeacher
+from potstill.losses.contract import IGNORED_LABEL
+from potstill.training.terms import Term
+
+_SHOWN_ROWS = 8
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Whole numbers of a batch that index something of a network.
+
+    Args:
+        column: Of the batch.
+        count: Numbers from 0 to count − 1 exist.
+        owner: Whose they are, for the message: "the teacher's vocabulary has".
+        ignored: A number that stands for none; None where there is no such number.
+        instead: Column that is read in the place of `column` where a batch has it.
+        todo: What to do about numbers beyond.
+    """
+
+    column: str
+    count: int
+    owner: str
+    todo: str
+    ignored: int | None = None
+    instead: str = ""
+
+    def check(self, batch: dict[str, Any]) -> None:
+        """Refuse a batch that goes beyond.
+
+        Raises:
+            NeedsError: It does; names the number, the limit and the rows.
+        """
+        column = self.instead if self.instead in batch else self.column
+        numbers = batch.get(column)
+        if not isinstance(numbers, Tensor) or numbers.device.type != "cpu" or numbers.is_floating_point() or not numbers.numel():
+            return
+        beyond = (numbers >= self.count) | (numbers < 0)
+        if self.ignored is not None:
+            beyond &= numbers != self.ignored
+        if not bool(beyond.any()):
+            return
+        raise NeedsError(
+            f"{column} holds {int(numbers[beyond][0])}{_rows(batch, beyond)}, and {self.owner} {self.count}",
+            f"0 to {self.count - 1}" + ("" if self.ignored is None else f", or {self.ignored} for none"),
+            self.todo,
+        )
+
+
+class CheckedCollator:
+    """A collator whose batches are held against limits that are found later.
+
+    Args:
+        collator: Makes batches of rows.
+        limits: Read at each call; shared, so that what is added later counts.
+    """
+
+    def __init__(self, collator: Callable[[list[Any]], Any], limits: Sequence[Limit]) -> None:
+        self.collator, self.limits = collator, limits
+
+    def __call__(self, rows: list[Any]) -> Any:
+        batch = self.collator(rows)
+        for limit in self.limits:
+            limit.check(batch)
+        return batch
+
+
+def of_tokens(student: nn.Module, source: Any) -> list[Limit]:
+    """Limits of the token ids that student and teachers read.
+
+    Args:
+        student: Any module.
+        source: Of knowledge, or None; only live models that read the batch set a limit.
+    """
+    found = [Limit("input_ids", count, "the student's vocabulary has", _OTHER_TOKENS) for count in _vocabulary(student)]
+    for model in _models(source):
+        for count in _vocabulary(model):
+            limit = Limit("input_ids", count, "the teacher's vocabulary has", _OTHER_TOKENS, instead="teacher_input_ids")
+            found.append(limit)
+    return found
+
+
+def of_labels(terms: Sequence[Term], classes: int, head: nn.Module | None) -> list[Limit]:
+    """The limit of labels that losses take for numbers of classes, where the model's last layer says how many there are.
+
+    Args:
+        terms: Of the objective.
+        classes: Of the student's answers to one batch.
+        head: The student's last layer, or None.
+    """
+    reads_classes = any("labels" in term.loss.needs_batch() and not term.loss.reads_numbers() for term in terms)
+    if not reads_classes or getattr(head, "out_features", None) != classes:
+        return []
+    return [
+        Limit(
+            "labels", classes, "the student's classes are", "check the labels, or give the student as many classes", IGNORED_LABEL
+        )
+    ]
+
+
+_OTHER_TOKENS = (
+    "tokenize for it: give its own tokens as teacher_input_ids and teacher_attention_mask, or a model of the same tokens"
+)
+
+
+def _vocabulary(model: nn.Module) -> list[int]:
+    try:
+        table = model.get_input_embeddings()  # type: ignore[operator]
+    except (AttributeError, NotImplementedError):
+        return []
+    count = getattr(table, "num_embeddings", None)
+    return [count] if isinstance(count, int) else []
+
+
+def _models(source: Any) -> Iterator[nn.Module]:
+    if isinstance(source, LiveTeacher):  # others may read the row anew, in tokens of their own
+        yield source.model
+    several = getattr(source, "sources", ())
+    for one in several.values() if isinstance(several, Mapping) else several:
+        yield from _models(one)
+
+
+def _rows(batch: dict[str, Any], beyond: Tensor) -> str:
+    ids = batch.get("row_id")
+    rows = torch.nonzero(beyond.flatten(1).any(dim=1) if beyond.dim() > 1 else beyond).flatten()
+    if not isinstance(ids, Tensor) or len(ids) != len(beyond):
+        return ""
+    shown = ", ".join(str(int(ids[at])) for at in rows[:_SHOWN_ROWS])
+    return f" in the rows with row_id {shown}{' …' if len(rows) > _SHOWN_ROWS else ''}"

@@ -1,0 +1,296 @@
+"""One stage of training on disk: checkpoints while it runs, the best model when it ends, the same result after a kill."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PrinterCallback, TrainerCallback
+from transformers.trainer_utils import EvalPrediction
+
+from potstill.contracts.answers import known_rows
+from potstill.errors import TrainingError
+from potstill.ground import ranks
+from potstill.ground.devices import device_of, release_memory, seeded
+from potstill.ground.disk import read_json, write_json_atomic
+from potstill.losses.contract import Loss
+from potstill.models.taps import head_of
+from potstill.training.checkpoints import newest_checkpoint
+from potstill.training.head_start import ROWS, start_head
+from potstill.training.phase_settings import PhaseSettings, total_steps, training_arguments
+from potstill.training.precision import Computing, computing_of, precision_facts
+from potstill.training.selection import Patience, chosen_evaluation, selection_figure
+from potstill.training.terms import Term
+from potstill.training.threads import fastest_threads
+from potstill.training.trainer import DistillationTrainer
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[int, int, Mapping[str, float]], None]
+_PROGRESS_SECONDS = 0.1
+_PRECISION_ROWS = 48  # on which bfloat16 is compared with float32
+
+
+class Measured(Protocol):
+    """The part of a task that training asks for."""
+
+    metric: str
+
+    def quality(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        """Measures of answers [N, C] against labels [N]."""
+        ...
+
+
+@dataclass
+class PhaseOutcome:
+    """What a stage gave.
+
+    Args:
+        model: The model that was given in, with the chosen weights, in eval mode.
+        history: What was logged, in order: losses per term, learning rate, evaluations.
+        best: The evaluation of the chosen weights; empty without evaluation.
+        steps: Optimizer steps.
+        seconds: Training time, over all sittings.
+        is_resumed: It went on from a checkpoint.
+        precision: What it computed in, and what that cost; see `training.precision.precision_facts`.
+    """
+
+    model: nn.Module
+    history: list[dict[str, float]] = field(default_factory=list)
+    best: dict[str, float] = field(default_factory=dict)
+    steps: int = 0
+    seconds: float = 0.0
+    is_resumed: bool = False
+    precision: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def best_metric(self) -> float | None:
+        """The figure by which the weights were chosen, higher is better."""
+        return self.best.get("eval_selection")
+
+
+def train_phase(
+    model: nn.Module,
+    *,
+    rows: Any,
+    collator: Callable[[list[Any]], dict[str, Any]],
+    folder: str | Path,
+    terms: Sequence[str | Mapping[str, Any] | Term | Loss],
+    teacher: Any = None,
+    eval_rows: Any = None,
+    task: Measured | None = None,
+    metric: str | None = None,
+    settings: PhaseSettings | None = None,
+    on_progress: Progress | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> PhaseOutcome:
+    """Train `model` in place; called again with the same arguments it goes on where it was, or returns what it had.
+
+    Args:
+        model: Teacher (with ``terms=["ce"]``) or student; trained on a GPU where there is one, and left where it was.
+        rows: Training rows.
+        collator: Makes batches of rows.
+        folder: Where checkpoints and the result are kept; of this stage alone.
+        terms: The objective, as `DistillationTrainer` takes it.
+        teacher: A model, a source of knowledge, or None.
+        eval_rows: Rows that decide which weights are kept; None keeps the last.
+        task: Measures the evaluation rows.
+        metric: Which of the task's measures decides; the task's own by default.
+        settings: How to train.
+        on_progress: Told ``(steps done, steps in all, newest figures)``.
+        callbacks: Of transformers, beside the stage's own.
+
+    Raises:
+        TrainingError: A loss is not finite, or there are no rows.
+        NeedsError: The losses need what is not there.
+    """
+    settings, folder = settings or PhaseSettings(), Path(folder)
+    if len(rows) == 0:
+        raise TrainingError("there are no rows to train on", todo="give a data set with rows")
+    folder.mkdir(parents=True, exist_ok=True)
+    folder = ranks.from_first(folder.absolute() if ranks.num_ranks() > 1 else folder)
+    done = _finished(model, folder)
+    if done is not None:
+        return done
+    watch, home = _Watch(folder, on_progress), device_of(model)
+    probe = collator([rows[index] for index in range(min(settings.batch_size, len(rows)))])
+    steps = total_steps(len(rows), settings)
+    with fastest_threads(model, probe, folder, steps=steps):
+        chosen = computing_of(settings.precision, model, probe, folder, steps=steps) if ranks.is_first() else Computing()
+        computing, calls = ranks.from_first(chosen), [watch, *callbacks]
+        trainer = _trainer(model, rows, collator, folder, terms, teacher, eval_rows, task, metric, settings, computing, calls)
+        checkpoint = ranks.from_first(newest_checkpoint(trainer.folder))
+        if settings.starts_head and (checkpoint is None or settings.select == "fidelity"):  # which may keep what it began with
+            start_head(model, trainer.source, _some(rows, collator, settings, ROWS))
+        start = _copied(model) if settings.select == "fidelity" else None
+        trainer.args.eval_on_start = start is not None and trainer.args.load_best_model_at_end and checkpoint is None
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+    model.eval()
+    best = chosen_evaluation(trainer.state.log_history, keeps_best=trainer.args.load_best_model_at_end)
+    if start is not None and best.get("step") == 0:
+        model.load_state_dict(start)
+    with seeded(settings.seed):
+        shown = _some(eval_rows or rows, collator, settings, _PRECISION_ROWS)
+        precision = precision_facts(computing, model, shown, has_classes=not hasattr(task, "closeness"))
+    outcome = PhaseOutcome(
+        model,
+        [dict(entry) for entry in trainer.state.log_history],
+        best,
+        trainer.state.global_step,
+        watch.seconds(),
+        checkpoint is not None,
+        precision,
+    )
+    ranks.wait_for_all()
+    if ranks.is_first():
+        _write(outcome, folder)
+    ranks.wait_for_all()
+    model.to(home)
+    del trainer
+    release_memory()
+    return outcome
+
+
+def _some(
+    rows: Any, collator: Callable[[list[Any]], dict[str, Any]], settings: PhaseSettings, count: int
+) -> Iterator[dict[str, Any]]:
+    """Batches of at most `count` of the rows, drawn by the seed."""
+    chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(settings.seed))[:count].tolist()
+    for start in range(0, len(chosen), settings.batch_size):
+        yield collator([rows[index] for index in chosen[start : start + settings.batch_size]])
+
+
+def _trainer(
+    model: nn.Module,
+    rows: Any,
+    collator: Callable[[list[Any]], dict[str, Any]],
+    folder: Path,
+    terms: Sequence[str | Mapping[str, Any] | Term | Loss],
+    teacher: Any,
+    eval_rows: Any,
+    task: Measured | None,
+    metric: str | None,
+    settings: PhaseSettings,
+    computing: Computing,
+    callbacks: list[TrainerCallback],
+) -> DistillationTrainer:
+    has_choice = eval_rows is not None and len(eval_rows) > 0 and settings.select != "last"
+    has_evaluation = eval_rows is not None
+    arguments = training_arguments(
+        settings, folder, len(rows), has_evaluation=has_evaluation, has_choice=has_choice, is_half=computing.bf16
+    )
+    if settings.patience is not None and has_choice:
+        callbacks.append(Patience(settings.patience))
+    trainer = DistillationTrainer(
+        model,
+        arguments,
+        losses=terms,
+        train_dataset=rows,
+        eval_dataset=eval_rows,
+        data_collator=collator,
+        compute_metrics=None if task is None else _labelled_quality(task),
+        callbacks=callbacks,
+        average_decay=settings.average_decay,
+        learning_rate_multiples=_head_multiples(model, settings.head_multiple),
+        selection=selection_figure(settings.select, metric or (task.metric if task else None)),
+        rows=settings.rows,
+        balance=settings.balance,
+        **settings.beside.arrange(teacher, collator),
+    )
+    trainer.remove_callback(PrinterCallback)
+    if task is not None and hasattr(task, "closeness"):
+        trainer.closeness = task.closeness
+    return trainer
+
+
+def _labelled_quality(task: Measured) -> Callable[[EvalPrediction], dict[str, float]]:
+    def measure(prediction: EvalPrediction) -> dict[str, float]:
+        logits, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
+        return task.quality(logits, labels) if known_rows(labels).any() else {}
+
+    return measure
+
+
+def _head_multiples(model: nn.Module, multiple: float) -> dict[str, float]:
+    head = head_of(model)
+    if multiple == 1.0 or head is None:
+        return {}
+    own = {id(parameter) for parameter in head.parameters()}
+    return {name: multiple for name, parameter in model.named_parameters() if id(parameter) in own}
+
+
+def _copied(model: nn.Module) -> dict[str, Tensor]:
+    """The weights as they are; training may take them further from the teacher than they were, and then they are kept."""
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def _write(outcome: PhaseOutcome, folder: Path) -> None:
+    """Keep the result; the record is written last, and the checkpoints go then."""
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in outcome.model.state_dict().items()}
+    save_file(tensors, folder / "trained.safetensors")
+    keys = ("history", "best", "steps", "seconds", "precision")
+    record = {key: getattr(outcome, key) for key in keys}
+    write_json_atomic(folder / "trained.json", record)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+def _finished(model: nn.Module, folder: Path) -> PhaseOutcome | None:
+    record = read_json(folder / "trained.json") if (folder / "trained.json").exists() else None
+    if not isinstance(record, dict):
+        return None
+    model.load_state_dict(load_file(folder / "trained.safetensors"))
+    model.eval()
+    return PhaseOutcome(model, record["history"], record["best"], record["steps"], record["seconds"], True, record["precision"])
+
+
+class _Watch(TrainerCallback):
+    """Reports progress, evaluates and saves at the very last step, and keeps the time over sittings."""
+
+    def __init__(self, folder: Path, on_progress: Progress | None) -> None:
+        self.file = folder / "checkpoints" / "seconds.json"
+        self.on_progress = on_progress
+        self.figures: dict[str, float] = {}
+        self.before, self.start, self.last_told = self._read(), time.monotonic(), 0.0
+
+    def seconds(self) -> float:
+        """Training time up to now, over all sittings up to the checkpoint that each left."""
+        return self.before + time.monotonic() - self.start
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_evaluate = args.eval_strategy != "no"
+            control.should_save = True
+        self._tell(state, is_last=state.global_step >= state.max_steps)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        self.figures.update({name: value for name, value in (logs or {}).items() if isinstance(value, (int, float))})
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._tell(state, is_last=True)
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if args.should_save:
+            write_json_atomic(self.file, {"seconds": self.seconds()})
+
+    def _tell(self, state: Any, *, is_last: bool) -> None:
+        if self.on_progress is None or (not is_last and time.monotonic() - self.last_told < _PROGRESS_SECONDS):
+            return
+        self.last_told = time.monotonic()
+        self.on_progress(state.global_step, state.max_steps, dict(self.figures))
+
+    def _read(self) -> float:
+        try:
+            return float(json.loads(self.file.read_text(encoding="utf-8"))["seconds"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0.0

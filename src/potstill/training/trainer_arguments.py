@@ -1,0 +1,107 @@
+"""What a `DistillationTrainer` is given: checked, copied and brought into form before it is built."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from transformers import TrainingArguments
+
+from potstill.answers.closeness import embedding_closeness, label_closeness, number_closeness
+from potstill.errors import TrainingError
+from potstill.models.taps import TapReader
+from potstill.training.evaluation import fidelity
+from potstill.training.peers import Peers
+from potstill.training.row_measures import Kind, kind_of_answers
+
+DEFAULT_LOSSES: tuple[Mapping[str, Any], ...] = ({"name": "kl", "weight": 0.7, "temperature": 2.0}, {"name": "ce", "weight": 0.3})
+PEER_LOSSES: tuple[Mapping[str, Any], ...] = ({"name": "kl", "temperature": 1.0}, {"name": "ce"})
+
+
+def refuse_one_model(student: nn.Module, teacher: Any) -> None:
+    theirs = teacher if isinstance(teacher, nn.Module) else getattr(teacher, "model", None)
+    if not isinstance(theirs, nn.Module):
+        return
+    own = {id(parameter) for parameter in student.parameters()}
+    if any(id(parameter) in own for parameter in theirs.parameters()):
+        raise TrainingError(
+            "teacher and student have weights in common, so the student would be frozen, or its teacher trained",
+            "two models, or the student's average as its teacher",
+            "pass teacher=copy.deepcopy(student), or teacher=SelfAverage() with average_decay",
+        )
+
+
+def refuse_beside_peers(peers: Peers | None, teacher: Any, average_decay: float | None, balance: str) -> None:
+    others = {"a teacher": teacher, "average_decay": average_decay, "balance": None if balance == "none" else balance}
+    given = [name for name, value in others.items() if value is not None]
+    if peers is not None and given:
+        raise TrainingError(
+            f"peers are given together with {' and '.join(given)}",
+            "peers that teach one another, or a teacher, or an average of the student",
+            f"leave {' and '.join(given)} out, or peers",
+        )
+
+
+def default_losses(model: Any, *, has_teacher: bool, has_peers: bool = False) -> Sequence[Mapping[str, Any]]:
+    """What a model learns from where nobody says: by the problem type that its configuration states, one class otherwise."""
+    if has_peers and not has_teacher:
+        return PEER_LOSSES
+    name = {"labels": "bce", "numbers": "regression"}.get(kind_of_answers(model))
+    if name is None:
+        return DEFAULT_LOSSES if has_teacher else ({"name": "ce"},)
+    labels = {"name": name, "target": "labels"}
+    return ({"name": name, "weight": 0.7}, {**labels, "weight": 0.3}) if has_teacher else (labels,)
+
+
+def own_arguments(args: TrainingArguments | None) -> TrainingArguments:
+    args = TrainingArguments(output_dir="trainer_output") if args is None else copy.copy(args)
+    if args.n_gpu > 1:
+        raise TrainingError(
+            f"this process sees {args.n_gpu} GPUs, and DataParallel would drop what the losses read",
+            "one GPU a process",
+            f"run with torchrun --nproc_per_node {args.n_gpu}, or set CUDA_VISIBLE_DEVICES=0",
+        )
+    if args.label_smoothing_factor:
+        raise TrainingError(
+            f"label_smoothing_factor is {args.label_smoothing_factor}, and the losses are those of the list",
+            "smoothing of the loss that reads the labels",
+            f'write {{"name": "ce", "label_smoothing": {args.label_smoothing_factor}}} in losses',
+        )
+    args.remove_unused_columns = False
+    args.logging_nan_inf_filter = False
+    return args
+
+
+@contextlib.contextmanager
+def unchanged_config(model: nn.Module) -> Iterator[None]:
+    """Keep the caller's configuration as it was; the base trainer writes `use_cache` into it."""
+    config = getattr(model, "config", None)
+    before = dict(config.__dict__) if config is not None else {}
+    yield
+    if config is not None and "use_cache" in before:
+        config.use_cache = before["use_cache"]
+    elif config is not None:
+        config.__dict__.pop("use_cache", None)
+
+
+def closeness_of(kind: Kind) -> Callable[[Any, Any], dict[str, float]]:
+    """How close answers of a kind are to the teacher's; see `answers.closeness`."""
+    return {"labels": label_closeness, "numbers": number_closeness, "embedding": embedding_closeness}.get(kind, fidelity)
+
+
+def as_source(teacher: Any, device: torch.device) -> Any:
+    """What the trainer asks: a model at rest, several together (the mean of their probabilities), or a source as it is."""
+    if isinstance(teacher, (list, tuple)):
+        from potstill.knowledge.ensemble import EnsembleTeacher
+
+        return EnsembleTeacher([as_source(one, device) for one in teacher])
+    if not isinstance(teacher, nn.Module):
+        return teacher
+    from potstill.knowledge.live import LiveTeacher
+
+    dtype: Literal["float32", "auto"] = "float32" if device.type == "cpu" else "auto"
+    return LiveTeacher(teacher.to(device), TapReader(), dtype=dtype)
