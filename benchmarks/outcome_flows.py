@@ -27,6 +27,8 @@ COMMON: dict[str, Any] = {
     "evaluate": {"batch_sizes": [1], "repeats": 1, "similarity_rows": 16},
 }
 
+THING_COLUMNS = {"text": "sentence", "label": "thing"}
+
 ANSWERS: dict[str, Callable[[World], Flow]] = {
     "kd": lambda w: Flow(w.bert, w.moods, {"method": "kd"}),
     "auto": lambda w: Flow(w.bert, w.moods, {"data": {"augment": 1}, "distill": {"epochs": None, "learning_rate": None}}),

@@ -25,7 +25,6 @@ THINGS = ("book", "film", "song")
 NEUTRAL = ["play", "story", "scene", "actor", "the", "a", "this", "was", "is", "and", "very", "quite", "with"]
 WORDS = [*NEUTRAL, *THINGS, *TELLING["bad"], *TELLING["good"]]
 MOODS, DIGITS, TAGS = ("bad", "good"), ("0", "1", "2"), ("B-LOC", "B-PER", "O")
-WIDE = 0.1  # spread of random weights; the usual 0.02 makes answers that hardly differ
 SIDE, FIT_STEPS = 8, 25
 
 
@@ -79,7 +78,7 @@ class World:
         """A vision transformer for three digits."""
         sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}
         sizes |= {"image_size": SIDE, "patch_size": 4, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-        return self.image_model("vit", transformers.ViTConfig(**sizes, **names(DIGITS), initializer_range=WIDE))
+        return self.image_model("vit", transformers.ViTConfig(**sizes, **names(DIGITS), initializer_range=spread(fit=True)))
 
     @cached_property
     def resnet(self) -> str:
@@ -199,7 +198,7 @@ class World:
         """A BERT of three narrow layers with a head of that kind."""
         torch.manual_seed(0)
         tokenizer = word_pieces()
-        return self.kept(name, kind(bert_config(tokenizer, **names(classes))), tokenizer, fit=fit)
+        return self.kept(name, kind(bert_config(tokenizer, initializer_range=spread(fit), **names(classes))), tokenizer, fit=fit)
 
     def word_distilbert(self, name: str, classes: Sequence[str], *, fit: bool = False) -> str:
         """A DistilBERT of two narrow layers that reads whole words."""
@@ -212,7 +211,7 @@ class World:
         special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
         sizes = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64, "pad_token_id": 3, "dropout": 0.0}
         config = transformers.DistilBertConfig(
-            vocab_size=len(tokens), attention_dropout=0.0, initializer_range=WIDE, **sizes, **names(classes)
+            vocab_size=len(tokens), attention_dropout=0.0, initializer_range=spread(fit), **sizes, **names(classes)
         )
         torch.manual_seed(1)
         model = transformers.DistilBertForSequenceClassification(config)
@@ -255,6 +254,11 @@ def telling(chance: random.Random, mood: str) -> str:
     return " ".join(words)
 
 
+def spread(fit: bool) -> float:
+    """Of random weights; the usual 0.02 makes answers that hardly differ between rows."""
+    return 0.1 if fit else 0.25
+
+
 def fit_to(model: Any, inputs: Any, labels: torch.Tensor) -> None:
     """A few steps on all rows at once; enough for most answers to be right."""
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
@@ -290,4 +294,4 @@ def bert_config(tokenizer: Any, **changes: Any) -> transformers.BertConfig:
     """Three layers of width 32, without dropout."""
     sizes: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}
     sizes |= {"max_position_embeddings": 64, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    return transformers.BertConfig(vocab_size=len(tokenizer), initializer_range=WIDE, **(sizes | changes))
+    return transformers.BertConfig(vocab_size=len(tokenizer), **(sizes | changes))

@@ -26,8 +26,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-for variable, value in {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}.items():
-    os.environ.setdefault(variable, value)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads add up in another order than one
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
@@ -40,6 +41,7 @@ from potstill import DistillationPipeline
 
 TOLERANCE = 1e-6  # of a figure, or of its share where it is larger than 1
 ABSENT = "absent"
+Differences = dict[str, tuple[Any, Any]]
 # Facts of the day, the machine and the clock, wherever they stand in metrics.json. Of several quantized models the fastest one is
 # kept, by a stopwatch: which one it is and its figures are left out, and the candidates with their metric and bytes are compared.
 LEFT_OUT = frozenset({"created", "command", "machine", "versions", "stages", "energy", "latency_ms", "throughput", "p50_ms"})
@@ -156,7 +158,7 @@ def is_close(before: Any, after: Any, *, tolerance: float) -> bool:
     return type(before) is type(after) and before == after
 
 
-def verdict(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, dict[str, tuple[Any, Any]]]:
+def verdict(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, Differences]:
     """How two outcomes of one flow compare, in words, and what differs."""
     found = differences(before, after)
     if found:
