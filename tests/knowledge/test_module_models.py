@@ -19,8 +19,8 @@ from potstill.models import factory
 from potstill.models.frozen import fingerprint_of
 from potstill.models.module import register, wrap
 from potstill.models.taps import TapReader, Taps, available
+from potstill.planning.check import check_modules
 from potstill.recipe import make_recipe
-from potstill.stages.module_models import check_modules
 
 NETS = "knowledge.user_nets"
 

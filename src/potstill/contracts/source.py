@@ -51,3 +51,11 @@ def require(needs: Collection[str], can_provide: Callable[[str], bool], *, sourc
     missing = sorted(need for need in needs if not can_provide(need))
     if missing:
         raise NeedsError(f"{', '.join(missing)} is needed of the teacher, and {source} does not give it", todo=remedy)
+
+
+WHOLE_ROW_NEEDS = ("logits", "pooled", "head.in")
+
+
+def is_of_whole_row(need: str) -> bool:
+    """Whether a value belongs to the row, whatever tokens it is read in, and not to single tokens."""
+    return need in WHOLE_ROW_NEEDS or need.startswith("mean:")

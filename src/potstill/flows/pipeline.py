@@ -17,11 +17,11 @@ from potstill.ground import ranks
 from potstill.ground.disk import explained_full_disk, explained_os_errors
 from potstill.ground.lock import FolderLock
 from potstill.planning.check import check_recipe
-from potstill.planning.forecast import check_models
 from potstill.recipe import Recipe, make_recipe
 from potstill.report.metrics import Metrics
 from potstill.stages.context import Given, Run
 from potstill.stages.observer import LoggingObserver, Observer, SilentObserver
+from potstill.stages.run_facts import check_models
 from potstill.stages.stage import Stage, perform
 from potstill.stages.user_inputs import IN_MEMORY, given_tasks, named_tasks
 

@@ -31,6 +31,24 @@ class NamedTask(Protocol):
     modality: str
 
 
+PROCESSOR_FILES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "preprocessor_config.json",
+)
+
+
+def has_own_processor(name: str | None) -> bool:
+    """Whether a named model brings a tokenizer or image processor of its own; a hub id always does, no name never."""
+    if name is None:
+        return False
+    folder = Path(name).expanduser()
+    return not folder.is_dir() or any((folder / file).is_file() for file in PROCESSOR_FILES)
+
+
 def check_folder(name: str) -> None:
     """Refuse a path that is no model folder; hub names pass.
 

@@ -42,6 +42,16 @@ def auto_class(task_name: str) -> Any:
     return resolve(AUTO_CLASSES, task_name, kind="task") if ":" in name else getattr(transformers, name)
 
 
+def new_model(task: Any, config: Any) -> PreTrainedModel:
+    """A model of a configuration with random weights, in evaluation mode."""
+    for key, value in task.config_values.items():
+        setattr(config, key, value)
+    if config.architectures is None:
+        config.architectures = []  # DeiT's Auto class cannot read None
+    model: PreTrainedModel = auto_class(task.name).from_config(config).eval()
+    return model
+
+
 class TaskLike(Protocol):
     """What loading reads of a task; see `potstill.tasks`."""
 

@@ -6,26 +6,27 @@ import importlib.util
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from potstill.errors import Faults, MissingExtra, ModelError, PotstillError, RecipeError
 from potstill.methods import catalogue as methods
+from potstill.methods.chains import CHAINS
 from potstill.methods.contract import MethodOptions, ModelFacts, facts_of
 from potstill.methods.layers import check_choice
-from potstill.models.factory import is_factory
+from potstill.models.factory import find_factory, is_factory, require_trust
 from potstill.planning.loss_table import read_losses
 from potstill.planning.task_checks import check_tasks
 from potstill.planning.unused_settings import unheard
 from potstill.recipe import Recipe
 from potstill.recipe.model import DistillRecipe
-from potstill.stages.module_models import check_modules
-from potstill.stages.teacher_snapshots import check_chain
 from potstill.students.architectures.plan import check_modality
 from potstill.students.plan import read_config
 from potstill.training.schedules import PerSample, parse_share, parse_temperature
 from potstill.training.terms import read_terms
 
 logger = logging.getLogger(__name__)
+OWNERS = {"assistants": "takd", "generations": "ban", "ensemble": "ban", "route": "rco"}
 ANY_MODEL = ModelFacts(1000, 8, 2, "text")  # deep enough for any block that a term may name
 
 
@@ -61,6 +62,68 @@ def check_recipe(recipe: Recipe) -> None:
         raise Faults(faults)
     for note in unheard(recipe):
         logger.warning(note)
+
+
+def check_modules(recipe: Recipe) -> None:
+    """Make sure that networks which the recipe names as code may run, can be found, and have a student.
+
+    Raises:
+        RecipeError: The code is not trusted, or nothing can be cut out of such a teacher.
+        ModelError: It cannot be imported.
+    """
+    for key, section in (("teacher", recipe.teacher), ("student", recipe.student)):
+        if is_factory(section.model):
+            name = str(section.model)
+            require_trust(name, is_allowed=section.trust_remote_code, key=f"{key}.trust_remote_code")
+            find_factory(name)
+    if is_factory(recipe.teacher.model) and recipe.student.model is None and recipe.student.architecture is None:
+        raise RecipeError(
+            f"the teacher {recipe.teacher.model} is a network that Potstill cannot cut a student out of",
+            "student.architecture: cnn, or student.model: a folder, a hub id, or package.module:function",
+            "set one of the two",
+        )
+
+
+def check_chain(recipe: Recipe) -> None:
+    """Make sure that the settings of chains fit the method, and that the states that the recipe names are there.
+
+    Raises:
+        RecipeError: A folder is missing, a setting is of another method, or assistants have no room.
+    """
+    method, student = recipe.distill.method, recipe.student
+    _check_owners(recipe)
+    if method in CHAINS and recipe.distill.losses is not None:
+        raise RecipeError(
+            f"distill.losses and method {method!r} are both given, and a chain has the terms of its method",
+            "one of them",
+            "leave out distill.losses, or set distill.method: auto",
+        )
+    if method == "takd" and student.ratio == 0:
+        raise RecipeError(
+            "method 'takd' puts models between teacher and student, and student.ratio is 0: they have the same size",
+            "a smaller student",
+            "raise student.ratio, or set distill.method: ban for students of the teacher's size",
+        )
+    named = recipe.distill.chain.route
+    missing = [folder for folder in named if not (Path(folder).expanduser() / "config.json").is_file()]
+    if missing:
+        raise RecipeError(
+            f"distill.chain.route names {', '.join(map(repr, missing))}, which hold no model",
+            "folders that save_pretrained wrote, with tokenizer or image processor",
+            "check the paths",
+        )
+
+
+def _check_owners(recipe: Recipe) -> None:
+    """A setting that has no effect says so."""
+    chain, method = recipe.distill.chain, recipe.distill.method
+    for name, default in type(chain)().model_dump().items():
+        if getattr(chain, name) != default and method != OWNERS[name]:
+            raise RecipeError(
+                f"distill.chain.{name} is set for method {method!r}",
+                f"method {OWNERS[name]}, which alone reads it",
+                f"set distill.method: {OWNERS[name]}, or leave it out",
+            )
 
 
 def _check_peers(distill: DistillRecipe) -> None:

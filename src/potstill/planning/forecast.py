@@ -1,4 +1,4 @@
-"""What the losses of a recipe will need of teacher and student, told from their configurations before anything is trained.
+"""Forecast of a run from the configurations of its models: facts, phases, and needs that cannot be met.
 
 Runs after the rows are read and before the teacher's head is trained. It refuses what it can see; what it cannot see (a model of
 an unknown family, a hub id that is not here) is checked again before the first step of `distill`.
@@ -9,111 +9,127 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from potstill.contracts.source import is_of_whole_row
 from potstill.errors import Faults, NeedsError, PotstillError
 from potstill.losses.contract import Loss, Shapes
 from potstill.methods.catalogue import default_epochs
 from potstill.methods.contract import ModelFacts, Phase
 from potstill.methods.needs import require_need, require_outputs
-from potstill.stages.distill import known_facts, planned_stages
-from potstill.stages.named_student import has_own_files
-from potstill.stages.teacher_sources import is_of_whole_row
-
-if TYPE_CHECKING:
-    from potstill.stages.context import Run
+from potstill.models.checkpoint import has_own_processor
+from potstill.models.load import new_model
+from potstill.planning.phases import RunFacts, known_facts, phases_of
+from potstill.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 ROWS, TOKENS = 4, 8  # of the batch whose shapes are worked out
 
 
-def check_models(run: Run) -> None:
-    """Refuse a method or losses whose needs teacher and student cannot meet.
+@dataclass(frozen=True)
+class Forecast:
+    """The two models that a run will have, as far as their configurations say, and the phases that train the student.
 
-    Raises:
-        NeedsError: One need is not met; names it, what is there, and the nearest method that works.
-        RecipeError: Blocks that the teacher does not have.
-        Faults: Several faults.
+    Args:
+        run: What is known of the run.
+        student_config: Of the student that the budget leads to.
+        is_exact: Whether the student that is built will have just that configuration.
+        student: Facts of the student.
+        teacher: Facts of the teacher.
     """
-    foreseen = _foreseen(run)
-    if foreseen is None:
-        return
-    (student_config, teacher_config, is_exact), student, teacher = foreseen
-    has_same_tokens = not has_own_files(run)
-    stages = planned_stages(run, student, teacher, has_same_tokens=has_same_tokens)
-    # A student that is cut from the teacher has blocks of the same kind, whatever width it will get.
-    shapes = _shapes(run, student_config if is_exact else teacher_config, teacher_config, stages)
-    faults = list(_faults(run, stages, student, teacher, shapes, has_same_tokens=has_same_tokens))
-    if len(faults) == 1:
-        raise faults[0]
-    if faults:
-        raise Faults(faults)
+
+    run: RunFacts
+    student_config: Any
+    is_exact: bool
+    student: ModelFacts
+    teacher: ModelFacts
+
+    @property
+    def has_same_tokens(self) -> bool:
+        """Whether the student reads the teacher's tokens."""
+        return not has_own_processor(self.run.recipe.student.model)
+
+    @cached_property
+    def phases(self) -> tuple[Phase, ...]:
+        """The phases of training.
+
+        Raises:
+            RecipeError: A method, loss or block that does not exist.
+            NeedsError: The method needs what the models do not have.
+        """
+        return phases_of(self.run, self.student, self.teacher, has_same_tokens=self.has_same_tokens)
+
+    def check(self) -> None:
+        """Refuse a method or losses whose needs teacher and student cannot meet.
+
+        Raises:
+            NeedsError: One need is not met; names it, what is there, and the nearest method that works.
+            RecipeError: Blocks that the teacher does not have.
+            Faults: Several faults.
+        """
+        # A student that is cut from the teacher has blocks of the same kind, whatever width it will get.
+        student_config = self.student_config if self.is_exact else self.run.teacher_config
+        shapes = _shapes(self.run, student_config, self.run.teacher_config, self.phases)
+        faults = _faults(self, shapes)
+        if len(faults) == 1:
+            raise faults[0]
+        if faults:
+            raise Faults(faults)
 
 
-def foreseen_passes(run: Run) -> float:
-    """How often a run will read its rows, over all stages of its method, for the student that its budget leads to."""
-    foreseen = _foreseen(run)
-    if foreseen is None:
-        return run.recipe.distill.epochs or default_epochs()
-    _, student, teacher = foreseen
-    return sum(stage.epochs for stage in planned_stages(run, student, teacher, has_same_tokens=not has_own_files(run)))
-
-
-def foreseen_facts(run: Run) -> tuple[ModelFacts, ModelFacts] | None:
-    """What is known of student and teacher before either is made; None where that is nothing."""
-    foreseen = _foreseen(run)
-    return None if foreseen is None else foreseen[1:]
-
-
-def _foreseen(run: Run) -> tuple[tuple[Any, Any, bool], ModelFacts, ModelFacts] | None:
-    """The configurations as `_configs` gives them, and the facts of student and teacher; None where they are not known yet."""
-    configs = _configs(run)
-    if configs is None:
+def forecast(run: RunFacts) -> Forecast | None:
+    """What can be said of the run's models before either is made; None where that is nothing."""
+    found = _student_config(run)
+    if found is None:
         return None
-    student_config, teacher_config, is_exact = configs
-    student, teacher = _facts(student_config, run), _facts(teacher_config, run)
+    student, teacher = _facts(found[0], run), _facts(run.teacher_config, run)
     if student is None or teacher is None:
         return None
-    if not is_exact and not isinstance(run.recipe.distill.layers, str):
+    if not found[1] and not isinstance(run.recipe.distill.layers, str):
         student = replace(student, layers=max(student.layers, *(abs(own) for own, _ in run.recipe.distill.layers)))
-    return configs, student, teacher
+    return Forecast(run, *found, student, teacher)
 
 
-def _configs(run: Run) -> tuple[Any, Any, bool] | None:
-    """Configurations of student and teacher, and whether the student's is the one that will be built."""
-    teacher = run.teacher_config
-    recipe = run.recipe.student
+def passes_of(recipe: Recipe, foreseen: Forecast | None) -> float:
+    """How often a run will read its rows, over all phases of its method, for the student that its budget leads to."""
+    if foreseen is None:
+        return recipe.distill.epochs or default_epochs()
+    return sum(phase.epochs for phase in foreseen.phases)
+
+
+def _student_config(run: RunFacts) -> tuple[Any, bool] | None:
+    """Configuration of the student, and whether it is the one that will be built; None where it is not known yet."""
+    teacher, recipe = run.teacher_config, run.recipe.student
     try:
         if recipe.model is not None:
             if not Path(recipe.model).expanduser().is_dir():
                 return None
             from transformers import AutoConfig
 
-            return AutoConfig.from_pretrained(Path(recipe.model).expanduser()), teacher, True
+            return AutoConfig.from_pretrained(Path(recipe.model).expanduser()), True
         if recipe.latency_ms is not None:
             return None
-        classes = len(run.label_names) or teacher.num_labels
+        classes = run.num_labels or teacher.num_labels
         if recipe.architecture is not None:
             from potstill.students.architectures.plan import plan_architecture
 
             planned = plan_architecture(recipe.architecture, teacher, num_labels=classes, **recipe.budget)  # type: ignore[arg-type]
-            return planned.build_config(), teacher, True
+            return planned.build_config(), True
         from potstill.students.plan import plan
 
         planned = plan(teacher, num_labels=classes, **recipe.budget)  # type: ignore[arg-type]
-        return planned.build_config(), teacher, not _is_text(run)
+        return planned.build_config(), not _is_text(run)
     except (PotstillError, OSError, ValueError, AttributeError, TypeError) as error:
         logger.debug("the student's shape is not known yet: %s", error)
         return None
 
 
-def _facts(config: Any, run: Run) -> ModelFacts | None:
-    from potstill.stages.user_inputs import new_model
-
+def _facts(config: Any, run: RunFacts) -> ModelFacts | None:
     try:
         with torch.device("meta"):
             model = new_model(run.task, copy.deepcopy(config))
@@ -123,36 +139,28 @@ def _facts(config: Any, run: Run) -> ModelFacts | None:
         return None
 
 
-def _fewest_classes(run: Run) -> int:
+def _fewest_classes(run: RunFacts) -> int:
     """How many classes a row is told apart by, at least."""
-    return int(getattr(run.task, "fewest_classes", len(run.label_names)))
+    return int(getattr(run.task, "fewest_classes", run.num_labels))
 
 
-def _is_text(run: Run) -> bool:
+def _is_text(run: RunFacts) -> bool:
     return run.task.modality == "text"
 
 
-def _faults(
-    run: Run,
-    stages: Sequence[Phase],
-    student: ModelFacts,
-    teacher: ModelFacts,
-    shapes: tuple[Shapes, Shapes] | None,
-    *,
-    has_same_tokens: bool,
-) -> list[PotstillError]:
+def _faults(foreseen: Forecast, shapes: tuple[Shapes, Shapes] | None) -> list[PotstillError]:
     from potstill.losses import catalogue
 
     found: dict[str, PotstillError] = {}
-    for name, options in _distinct(stages):
+    for name, options in _distinct(foreseen.phases):
         loss = catalogue.build(name, **options)
         try:
-            require_outputs(name, loss, student.num_classes)
-            for side, facts, needs in (("student", student, loss.needs_student()), ("teacher", teacher, loss.needs_teacher())):
+            require_outputs(name, loss, foreseen.student.num_classes)
+            for side, needs in (("student", loss.needs_student()), ("teacher", loss.needs_teacher())):
                 for need in needs:
-                    require_need(name, need, side, facts)
-                    _require_tokens(run, name, need, has_same_tokens=has_same_tokens)
-            if shapes is not None and has_same_tokens:
+                    require_need(name, need, side, getattr(foreseen, side))
+                    _require_tokens(foreseen, name, need)
+            if shapes is not None and foreseen.has_same_tokens:
                 _prepare(loss, *shapes)
         except NeedsError as fault:
             found.setdefault(str(fault), fault)
@@ -163,11 +171,12 @@ def _distinct(stages: Sequence[Phase]) -> list[tuple[str, dict[str, Any]]]:
     return [(term.name, dict(term.options)) for stage in stages for term in stage.terms]
 
 
-def _require_tokens(run: Run, name: str, need: str, *, has_same_tokens: bool) -> None:
-    if has_same_tokens or not _is_text(run) or is_of_whole_row(need):
+def _require_tokens(foreseen: Forecast, name: str, need: str) -> None:
+    if foreseen.has_same_tokens or not _is_text(foreseen.run) or is_of_whole_row(need):
         return
+    named = foreseen.run.recipe.student.model
     raise NeedsError(
-        f"loss {name!r} reads {need!r} token by token, and the student {run.recipe.student.model} has a tokenizer of its own",
+        f"loss {name!r} reads {need!r} token by token, and the student {named} has a tokenizer of its own",
         "a student that reads the teacher's tokens, or losses on whole rows",
         "take the loss kl, or rkd_distance on head.in, or leave student.model out",
     )
@@ -182,7 +191,7 @@ def _prepare(loss: Loss, student: Shapes, teacher: Shapes) -> None:
             loss.prepare(student, teacher, num_rows=ROWS)
 
 
-def _shapes(run: Run, student: Any, teacher: Any, stages: Sequence[Phase]) -> tuple[Shapes, Shapes] | None:
+def _shapes(run: RunFacts, student: Any, teacher: Any, stages: Sequence[Phase]) -> tuple[Shapes, Shapes] | None:
     """Shapes of every value that the stages read, from models without weights; None where they cannot be worked out."""
     from potstill.losses import catalogue
 
@@ -199,9 +208,8 @@ def _shapes(run: Run, student: Any, teacher: Any, stages: Sequence[Phase]) -> tu
     return first, second
 
 
-def _shapes_of(run: Run, config: Any, needs: set[str]) -> Shapes:
+def _shapes_of(run: RunFacts, config: Any, needs: set[str]) -> Shapes:
     from potstill.models.taps import Taps, can_give
-    from potstill.stages.user_inputs import new_model
 
     config = copy.deepcopy(config)
     with torch.device("meta"):
@@ -213,7 +221,7 @@ def _shapes_of(run: Run, config: Any, needs: set[str]) -> Shapes:
     return Shapes({name: tuple(value.shape) for name, value in values.items()}, tuple(logits.shape))
 
 
-def _inputs(run: Run, model: Any) -> dict[str, torch.Tensor]:
+def _inputs(run: RunFacts, model: Any) -> dict[str, torch.Tensor]:
     if _is_text(run):
         return {"input_ids": torch.ones(ROWS, TOKENS, dtype=torch.int64)}
     size: Any = getattr(run.task, "image_size", None) or getattr(model.config, "image_size", None) or 32

@@ -14,14 +14,15 @@ import torch
 from potstill.ground.devices import compute_device
 from potstill.knowledge.cache import estimate, measure_seconds_per_row
 from potstill.knowledge.live import LiveTeacher
+from potstill.models.load import new_model
 from potstill.planning.check import check_recipe
-from potstill.planning.forecast import check_models, foreseen_passes
 from potstill.recipe import Recipe
 from potstill.report.numbers import size
 from potstill.stages.cached_block_means import bytes_of_states
 from potstill.stages.context import Run
 from potstill.stages.observer import LoggingObserver
 from potstill.stages.rows import augmented_rows, can_augment, read_data
+from potstill.stages.run_facts import check_models, passes
 from potstill.stages.several_tasks import read_tasks
 from potstill.stages.student import plan_student
 from potstill.stages.task_run import task_run
@@ -119,7 +120,7 @@ def preview(recipe: Recipe) -> Preview:
         num_rows = len(rows) + extra
         live = LiveTeacher(teacher.model, device=compute_device())
         seconds = measure_seconds_per_row(live, rows, run.task.collator(teacher.processor))
-        epochs = foreseen_passes(run)
+        epochs = passes(run)
         cache = estimate(num_rows, run.num_answers, passes=epochs, seconds_per_row=seconds)
         config = planned.build_config()
         latency = latency_table(run)(config)
@@ -144,8 +145,6 @@ def preview(recipe: Recipe) -> Preview:
 
 def latency_table(run: Run) -> Callable[[PreTrainedConfig], float]:
     """A function that measures an architecture on this machine: median milliseconds of one row at batch 1, each shape once."""
-    from potstill.stages.user_inputs import new_model
-
     known: dict[str, float] = {}
 
     def latency_of(config: PreTrainedConfig) -> float:

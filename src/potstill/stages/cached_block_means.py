@@ -12,6 +12,7 @@ from torch import Tensor
 from potstill.ground.disk import free_bytes
 from potstill.methods.contract import ModelFacts
 from potstill.stages.rows import can_augment
+from potstill.stages.run_facts import forecast_of
 from potstill.stages.teacher_sources import cached_answers, live_teacher
 
 if TYPE_CHECKING:
@@ -34,8 +35,11 @@ def wants_states(run: Run) -> bool:
     is_cut = recipe.student.model is None and recipe.student.architecture is None
     if not is_asked or not is_cut or recipe.tasks or len(recipe.teacher.all) > 1:
         return False
-    facts = _foreseen(run)
-    return facts is not None and facts[0].width == facts[1].width and not facts[1].has_maps and facts[1].heads is not None
+    foreseen = forecast_of(run)
+    if foreseen is None:
+        return False
+    student, teacher = foreseen.student, foreseen.teacher
+    return student.width == teacher.width and not teacher.has_maps and teacher.heads is not None
 
 
 def states_to_keep(run: Run, num_rows: int) -> tuple[str, ...]:
@@ -43,23 +47,19 @@ def states_to_keep(run: Run, num_rows: int) -> tuple[str, ...]:
 
     Fewer where they would take more than a gigabyte, or a tenth of what the disk has left; none where one would.
     """
-    facts = _foreseen(run) if wants_states(run) else None
-    if facts is None:
+    foreseen = forecast_of(run) if wants_states(run) else None
+    if foreseen is None:
         return ()
-    affordable = int(min(BUDGET_BYTES, FREE_SHARE * free_bytes(run.folder)) // max(1, num_rows * facts[1].width * BYTES_EACH))
-    return tuple(f"mean:{block}" for block in spread_blocks(facts[1].layers, min(MOST_BLOCKS, affordable)))
+    affordable = int(
+        min(BUDGET_BYTES, FREE_SHARE * free_bytes(run.folder)) // max(1, num_rows * foreseen.teacher.width * BYTES_EACH)
+    )
+    return tuple(f"mean:{block}" for block in spread_blocks(foreseen.teacher.layers, min(MOST_BLOCKS, affordable)))
 
 
 def bytes_of_states(run: Run, num_rows: int) -> int:
     """What those states take on disk in half precision."""
-    facts = _foreseen(run)
-    return 0 if facts is None else len(states_to_keep(run, num_rows)) * num_rows * facts[1].width * BYTES_EACH
-
-
-def _foreseen(run: Run) -> tuple[ModelFacts, ModelFacts] | None:
-    from potstill.planning.forecast import foreseen_facts
-
-    return run._once("foreseen facts", "", lambda: foreseen_facts(run))  # type: ignore[no-any-return]
+    foreseen = forecast_of(run)
+    return 0 if foreseen is None else len(states_to_keep(run, num_rows)) * num_rows * foreseen.teacher.width * BYTES_EACH
 
 
 def spread_blocks(layers: int, most: int) -> tuple[int, ...]:

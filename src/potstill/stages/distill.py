@@ -11,24 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from potstill.data.encoded import EncodedRows
-from potstill.errors import ModelError, PotstillError
 from potstill.ground.disk import write_json_atomic
 from potstill.losses.per_task import PerTask
-from potstill.methods.catalogue import EXAMPLES
-from potstill.methods.catalogue import build as build_method
-from potstill.methods.contract import MethodOptions, ModelFacts, OnlineOptions, Phase, facts_of
-from potstill.methods.response import in_units, label_term
-from potstill.planning.loss_table import read_losses
+from potstill.methods.contract import MethodOptions, Phase
+from potstill.methods.response import label_term
+from potstill.planning.phases import known_facts, phases_of
 from potstill.stages.cached_block_means import with_states
 from potstill.stages.chain import source_of
 from potstill.stages.matching import matched_facts, reads_pairs
-from potstill.stages.rows import can_augment
+from potstill.stages.run_facts import run_facts
 from potstill.stages.several_teachers import last_shares, learned_weights
 from potstill.stages.start_error import reads_start, started_facts
 from potstill.stages.student import kept_layers, load_student
-from potstill.stages.teacher_snapshots import num_anchors
 from potstill.stages.teacher_sources import has_own_tokens, live_teacher, training_collator
-from potstill.students.cost import parameters_of
 from potstill.training.companions import Companions
 from potstill.training.phase_settings import PhaseSettings, total_steps
 from potstill.training.phases import PhaseOutcome, train_phase
@@ -40,7 +35,6 @@ if TYPE_CHECKING:
     from potstill.stages.context import Run
     from potstill.training.teacher_weights import TeacherWeights
 
-CUSTOM_EPOCHS, CUSTOM_RATE = 8.0, 3e-4
 BASELINE_EVALUATIONS, BASELINE_PATIENCE = 20, 5
 
 
@@ -100,76 +94,14 @@ def wants_baseline(run: Run) -> bool:
 
 
 def stages_of(run: Run, student: Any) -> tuple[Phase, ...]:
-    """The stages of the recipe's method, or one stage of the recipe's own losses.
-
-    For texts, `auto` learns from the cached answers to many rows: reading the teacher's inside in every step costs more than
-    the student's own step, and the same time spent on more rows teaches more.
-    """
+    """The stages of the recipe's method, or one stage of the recipe's own losses."""
     facts, teacher = known_facts(student, kept_layers(run)), with_states(run, known_facts(run.teacher.model))
     same = not has_own_tokens(run)
-    stages = planned_stages(run, facts, teacher, has_same_tokens=same)
+    known = run_facts(run)
+    stages = phases_of(known, facts, teacher, has_same_tokens=same)
     measured = started_facts(run, student, facts) if reads_start(run, stages) else facts
     measured = matched_facts(run, student, measured, teacher) if reads_pairs(run, stages) else measured
-    return stages if measured is facts else planned_stages(run, measured, teacher, has_same_tokens=same)
-
-
-def planned_stages(run: Run, student: ModelFacts, teacher: ModelFacts, *, has_same_tokens: bool) -> tuple[Phase, ...]:
-    """The stages of the recipe for two models of which these facts are known.
-
-    Raises:
-        RecipeError: A method, loss or block that does not exist.
-        NeedsError: The method needs what the models do not have.
-    """
-    recipe = run.recipe.distill
-    if recipe.losses is not None:
-        terms = in_units(read_losses(recipe.losses, student, teacher, layers=recipe.layers), run.answers)
-        return (Phase("custom", terms, recipe.epochs or CUSTOM_EPOCHS, recipe.learning_rate or CUSTOM_RATE),)
-    options = MethodOptions(
-        epochs=recipe.epochs,
-        learning_rate=recipe.learning_rate,
-        temperature=recipe.temperature,
-        alpha=recipe.alpha,
-        layers=recipe.layers,
-        has_same_tokens=has_same_tokens,
-        online=OnlineOptions(**recipe.online.model_dump()),
-        answers=run.answers,
-        assistants=None if recipe.chain.assistants == "auto" else recipe.chain.assistants,
-        generations=recipe.chain.generations,
-        anchors=num_anchors(run),
-        has_taps=not run.recipe.tasks,
-    )
-    return build_method(method_of(run), student, teacher, options)
-
-
-def asks_teacher(run: Run) -> bool:
-    """Whether the losses read the teacher's answers, as told by two models of the run's kind; True where these do not tell."""
-    student, teacher = next(pair for pair in EXAMPLES if pair[0].modality == run.task.modality)
-    try:
-        stages = planned_stages(run, student, teacher, has_same_tokens=True)
-    except PotstillError:
-        return True
-    return any(stage.asks_teacher() for stage in stages)
-
-
-def method_of(run: Run) -> str:
-    """The recipe's method; `auto` is the one that learns from the answers to many rows, where more rows can be made."""
-    asked = run.recipe.distill.method
-    return "augmented_kd" if asked == "auto" and can_augment(run) else asked
-
-
-def known_facts(model: Any, layers: Sequence[int] = ()) -> ModelFacts:
-    """Facts of any model, from its configuration where its family is not known."""
-    try:
-        return facts_of(model, kept_layers=layers)
-    except ModelError:
-        config = model.config
-        depth = getattr(config, "num_hidden_layers", None) or len(getattr(config, "depths", getattr(config, "stages", (1,))))
-        width = getattr(config, "hidden_size", None) or (getattr(config, "hidden_sizes", None) or [0])[-1]
-        modality = "image" if hasattr(config, "image_size") or hasattr(config, "num_channels") else "text"
-        heads = getattr(config, "num_attention_heads", None)
-        classes, size = getattr(config, "num_labels", None), parameters_of(model)
-        strides = tuple(getattr(config, "strides", ()))
-        return ModelFacts(int(depth), int(width), heads, modality, num_classes=classes, strides=strides, parameters=size)
+    return stages if measured is facts else phases_of(known, measured, teacher, has_same_tokens=same)
 
 
 def train(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from potstill.errors import ModelError, RecipeError
+from potstill.errors import ModelError
 from potstill.ground.devices import seeded
-from potstill.models.factory import find_factory, is_factory, make, require_trust, trust, trust_module
+from potstill.models.factory import is_factory, make, trust, trust_module
 from potstill.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -16,26 +16,6 @@ if TYPE_CHECKING:
 
     from potstill.models.load import LoadedTeacher
     from potstill.stages.context import Run
-
-
-def check_modules(recipe: Recipe) -> None:
-    """Make sure that networks which the recipe names as code may run, can be found, and have a student.
-
-    Raises:
-        RecipeError: The code is not trusted, or nothing can be cut out of such a teacher.
-        ModelError: It cannot be imported.
-    """
-    for key, section in (("teacher", recipe.teacher), ("student", recipe.student)):
-        if is_factory(section.model):
-            name = str(section.model)
-            require_trust(name, is_allowed=section.trust_remote_code, key=f"{key}.trust_remote_code")
-            find_factory(name)
-    if is_factory(recipe.teacher.model) and recipe.student.model is None and recipe.student.architecture is None:
-        raise RecipeError(
-            f"the teacher {recipe.teacher.model} is a network that Potstill cannot cut a student out of",
-            "student.architecture: cnn, or student.model: a folder, a hub id, or package.module:function",
-            "set one of the two",
-        )
 
 
 def trust_named(recipe: Recipe) -> None:

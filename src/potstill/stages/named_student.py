@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from potstill.errors import ModelError
 from potstill.ground.devices import seeded
-from potstill.stages.user_inputs import new_model
+from potstill.models.checkpoint import has_own_processor
+from potstill.models.load import new_model
 from potstill.students.cost import parameters_of
 from potstill.tasks.image_classification import size_of
 from potstill.tasks.text_classification import position_limit
@@ -18,15 +19,6 @@ if TYPE_CHECKING:
 
     from potstill.stages.context import Run
     from potstill.students.plan import StudentPlan
-
-PROCESSOR_FILES = (
-    "tokenizer.json",
-    "vocab.txt",
-    "vocab.json",
-    "sentencepiece.bpe.model",
-    "spiece.model",
-    "preprocessor_config.json",
-)
 
 
 def named_student(run: Run, planned: StudentPlan, processor: Any) -> PreTrainedModel:
@@ -64,7 +56,7 @@ def named_processor(run: Run, planned: StudentPlan, teachers: Any) -> Any:
         teachers: The teacher's tokenizer or image processor.
     """
     config = planned.build_config()
-    if has_own_files(run):
+    if has_own_processor(run.recipe.student.model):
         return run.task.load_processor(str(run.recipe.student.model), model_config=config)
     limit = position_limit(config) if run.task.modality == "text" else None
     if limit is None or limit >= teachers.model_max_length:
@@ -72,15 +64,6 @@ def named_processor(run: Run, planned: StudentPlan, teachers: Any) -> Any:
     shorter = copy.deepcopy(teachers)
     shorter.model_max_length = limit
     return shorter
-
-
-def has_own_files(run: Run) -> bool:
-    """Whether the named student brings a tokenizer or image processor of its own; a hub id always does."""
-    name = run.recipe.student.model
-    if name is None:
-        return False
-    folder = Path(name).expanduser()
-    return not folder.is_dir() or any((folder / file).is_file() for file in PROCESSOR_FILES)
 
 
 def check_reads(name: str, config: Any, processor: Any) -> None:

@@ -18,6 +18,7 @@ from potstill.ground.disk import write_json_atomic
 from potstill.methods.catalogue import require_answers
 from potstill.methods.contract import MethodOptions
 from potstill.methods.response import in_units
+from potstill.planning import phases
 from potstill.planning.check import ANY_MODEL, check_method
 from potstill.planning.loss_table import read_losses
 from potstill.stages.row_forms import formed
@@ -195,7 +196,7 @@ def wants_augmentation(run: Run) -> bool:
 
 def can_augment(run: Run) -> bool:
     """Whether rows of this task can be made out of others: texts and words, but no questions, whose answers would be lost."""
-    return run.task.modality == "text" and getattr(run.task, "can_augment", True)
+    return phases.can_augment(run.task)
 
 
 def augmented_rows(run: Run, num_rows: int) -> int:

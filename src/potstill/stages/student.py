@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from potstill.ground.disk import write_json_atomic
+from potstill.models.checkpoint import has_own_processor
 from potstill.models.factory import is_factory
 from potstill.stages.module_models import module_student
-from potstill.stages.named_student import has_own_files, named_processor, named_student
+from potstill.stages.named_student import named_processor, named_student
 from potstill.stages.task_run import widened_teacher
 from potstill.students.cut import cut_student
 from potstill.students.plan import StudentPlan, plan, plan_from_config
@@ -71,10 +72,11 @@ def make_student(run: Run, folder: Path) -> Sequence[str]:
         np.save(folder / "kept_ids.npy", cut.kept_ids)
         notes.append(_told(cut))
     run.observer.stage_advanced(4, 4, {})
+    named = run.recipe.student.model
     facts = {
         "plan": asdict(planned),
         "vocabulary": _vocabulary_facts(cut),
-        "own_tokenizer": has_own_files(run) if not is_factory(run.recipe.student.model) else own is not None,
+        "own_tokenizer": own is not None if is_factory(named) else has_own_processor(named),
     }
     write_json_atomic(folder / "facts.json", facts)
     achieved = f"{planned.parameters:,} of {planned.teacher_parameters:,} parameters (ratio {planned.ratio:.3f})"

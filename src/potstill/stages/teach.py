@@ -15,8 +15,10 @@ from potstill.knowledge.cache import estimate, measure_seconds_per_row, write_ca
 from potstill.knowledge.live import LiveTeacher
 from potstill.models.frozen import fingerprint_of_processor, freeze
 from potstill.models.taps import TapReader, head_of
+from potstill.planning.phases import asks_teacher
 from potstill.report.numbers import size
 from potstill.stages.cached_block_means import dtype_of, states_to_keep
+from potstill.stages.run_facts import passes, run_facts
 from potstill.stages.teacher_snapshots import keep_anchors
 from potstill.stages.user_inputs import load_given
 from potstill.training.phase_settings import PhaseSettings, usual_evaluations
@@ -91,13 +93,11 @@ def cache_answers(run: Run, folder: Path, *, keeps_states: bool = True) -> Seque
     teacher = run.teacher
     names = [name for name in ("train", "validation", "test", "unlabelled", "augmented") if run.has(name)]
     rows = run.teacher_rows(*names)
-    from potstill.planning.forecast import foreseen_passes
-
     source = LiveTeacher(teacher.model, TapReader(), device=compute_device())
     collator = run.task.collator(teacher.processor)
     states = states_to_keep(run, len(rows)) if keeps_states else ()
     seconds = measure_seconds_per_row(source, rows, collator, sample=min(64, max(8, len(rows) // 32)))
-    cost = estimate(len(rows), run.num_answers, passes=foreseen_passes(run), seconds_per_row=seconds)
+    cost = estimate(len(rows), run.num_answers, passes=passes(run), seconds_per_row=seconds)
     run.observer.note(
         f"the answers to {len(rows):,} rows take {size(cost.bytes)} and about {cost.seconds_to_write:.0f} s,"
         f" and save about {cost.seconds_saved:.0f} s"
@@ -123,11 +123,8 @@ def cache_answers(run: Run, folder: Path, *, keeps_states: bool = True) -> Seque
 
 def wants_cache(run: Run) -> bool:
     """Whether the answers are kept: always, never, or where the losses read all rows and the evaluations some of them again."""
-    from potstill.planning.forecast import foreseen_passes
-    from potstill.stages.distill import asks_teacher
-
     mode = run.recipe.distill.cache
-    return mode == "always" or (mode == "auto" and foreseen_passes(run) >= 1 and asks_teacher(run))
+    return mode == "always" or (mode == "auto" and passes(run) >= 1 and asks_teacher(run_facts(run)))
 
 
 def _shown(source: LiveTeacher, rows: EncodedRows, collator: Any, states: Sequence[str]) -> list[Tensor]:

@@ -10,19 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from potstill.errors import RecipeError
 from potstill.ground.devices import compute_device
-from potstill.methods.chains import CHAINS
 from potstill.recipe.model import OneTeacherRecipe
 from potstill.stages.user_inputs import content_of
 from potstill.training.route import WEIGHTS, evenly, step_of
 
 if TYPE_CHECKING:
     from potstill.contracts.source import TeacherSource
-    from potstill.recipe import Recipe
     from potstill.stages.context import Run
 
 logger = logging.getLogger(__name__)
 
-OWNERS = {"assistants": "takd", "generations": "ban", "ensemble": "ban", "route": "rco"}
 NOT_STATES = ("stage.json", "facts.json", WEIGHTS)
 
 
@@ -78,48 +75,6 @@ def anchor_source(run: Run, name: str) -> TeacherSource:
         place, teacher = f"{run.places.teacher}/anchors/{name}", run.recipe.teacher
     state = run.variant(places=replace(run.places, teacher=place), teacher=teacher)
     return live_rows(state, LiveTeacher(state.teacher.model, device=compute_device()), token_values=False)
-
-
-def check_chain(recipe: Recipe) -> None:
-    """Make sure that the settings of chains fit the method, and that the states that the recipe names are there.
-
-    Raises:
-        RecipeError: A folder is missing, a setting is of another method, or assistants have no room.
-    """
-    method, student = recipe.distill.method, recipe.student
-    _check_owners(recipe)
-    if method in CHAINS and recipe.distill.losses is not None:
-        raise RecipeError(
-            f"distill.losses and method {method!r} are both given, and a chain has the terms of its method",
-            "one of them",
-            "leave out distill.losses, or set distill.method: auto",
-        )
-    if method == "takd" and student.ratio == 0:
-        raise RecipeError(
-            "method 'takd' puts models between teacher and student, and student.ratio is 0: they have the same size",
-            "a smaller student",
-            "raise student.ratio, or set distill.method: ban for students of the teacher's size",
-        )
-    named = recipe.distill.chain.route
-    missing = [folder for folder in named if not (Path(folder).expanduser() / "config.json").is_file()]
-    if missing:
-        raise RecipeError(
-            f"distill.chain.route names {', '.join(map(repr, missing))}, which hold no model",
-            "folders that save_pretrained wrote, with tokenizer or image processor",
-            "check the paths",
-        )
-
-
-def _check_owners(recipe: Recipe) -> None:
-    """A setting that has no effect says so."""
-    chain, method = recipe.distill.chain, recipe.distill.method
-    for name, default in type(chain)().model_dump().items():
-        if getattr(chain, name) != default and method != OWNERS[name]:
-            raise RecipeError(
-                f"distill.chain.{name} is set for method {method!r}",
-                f"method {OWNERS[name]}, which alone reads it",
-                f"set distill.method: {OWNERS[name]}, or leave it out",
-            )
 
 
 def check_states(run: Run, *, is_trained: bool) -> None:

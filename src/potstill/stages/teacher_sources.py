@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from potstill.contracts.signal import TeacherSignal
-from potstill.contracts.source import TeacherSource
+from potstill.contracts.source import TeacherSource, is_of_whole_row
 from potstill.data.encoded import EncodedRows
 from potstill.errors import CacheError
 from potstill.ground.devices import compute_device
@@ -20,13 +20,6 @@ if TYPE_CHECKING:
     from potstill.knowledge.live import LiveTeacher
     from potstill.stages.context import Run
     from potstill.training.teacher_weights import TeacherWeights
-
-WHOLE_ROW_NEEDS = ("logits", "pooled", "head.in")
-
-
-def is_of_whole_row(need: str) -> bool:
-    """Whether a value belongs to the row, whatever tokens it is read in, and not to single tokens."""
-    return need in WHOLE_ROW_NEEDS or need.startswith("mean:")
 
 
 class LayeredSource:

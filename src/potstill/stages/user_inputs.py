@@ -15,11 +15,8 @@ from potstill.ground.disk import fingerprint
 from potstill.recipe.model import TeacherRecipe
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from potstill.models.load import LoadedTeacher
     from potstill.stages.context import Given, Run
-    from potstill.tasks.contract import Task
 
 
 IN_MEMORY = "<in memory>"
@@ -125,7 +122,7 @@ def load_given(run: Run, label_names: tuple[str, ...] | None) -> LoadedTeacher:
 
 
 def _from_scratch(run: Run, label_names: tuple[str, ...] | None) -> LoadedTeacher:
-    from potstill.models.load import LoadedTeacher
+    from potstill.models.load import LoadedTeacher, new_model
 
     config = read_config(run.recipe.teacher)
     names = label_names or tuple(config.id2label.values())
@@ -134,18 +131,6 @@ def _from_scratch(run: Run, label_names: tuple[str, ...] | None) -> LoadedTeache
     model = new_model(run.task, config)
     processor = run.task.load_processor(run.recipe.teacher.model, model_config=config)
     return LoadedTeacher(model, processor, head_is_new=True, notes=("the teacher starts from random weights",))
-
-
-def new_model(task: Task, config: Any) -> PreTrainedModel:
-    """A model of a configuration with random weights, in evaluation mode."""
-    from potstill.models.load import auto_class
-
-    for key, value in task.config_values.items():
-        setattr(config, key, value)
-    if config.architectures is None:
-        config.architectures = []  # DeiT's Auto class cannot read None
-    model: PreTrainedModel = auto_class(task.name).from_config(config).eval()
-    return model
 
 
 def wants_training(run: Run) -> bool:

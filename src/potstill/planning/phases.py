@@ -1,0 +1,111 @@
+"""The phases of training that a recipe asks for, from facts about its task and its two models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from potstill.contracts.answers import Answers
+from potstill.errors import ModelError, PotstillError
+from potstill.methods.catalogue import EXAMPLES
+from potstill.methods.catalogue import build as build_method
+from potstill.methods.contract import MethodOptions, ModelFacts, OnlineOptions, Phase, facts_of
+from potstill.methods.response import in_units
+from potstill.planning.loss_table import read_losses
+from potstill.recipe import Recipe
+from potstill.students.cost import parameters_of
+
+if TYPE_CHECKING:
+    from potstill.tasks.contract import Task
+
+CUSTOM_EPOCHS, CUSTOM_RATE = 8.0, 3e-4
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What is known of a run once its rows are read.
+
+    Args:
+        recipe: The resolved recipe.
+        task: Its task.
+        teacher_config: Configuration of the teacher as it was given.
+        num_labels: Labels of the data; 0 where the answers are not named.
+        answers: What is answered and which losses teach it, with the scales of the training labels.
+        num_states: Earlier states of the teacher that are there to follow.
+    """
+
+    recipe: Recipe
+    task: Task
+    teacher_config: Any
+    num_labels: int
+    answers: Answers
+    num_states: int = 0
+
+
+def phases_of(run: RunFacts, student: ModelFacts, teacher: ModelFacts, *, has_same_tokens: bool) -> tuple[Phase, ...]:
+    """The phases of the recipe's method, or one phase of the recipe's own losses.
+
+    Raises:
+        RecipeError: A method, loss or block that does not exist.
+        NeedsError: The method needs what the models do not have.
+    """
+    recipe = run.recipe.distill
+    if recipe.losses is not None:
+        terms = in_units(read_losses(recipe.losses, student, teacher, layers=recipe.layers), run.answers)
+        return (Phase("custom", terms, recipe.epochs or CUSTOM_EPOCHS, recipe.learning_rate or CUSTOM_RATE),)
+    options = MethodOptions(
+        epochs=recipe.epochs,
+        learning_rate=recipe.learning_rate,
+        temperature=recipe.temperature,
+        alpha=recipe.alpha,
+        layers=recipe.layers,
+        has_same_tokens=has_same_tokens,
+        online=OnlineOptions(**recipe.online.model_dump()),
+        answers=run.answers,
+        assistants=None if recipe.chain.assistants == "auto" else recipe.chain.assistants,
+        generations=recipe.chain.generations,
+        anchors=run.num_states,
+        has_taps=not run.recipe.tasks,
+    )
+    return build_method(method_of(run.recipe, run.task), student, teacher, options)
+
+
+def asks_teacher(run: RunFacts) -> bool:
+    """Whether the losses read the teacher's answers, judged by two models of the run's kind; True where these do not say."""
+    student, teacher = next(pair for pair in EXAMPLES if pair[0].modality == run.task.modality)
+    try:
+        phases = phases_of(run, student, teacher, has_same_tokens=True)
+    except PotstillError:
+        return True
+    return any(phase.asks_teacher() for phase in phases)
+
+
+def method_of(recipe: Recipe, task: Task) -> str:
+    """The recipe's method; `auto` is the one that learns from the answers to many rows, where more rows can be made.
+
+    For texts, reading the teacher's inner values in every step costs more than the student's own step, and the same time spent
+    on more rows teaches more.
+    """
+    asked = recipe.distill.method
+    return "augmented_kd" if asked == "auto" and can_augment(task) else asked
+
+
+def can_augment(task: Task) -> bool:
+    """Whether rows of this task can be made out of others: texts and words, but no questions, whose answers would be lost."""
+    return task.modality == "text" and getattr(task, "can_augment", True)
+
+
+def known_facts(model: Any, layers: Sequence[int] = ()) -> ModelFacts:
+    """Facts of any model, from its configuration where its family is not known."""
+    try:
+        return facts_of(model, kept_layers=layers)
+    except ModelError:
+        config = model.config
+        depth = getattr(config, "num_hidden_layers", None) or len(getattr(config, "depths", getattr(config, "stages", (1,))))
+        width = getattr(config, "hidden_size", None) or (getattr(config, "hidden_sizes", None) or [0])[-1]
+        modality = "image" if hasattr(config, "image_size") or hasattr(config, "num_channels") else "text"
+        heads = getattr(config, "num_attention_heads", None)
+        classes, size = getattr(config, "num_labels", None), parameters_of(model)
+        strides = tuple(getattr(config, "strides", ()))
+        return ModelFacts(int(depth), int(width), heads, modality, num_classes=classes, strides=strides, parameters=size)
