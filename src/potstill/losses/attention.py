@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from potstill.errors import NeedsError
+from potstill.ground.precision import FLOOR, full_precision
 from potstill.losses.bridges import match_maps
 from potstill.losses.layers import PairedLoss, loss_name, mask_for, refuse_ranks
 from potstill.losses.options import LAST_LAYER, LayerPair, one_of, positive
-from potstill.losses.precision import FLOOR, full_precision
 from potstill.losses.reduction import Reduction, over_rows
 
 HEADS_CHOICES = ("auto", "match", "mean")

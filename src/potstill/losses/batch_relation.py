@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from potstill.ground.precision import full_precision
 from potstill.losses.layers import PairedLoss, mask_for
 from potstill.losses.options import LAST_LAYER, LayerPair, between, positive
-from potstill.losses.precision import full_precision
 from potstill.losses.reduction import Reduction, of_batch, token_mean
 from potstill.losses.row_products import TINY, Angles, Congruence, products, squared_distances
 from potstill.losses.transfer import HEAD_INPUT

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from potstill.contracts.signal import TeacherSignal
+from potstill.ground.precision import finite, full_precision, log_probabilities
 from potstill.losses.contract import IGNORED_LABEL, Loss, LossValue, StudentView
 from potstill.losses.options import positive
-from potstill.losses.precision import finite, full_precision
 from potstill.losses.reduction import Reduction, over_rows
-from potstill.losses.response import ResponseLoss, divergence, log_probabilities
+from potstill.losses.response import ResponseLoss, divergence
 
 
 @full_precision

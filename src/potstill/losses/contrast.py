@@ -12,10 +12,10 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from potstill.ground.precision import full_precision
 from potstill.losses.bridges import width_of
 from potstill.losses.layers import PairedLoss
 from potstill.losses.options import LayerPair, positive
-from potstill.losses.precision import full_precision
 from potstill.losses.reduction import Reduction, over_rows
 from potstill.losses.transfer import HEAD_INPUT, vectors
 

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from potstill.contracts.signal import TeacherSignal
 from potstill.errors import NeedsError, RecipeError
+from potstill.ground.precision import finite, full_precision, log_probabilities
 from potstill.losses.contract import LossValue, Shapes, StudentView
 from potstill.losses.divergences import kl
 from potstill.losses.options import between, positive
-from potstill.losses.precision import finite, full_precision
 from potstill.losses.reduction import Reduction, of_batch, over_rows
-from potstill.losses.response import ResponseLoss, TemperatureLoss, divergence, log_probabilities, logit_mask
+from potstill.losses.response import ResponseLoss, TemperatureLoss, divergence, logit_mask
 
 
 @full_precision

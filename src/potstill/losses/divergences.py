@@ -11,10 +11,10 @@ from typing import Literal
 
 from torch import Tensor, logaddexp
 
+from potstill.ground.precision import full_precision, log_probabilities
 from potstill.losses.options import between, one_of, positive
-from potstill.losses.precision import full_precision
 from potstill.losses.reduction import Reduction, over_rows
-from potstill.losses.response import ResponseLoss, TemperatureLoss, divergence, log_probabilities
+from potstill.losses.response import ResponseLoss, TemperatureLoss, divergence
 
 Direction = Literal["forward", "reverse"]
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
+from potstill.ground.precision import finite, full_precision
 from potstill.losses.options import positive
-from potstill.losses.precision import finite, full_precision
 from potstill.losses.reduction import Reduction, of_batch, over_rows
 from potstill.losses.response import ResponseLoss
 

@@ -12,10 +12,10 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from potstill.ground.precision import full_precision
 from potstill.losses.bridges import match_maps
 from potstill.losses.layers import PairedLoss, mask_for, refuse_ranks
 from potstill.losses.options import LAST_LAYER, LayerPair, between, one_of, positive, scales
-from potstill.losses.precision import full_precision
 from potstill.losses.reduction import Reduction, alike, over_rows
 
 

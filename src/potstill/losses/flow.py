@@ -14,11 +14,11 @@ from torch import Tensor
 
 from potstill.contracts.signal import TeacherSignal
 from potstill.errors import NeedsError, RecipeError
+from potstill.ground.precision import full_precision
 from potstill.losses.bridges import match_maps
 from potstill.losses.contract import LossValue, StudentView
 from potstill.losses.layers import PairedLoss, loss_name, mask_for, teacher_taps
 from potstill.losses.options import LayerPair, tap_name
-from potstill.losses.precision import full_precision
 from potstill.losses.reduction import Reduction, over_rows
 from potstill.losses.relation import positions
 

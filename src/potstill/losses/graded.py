@@ -13,10 +13,10 @@ from torch import Tensor, stack, where
 
 from potstill.contracts.signal import TeacherSignal
 from potstill.errors import NeedsError
+from potstill.ground.precision import finite, full_precision
 from potstill.losses.contract import IGNORED_LABEL, Loss, LossValue, Shapes, StudentView
 from potstill.losses.layers import loss_name
 from potstill.losses.options import between, one_of, positive
-from potstill.losses.precision import finite, full_precision
 from potstill.losses.reduction import Reduction, alike, over_rows
 from potstill.losses.response import ResponseLoss
 

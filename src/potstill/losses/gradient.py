@@ -13,9 +13,9 @@ from torch import Tensor
 
 from potstill.contracts.signal import TeacherSignal
 from potstill.errors import NeedsError, TrainingError
+from potstill.ground.precision import full_precision
 from potstill.losses.contract import Loss, LossValue, Shapes, StudentView
 from potstill.losses.layers import mask_for, shape_of, teacher_taps
-from potstill.losses.precision import full_precision
 from potstill.losses.reduction import Reduction, over_rows
 
 

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from potstill.contracts.signal import TeacherSignal
+from potstill.ground.precision import FLOOR, finite, full_precision
 from potstill.losses.contract import IGNORED_LABEL, LossValue, StudentView
 from potstill.losses.options import between, positive
-from potstill.losses.precision import FLOOR, finite, full_precision
 from potstill.losses.reduction import Reduction, over_labelled, over_rows
 from potstill.losses.response import ResponseLoss, TemperatureLoss, divergence
 

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from potstill.contracts.signal import TeacherSignal
 from potstill.errors import NeedsError
+from potstill.ground.precision import full_precision
 from potstill.losses.attention import attention_kl
 from potstill.losses.contract import Loss, LossValue, Shapes, StudentView
 from potstill.losses.layers import loss_name, refuse_ranks, shape_of, teacher_taps, unique
 from potstill.losses.options import LAST_LAYER, LayerPair, layer_pairs, tap_name
-from potstill.losses.precision import full_precision
 from potstill.losses.reduction import Reduction
 
 MOST_RELATION_HEADS = 48

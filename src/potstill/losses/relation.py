@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from potstill.errors import NeedsError
+from potstill.ground.precision import full_precision
 from potstill.losses.bridges import match_maps, width_of
 from potstill.losses.layers import PairedLoss, loss_name, mask_for
 from potstill.losses.options import LAST_LAYER, LayerPair, one_of
-from potstill.losses.precision import full_precision
 from potstill.losses.reduction import Reduction, over_rows
 
 

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from potstill.contracts.signal import TeacherSignal
 from potstill.errors import NeedsError
+from potstill.ground.precision import finite, full_precision, log_probabilities
 from potstill.losses.contract import IGNORED_LABEL, Loss, LossValue, Shapes, StudentView
 from potstill.losses.layers import loss_name
 from potstill.losses.options import between, positive
-from potstill.losses.precision import finite, full_precision
 from potstill.losses.reduction import Reduction, alike, over_labelled, over_rows
 
 
@@ -41,17 +41,6 @@ def ce(student_logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0, 
         flat, labels.flatten(), ignore_index=IGNORED_LABEL, label_smoothing=label_smoothing, reduction="none"
     )
     return over_labelled(values, labels, reduction)
-
-
-def log_probabilities(logits: Tensor, temperature: float | Tensor, mask: Tensor | None = None) -> Tensor:
-    """log softmax(logits / τ) over the last axis, finite for logits of −inf and for masked units.
-
-    Raises:
-        RecipeError: τ is a number that is not above 0.
-    """
-    if not isinstance(temperature, Tensor):
-        positive("temperature", temperature)
-    return F.log_softmax(finite(logits, mask) / temperature, dim=-1)
 
 
 def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:

@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from potstill.contracts.signal import TeacherSignal
+from potstill.ground.precision import full_precision
 from potstill.losses.bridges import MapNorm
 from potstill.losses.contract import LossValue, Shapes, StudentView
 from potstill.losses.feature import FeatureLoss
 from potstill.losses.layers import teacher_taps
 from potstill.losses.options import LayerPair, between, tap_name
-from potstill.losses.precision import full_precision
 from potstill.losses.reduction import Reduction, over_rows
 
 LAST_STAGES: tuple[LayerPair, ...] = ((-3, -3), (-2, -2), (-1, -1))

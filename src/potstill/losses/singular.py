@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from potstill.ground.precision import full_precision
 from potstill.losses.flow import LAST_TWO, FlowLoss
 from potstill.losses.options import LayerPair, between
-from potstill.losses.precision import full_precision
 from potstill.losses.reduction import Reduction, over_rows
 from potstill.losses.relation import positions
 

@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from potstill.ground.precision import full_precision
 from potstill.losses.bridges import Bridge, MapNorm, VectorNorm, match_maps, width_of
 from potstill.losses.feature import FeatureLoss, hidden_mse
 from potstill.losses.layers import mask_for
 from potstill.losses.options import LAST_LAYER, LayerPair, between, one_of, positive
-from potstill.losses.precision import full_precision
 from potstill.losses.reduction import Reduction, of_batch, over_rows, token_mean
 
 HEAD_INPUT: tuple[LayerPair, ...] = (("head.in", "head.in"),)

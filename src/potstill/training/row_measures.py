@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from potstill.contracts.signal import TeacherSignal
+from potstill.ground.precision import FLOOR
 from potstill.losses.contract import IGNORED_LABEL, StudentView
-from potstill.losses.precision import FLOOR
 from potstill.losses.response import logit_mask
 from potstill.models.sentence_model import HEAD
 

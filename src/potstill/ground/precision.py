@@ -1,4 +1,4 @@
-"""Losses are computed in 32 bits (64 where given), whatever the models and autocast do."""
+"""Computing in 32 bits (64 where given), whatever the models and autocast do, and log-probabilities that stay finite."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from potstill.errors import RecipeError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -51,3 +54,14 @@ def finite(logits: Tensor, mask: Tensor | None = None) -> Tensor:
     """
     logits = logits.masked_fill(logits == float("-inf"), FLOOR)
     return logits if mask is None else logits.masked_fill(~mask.bool().unsqueeze(-1), 0.0)
+
+
+def log_probabilities(logits: Tensor, temperature: float | Tensor, mask: Tensor | None = None) -> Tensor:
+    """log softmax(logits / τ) over the last axis, finite for logits of −inf and for masked units.
+
+    Raises:
+        RecipeError: τ is a number that is not above 0.
+    """
+    if not isinstance(temperature, Tensor) and not 0 < temperature < float("inf"):
+        raise RecipeError(f"temperature is {temperature!r}", "a finite number above 0", "set temperature to such a number")
+    return F.log_softmax(finite(raise_precision(logits), mask) / temperature, dim=-1)
