@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from cifar_nets import StagedNet
-from potstill.contracts.signal import DenseLogits, TeacherSignal
+from potstill.contracts.signal import TeacherSignal
 from potstill.ground.hardware import bf16_pays
 from potstill.knowledge.live import LiveTeacher
+from potstill.knowledge.responses.dense import DenseLogits
 from potstill.models.taps import TapReader
 
 

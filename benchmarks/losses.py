@@ -29,8 +29,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from loss_contests import CONTESTS, Contest
 from potstill import losses
-from potstill.contracts.signal import DenseLogits, TeacherSignal
+from potstill.contracts.signal import TeacherSignal
 from potstill.errors import NeedsError
+from potstill.knowledge.responses.dense import DenseLogits
 from potstill.losses.contract import Shapes, StudentView
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from potstill.contracts.signal import DenseLogits, TeacherSignal
+from potstill.contracts.signal import TeacherSignal
+from potstill.knowledge.responses.dense import DenseLogits
 
 EAGER_STEPS = 4  # with the same settings before they are recorded: lazy parts are built, convolutions chosen
 

@@ -27,9 +27,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import ElectraConfig, ElectraForSequenceClassification, PrinterCallback, TrainerCallback, TrainingArguments
 
-from potstill.contracts.signal import DenseLogits, TeacherSignal
+from potstill.contracts.signal import TeacherSignal
 from potstill.contracts.source import TeacherSource
 from potstill.knowledge.live import LiveTeacher
+from potstill.knowledge.responses.dense import DenseLogits
 from potstill.training.trainer import DistillationTrainer
 
 BATCH, CLASSES, VOCABULARY = 32, 2, 6000

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from potstill import losses
-from potstill.contracts.signal import DenseLogits, TeacherSignal
+from potstill.contracts.signal import TeacherSignal
+from potstill.knowledge.responses.dense import DenseLogits
 from potstill.losses.contract import Loss, Shapes, StudentView
 
 B, T, D, HEADS, C, GRID = 4, 6, 16, 2, 5, 8

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from potstill.answers.class_ranges import FLOOR, of_own_task
-from potstill.contracts.signal import DenseLogits, TeacherSignal
+from potstill.contracts.signal import TeacherSignal
 from potstill.errors import ModelError, NeedsError
 from potstill.knowledge.per_task import PerTaskTeacher
+from potstill.knowledge.responses.dense import DenseLogits
 from potstill.losses import catalogue
 from potstill.losses.contract import Loss, StudentView
 from potstill.losses.per_task import PerTask

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from potstill import losses
-from potstill.contracts.signal import DenseLogits, TeacherSignal
+from potstill.contracts.signal import TeacherSignal
 from potstill.errors import DataError, NeedsError, RecipeError
+from potstill.knowledge.responses.dense import DenseLogits
 from potstill.losses import functional as F
 from potstill.losses.contract import Shapes, StudentView
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from potstill.contracts.signal import DenseLogits, TeacherSignal
+from potstill.contracts.signal import TeacherSignal
 from potstill.errors import NeedsError, RecipeError
+from potstill.knowledge.responses.dense import DenseLogits
 from potstill.losses import build
 from potstill.losses.contract import Shapes, StudentView
 from potstill.losses.functional import routed

@@ -10,7 +10,8 @@ from torch import nn
 from torch.utils.data import Dataset
 from transformers import BertConfig, BertForSequenceClassification, TrainingArguments
 
-from potstill.contracts.signal import DenseLogits, TeacherSignal
+from potstill.contracts.signal import TeacherSignal
+from potstill.knowledge.responses.dense import DenseLogits
 from potstill.losses.contract import Loss, LossValue, Shapes, StudentView
 
 VOCABULARY, CLASSES = 50, 3

@@ -9,8 +9,9 @@ import torch
 from small_models import HiddenBridge, Rows, arguments, collate, encoder, opinionated
 from torch import nn
 
-from potstill.contracts.signal import DenseLogits, TeacherSignal
+from potstill.contracts.signal import TeacherSignal
 from potstill.errors import RecipeError
+from potstill.knowledge.responses.dense import DenseLogits
 from potstill.losses import build as build_loss
 from potstill.losses.contract import StudentView
 from potstill.losses.functional import kl

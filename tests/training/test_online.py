@@ -10,10 +10,11 @@ import torch
 from small_models import CLASSES, HiddenBridge, Remembered, Rows, arguments, collate, encoder, opinionated
 from torch import nn
 
-from potstill.contracts.signal import DenseLogits, TeacherSignal
+from potstill.contracts.signal import TeacherSignal
 from potstill.errors import NeedsError, RecipeError, TrainingError
 from potstill.knowledge.live import LiveTeacher
 from potstill.knowledge.noisy import NoisyTeacher
+from potstill.knowledge.responses.dense import DenseLogits
 from potstill.losses import functional as F
 from potstill.models.taps import TapReader
 from potstill.training.averaging import WeightAverage

@@ -9,8 +9,9 @@ import pytest
 import torch
 from small_models import Remembered, Rows, arguments, collate, encoder, opinionated
 
-from potstill.contracts.signal import DenseLogits, TeacherSignal
+from potstill.contracts.signal import TeacherSignal
 from potstill.errors import NeedsError, RecipeError
+from potstill.knowledge.responses.dense import DenseLogits
 from potstill.losses import catalogue
 from potstill.losses.contract import StudentView
 from potstill.losses.functional import kl

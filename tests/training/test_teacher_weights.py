@@ -11,9 +11,10 @@ from small_models import CLASSES, Rows, collate, encoder
 from torch import Tensor
 from transformers import TrainingArguments
 
-from potstill.contracts.signal import DenseLogits, TeacherSignal
+from potstill.contracts.signal import TeacherSignal
 from potstill.errors import ModelError
 from potstill.knowledge.ensemble import EACH, EnsembleTeacher, combine, row_weights
+from potstill.knowledge.responses.dense import DenseLogits
 from potstill.losses.contract import IGNORED_LABEL, StudentView
 from potstill.training.teacher_weights import TeacherWeights
 from potstill.training.trainer import DistillationTrainer

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from potstill.answers.units import arranged, has_units
-from potstill.contracts.signal import DenseLogits, TeacherSignal
+from potstill.contracts.signal import TeacherSignal
 from potstill.contracts.source import require
 from potstill.errors import CacheError
 from potstill.ground.devices import device_of_batch
@@ -22,6 +22,7 @@ from potstill.knowledge.cache_budget import TAP_BUDGET_BYTES, CacheEstimate, est
 from potstill.knowledge.cache_manifest import Fingerprints, Manifest, check_fingerprints, check_whole, load_manifest
 from potstill.knowledge.cache_store import ShardStore
 from potstill.knowledge.cache_write import token_mask, write_cache
+from potstill.knowledge.responses.dense import DenseLogits
 
 __all__ = [
     "TAP_BUDGET_BYTES",

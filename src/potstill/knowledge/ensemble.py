@@ -11,10 +11,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from potstill.contracts.signal import DenseLogits, TeacherSignal
+from potstill.contracts.signal import TeacherSignal
 from potstill.contracts.source import TeacherSource, require
 from potstill.errors import ModelError
 from potstill.ground.disk import fingerprint
+from potstill.knowledge.responses.dense import DenseLogits
 
 EACH = "logits:each"  # need name of the log-probabilities of every teacher
 _IGNORED_LABEL = -100

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from potstill.answers.units import answers_of, head_output
-from potstill.contracts.signal import DenseLogits, TeacherSignal
+from potstill.contracts.signal import TeacherSignal
 from potstill.contracts.source import TapReader, require
 from potstill.errors import ModelError
 from potstill.ground.devices import device_of, device_of_batch, exact
 from potstill.ground.hardware import bf16_pays
+from potstill.knowledge.responses.dense import DenseLogits
 from potstill.models.frozen import ensure_eval, fingerprint_of, freeze
 from potstill.models.inputs import MAIN_INPUTS, InputNames
 

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from potstill.contracts.signal import DenseLogits, TeacherSignal
+from potstill.contracts.signal import TeacherSignal
 from potstill.contracts.source import TeacherSource
 from potstill.errors import NeedsError, RecipeError
+from potstill.knowledge.responses.dense import DenseLogits
 
 
 class NoisyTeacher:
@@ -71,14 +72,12 @@ class NoisyTeacher:
         """The answers with noise; inner values are as they are.
 
         Raises:
-            NeedsError: The source keeps a part of the classes alone.
+            NeedsError: The source does not keep every logit.
         """
         signal = self.source.signal(batch, needs)
         if "logits" not in needs:
             return signal
-        if not isinstance(signal.response, DenseLogits):
-            raise NeedsError("noise needs every logit, the source holds some of them", todo="set distill.cache: never")
-        logits = signal.response.values
+        logits = signal.logits
         shape = (logits.shape[0], *[1] * (logits.dim() - 1))
         chosen = (torch.rand(shape) < self.share).to(logits.device)
         noise = torch.randn(logits.shape).to(logits.device, logits.dtype) * self.sigma

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from potstill.answers.class_ranges import FLOOR, by_task
-from potstill.contracts.signal import DenseLogits, TeacherSignal
+from potstill.contracts.signal import TeacherSignal
 from potstill.contracts.source import TeacherSource, require
 from potstill.data.collate import TASK_CLASSES
 from potstill.errors import ModelError
 from potstill.ground.disk import fingerprint
+from potstill.knowledge.responses.dense import DenseLogits
 from potstill.models.labels import final_linear
 
 

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from potstill.answers.class_ranges import by_task
-from potstill.contracts.signal import DenseLogits, TeacherSignal
+from potstill.contracts.signal import TeacherSignal
 from potstill.data.collate import TASK_CLASSES
 from potstill.errors import NeedsError
+from potstill.knowledge.responses.dense import DenseLogits
 from potstill.losses.contract import Loss, LossValue, Shapes, StudentView
 from potstill.losses.layers import loss_name
 

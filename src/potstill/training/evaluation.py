@@ -17,8 +17,9 @@ from torch import Tensor
 
 from potstill.answers.units import FLOOR, pooled
 from potstill.answers.units import joined as joined_batches
-from potstill.contracts.signal import DenseLogits, TeacherSignal
+from potstill.contracts.signal import TeacherSignal
 from potstill.errors import CacheError
+from potstill.knowledge.responses.dense import DenseLogits
 from potstill.losses.contract import IGNORED_LABEL, StudentView
 from potstill.losses.response import logit_mask
 from potstill.training.objective import Objective

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from potstill.answers.units import has_units, is_span, read_units
-from potstill.contracts.signal import DenseLogits
 from potstill.ground.devices import device_of, frozen
+from potstill.knowledge.responses.dense import DenseLogits
 from potstill.models.taps import Taps, head_of
 from potstill.students.cut import regress
 from potstill.training.precision import model_inputs

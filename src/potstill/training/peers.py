@@ -14,9 +14,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from potstill.contracts.signal import DenseLogits, TeacherSignal
+from potstill.contracts.signal import TeacherSignal
 from potstill.errors import NeedsError, RecipeError, TrainingError
 from potstill.ground.devices import frozen, seeded
+from potstill.knowledge.responses.dense import DenseLogits
 from potstill.losses.contract import StudentView
 from potstill.models.frozen import fingerprint_of
 from potstill.models.taps import Taps, head_of

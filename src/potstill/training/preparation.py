@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from potstill.answers.units import answers_of
-from potstill.contracts.signal import DenseLogits, SparseLogits, TeacherSignal
+from potstill.contracts.signal import TeacherSignal
 from potstill.errors import Faults, NeedsError, PotstillError
 from potstill.ground.devices import frozen
 from potstill.knowledge.ensemble import EACH
@@ -161,11 +161,7 @@ def shapes_of_teacher(source: Any, batch: Mapping[str, Any], needs: Iterable[str
     if not needs:
         return None
     signal = source.signal(batch, needs)
-    shape: tuple[int, ...] = ()
-    if isinstance(signal.response, DenseLogits):
-        shape = tuple(signal.response.values.shape)
-    elif isinstance(signal.response, SparseLogits):
-        shape = tuple(signal.response.ids.shape)
+    shape = () if signal.response is None else signal.response.shape
     model = getattr(source, "model", None)
     return Shapes(_shapes(signal.taps), shape, student_modules(model) if isinstance(model, nn.Module) else {})
 
@@ -178,25 +174,12 @@ def student_modules(model: nn.Module) -> dict[str, nn.Module]:
 
 def to_device(signal: TeacherSignal, device: torch.device) -> TeacherSignal:
     """The signal with all tensors on `device`; itself where they are."""
+    response = None if signal.response is None else signal.response.to(device)
     tensors = [*signal.taps.values(), *([signal.token_mask] if signal.token_mask is not None else [])]
-    response = signal.response
-    if isinstance(response, DenseLogits):
-        tensors.append(response.values)
-    if isinstance(response, SparseLogits):
-        tensors.append(response.ids)
-    if all(tensor.device == device for tensor in tensors):
+    if response is signal.response and all(tensor.device == device for tensor in tensors):
         return signal
-    if isinstance(response, DenseLogits):
-        response = DenseLogits(_moved(response.values, device))
-    elif isinstance(response, SparseLogits):
-        tail = None if response.tail is None else _moved(response.tail, device)
-        response = SparseLogits(_moved(response.ids, device), _moved(response.log_probabilities, device), tail, response.scheme)
-    mask = None if signal.token_mask is None else _moved(signal.token_mask, device)
-    return TeacherSignal(response, {name: _moved(value, device) for name, value in signal.taps.items()}, mask)
-
-
-def _moved(tensor: Tensor, device: torch.device) -> Tensor:
-    return tensor.to(device, non_blocking=True)
+    mask = None if signal.token_mask is None else signal.token_mask.to(device, non_blocking=True)
+    return TeacherSignal(response, {name: value.to(device, non_blocking=True) for name, value in signal.taps.items()}, mask)
 
 
 def _shapes(values: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from potstill.contracts.signal import DenseLogits, TeacherSignal
+from potstill.contracts.signal import TeacherSignal
 from potstill.errors import TrainingError
 from potstill.ground.devices import frozen
+from potstill.knowledge.responses.dense import DenseLogits
 from potstill.models.frozen import fingerprint_of
 from potstill.training.averaging import WeightAverage
 
