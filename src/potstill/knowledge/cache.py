@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from potstill.answers.units import arranged, has_units
+from potstill.answers.units import arranged, has_units, is_span
+from potstill.contracts.response import Response
 from potstill.contracts.signal import TeacherSignal
 from potstill.contracts.source import require
 from potstill.errors import CacheError
@@ -23,6 +24,7 @@ from potstill.knowledge.cache_manifest import Fingerprints, Manifest, check_fing
 from potstill.knowledge.cache_store import ShardStore
 from potstill.knowledge.cache_write import token_mask, write_cache
 from potstill.knowledge.responses.dense import DenseLogits
+from potstill.knowledge.responses.tensors import placed
 
 __all__ = [
     "TAP_BUDGET_BYTES",
@@ -104,10 +106,12 @@ class CachedTeacher:
         """Logits [B, C] float32 of rows by id [B].
 
         Raises:
-            CacheError: A row is not held, or rows have several units.
+            CacheError: A row is not held, rows have several units, or not every logit was kept.
         """
         if self.manifest.ragged:
             raise CacheError("the cache holds answers with several units a row", "answers to whole rows", "ask by `signal`")
+        if "logits" not in self.manifest.stored:
+            raise CacheError(f"the cache keeps {self.manifest.kept.kind.name!r}", "a cache of every logit", "ask by `signal`")
         return self._store.gather("logits", self._store.find(row_ids))
 
     def signal(self, batch: Mapping[str, Any], needs: Collection[str] = ("logits",)) -> TeacherSignal:
@@ -136,17 +140,21 @@ class CachedTeacher:
         positions, device = self._store.find(batch["row_id"].cpu().numpy()), device_of_batch(batch)
         mask = token_mask(batch)
         values = {need: torch.from_numpy(self._value(need, positions, mask)) for need in dict.fromkeys(needs) if need != "logits"}
-        logits = _placed(self._logits(positions, batch), device) if "logits" in needs else None
-        values = {need: _placed(value, device) for need, value in values.items()}
-        return TeacherSignal(None if logits is None else DenseLogits(logits), values, mask)
+        response = self._response(positions, batch).to(device) if "logits" in needs else None
+        return TeacherSignal(response, {need: placed(value, device) for need, value in values.items()}, mask)
 
-    def _logits(self, positions: np.ndarray, batch: Mapping[str, Any]) -> Tensor:
+    def _response(self, positions: np.ndarray, batch: Mapping[str, Any]) -> Response:
+        answers, kind = self.manifest.answers, self.manifest.kept.kind
+        names = [name for name, array in answers.items() if array.ndim]
         if "logits" not in self.manifest.ragged:
-            return torch.from_numpy(self._store.gather("logits", positions))
+            return kind.unpack(answers | {name: self._store.gather(name, positions) for name in names})
         if not has_units(batch):
             raise CacheError("the cache holds answers with several units a row, the batch has whole rows", "rows with units")
-        units = self._store.gather_tokens("logits", positions, batch["unit_positions"].shape[1])
-        return arranged(torch.from_numpy(units).to(batch["unit_positions"].device), batch)
+        num_units = batch["unit_positions"].shape[1]
+        found = kind.unpack(answers | {name: self._store.gather_tokens(name, positions, num_units) for name in names})
+        if not is_span(batch):
+            return found
+        return DenseLogits(arranged(found.logits.to(batch["unit_positions"].device), batch))
 
     def _value(self, need: str, positions: np.ndarray, mask: Tensor | None) -> np.ndarray:
         if need not in self.manifest.ragged:
@@ -154,10 +162,3 @@ class CachedTeacher:
         if mask is None:
             raise CacheError(f"the batch has no attention mask, which {need} is padded by", "batches of tokens")
         return self._store.gather_tokens(need, positions, mask.shape[1])
-
-
-def _placed(values: Tensor, device: torch.device) -> Tensor:
-    """On the device; to a GPU through pinned memory, so that the copy waits for nothing that the GPU is still at."""
-    if device.type != "cuda" or values.device == device:
-        return values.to(device)
-    return values.pin_memory().to(device, non_blocking=True)

@@ -16,6 +16,7 @@ from potstill.contracts.source import TeacherSource
 from potstill.errors import CacheError, OutputError
 from potstill.ground.disk import free_bytes
 from potstill.knowledge.cache_manifest import numpy_dtype
+from potstill.knowledge.responses import read_keep
 
 TAP_BUDGET_BYTES = 2 << 30
 _SHARD_BYTES = 64 << 20
@@ -26,7 +27,7 @@ _CACHEABLE = ("logits", "embedding", "pooled", "head.in")
 
 @dataclass(frozen=True)
 class CacheEstimate:
-    """What a cache of logits costs and saves.
+    """What a cache of answers costs and saves.
 
     Args:
         bytes: On disk.
@@ -42,23 +43,32 @@ class CacheEstimate:
 
 
 def estimate(
-    num_rows: int, num_classes: int, *, passes: float, dtype: str = "float32", seconds_per_row: float = 0.0
+    num_rows: int,
+    num_classes: int,
+    *,
+    passes: float,
+    dtype: str = "float32",
+    seconds_per_row: float = 0.0,
+    keep: str | Mapping[str, Any] = "dense",
 ) -> CacheEstimate:
-    """What a cache of logits takes and saves.
+    """What a cache of answers takes and saves.
 
     Args:
-        num_rows: Rows to cache.
+        num_rows: Rows to cache (units, where rows have several).
         num_classes: Logits per row.
         passes: How often training will read each row (epochs, over all stages and runs that use the same teacher).
         dtype: "float32" or "float16".
         seconds_per_row: Of the live teacher; see `measure_seconds_per_row`.
+        keep: Which kind of response is kept; see `write_cache`.
 
     Example:
         >>> estimate(6920, 2, passes=10, seconds_per_row=0.01).bytes
         166080
     """
     index_bytes = 2 * np.dtype(np.int64).itemsize
-    size = num_rows * (num_classes * numpy_dtype(dtype).itemsize + index_bytes)
+    stored = [array for array in read_keep(keep).example(num_classes).values() if array.ndim]
+    sizes = (numpy_dtype(dtype).itemsize if array.dtype.kind == "f" else array.itemsize for array in stored)
+    size = num_rows * (sum(array.size * itemsize for array, itemsize in zip(stored, sizes)) + index_bytes)
     once = num_rows * seconds_per_row
     return CacheEstimate(size, once, max(0.0, passes - 1) * once, pays=passes > 1)
 

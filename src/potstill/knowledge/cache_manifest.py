@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import xxhash
 
 from potstill.errors import CacheError
 from potstill.ground.disk import read_json, write_json_atomic
+from potstill.knowledge.responses import Kept, read_keep
 
 MANIFEST = "manifest.json"
 TOKEN_COUNTS = "tokens"
@@ -43,14 +45,14 @@ class Manifest:
     Args:
         fingerprints: Whose knowledge of what.
         num_rows: Rows in the whole cache.
-        num_classes: Width of the logits; 0 until the first shard is written.
-        dtype: Of the stored logits, "float32" or "float16".
+        num_classes: Of the answers; 0 until the first shard is written.
+        dtype: Of the stored answers, "float32" or "float16".
         needs: Names of the stored values, "logits" first where held.
-        ragged: Those with one entry per token (logits: per unit of the answer), stored without padding.
+        ragged: Of the needs, those with one entry per token (logits: per unit of the answer), stored without padding.
         shard_rows: Rows per shard; the last has the rest.
         checksums: File name → checksum of its bytes.
         is_complete: Whether all shards are there.
-        scheme: How the response is held; "dense" is every logit.
+        scheme: Which kind of response is kept: its name, or a mapping {name, …} with its options.
         version: Of this format.
         tap_dtype: Of all stored values but the logits; empty where it is theirs.
     """
@@ -64,13 +66,25 @@ class Manifest:
     shard_rows: int
     checksums: Mapping[str, str] = field(default_factory=dict)
     is_complete: bool = False
-    scheme: str = "dense"
+    scheme: str | Mapping[str, Any] = "dense"
     version: int = FORMAT
     tap_dtype: str = ""
 
-    def dtype_of(self, need: str) -> np.dtype:
-        """Of one stored value."""
-        return numpy_dtype(self.dtype if need == "logits" else self.tap_dtype or self.dtype)
+    @functools.cached_property
+    def kept(self) -> Kept:
+        """Which kind of response is kept."""
+        return read_keep(self.scheme)
+
+    @functools.cached_property
+    def answers(self) -> dict[str, np.ndarray]:
+        """What is packed of one answer: arrays [1, …] that are stored, numbers [] that are those of all rows."""
+        return self.kept.example(max(self.num_classes, 1)) if "logits" in self.needs else {}
+
+    def dtype_of(self, name: str) -> np.dtype:
+        """Of one stored array."""
+        if name in self.answers:
+            return numpy_dtype(self.dtype) if self.answers[name].dtype.kind == "f" else self.answers[name].dtype
+        return numpy_dtype(self.tap_dtype or self.dtype)
 
     @property
     def num_shards(self) -> int:
@@ -83,12 +97,21 @@ class Manifest:
 
     @property
     def stored(self) -> tuple[str, ...]:
-        """Names of the arrays of a shard: the needs, and the tokens per row where some value is ragged."""
-        return (*self.needs, TOKEN_COUNTS) if self.ragged else self.needs
+        """Names of the arrays of a shard: those of the needs, and the tokens per row where some value is ragged."""
+        return (*self._arrays_of(self.needs), *([TOKEN_COUNTS] if self.ragged else []))
+
+    @property
+    def ragged_arrays(self) -> tuple[str, ...]:
+        """Names of the arrays with one entry per token or unit."""
+        return self._arrays_of(self.ragged)
+
+    def _arrays_of(self, needs: tuple[str, ...]) -> tuple[str, ...]:
+        answers = tuple(name for name, array in self.answers.items() if array.ndim)
+        return tuple(name for need in needs for name in (answers if need == "logits" else (need,)))
 
     def files_of(self, shard: int) -> dict[str, str]:
-        """Need name → file name of one shard."""
-        return {need: shard_file(need, shard) for need in self.stored}
+        """Array → file name of one shard."""
+        return {name: shard_file(name, shard) for name in self.stored}
 
     def with_checksums(self, checksums: Mapping[str, str]) -> Manifest:
         """The same with more files known."""
@@ -99,9 +122,9 @@ class Manifest:
         write_json_atomic(folder / MANIFEST, asdict(self))
 
 
-def shard_file(need: str, shard: int) -> str:
-    """The file of one value in one shard, for example ``hidden_-1-00003.npy``."""
-    return f"{need.replace(':', '_').replace('/', '_')}-{shard:05d}.npy"
+def shard_file(name: str, shard: int) -> str:
+    """The file of one array in one shard, for example ``hidden_-1-00003.npy``."""
+    return f"{name.replace(':', '_').replace('/', '_')}-{shard:05d}.npy"
 
 
 def load_manifest(folder: Path) -> Manifest:

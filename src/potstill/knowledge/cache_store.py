@@ -81,7 +81,7 @@ class ShardStore:
         """One array per shard, or a single array of all where they are small."""
         names = [shard_file(need, shard) for shard in range(self.manifest.num_shards)]
         shards = [np.load(self.folder / name, mmap_mode="r", allow_pickle=False) for name in names]
-        if need not in self.manifest.ragged and sum(shard.nbytes for shard in shards) <= READ_WHOLE_BYTES:
+        if need not in self.manifest.ragged_arrays and sum(shard.nbytes for shard in shards) <= READ_WHOLE_BYTES:
             return [np.concatenate(shards)] if shards else shards
         return shards
 
@@ -118,7 +118,7 @@ class ShardStore:
             positions: [B].
 
         Returns:
-            [B, ...] float32, in memory of its own (token counts as they are).
+            [B, ...] float32, in memory of its own (whole numbers as they are).
         """
         arrays = self._arrays[need]
         if len(arrays) == 1:
@@ -143,7 +143,7 @@ class ShardStore:
             num_tokens: T, at least the longest of the rows.
 
         Returns:
-            [B, T, D] float32, zero where there is padding.
+            [B, T, D] float32 (whole numbers as they are), zero where there is padding.
 
         Raises:
             CacheError: A row is longer than `num_tokens`.
@@ -156,7 +156,8 @@ class ShardStore:
                 "encode with the tokenizer and max_tokens that the cache was written with",
             )
         arrays, starts = self._arrays[need], self._starts
-        values = np.zeros((len(positions), num_tokens, *arrays[0].shape[1:]), dtype=np.float32)
+        dtype = np.float32 if arrays[0].dtype == np.float16 else arrays[0].dtype
+        values = np.zeros((len(positions), num_tokens, *arrays[0].shape[1:]), dtype)
         for row, position in enumerate(positions):
             start, length = starts[position], lengths[row]
             values[row, :length] = arrays[position // self.manifest.shard_rows][start : start + length]

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from potstill.answers.units import by_unit, real_units
+from potstill.answers.units import by_unit, is_span, real_units
+from potstill.contracts.response import Response
 from potstill.contracts.signal import TeacherSignal
 from potstill.contracts.source import TeacherSource, require
 from potstill.errors import CacheError
@@ -33,6 +34,8 @@ from potstill.knowledge.cache_manifest import (
 )
 from potstill.knowledge.cache_store import POSITIONS, ROW_IDS, index_rows, listed_rows, save_array
 from potstill.knowledge.live import TEACHER_PREFIX
+from potstill.knowledge.responses import read_keep
+from potstill.knowledge.responses.dense import DenseLogits
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +62,7 @@ def write_cache(
     folder: Path | str,
     *,
     needs: Sequence[str] = ("logits",),
+    keep: str | Mapping[str, Any] = "dense",
     dtype: str = "float32",
     tap_dtype: str = "",
     batch_size: int = 64,
@@ -80,6 +84,8 @@ def write_cache(
         collator: Makes a batch of rows; the batch has ``row_id`` [B].
         folder: Where the cache goes.
         needs: What to keep: logits, and pooled or hidden values within the budget.
+        keep: Which kind of response stands for the logits: its name in `potstill.knowledge.responses.RESPONSES`, or a mapping
+            with its options, for example ``{"name": "head_and_tail", "entries": 64, "temperature": 2.0}``.
         dtype: Of what is kept, "float32" (equal to the live teacher) or "float16" (half the bytes).
         tap_dtype: Of everything but the logits, where it is another.
         batch_size: Rows per batch.
@@ -95,11 +101,13 @@ def write_cache(
     Raises:
         CacheError: No rows, doubled row ids, logits that are not finite (rows named), or values over the budget.
         NeedsError: The teacher does not provide a need.
+        RecipeError: No such kind of response, or no such option.
         OutputError: The disk is full or the folder cannot be used; what is whole is kept.
     """
     require(needs, source.can_provide, source="this teacher", remedy="ask for what it provides")
     if len(rows) == 0:
         raise CacheError("there are no rows to cache", "one row or more", "check the data source")
+    kept = read_keep(keep)
     layout = plan_layout(
         source,
         rows,
@@ -110,6 +118,10 @@ def write_cache(
         shard_rows=shard_rows,
     )
     layout.check(Path(folder), tap_budget_bytes)
+    if kept.kind is not DenseLogits and is_span(collator([rows[0]])):
+        raise CacheError(
+            f"answers that are spans cannot be kept as {kept.kind.name!r}", "every logit of them", "leave keep out: 'dense'"
+        )
     order = np.lexsort((np.asarray(rows.row_ids), -np.asarray(rows.lengths, dtype=np.int64)))
     manifest = Manifest(
         fingerprints=Fingerprints(source.fingerprint, processor_fingerprint, rows.fingerprint),
@@ -119,6 +131,7 @@ def write_cache(
         needs=tuple(needs),
         ragged=layout.ragged,
         shard_rows=layout.shard_rows,
+        scheme=kept.scheme,
         tap_dtype=tap_dtype,
     )
     identity = fingerprint([manifest, np.asarray(rows.row_ids), batch_size])
@@ -165,29 +178,34 @@ class _Writer:
         return replace(held, checksums=whole, is_complete=False)
 
     def _write_shard(self, manifest: Manifest, shard: int) -> Manifest:
-        arrays = self._ask(manifest, manifest.rows_of(shard))
-        if "logits" in arrays:
-            manifest = replace(manifest, num_classes=int(arrays["logits"].shape[-1]))
-        names = {shard_file(need, shard): array for need, array in arrays.items()}
+        arrays, num_classes = self._ask(manifest, manifest.rows_of(shard))
+        manifest = replace(manifest, num_classes=num_classes)
+        names = {shard_file(name, shard): array for name, array in arrays.items()}
         manifest = manifest.with_checksums({name: save_array(self.folder / name, array) for name, array in names.items()})
         manifest.save(self.folder)
         return manifest
 
-    def _ask(self, manifest: Manifest, span: slice) -> dict[str, np.ndarray]:
-        """The values of the rows at these positions, by name."""
-        parts: dict[str, list[Tensor]] = {need: [] for need in manifest.stored}
+    def _ask(self, manifest: Manifest, span: slice) -> tuple[dict[str, np.ndarray], int]:
+        """The arrays of the rows at these positions, by name, and how many classes the answers have (0 without answers)."""
+        parts: dict[str, list[Tensor]] = {name: [] for name in manifest.stored if name not in manifest.answers}
+        answers: list[Response] = []
         done = span.start
         for indices in self._batches(span):
             batch = self.collator(fetch(self.rows, indices))
             self._check_rows(batch, indices)
             signal = self.source.signal(batch, manifest.needs)
+            # What belongs to whole rows stays on the device until the shard is full, and the next batch is collated meanwhile.
+            if "logits" in manifest.needs:
+                answers.append(self._answers(manifest, signal.logits, batch, slice(done, done + len(indices))))
             for need, value in self._values(manifest, signal, batch).items():
-                # Values of whole rows stay on the device until the shard is full, so that the next batch is collated meanwhile.
-                parts[need].append(value.cpu() if need in manifest.ragged and need != "logits" else value)
+                parts[need].append(value.cpu() if need in manifest.ragged else value)
             done += len(indices)
             self._tell(done)
         arrays = {need: torch.cat(values).cpu().numpy() for need, values in parts.items()}
-        return {need: self._stored(manifest, need, array, span) for need, array in arrays.items()}
+        packed = [answer.pack() for answer in answers]
+        arrays |= {name: np.concatenate([part[name] for part in packed]) for name in manifest.stored if name in manifest.answers}
+        stored = {name: self._stored(manifest, name, array, span) for name, array in arrays.items()}
+        return stored, answers[0].shape[-1] if answers else 0
 
     def _batches(self, span: slice) -> Iterator[np.ndarray]:
         for start in range(span.start, span.stop, self.layout.batch_size):
@@ -197,14 +215,20 @@ class _Writer:
         if not np.array_equal(batch["row_id"].numpy(), np.asarray(self.rows.row_ids)[indices]):
             raise CacheError("the collator changed the order or number of rows", "a batch with the rows as they were given")
 
+    def _answers(self, manifest: Manifest, logits: Tensor, batch: Mapping[str, Tensor], span: slice) -> Response:
+        """What is kept of the logits, one entry for each row, or for each unit of all rows."""
+        if "logits" in manifest.ragged:
+            logits = by_unit(logits, batch)[real_units(batch).to(logits.device)]
+        if manifest.kept.kind is not DenseLogits:  # draws and sorting need numbers; of every logit the whole shard is looked at
+            self._stored(manifest, "logits", logits.cpu().numpy(), span)
+        return manifest.kept.of(logits, seed=span.start)
+
     def _values(self, manifest: Manifest, signal: TeacherSignal, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        values = {need: signal.logits if need == "logits" else signal.taps[need] for need in manifest.needs}
+        values = {need: signal.taps[need] for need in manifest.needs if need != "logits"}
         if not manifest.ragged:
             return values
         if "logits" in manifest.ragged:
-            is_real = real_units(batch)
-            answers = by_unit(values["logits"], batch)
-            return values | {"logits": answers[is_real.to(answers.device)], TOKEN_COUNTS: is_real.sum(1)}
+            return values | {TOKEN_COUNTS: real_units(batch).sum(1)}
         mask = token_mask(batch)
         assert mask is not None  # the layout calls a value ragged only where there is a mask
         if bool((mask[:, 1:] > mask[:, :-1]).any()):
@@ -213,28 +237,28 @@ class _Writer:
         values |= {need: values[need][is_real.to(values[need].device)] for need in manifest.ragged}
         return values | {TOKEN_COUNTS: is_real.sum(1)}
 
-    def _stored(self, manifest: Manifest, need: str, array: np.ndarray, span: slice) -> np.ndarray:
-        if need == TOKEN_COUNTS:
+    def _stored(self, manifest: Manifest, name: str, array: np.ndarray, span: slice) -> np.ndarray:
+        if name == TOKEN_COUNTS:
             return array.astype(np.int32)
-        with np.errstate(over="ignore"):  # told below, with the rows
-            stored = array.astype(manifest.dtype_of(need), copy=False)
+        with np.errstate(over="ignore"):  # refused below, with the rows
+            stored = array.astype(manifest.dtype_of(name), copy=False)
         if not np.isfinite(stored).all():
-            self._refuse_not_finite(need, array, stored, manifest, span)
+            self._refuse_not_finite(name, array, stored, manifest, span)
         return stored
 
-    def _refuse_not_finite(self, need: str, array: np.ndarray, stored: np.ndarray, manifest: Manifest, span: slice) -> None:
+    def _refuse_not_finite(self, name: str, array: np.ndarray, stored: np.ndarray, manifest: Manifest, span: slice) -> None:
         is_overflow = bool(np.isfinite(array).all())
         where = ""
-        if need not in manifest.ragged:
+        if name not in (*manifest.ragged, *manifest.ragged_arrays):
             is_bad = ~np.isfinite(stored).reshape(len(stored), -1).all(1)
             row_ids = np.asarray(self.rows.row_ids)[self.order[span]][is_bad]
             where = f" of {len(row_ids)} rows (row ids {listed_rows(row_ids)})"
         if is_overflow:
             raise CacheError(
-                f"{need}{where} are too large for {manifest.dtype_of(need)}", "finite values", "set the cache's dtype to float32"
+                f"{name}{where} are too large for {manifest.dtype_of(name)}", "finite values", "set the cache's dtype to float32"
             )
         raise CacheError(
-            f"the teacher gives NaN or infinite {need}{where}",
+            f"the teacher gives NaN or infinite {name}{where}",
             "finite values",
             "look at these rows and at the teacher's weights; compute in float32 where it ran in bfloat16",
         )

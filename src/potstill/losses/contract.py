@@ -12,7 +12,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from potstill.contracts.response import Response
 from potstill.contracts.signal import TeacherSignal
+from potstill.knowledge.responses.dense import DenseLogits
 
 IGNORED_LABEL = -100
 
@@ -80,12 +82,14 @@ class Loss(nn.Module):
         unit: What is counted: "rows" (all), "labelled" (label ≠ -100) or "tokens".
         may_be_negative: Whether its value has no least value of 0, as a log likelihood.
         of_rows: Whether it compares one answer for each row, [B, C], and not answers of words or places.
+        responses: The kinds of response for which its formula is right, where it reads the teacher's logits.
     """
 
     kind: ClassVar[str] = "response"
     unit: ClassVar[str] = "rows"
     may_be_negative: ClassVar[bool] = False
     of_rows: ClassVar[bool] = False
+    responses: tuple[type[Response], ...] = (DenseLogits,)
 
     def needs_student(self) -> tuple[str, ...]:
         """Names of the student values read, for example ``("logits",)`` or ``("hidden:1",)``."""

@@ -7,14 +7,20 @@ real tokens. p is the teacher's distribution at temperature τ, q the student's.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from torch import Tensor, logaddexp
 
+from potstill.contracts.signal import TeacherSignal
 from potstill.ground.precision import full_precision, log_probabilities
+from potstill.knowledge.responses.dense import DenseLogits
+from potstill.knowledge.responses.head_and_tail import HeadAndTail
+from potstill.knowledge.responses.samples import Samples
+from potstill.losses.contract import LossValue, StudentView
 from potstill.losses.options import between, one_of, positive
 from potstill.losses.reduction import Reduction, over_rows
-from potstill.losses.response import ResponseLoss, TemperatureLoss, divergence
+from potstill.losses.response import ResponseLoss, TemperatureLoss, divergence, logit_mask
 
 Direction = Literal["forward", "reverse"]
 
@@ -47,6 +53,12 @@ def kl(
     log_q = log_probabilities(student_logits, temperature, mask)
     if direction == "reverse":
         log_p, log_q = log_q, log_p
+    return _scaled_divergence(log_p, log_q, temperature, mask, reduction)
+
+
+def _scaled_divergence(
+    log_p: Tensor, log_q: Tensor, temperature: float | Tensor, mask: Tensor | None, reduction: Reduction
+) -> Tensor:
     scale = temperature**2
     if isinstance(scale, Tensor) and scale.dim() > 0:
         scale = scale.squeeze(-1)  # of the classes, which have one temperature
@@ -152,7 +164,17 @@ def _mixture(log_first: Tensor, log_second: Tensor, share: float) -> Tensor:
 
 
 class KL(ResponseLoss):
-    """Forward (or reverse) KL times τ²; see `functional.kl`. Source: Hinton et al. 2015 (arXiv 1503.02531)."""
+    """Forward (or reverse) KL times τ²; see `functional.kl`. Source: Hinton et al. 2015 (arXiv 1503.02531).
+
+    The forward direction takes parts of a teacher's distribution too, at the temperature at which they were kept. Of a head and
+    its tail it is at most the whole divergence; of samples its value is on average larger by a number that does not depend on
+    the student, and its gradient is that of the whole on average (`HeadAndTail`, `Samples`). The reverse direction weighs by the
+    student, whose mass may lie where nothing was kept, so it takes every logit alone.
+
+    Args:
+        temperature: τ.
+        direction: "forward" or "reverse".
+    """
 
     formula = staticmethod(kl)
 
@@ -160,6 +182,17 @@ class KL(ResponseLoss):
         super().__init__()
         self.temperature = positive("temperature", temperature)
         self.direction = one_of("direction", direction, ("forward", "reverse"))
+        if direction == "forward":
+            self.responses = (DenseLogits, HeadAndTail, Samples)
+
+    def forward(self, student: StudentView, teacher: TeacherSignal | None, batch: Mapping[str, Any]) -> LossValue:
+        """Sum over rows."""
+        if teacher is None or not isinstance(teacher.response, self.responses[1:]):
+            return super().forward(student, teacher, batch)
+        mask = logit_mask(student)
+        log_p, log_q = teacher.response.aligned(student.logits, self.temperature, mask)
+        total = _scaled_divergence(log_p.detach(), log_q, self.temperature, mask, "sum")
+        return LossValue(sum=total, count=self.units(student, batch))
 
 
 class ReverseKL(TemperatureLoss):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from potstill import losses
 from potstill.answers.units import answers_of
+from potstill.contracts.response import Response
 from potstill.contracts.signal import TeacherSignal
 from potstill.errors import Faults, NeedsError, PotstillError
 from potstill.ground.devices import frozen
@@ -75,6 +77,35 @@ def check_batch(terms: Sequence[Term], batch: Mapping[str, Any]) -> None:
                     "a collator that keeps it",
                     f"return {column!r} from the collator",
                 )
+
+
+def check_response(terms: Sequence[Term], response: Response | None) -> None:
+    """Every term that reads the teacher's logits takes the kind of response that the source gives, at its temperature.
+
+    Raises:
+        NeedsError: One does not; names the losses that do.
+    """
+    if response is None:
+        return
+    fixed = response.fixed_temperature
+    for term in terms:
+        if "logits" not in term.loss.needs_teacher():
+            continue
+        if not isinstance(response, term.loss.responses):
+            taking = [name for name in losses.names() if isinstance(response, losses.build(name).responses)]
+            raise NeedsError(
+                f"loss {term.name!r} reads {' or '.join(kind.name for kind in term.loss.responses)} answers of the teacher,"
+                f" the source gives {response.name!r}",
+                f"of losses on the teacher's answers: {', '.join(taking) or 'none'}",
+                f"take {taking[0]!r}, or keep every logit ('dense')" if taking else "take a source of every logit ('dense')",
+            )
+        given = "a schedule" if term.temperature is not None else getattr(term.loss, "temperature", fixed)
+        if fixed is not None and given != fixed:
+            raise NeedsError(
+                f"loss {term.name!r} has the temperature {given}, the answers were kept as {response.name!r} at {fixed}",
+                f"temperature: {fixed}",
+                "set it, or keep the answers at another temperature, or every logit ('dense')",
+            )
 
 
 def check_rows(terms: Sequence[Term], logits: tuple[int, ...]) -> None:
@@ -155,12 +186,17 @@ def shapes_of_student(taps: Taps, inputs: Mapping[str, Any], batch: Mapping[str,
     return Shapes(_shapes(values), tuple(answers.shape), student_modules(taps.model))
 
 
-def shapes_of_teacher(source: Any, batch: Mapping[str, Any], needs: Iterable[str]) -> Shapes | None:
-    """Shapes of the teacher's values on one batch, or None where nothing is needed of it."""
-    needs = tuple(needs)
+def shapes_of_teacher(source: Any, batch: Mapping[str, Any], terms: Sequence[Term]) -> Shapes | None:
+    """Shapes of the teacher's values on one batch, or None where the terms need nothing of it.
+
+    Raises:
+        NeedsError: The teacher's answers are of a kind that a term does not take.
+    """
+    needs = tuple(dict.fromkeys(need for term in terms for need in term.loss.needs_teacher()))
     if not needs:
         return None
     signal = source.signal(batch, needs)
+    check_response(terms, signal.response)
     shape = () if signal.response is None else signal.response.shape
     model = getattr(source, "model", None)
     return Shapes(_shapes(signal.taps), shape, student_modules(model) if isinstance(model, nn.Module) else {})

@@ -181,7 +181,7 @@ class DistillationTrainer(MeasuringTrainer):
             preparation.check_rows(terms, student.logits)
             preparation.check_labels(terms, batch, student.logits)
             self._limits += row_limits.of_labels(terms, student.logits[-1], student.modules.get("head"))
-            teacher = preparation.shapes_of_teacher(self.source, batch, self.objective.needs_teacher())
+            teacher = preparation.shapes_of_teacher(self.source, batch, terms)
             num_rows = len(dataset) if hasattr(dataset, "__len__") else 0
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.args.seed)

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from potstill.contracts.response import Response
 from potstill.errors import RecipeError
@@ -17,28 +22,39 @@ RESPONSES: dict[str, str] = {
 }
 
 
-def find(name: str) -> type[Response]:
-    """The kind of that name.
+@dataclass(frozen=True)
+class Kept:
+    """A kind of response and the options with which it is kept."""
 
-    Raises:
-        RecipeError: No such kind; names the nearest.
-    """
-    kind: type[Response] = resolve(RESPONSES, name, kind="response")
-    return kind
+    kind: type[Response]
+    options: Mapping[str, Any]
+
+    def of(self, logits: Tensor, *, seed: int = 0) -> Response:
+        """What is kept of every logit."""
+        return self.kind.of(logits, seed=seed, **self.options)
+
+    def example(self, num_classes: int) -> dict[str, np.ndarray]:
+        """What is packed of one answer over so many classes: arrays [1, …], and numbers [] that are those of all rows."""
+        return self.of(torch.zeros(1, num_classes)).pack()
+
+    @property
+    def scheme(self) -> str | dict[str, Any]:
+        """The name alone, or with all options."""
+        return {"name": self.kind.name, **self.options} if self.options else self.kind.name
 
 
-def read_keep(keep: str | Mapping[str, Any]) -> tuple[type[Response], dict[str, Any]]:
-    """A kind and all its options, out of its name or a mapping {name, …}.
+def read_keep(keep: str | Mapping[str, Any]) -> Kept:
+    """A kind and its options, out of its name or a mapping {name, …}.
 
     Raises:
         RecipeError: No such kind or option; names the nearest.
 
     Example:
-        >>> read_keep({"name": "head_and_tail", "entries": 8})[1]
-        {'entries': 8, 'temperature': 1.0}
+        >>> read_keep({"name": "head_and_tail", "entries": 8}).scheme
+        {'name': 'head_and_tail', 'entries': 8, 'temperature': 1.0}
     """
     given = {"name": keep} if isinstance(keep, str) else dict(keep)
-    kind = find(str(given.pop("name", "")))
+    kind: type[Response] = resolve(RESPONSES, str(given.pop("name", "")), kind="response")
     parameters = inspect.signature(kind.of).parameters.values()
     options = {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY and each.name != "seed"}
     for option in given:
@@ -49,4 +65,4 @@ def read_keep(keep: str | Mapping[str, Any]) -> tuple[type[Response], dict[str, 
                 ", ".join(options) or "no options",
                 f"did you mean {guess!r}?" if guess else f"leave {option!r} out",
             )
-    return kind, options | given
+    return Kept(kind, options | given)

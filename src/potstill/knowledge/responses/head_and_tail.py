@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from potstill.ground.precision import FLOOR, full_precision, log_probabilities
-from potstill.knowledge.responses.tensors import TensorResponse, refuse_misfit
+from potstill.knowledge.responses.tensors import TensorResponse, checked_count, refuse_misfit
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class HeadAndTail(TensorResponse):
     def of(cls, logits: Tensor, *, seed: int = 0, entries: int = 64, temperature: float = 1.0) -> Self:
         """The head of every logit; `entries` above C keep all."""
         log_p = log_probabilities(logits, temperature)
-        head, ids = log_p.topk(min(entries, log_p.shape[-1]), dim=-1)
+        head, ids = log_p.topk(min(checked_count("entries", entries), log_p.shape[-1]), dim=-1)
         return cls(ids, head.clamp(min=FLOOR), _others(log_p, ids).clamp(min=FLOOR), float(temperature), log_p.shape[-1])
 
     @property

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from potstill.ground.precision import FLOOR, full_precision, log_probabilities
-from potstill.knowledge.responses.tensors import TensorResponse, refuse_misfit
+from potstill.knowledge.responses.tensors import TensorResponse, checked_count, refuse_misfit
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Samples(TensorResponse):
     def of(cls, logits: Tensor, *, seed: int = 0, draws: int = 64, temperature: float = 1.0) -> Self:
         """Draws for each row or token; the same seed draws the same."""
         p = log_probabilities(logits, temperature).exp()
-        generator = torch.Generator(p.device).manual_seed(seed)
+        draws, generator = checked_count("draws", draws), torch.Generator(p.device).manual_seed(seed)
         drawn = torch.multinomial(p.flatten(0, -2), draws, replacement=True, generator=generator).sort(-1).values
         is_first = torch.ones_like(drawn, dtype=torch.bool)
         is_first[:, 1:] = drawn[:, 1:] != drawn[:, :-1]

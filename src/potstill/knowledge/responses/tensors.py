@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from potstill.contracts.response import Response
-from potstill.errors import NeedsError
+from potstill.errors import NeedsError, RecipeError
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,17 @@ def placed(values: Tensor, device: torch.device) -> Tensor:
     if device.type != "cuda" or values.device.type != "cpu":
         return values.to(device)
     return values.pin_memory().to(device, non_blocking=True)
+
+
+def checked_count(name: str, value: int) -> int:
+    """How many entries are kept.
+
+    Raises:
+        RecipeError: No whole number above 0.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise RecipeError(f"{name} is {value!r}", "a whole number above 0", f"for example {name}: 64")
+    return value
 
 
 def refuse_misfit(response: Response, student_logits: Tensor, temperature: float | Tensor) -> None:

@@ -1,0 +1,165 @@
+"""Laws of every source of knowledge: it gives what it says, refuses the rest, and does not depend on how rows are batched."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_teacher import NUM_CLASSES, Rows, collate, make_bert
+from torch import Tensor
+
+from potstill.contracts.signal import TeacherSignal
+from potstill.contracts.source import TeacherSource, require
+from potstill.data.collate import TASK_CLASSES
+from potstill.errors import NeedsError
+from potstill.knowledge.cache import CachedTeacher, estimate, write_cache
+from potstill.knowledge.ensemble import EACH, EnsembleTeacher
+from potstill.knowledge.live import LiveTeacher
+from potstill.knowledge.noisy import NoisyTeacher
+from potstill.knowledge.per_task import PerTaskTeacher
+from potstill.knowledge.responses import RESPONSES, read_keep
+from potstill.knowledge.responses.dense import DenseLogits
+from potstill.models.taps import TapReader
+
+
+def check_source(source: TeacherSource, batch: Mapping[str, Any], *, gives: Collection[str], refuses: Collection[str]) -> None:
+    """Assert what every source of knowledge has to keep.
+
+    Args:
+        source: The source.
+        batch: Six rows or more.
+        gives: Need names that it has.
+        refuses: Need names that it has not.
+    """
+    assert isinstance(source, TeacherSource)
+    fingerprint = source.fingerprint
+    whole = _values(source.signal(batch, tuple(gives)))
+    num_rows = len(batch["row_id"])
+    for need in gives:
+        assert source.can_provide(need)
+        assert any(name == need or (need == "logits" and name.startswith("response.")) for name in whole), need
+    for need in refuses:
+        assert not source.can_provide(need)
+        with pytest.raises(NeedsError) as refusal:
+            source.signal(batch, (need,))
+        assert need in refusal.value.given
+        assert refusal.value.todo
+    for value in whole.values():
+        assert len(value) == num_rows
+        assert not value.requires_grad
+    parts = [_values(source.signal(_part(batch, rows), tuple(gives))) for rows in (slice(0, 1), slice(1, num_rows))]
+    for name, value in whole.items():
+        torch.testing.assert_close(torch.cat([part[name] for part in parts]), value, rtol=1e-4, atol=1e-5)
+    weight = torch.ones(1, requires_grad=True)
+    torch.stack([(weight * value).square().mean() for value in whole.values()]).sum().backward()  # saved for the backward pass
+    assert source.fingerprint == fingerprint
+
+
+def _values(signal: TeacherSignal) -> dict[str, Tensor]:
+    packed = {} if signal.response is None else signal.response.pack()
+    assert signal.response is None or not any(
+        value.requires_grad for value in vars(signal.response).values() if isinstance(value, Tensor)
+    )
+    answers = {f"response.{name}": torch.from_numpy(array) for name, array in packed.items() if array.ndim}
+    return answers | dict(signal.taps)
+
+
+def _part(batch: Mapping[str, Any], rows: slice) -> dict[str, Any]:
+    return {name: value[rows] for name, value in batch.items()}
+
+
+@pytest.fixture
+def batch(rows: Rows) -> dict[str, Any]:
+    return dict(collate([rows[index] for index in range(8)]))
+
+
+def live(seed: int = 0, reader: TapReader | None = None, **settings: Any) -> LiveTeacher:
+    return LiveTeacher(make_bert(seed, **settings), reader, dtype="float32")
+
+
+def test_live(batch: dict[str, Any]) -> None:
+    check_source(live(), batch, gives=("logits", "hidden:1", "embedding"), refuses=("attention:1", "pooled"))
+    check_source(live(reader=TapReader()), batch, gives=("logits", "mean:1", "attention:-1", "head.in"), refuses=())
+
+
+@pytest.mark.parametrize("name", RESPONSES)
+def test_cached(name: str, rows: Rows, batch: dict[str, Any], tmp_path: Any) -> None:
+    write_cache(live(), rows, collate, tmp_path, keep=name, needs=("logits", "hidden:1"), batch_size=4, shard_rows=8)
+    cached = CachedTeacher.open(tmp_path)
+    check_source(cached, batch, gives=("logits", "hidden:1"), refuses=("hidden:2", "attention:1"))
+    assert type(cached.signal(batch).response) is read_keep(name).kind
+    assert cached.num_classes == NUM_CLASSES
+
+
+@pytest.mark.parametrize("mode", ["probability", "logit"])
+def test_several_teachers(mode: Any, batch: dict[str, Any]) -> None:
+    check_source(EnsembleTeacher([live(0), live(1)], mode=mode), batch, gives=("logits", EACH), refuses=("hidden:1",))
+
+
+def test_a_teacher_for_each_task(batch: dict[str, Any]) -> None:
+    sources = {(0, 3): live(0), (3, 5): live(1, num_labels=2)}
+    task_classes = torch.tensor([[0, 3], [3, 5]])[torch.arange(8) % 2]
+    check_source(PerTaskTeacher(sources), batch | {TASK_CLASSES: task_classes}, gives=("logits",), refuses=("hidden:1",))
+
+
+def test_noisy(batch: dict[str, Any]) -> None:
+    check_source(NoisyTeacher(live()), batch, gives=("logits", "hidden:1"), refuses=("attention:1",))
+
+
+class Numbered:
+    """A source of one's own, with the fewest members: it knows the number of a row and nothing else."""
+
+    fingerprint = "numbers"
+
+    def can_provide(self, need: str) -> bool:
+        return need == "logits"
+
+    def signal(self, batch: Mapping[str, Any], needs: Collection[str] = ("logits",)) -> TeacherSignal:
+        require(needs, self.can_provide, source="a source of numbers", remedy="choose losses on logits")
+        return TeacherSignal(DenseLogits(batch["row_id"].float().unsqueeze(1) * torch.ones(3)))
+
+
+def test_of_ones_own(batch: dict[str, Any]) -> None:
+    check_source(Numbered(), batch, gives=("logits",), refuses=("hidden:1",))
+
+
+@pytest.mark.parametrize("keep", [{"name": "head_and_tail", "entries": 2, "temperature": 2.0}, {"name": "samples", "draws": 5}])
+class TestKeptInPart:
+    def test_bytes_are_what_the_disk_holds(self, keep: dict[str, Any], rows: Rows, tmp_path: Any) -> None:
+        write_cache(live(), rows, collate, tmp_path, keep=keep, batch_size=4, shard_rows=64)
+        files = list(tmp_path.glob("*.npy"))
+        held = sum(item.stat().st_size for item in files) - 128 * len(files)
+        assert estimate(len(rows), NUM_CLASSES, passes=2, keep=keep).bytes == held
+
+    def test_half_precision_and_pickling(self, keep: dict[str, Any], rows: Rows, batch: dict[str, Any], tmp_path: Any) -> None:
+        write_cache(live(), rows, collate, tmp_path, keep=keep, dtype="float16")
+        cached = CachedTeacher.open(tmp_path)
+        response = cached.signal(batch).response
+        assert response is not None
+        assert response.fixed_temperature == keep.get("temperature", 1.0)
+        for name, array in response.pack().items():
+            assert array.dtype in (np.float32, np.float64, np.int32), name
+        with pytest.raises(NeedsError, match="every logit"):
+            _ = cached.signal(batch).logits
+
+    def test_a_cache_of_other_options_is_another(self, keep: dict[str, Any], rows: Rows, tmp_path: Any) -> None:
+        write_cache(live(), rows, collate, tmp_path / "cache", keep=keep)
+        before = CachedTeacher.open(tmp_path / "cache").manifest
+        assert write_cache(live(), rows, collate, tmp_path / "cache", keep=keep) == before
+        with pytest.raises(Exception, match="result of other inputs"):
+            write_cache(live(), rows, collate, tmp_path / "cache", keep=keep | {"temperature": 3.0})
+
+    def test_rows_that_are_not_finite_are_named(self, keep: dict[str, Any], rows: Rows, tmp_path: Any) -> None:
+        bad = int(rows.row_ids[17])
+
+        class Broken(LiveTeacher):
+            def signal(self, batch: Any, needs: Any = ("logits",)) -> TeacherSignal:
+                answer = super().signal(batch, needs)
+                answer.logits[batch["row_id"] == bad] = float("nan")
+                return answer
+
+        with pytest.raises(Exception, match=rf"NaN or infinite logits of 1 rows \(row ids {bad}\)"):
+            write_cache(Broken(make_bert(), dtype="float32"), rows, collate, tmp_path / "cache", keep=keep)
