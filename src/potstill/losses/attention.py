@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from potstill.errors import NeedsError
 from potstill.ground.precision import FLOOR, full_precision
-from potstill.losses.bridges import match_maps
-from potstill.losses.layers import PairedLoss, loss_name, mask_for, refuse_ranks
+from potstill.losses.layers import PairedLoss, loss_name, other_tokens, refuse_ranks
 from potstill.losses.options import LAST_LAYER, LayerPair, one_of, positive
 from potstill.losses.reduction import Reduction, over_rows
 
@@ -118,18 +117,11 @@ class AttentionTransfer(PairedLoss):
 
     kind: ClassVar[str] = "attention"
     ranks: ClassVar[tuple[int, ...]] = (3, 4)
+    formula = staticmethod(at)
 
     def __init__(self, *, layers: Sequence[LayerPair] = LAST_LAYER, power: float = 2.0) -> None:
         super().__init__(layers=layers)
         self.power = positive("power", power)
-
-    def bridge(self, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], names: str) -> nn.Module:
-        return nn.Identity()
-
-    def compare(self, index: int, student_value: Tensor, teacher_value: Tensor, token_mask: Tensor | None) -> Tensor:
-        student_value, teacher_value = match_maps(student_value, teacher_value)
-        mask = mask_for(teacher_value, token_mask)
-        return at(student_value, teacher_value, power=self.power, mask=mask, reduction="sum")
 
 
 class ScoresLoss(PairedLoss):
@@ -150,20 +142,13 @@ class ScoresLoss(PairedLoss):
     def check(self, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], names: str) -> None:
         refuse_ranks(self, student_shape, teacher_shape, names, (4,))
         if student_shape[2:] != teacher_shape[2:]:
-            raise NeedsError(
-                f"{loss_name(self)}: {names} have different token counts",
-                "the same tokens on both sides",
-                "use the teacher's tokenizer or patch size for the student, or the loss sp",
-            )
+            raise other_tokens(self, names)
         if self.heads == "match" and student_shape[1] != teacher_shape[1]:
             raise NeedsError(
                 f"{loss_name(self)}: {names} have {student_shape[1]} and {teacher_shape[1]} heads, and heads is match",
                 "equal numbers of heads, or their mean",
                 "set heads: mean",
             )
-
-    def bridge(self, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], names: str) -> nn.Module:
-        return nn.Identity()
 
     def averages(self, student_scores: Tensor, teacher_scores: Tensor) -> bool:
         """Whether heads are averaged for these scores."""

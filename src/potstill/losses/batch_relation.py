@@ -12,14 +12,13 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from potstill.ground.precision import full_precision
 from potstill.losses.layers import PairedLoss, mask_for
-from potstill.losses.options import LAST_LAYER, LayerPair, between, positive
+from potstill.losses.options import HEAD_INPUT, LAST_LAYER, LayerPair, between, positive
 from potstill.losses.reduction import Reduction, of_batch, token_mean
 from potstill.losses.row_products import TINY, Angles, Congruence, products, squared_distances
-from potstill.losses.transfer import HEAD_INPUT
 
 
 @full_precision
@@ -138,15 +137,9 @@ class BatchRelationLoss(PairedLoss):
     def check(self, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], names: str) -> None:
         """Every shape is accepted: rows are compared with rows."""
 
-    def bridge(self, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], names: str) -> nn.Module:
-        return nn.Identity()
-
     def compare(self, index: int, student_value: Tensor, teacher_value: Tensor, token_mask: Tensor | None) -> Tensor:
-        return self.relate(_rows(student_value, token_mask), _rows(teacher_value, token_mask))
-
-    def relate(self, student_rows: Tensor, teacher_rows: Tensor) -> Tensor:
-        """B times the value, from [B, D] and [B, D']."""
-        raise TypeError(f"{type(self).__name__} does not define relate")
+        rows = _rows(student_value, token_mask), _rows(teacher_value, token_mask)
+        return self.formula(*rows, **self.arguments(), reduction="sum")
 
 
 def _rows(values: Tensor, token_mask: Tensor | None) -> Tensor:
@@ -156,41 +149,36 @@ def _rows(values: Tensor, token_mask: Tensor | None) -> Tensor:
 class RKDDistance(BatchRelationLoss):
     """Distances between rows; see `functional.rkd_distance`. Source: Park et al. 2019 (arXiv 1904.05068)."""
 
-    def relate(self, student_rows: Tensor, teacher_rows: Tensor) -> Tensor:
-        return rkd_distance(student_rows, teacher_rows, reduction="sum")
+    formula = staticmethod(rkd_distance)
 
 
 class RKDAngle(BatchRelationLoss):
     """Angles between rows; see `functional.rkd_angle`. Source: Park et al. 2019 (arXiv 1904.05068)."""
 
-    def relate(self, student_rows: Tensor, teacher_rows: Tensor) -> Tensor:
-        return rkd_angle(student_rows, teacher_rows, reduction="sum")
+    formula = staticmethod(rkd_angle)
 
 
 class SP(BatchRelationLoss):
     """Similarity preserving; see `functional.sp`. Source: Tung and Mori 2019 (arXiv 1907.09682)."""
 
+    formula = staticmethod(sp)
+
     def __init__(self, *, layers: Sequence[LayerPair] = LAST_LAYER) -> None:
         super().__init__(layers=layers)
-
-    def relate(self, student_rows: Tensor, teacher_rows: Tensor) -> Tensor:
-        return sp(student_rows, teacher_rows, reduction="sum")
 
 
 class CC(BatchRelationLoss):
     """Correlation congruence; see `functional.cc`. Source: Peng et al. 2019 (arXiv 1904.01802)."""
+
+    formula = staticmethod(cc)
 
     def __init__(self, *, layers: Sequence[LayerPair] = HEAD_INPUT, gamma: float = 0.4, order: int = 2) -> None:
         super().__init__(layers=layers)
         self.gamma = positive("gamma", gamma)
         self.order = int(between("order", order, 1, 10))
 
-    def relate(self, student_rows: Tensor, teacher_rows: Tensor) -> Tensor:
-        return cc(student_rows, teacher_rows, gamma=self.gamma, order=self.order, reduction="sum")
-
 
 class PKT(BatchRelationLoss):
     """Probabilistic transfer; see `functional.pkt`. Source: Passalis and Tefas 2018 (arXiv 1803.10837)."""
 
-    def relate(self, student_rows: Tensor, teacher_rows: Tensor) -> Tensor:
-        return pkt(student_rows, teacher_rows, reduction="sum")
+    formula = staticmethod(pkt)

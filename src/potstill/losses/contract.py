@@ -5,7 +5,9 @@ Shapes: B batch, C classes, T tokens, D width, H heads.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -82,6 +84,10 @@ class Loss(nn.Module):
         unit: What is counted: "rows" (all), "labelled" (label ≠ -100) or "tokens".
         may_be_negative: Whether its value has no least value of 0, as a log likelihood.
         of_rows: Whether it compares one answer for each row, [B, C], and not answers of words or places.
+        of_classes: Whether it compares probabilities of classes that exclude each other, and so means nothing for several labels
+            at once, numbers or embeddings.
+        reads_labels: Whether it reads the batch's labels.
+        takes_row_temperatures: Whether its temperature may be a tensor with one for each row.
         responses: The kinds of response for which its formula is right, where it reads the teacher's logits.
     """
 
@@ -89,6 +95,9 @@ class Loss(nn.Module):
     unit: ClassVar[str] = "rows"
     may_be_negative: ClassVar[bool] = False
     of_rows: ClassVar[bool] = False
+    of_classes: ClassVar[bool] = False
+    reads_labels: ClassVar[bool] = False
+    takes_row_temperatures: ClassVar[bool] = False
     responses: tuple[type[Response], ...] = (DenseLogits,)
 
     def needs_student(self) -> tuple[str, ...]:
@@ -101,7 +110,7 @@ class Loss(nn.Module):
 
     def needs_batch(self) -> tuple[str, ...]:
         """Batch columns read (``"labels"``, ``"row_id"`` …)."""
-        return ()
+        return ("labels",) if self.reads_labels else ()
 
     def reads_numbers(self) -> bool:
         """Whether it reads labels as numbers, one for each output, and not as the index of a class."""
@@ -130,6 +139,28 @@ class Loss(nn.Module):
     def forward(self, student: StudentView, teacher: TeacherSignal | None, batch: Mapping[str, Any]) -> LossValue:
         """Sum over the micro-batch; see the subclass."""
         raise TypeError(f"{type(self).__name__} does not define forward")
+
+
+class FormulaLoss(Loss):
+    """Base of losses whose value is one formula of `functional`.
+
+    A subclass names its `formula`. What the formula takes by keyword and the loss has as an attribute is handed over, and the
+    mask where it takes one.
+    """
+
+    formula: ClassVar[Callable[..., Tensor]]
+
+    def arguments(self, mask: Tensor | None = None) -> dict[str, Any]:
+        """What the formula takes by keyword."""
+        accepted = _keywords(self.formula)
+        given = {name: getattr(self, name) for name in accepted if hasattr(self, name)}
+        return {**given, "mask": mask} if "mask" in accepted else given
+
+
+@functools.cache
+def _keywords(formula: Callable[..., Tensor]) -> tuple[str, ...]:
+    parameters = inspect.signature(formula).parameters.values()
+    return tuple(each.name for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY)
 
 
 def _num_rows(batch: Mapping[str, Any]) -> int:

@@ -1,23 +1,20 @@
-"""Contrast losses: the same row seen by student and teacher against other rows.
+"""Contrast within the batch: the same row seen by student and teacher against the other rows.
 
-Shapes: B batch, E width of the embedding, N rows of the training set, K negatives.
+Shapes: B batch, E width of the embedding.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import ClassVar
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from potstill.ground.precision import full_precision
-from potstill.losses.bridges import width_of
-from potstill.losses.layers import PairedLoss
-from potstill.losses.options import LayerPair, positive
+from potstill.losses.layers import BridgedLoss
+from potstill.losses.options import HEAD_INPUT, LayerPair, positive
 from potstill.losses.reduction import Reduction, over_rows
-from potstill.losses.transfer import HEAD_INPUT, vectors
 
 
 @full_precision
@@ -39,25 +36,7 @@ def info_nce(
     return over_rows(values, None, reduction)
 
 
-@full_precision
-def crd(positive_scores: Tensor, negative_scores: Tensor, *, num_rows: int, reduction: Reduction = "mean") -> Tensor:
-    """Noise-contrastive loss −log h(x₊) − Σ_K log(1 − h(x₋)), h(x) = x / (x + K/N), x the normalised exponential scores.
-
-    Source: Tian et al. 2020 (arXiv 1910.10699).
-
-    Args:
-        positive_scores: log x of the positive [B].
-        negative_scores: log x of the negatives [B, K].
-        num_rows: N.
-        reduction: Over rows.
-    """
-    # log h = −softplus(log(K/N) − log x); log(1 − h) = −softplus(log x − log(K/N))
-    bias = math.log(negative_scores.shape[1] / num_rows)
-    values = F.softplus(bias - positive_scores) + F.softplus(negative_scores - bias).sum(-1)
-    return over_rows(values, None, reduction)
-
-
-class InfoNCE(PairedLoss):
+class InfoNCE(BridgedLoss):
     """Contrast within the batch; see `functional.info_nce`. Source: van den Oord et al. 2018 (arXiv 1807.03748).
 
     Where the widths differ, the student is projected to the teacher's width; the teacher stays as it is.
@@ -69,19 +48,9 @@ class InfoNCE(PairedLoss):
     """
 
     kind: ClassVar[str] = "contrast"
+    of_vectors: ClassVar[bool] = True
+    formula = staticmethod(info_nce)
 
     def __init__(self, *, layers: Sequence[LayerPair] = HEAD_INPUT, project: str = "auto", temperature: float = 0.07) -> None:
         super().__init__(layers=layers, project=project)
         self.temperature = positive("temperature", temperature)
-
-    def check(self, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], names: str) -> None:
-        """Every value becomes one vector per row."""
-
-    def bridge(self, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], names: str) -> nn.Module:
-        vector_shapes = (1, width_of(student_shape)), (1, width_of(teacher_shape))
-        return super().bridge(*vector_shapes, names)
-
-    def compare(self, index: int, student_value: Tensor, teacher_value: Tensor, token_mask: Tensor | None) -> Tensor:
-        student = self.bridged(index, vectors(student_value, token_mask))
-        teacher = vectors(teacher_value, token_mask)
-        return info_nce(student, teacher, temperature=self.temperature, reduction="sum")

@@ -16,14 +16,33 @@ from torch import Tensor, nn
 
 from potstill.contracts.signal import TeacherSignal
 from potstill.errors import DataError
+from potstill.ground.precision import full_precision
 from potstill.losses.bridges import width_of
 from potstill.losses.contract import LossValue, Shapes, StudentView
-from potstill.losses.layers import PairedLoss, shape_of, teacher_taps
+from potstill.losses.layers import PairedLoss, shape_of, teacher_taps, vectors
 from potstill.losses.memory import Draw, draw_for_each, draw_shared, log_normaliser, memory_contrast
-from potstill.losses.options import LayerPair, between, positive, tap_name
-from potstill.losses.transfer import HEAD_INPUT, vectors
+from potstill.losses.options import HEAD_INPUT, LayerPair, between, positive, tap_name
+from potstill.losses.reduction import Reduction, over_rows
 
 UNSEEN = torch.iinfo(torch.int64).max
+
+
+@full_precision
+def crd(positive_scores: Tensor, negative_scores: Tensor, *, num_rows: int, reduction: Reduction = "mean") -> Tensor:
+    """Noise-contrastive loss −log h(x₊) − Σ_K log(1 − h(x₋)), h(x) = x / (x + K/N), x the normalised exponential scores.
+
+    Source: Tian et al. 2020 (arXiv 1910.10699).
+
+    Args:
+        positive_scores: log x of the positive [B].
+        negative_scores: log x of the negatives [B, K].
+        num_rows: N.
+        reduction: Over rows.
+    """
+    # log h = −softplus(log(K/N) − log x); log(1 − h) = −softplus(log x − log(K/N))
+    bias = math.log(negative_scores.shape[1] / num_rows)
+    values = F.softplus(bias - positive_scores) + F.softplus(negative_scores - bias).sum(-1)
+    return over_rows(values, None, reduction)
 
 
 class EmbeddingPair(nn.Module):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from potstill.ground.precision import full_precision
 from potstill.losses.bridges import match_maps
-from potstill.losses.layers import PairedLoss, mask_for, refuse_ranks
+from potstill.losses.layers import BridgedLoss, mask_for, refuse_ranks
 from potstill.losses.options import LAST_LAYER, LayerPair, between, one_of, positive, scales
 from potstill.losses.reduction import Reduction, alike, over_rows
 
@@ -140,18 +140,7 @@ def _log_softmax_over_positions(values: Tensor, temperature: float, mask: Tensor
     return F.log_softmax(channels, dim=-1)
 
 
-class FeatureLoss(PairedLoss):
-    """Base of feature losses with a bridge where the widths differ."""
-
-    def __init__(self, *, layers: Sequence[LayerPair] = LAST_LAYER, project: str = "auto") -> None:
-        super().__init__(layers=layers, project=project)
-
-    def aligned(self, index: int, student_value: Tensor, teacher_value: Tensor) -> tuple[Tensor, Tensor]:
-        """Both values in the teacher's width and, for maps, on the smaller grid."""
-        return match_maps(self.bridged(index, student_value), teacher_value)
-
-
-class HiddenMSE(FeatureLoss):
+class HiddenMSE(BridgedLoss):
     """Mean squared difference of hidden states; see `functional.hidden_mse`. Source: TinyBERT (arXiv 1909.10351).
 
     Args:
@@ -161,6 +150,8 @@ class HiddenMSE(FeatureLoss):
             of different size weigh alike; none: 1.
     """
 
+    formula = staticmethod(hidden_mse)
+
     def __init__(
         self, *, layers: Sequence[LayerPair] = LAST_LAYER, project: str = "auto", scale: Sequence[float] | None = None
     ) -> None:
@@ -168,17 +159,14 @@ class HiddenMSE(FeatureLoss):
         self.scale = None if scale is None else scales("scale", scale, len(self.layers))
 
     def compare(self, index: int, student_value: Tensor, teacher_value: Tensor, token_mask: Tensor | None) -> Tensor:
-        student_value, teacher_value = self.aligned(index, student_value, teacher_value)
-        value = hidden_mse(student_value, teacher_value, mask=mask_for(teacher_value, token_mask), reduction="sum")
+        value = super().compare(index, student_value, teacher_value, token_mask)
         return value if self.scale is None else value / self.scale[index]
 
 
-class Cosine(FeatureLoss):
+class Cosine(BridgedLoss):
     """Cosine distance of hidden states; see `functional.cosine`. Source: DistilBERT (arXiv 1910.01108)."""
 
-    def compare(self, index: int, student_value: Tensor, teacher_value: Tensor, token_mask: Tensor | None) -> Tensor:
-        student_value, teacher_value = self.aligned(index, student_value, teacher_value)
-        return cosine(student_value, teacher_value, mask=mask_for(teacher_value, token_mask), reduction="sum")
+    formula = staticmethod(cosine)
 
 
 class EmbeddingMSE(HiddenMSE):
@@ -188,7 +176,7 @@ class EmbeddingMSE(HiddenMSE):
         super().__init__(layers=layers, project=project)
 
 
-class PKD(FeatureLoss):
+class PKD(BridgedLoss):
     """Patient distillation of the [CLS] states; see `functional.pkd`. Source: BERT-PKD (arXiv 1908.09355)."""
 
     ranks: ClassVar[tuple[int, ...]] = (2, 3)
@@ -208,33 +196,27 @@ class PKD(FeatureLoss):
         return pkd(self.bridged(index, student_value), teacher_value, reduction="sum")
 
 
-class CWD(FeatureLoss):
+class CWD(BridgedLoss):
     """Channel-wise distillation; see `functional.cwd`. Source: Shu et al. 2021 (arXiv 2011.13256)."""
 
     ranks: ClassVar[tuple[int, ...]] = (3, 4)
+    formula = staticmethod(cwd)
 
     def __init__(self, *, layers: Sequence[LayerPair] = LAST_LAYER, project: str = "auto", temperature: float = 4.0) -> None:
         super().__init__(layers=layers, project=project)
         self.temperature = positive("temperature", temperature)
 
-    def compare(self, index: int, student_value: Tensor, teacher_value: Tensor, token_mask: Tensor | None) -> Tensor:
-        student_value, teacher_value = self.aligned(index, student_value, teacher_value)
-        mask = mask_for(teacher_value, token_mask)
-        return cwd(student_value, teacher_value, temperature=self.temperature, mask=mask, reduction="sum")
 
-
-class GHND(FeatureLoss):
+class GHND(BridgedLoss):
     """Sum of squared differences at equal shapes; see `functional.ghnd`. Source: GHND (arXiv 2007.15818)."""
+
+    formula = staticmethod(ghnd)
 
     def __init__(self, *, layers: Sequence[LayerPair] = LAST_LAYER, project: str = "none") -> None:
         super().__init__(layers=layers, project=project)
 
-    def compare(self, index: int, student_value: Tensor, teacher_value: Tensor, token_mask: Tensor | None) -> Tensor:
-        student_value, teacher_value = self.aligned(index, student_value, teacher_value)
-        return ghnd(student_value, teacher_value, mask=mask_for(teacher_value, token_mask), reduction="sum")
 
-
-class MGD(FeatureLoss):
+class MGD(BridgedLoss):
     """Masked generative distillation: from a randomly masked student feature, generate the teacher's whole feature.
 
     Mean squared difference between G(mask · bridge(s)) and t, where G is two 3 × 3 convolutions (two linear layers for

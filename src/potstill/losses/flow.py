@@ -17,7 +17,7 @@ from potstill.errors import NeedsError, RecipeError
 from potstill.ground.precision import full_precision
 from potstill.losses.bridges import match_maps
 from potstill.losses.contract import LossValue, StudentView
-from potstill.losses.layers import PairedLoss, loss_name, mask_for, teacher_taps
+from potstill.losses.layers import BridgedLoss, loss_name, mask_for, teacher_taps
 from potstill.losses.options import LayerPair, tap_name
 from potstill.losses.reduction import Reduction, over_rows
 from potstill.losses.relation import positions
@@ -87,8 +87,8 @@ def _inner(first: Tensor, second: Tensor, third: Tensor, fourth: Tensor) -> Tens
     return ((first @ second.transpose(1, 2)) * (third @ fourth.transpose(1, 2))).sum((1, 2))
 
 
-class FlowLoss(PairedLoss):
-    """Base of losses on each pair of consecutive entries of `layers`."""
+class FlowLoss(BridgedLoss):
+    """Base of losses on each pair of consecutive entries of `layers`; their formula takes two values of each side."""
 
     kind: ClassVar[str] = "relation"
     ranks: ClassVar[tuple[int, ...]] = (3, 4)
@@ -111,31 +111,14 @@ class FlowLoss(PairedLoss):
         for index, (student_layer, teacher_layer) in enumerate(self.layers):
             students.append(self.bridged(index, student.taps[tap_name(self.role, student_layer)]))
             teachers.append(taps[tap_name(self.role, teacher_layer)].detach())
-        mask = mask_for(teachers[0], student.token_mask)
-        flows = [self.flow(*own, *other, mask) for own, other in zip(pairwise(students), pairwise(teachers))]
+        arguments = self.arguments(mask_for(teachers[0], student.token_mask))
+        flows = [
+            self.formula(*own, *other, **arguments, reduction="sum") for own, other in zip(pairwise(students), pairwise(teachers))
+        ]
         return LossValue(sum=torch.stack(flows).mean(), count=float(student.logits.shape[0]))
-
-    def flow(
-        self,
-        student_first: Tensor,
-        student_second: Tensor,
-        teacher_first: Tensor,
-        teacher_second: Tensor,
-        mask: Tensor | None,
-    ) -> Tensor:
-        """Sum over rows for one flow."""
-        raise TypeError(f"{type(self).__name__} does not define flow")
 
 
 class FSP(FlowLoss):
     """Flow between layers; see `functional.fsp`. Source: Yim et al. 2017 (CVPR)."""
 
-    def flow(
-        self,
-        student_first: Tensor,
-        student_second: Tensor,
-        teacher_first: Tensor,
-        teacher_second: Tensor,
-        mask: Tensor | None,
-    ) -> Tensor:
-        return fsp(student_first, student_second, teacher_first, teacher_second, mask=mask, reduction="sum")
+    formula = staticmethod(fsp)

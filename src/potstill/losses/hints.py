@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from potstill.ground.precision import full_precision
 from potstill.losses.bridges import MapNorm, VectorNorm, match_maps, width_of
-from potstill.losses.feature import FeatureLoss, hidden_mse
-from potstill.losses.layers import mask_for
+from potstill.losses.feature import hidden_mse
+from potstill.losses.layers import BridgedLoss, mask_for
 from potstill.losses.options import LAST_LAYER, LayerPair, between, positive
 from potstill.losses.reduction import Reduction, over_rows
 
@@ -135,21 +135,19 @@ class Regressor(nn.Module):
         return self.layer(values.to(next(self.layer.parameters()).dtype))
 
 
-class FitNet(FeatureLoss):
+class FitNet(BridgedLoss):
     """Hints through a regressor; see `functional.fitnet`. Source: Romero et al. 2015 (arXiv 1412.6550).
 
     The regressor is always there (`project` "linear"), a convolution whose kernel lands on the teacher's grid.
     """
+
+    formula = staticmethod(fitnet)
 
     def __init__(self, *, layers: Sequence[LayerPair] = LAST_LAYER) -> None:
         super().__init__(layers=layers, project="linear")
 
     def bridge(self, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], names: str) -> nn.Module:
         return Regressor(student_shape, teacher_shape)
-
-    def compare(self, index: int, student_value: Tensor, teacher_value: Tensor, token_mask: Tensor | None) -> Tensor:
-        student_value, teacher_value = self.aligned(index, student_value, teacher_value)
-        return fitnet(student_value, teacher_value, mask=mask_for(teacher_value, token_mask), reduction="sum")
 
 
 class NormedBridge(nn.Module):
@@ -182,7 +180,7 @@ class NormedBridge(nn.Module):
         return projected.masked_scatter(kept.unsqueeze(-1), self.norm(projected[kept]).to(projected.dtype))
 
 
-class AB(FeatureLoss):
+class AB(BridgedLoss):
     """Activation boundaries; see `functional.ab`. Source: Heo et al. 2019 (arXiv 1811.03233).
 
     Tap values before the activation (for example ``module:layer4.1.bn2``); after a ReLU the boundary is lost.
@@ -223,7 +221,7 @@ class OverhaulBridge(NormedBridge):
         return self.negative_sum / self.negative_count.clamp(min=1)
 
 
-class OFD(FeatureLoss):
+class OFD(BridgedLoss):
     """Overhaul of feature distillation; see `functional.ofd`. Source: Heo et al. 2019 (arXiv 1904.01866).
 
     The margin is measured on the teacher's training batches. Tap values before the activation.
@@ -263,7 +261,7 @@ class GaussianBridge(nn.Module):
         return self.mean(values.to(self.scale.dtype)), F.softplus(self.scale.float()) + self.floor
 
 
-class VID(FeatureLoss):
+class VID(BridgedLoss):
     """Variational information; see `functional.vid`. Source: Ahn et al. 2019 (arXiv 1904.05835).
 
     Args:

@@ -13,31 +13,34 @@ from torch import Tensor, nn
 
 from potstill.contracts.signal import TeacherSignal
 from potstill.errors import NeedsError
-from potstill.losses.bridges import PROJECT_CHOICES, build_bridge
-from potstill.losses.contract import Loss, LossValue, Shapes, StudentView
+from potstill.losses.bridges import PROJECT_CHOICES, build_bridge, match_maps, width_of
+from potstill.losses.catalogue import LOSSES
+from potstill.losses.contract import FormulaLoss, Loss, LossValue, Shapes, StudentView
 from potstill.losses.options import LAST_LAYER, LayerPair, layer_pairs, one_of, tap_name
+from potstill.losses.reduction import token_mean
 
 
-class PairedLoss(Loss):
-    """A loss that compares pairs of (student, teacher) values and takes the mean over pairs.
+class PairedLoss(FormulaLoss):
+    """A loss that compares pairs of (student, teacher) values and takes the mean over pairs; widths may differ.
 
-    The mean over pairs keeps the weight of the term the same for 1 and for 12 pairs.
+    The mean over pairs keeps the weight of the term the same for 1 and for 12 pairs. Of two grids the smaller is taken.
 
     Attributes:
         role: What a block number means: "hidden:k", "attention:k" …
         ranks: Accepted numbers of axes of a value.
         nearest: What to take instead where the needs cannot be met: `sp` compares rows with rows, whatever their shapes.
+        of_vectors: Whether every value becomes one vector per row first, so that any shapes can be compared.
     """
 
     kind: ClassVar[str] = "feature"
     role: ClassVar[str] = "hidden"
     ranks: ClassVar[tuple[int, ...]] = (2, 3, 4)
     nearest: ClassVar[str] = "sp"
+    of_vectors: ClassVar[bool] = False
 
-    def __init__(self, *, layers: Sequence[LayerPair] = LAST_LAYER, project: str = "none") -> None:
+    def __init__(self, *, layers: Sequence[LayerPair] = LAST_LAYER) -> None:
         super().__init__()
         self.layers = layer_pairs(layers)
-        self.project = one_of("project", project, PROJECT_CHOICES)
         self.bridges = nn.ModuleList()
 
     def needs_student(self) -> tuple[str, ...]:
@@ -54,6 +57,8 @@ class PairedLoss(Loss):
             student_shape = shape_of(student, student_name, "student", self)
             teacher_shape = shape_of(teacher, teacher_name, "teacher", self)
             names = f"student {student_name} {list(student_shape)} and teacher {teacher_name} {list(teacher_shape)}"
+            if self.of_vectors:
+                student_shape, teacher_shape = ((shape[0], width_of(shape)) for shape in (student_shape, teacher_shape))
             self.check(student_shape, teacher_shape, names)
             bridges.append(self.bridge(student_shape, teacher_shape, names))
         self.bridges = nn.ModuleList(bridges)
@@ -66,15 +71,12 @@ class PairedLoss(Loss):
         """
         refuse_ranks(self, student_shape, teacher_shape, names, self.ranks)
         if len(student_shape) == 3 and student_shape[1] != teacher_shape[1]:
-            raise NeedsError(
-                f"{loss_name(self)}: {names} have different token counts",
-                "the same tokens on both sides",
-                f"use the teacher's tokenizer or patch size for the student, or the loss {self.nearest}",
-            )
+            raise other_tokens(self, names)
 
     def bridge(self, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], names: str) -> nn.Module:
-        """The trained module between the two values."""
-        return build_bridge(student_shape, teacher_shape, self.project, names=f"{loss_name(self)}: {names}")
+        """The trained module between the two values; none here."""
+        del student_shape, teacher_shape, names
+        return nn.Identity()
 
     def forward(self, student: StudentView, teacher: TeacherSignal | None, batch: Mapping[str, Any]) -> LossValue:
         """Mean over pairs of the sum over rows."""
@@ -84,6 +86,8 @@ class PairedLoss(Loss):
         for index, (student_layer, teacher_layer) in enumerate(self.layers):
             student_value = student.taps[tap_name(self.role, student_layer)]
             teacher_value = taps[tap_name(self.role, teacher_layer)].detach()
+            if self.of_vectors:
+                student_value, teacher_value = (vectors(value, student.token_mask) for value in (student_value, teacher_value))
             terms.append(self.compare(index, student_value, teacher_value, student.token_mask))
         num_rows = student.logits.shape[0]
         return LossValue(sum=torch.stack(terms).sum() / len(terms), count=float(num_rows))
@@ -93,14 +97,31 @@ class PairedLoss(Loss):
         return self.bridges[index](student_value) if index < len(self.bridges) else student_value
 
     def compare(self, index: int, student_value: Tensor, teacher_value: Tensor, token_mask: Tensor | None) -> Tensor:
-        """Sum over rows for one pair."""
-        raise TypeError(f"{type(self).__name__} does not define compare")
+        """Sum over rows for one pair: the formula of the two values, in the teacher's width and on the smaller grid."""
+        student_value, teacher_value = match_maps(self.bridged(index, student_value), teacher_value)
+        arguments = self.arguments(mask_for(teacher_value, token_mask))
+        return self.formula(student_value, teacher_value, **arguments, reduction="sum")
+
+
+class BridgedLoss(PairedLoss):
+    """A loss over pairs of values whose widths are brought together by a trained bridge.
+
+    Args:
+        layers: Pairs (student, teacher).
+        project: "auto" bridges where the widths differ, "linear" always, "none" never.
+    """
+
+    def __init__(self, *, layers: Sequence[LayerPair] = LAST_LAYER, project: str = "auto") -> None:
+        super().__init__(layers=layers)
+        self.project = one_of("project", project, PROJECT_CHOICES)
+
+    def bridge(self, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], names: str) -> nn.Module:
+        """The trained module between the two values."""
+        return build_bridge(student_shape, teacher_shape, self.project, names=f"{loss_name(self)}: {names}")
 
 
 def loss_name(loss: Loss) -> str:
     """The catalogue name of a loss, or its class name."""
-    from potstill.losses.catalogue import LOSSES
-
     path = f"{type(loss).__module__}:{type(loss).__name__}"
     return next((name for name, entry in LOSSES.items() if entry == path), type(loss).__name__)
 
@@ -115,6 +136,22 @@ def mask_for(values: Tensor, token_mask: Tensor | None) -> Tensor | None:
     if token_mask is None or values.dim() != 3 or values.shape[1] != token_mask.shape[1]:
         return None
     return token_mask
+
+
+def vectors(values: Tensor, token_mask: Tensor | None) -> Tensor:
+    """One vector per row: tokens averaged over the real ones, maps over positions, [B, D] as it is."""
+    if values.dim() == 4:
+        return values.mean((2, 3))
+    return token_mean(values, mask_for(values, token_mask)) if values.dim() == 3 else values
+
+
+def other_tokens(loss: Loss, names: str) -> NeedsError:
+    """That two values have different numbers of tokens."""
+    return NeedsError(
+        f"{loss_name(loss)}: {names} have different token counts",
+        "the same tokens on both sides",
+        f"use the teacher's tokenizer or patch size for the student, or the loss {getattr(loss, 'nearest', 'sp')}",
+    )
 
 
 def teacher_taps(teacher: TeacherSignal | None) -> Mapping[str, Tensor]:

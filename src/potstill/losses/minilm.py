@@ -17,7 +17,7 @@ from potstill.errors import NeedsError
 from potstill.ground.precision import full_precision
 from potstill.losses.attention import attention_kl
 from potstill.losses.contract import Loss, LossValue, Shapes, StudentView
-from potstill.losses.layers import loss_name, refuse_ranks, shape_of, teacher_taps, unique
+from potstill.losses.layers import other_tokens, refuse_ranks, shape_of, teacher_taps, unique
 from potstill.losses.options import LAST_LAYER, LayerPair, layer_pairs, tap_name
 from potstill.losses.reduction import Reduction
 
@@ -121,9 +121,9 @@ class RolesLoss(Loss):
             for role in self.roles:
                 names = tap_name(role, student_layer), tap_name(role, teacher_layer)
                 shapes = shape_of(student, names[0], "student", self), shape_of(teacher, names[1], "teacher", self)
-                told = f"student {names[0]} {list(shapes[0])} and teacher {names[1]} {list(shapes[1])}"
-                refuse_ranks(self, *shapes, told, (4,))
-                self.check(*shapes, told)
+                both = f"student {names[0]} {list(shapes[0])} and teacher {names[1]} {list(shapes[1])}"
+                refuse_ranks(self, *shapes, both, (4,))
+                self.check(*shapes, both)
 
     def check(self, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], names: str) -> None:
         """Refuse shapes that cannot be compared.
@@ -132,11 +132,7 @@ class RolesLoss(Loss):
             NeedsError: Another number of tokens.
         """
         if student_shape[2] != teacher_shape[2]:
-            raise NeedsError(
-                f"{loss_name(self)}: {names} have different token counts",
-                "the same tokens on both sides",
-                "use the teacher's tokenizer or patch size for the student, or the loss sp",
-            )
+            raise other_tokens(self, names)
 
     def forward(self, student: StudentView, teacher: TeacherSignal | None, batch: Mapping[str, Any]) -> LossValue:
         """Mean over pairs of layers of the sum over rows."""

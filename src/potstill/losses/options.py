@@ -1,4 +1,4 @@
-"""Checks of option values, told in three beats."""
+"""Checks of option values: what was given, what is accepted, what to do."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from potstill.errors import RecipeError
 # A pair of taps: block numbers (1-based, negative from the end) or full tap names.
 LayerPair: TypeAlias = tuple[int | str, int | str]
 LAST_LAYER: tuple[LayerPair, ...] = ((-1, -1),)
+HEAD_INPUT: tuple[LayerPair, ...] = (("head.in", "head.in"),)
 
 
 def positive(name: str, value: float) -> float:
@@ -30,7 +31,7 @@ def scales(name: str, value: Sequence[float], count: int) -> tuple[float, ...]:
     """`value` as one float above zero for each of `count` pairs of layers."""
     if not _is_list(value) or len(value) != count:
         raise RecipeError(
-            f"{name} is {value!r}", f"a list of {count} numbers, one for each pair of layers", f"give {name} so many"
+            f"{name} is {value!r}", f"a list of {count} numbers, one for each pair of layers", f"give {name} {count} numbers"
         )
     return tuple(positive(name, number) for number in value)
 

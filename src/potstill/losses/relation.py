@@ -10,12 +10,12 @@ from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from potstill.errors import NeedsError
 from potstill.ground.precision import full_precision
-from potstill.losses.bridges import match_maps, width_of
-from potstill.losses.layers import PairedLoss, loss_name, mask_for
+from potstill.losses.bridges import width_of
+from potstill.losses.layers import BridgedLoss, PairedLoss, loss_name
 from potstill.losses.options import LAST_LAYER, LayerPair, one_of
 from potstill.losses.reduction import Reduction, over_rows
 
@@ -43,25 +43,17 @@ def positions(values: Tensor) -> Tensor:
     return values.flatten(2).transpose(1, 2) if values.dim() == 4 else values
 
 
-class WithoutBridge(PairedLoss):
+class RelationLoss(PairedLoss):
     """Base of relation losses inside a row: any widths, the same tokens, or grids pooled to the smaller."""
 
     kind: ClassVar[str] = "relation"
     ranks: ClassVar[tuple[int, ...]] = (3, 4)
 
-    def __init__(self, *, layers: Sequence[LayerPair] = LAST_LAYER) -> None:
-        super().__init__(layers=layers)
 
-    def bridge(self, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], names: str) -> nn.Module:
-        return nn.Identity()
-
-
-class Gram(WithoutBridge):
+class Gram(RelationLoss):
     """Cosine matrices over positions; see `functional.gram`. Source: LLaVA-KD (arXiv 2410.16236)."""
 
-    def compare(self, index: int, student_value: Tensor, teacher_value: Tensor, token_mask: Tensor | None) -> Tensor:
-        student_value, teacher_value = match_maps(student_value, teacher_value)
-        return gram(student_value, teacher_value, mask=mask_for(teacher_value, token_mask), reduction="sum")
+    formula = staticmethod(gram)
 
 
 @full_precision
@@ -181,13 +173,15 @@ def _distance_of_unit_rows(first: Tensor, second: Tensor) -> Tensor:
     return (own - 2 * cross.sum((1, 2))).clamp(min=0)
 
 
-class Affinity(WithoutBridge):
+class Affinity(RelationLoss):
     """Pairwise affinities; see `functional.affinity`. Source: He et al. 2019 (arXiv 1903.04688).
 
     Args:
         layers: Pairs of (student, teacher) blocks.
         over: "positions" (any widths) or "channels" (equal widths).
     """
+
+    formula = staticmethod(affinity)
 
     def __init__(self, *, layers: Sequence[LayerPair] = LAST_LAYER, over: str = "positions") -> None:
         super().__init__(layers=layers)
@@ -202,29 +196,16 @@ class Affinity(WithoutBridge):
                 "set over: positions",
             )
 
-    def compare(self, index: int, student_value: Tensor, teacher_value: Tensor, token_mask: Tensor | None) -> Tensor:
-        student_value, teacher_value = match_maps(student_value, teacher_value)
-        over: Literal["positions", "channels"] = "channels" if self.over == "channels" else "positions"
-        return affinity(student_value, teacher_value, over=over, mask=mask_for(teacher_value, token_mask), reduction="sum")
 
-
-class NST(WithoutBridge):
+class NST(RelationLoss):
     """Neuron selectivity; see `functional.nst`. Source: Huang and Wang 2017 (arXiv 1707.01219)."""
 
-    def compare(self, index: int, student_value: Tensor, teacher_value: Tensor, token_mask: Tensor | None) -> Tensor:
-        student_value, teacher_value = match_maps(student_value, teacher_value)
-        return nst(student_value, teacher_value, mask=mask_for(teacher_value, token_mask), reduction="sum")
+    formula = staticmethod(nst)
 
 
-class ICKD(PairedLoss):
+class ICKD(BridgedLoss):
     """Inter-channel correlation; see `functional.ickd`. Source: Liu et al. 2021 (arXiv 2202.03680)."""
 
     kind: ClassVar[str] = "relation"
     ranks: ClassVar[tuple[int, ...]] = (3, 4)
-
-    def __init__(self, *, layers: Sequence[LayerPair] = LAST_LAYER, project: str = "auto") -> None:
-        super().__init__(layers=layers, project=project)
-
-    def compare(self, index: int, student_value: Tensor, teacher_value: Tensor, token_mask: Tensor | None) -> Tensor:
-        student_value, teacher_value = match_maps(self.bridged(index, student_value), teacher_value)
-        return ickd(student_value, teacher_value, mask=mask_for(teacher_value, token_mask), reduction="sum")
+    formula = staticmethod(ickd)

@@ -16,8 +16,7 @@ from potstill.contracts.signal import TeacherSignal
 from potstill.ground.precision import full_precision
 from potstill.losses.bridges import MapNorm
 from potstill.losses.contract import LossValue, Shapes, StudentView
-from potstill.losses.feature import FeatureLoss
-from potstill.losses.layers import teacher_taps
+from potstill.losses.layers import BridgedLoss, teacher_taps
 from potstill.losses.options import LayerPair, between, tap_name
 from potstill.losses.reduction import Reduction, over_rows
 
@@ -103,7 +102,7 @@ class AttentionFusion(nn.Module):
         return own, other
 
 
-class ReviewKD(FeatureLoss):
+class ReviewKD(BridgedLoss):
     """Knowledge review; see `functional.review_kd`. Source: Chen et al. 2021 (arXiv 2104.09044).
 
     Stages are read as their taps give them, behind the last ReLU where a stage ends in one; the authors read before it.

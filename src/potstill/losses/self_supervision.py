@@ -16,10 +16,9 @@ from potstill.contracts.signal import TeacherSignal
 from potstill.ground.precision import full_precision
 from potstill.losses.bridges import width_of
 from potstill.losses.contract import LossValue, Shapes, StudentView
-from potstill.losses.layers import PairedLoss, shape_of, teacher_taps
-from potstill.losses.options import LayerPair, between, positive, tap_name
+from potstill.losses.layers import PairedLoss, shape_of, teacher_taps, vectors
+from potstill.losses.options import HEAD_INPUT, LayerPair, between, positive, tap_name
 from potstill.losses.reduction import Reduction, over_rows
-from potstill.losses.transfer import HEAD_INPUT, vectors
 
 
 @full_precision

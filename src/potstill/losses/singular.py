@@ -181,24 +181,8 @@ class KDSVD(FlowLoss):
         num_vectors: Singular vectors of the teacher.
     """
 
+    formula = staticmethod(kd_svd)
+
     def __init__(self, *, layers: Sequence[LayerPair] = LAST_TWO, project: str = "auto", num_vectors: int = 1) -> None:
         super().__init__(layers=layers, project=project)
         self.num_vectors = int(between("num_vectors", num_vectors, 1, 1024))
-
-    def flow(
-        self,
-        student_first: Tensor,
-        student_second: Tensor,
-        teacher_first: Tensor,
-        teacher_second: Tensor,
-        mask: Tensor | None,
-    ) -> Tensor:
-        return kd_svd(
-            student_first,
-            student_second,
-            teacher_first,
-            teacher_second,
-            num_vectors=self.num_vectors,
-            mask=mask,
-            reduction="sum",
-        )

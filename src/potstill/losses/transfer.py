@@ -15,12 +15,11 @@ from torch import Tensor, nn
 
 from potstill.ground.precision import full_precision
 from potstill.losses.bridges import Bridge, MapNorm, VectorNorm, match_maps, width_of
-from potstill.losses.feature import FeatureLoss, hidden_mse
-from potstill.losses.layers import mask_for
-from potstill.losses.options import LAST_LAYER, LayerPair, between, one_of, positive
-from potstill.losses.reduction import Reduction, of_batch, over_rows, token_mean
+from potstill.losses.feature import hidden_mse
+from potstill.losses.layers import BridgedLoss, mask_for
+from potstill.losses.options import HEAD_INPUT, LAST_LAYER, LayerPair, between, one_of, positive
+from potstill.losses.reduction import Reduction, of_batch, over_rows
 
-HEAD_INPUT: tuple[LayerPair, ...] = (("head.in", "head.in"),)
 STAGES = ("joint", "paraphraser", "transfer")
 
 
@@ -115,7 +114,7 @@ def _stack(widths: list[int], is_map: bool) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-class FT(FeatureLoss):
+class FT(BridgedLoss):
     """Factor transfer; see `functional.ft`. Source: Kim et al. 2018 (arXiv 1802.04977).
 
     The paraphraser learns to reconstruct the teacher's feature, the translator to give its factors. The paper trains the
@@ -162,13 +161,6 @@ class FT(FeatureLoss):
         return total
 
 
-def vectors(values: Tensor, token_mask: Tensor | None) -> Tensor:
-    """One vector per row: tokens averaged over the real ones, maps over positions, [B, D] as it is."""
-    if values.dim() == 4:
-        return values.mean((2, 3))
-    return token_mean(values, mask_for(values, token_mask)) if values.dim() == 3 else values
-
-
 class PrimeBridge(nn.Module):
     """The student's feature in the teacher's width, and its log-variance."""
 
@@ -184,23 +176,21 @@ class PrimeBridge(nn.Module):
         return aligned, self.log_variance(aligned)
 
 
-class PAD(FeatureLoss):
+class PAD(BridgedLoss):
     """Prime-aware distillation of the embedding; see `functional.pad`. Source: Zhang et al. 2020 (arXiv 2008.01458)."""
 
     may_be_negative: ClassVar[bool] = True
+    of_vectors: ClassVar[bool] = True
 
     def __init__(self, *, layers: Sequence[LayerPair] = HEAD_INPUT) -> None:
         super().__init__(layers=layers, project="linear")
 
-    def check(self, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], names: str) -> None:
-        """Every value becomes one vector per row."""
-
     def bridge(self, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], names: str) -> nn.Module:
-        return PrimeBridge(width_of(student_shape), width_of(teacher_shape))
+        return PrimeBridge(student_shape[-1], teacher_shape[-1])
 
     def compare(self, index: int, student_value: Tensor, teacher_value: Tensor, token_mask: Tensor | None) -> Tensor:
-        feature, log_variance = self.bridges[index](vectors(student_value, token_mask))
-        return pad(feature, vectors(teacher_value, token_mask), log_variance, reduction="sum")
+        feature, log_variance = self.bridges[index](student_value)
+        return pad(feature, teacher_value, log_variance, reduction="sum")
 
 
 class ProjectorBridge(nn.Module):
@@ -218,7 +208,7 @@ class ProjectorBridge(nn.Module):
         return self.student_norm(self.projector(student_value.to(dtype))), self.teacher_norm(teacher_value.to(dtype))
 
 
-class SRD(FeatureLoss):
+class SRD(BridgedLoss):
     """Projector and soft maximum on the embedding; see `functional.srd`. Source: Miles and Mikolajczyk (arXiv 2303.11098).
 
     Args:
@@ -227,20 +217,17 @@ class SRD(FeatureLoss):
     """
 
     may_be_negative: ClassVar[bool] = True
+    of_vectors: ClassVar[bool] = True
 
     def __init__(self, *, layers: Sequence[LayerPair] = HEAD_INPUT, power: float = 4.0) -> None:
         super().__init__(layers=layers, project="linear")
         self.power = positive("power", power)
 
-    def check(self, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], names: str) -> None:
-        """Every value becomes one vector per row."""
-
     def bridge(self, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], names: str) -> nn.Module:
-        return ProjectorBridge(width_of(student_shape), width_of(teacher_shape))
+        return ProjectorBridge(student_shape[-1], teacher_shape[-1])
 
     def compare(self, index: int, student_value: Tensor, teacher_value: Tensor, token_mask: Tensor | None) -> Tensor:
-        student, teacher = self.bridges[index](vectors(student_value, token_mask), vectors(teacher_value, token_mask))
-        return srd(student, teacher, power=self.power, reduction="sum")
+        return srd(*self.bridges[index](student_value, teacher_value), power=self.power, reduction="sum")
 
 
 class ReuseProjector(nn.Module):
@@ -280,7 +267,7 @@ def _normed(convolution: nn.Conv2d, width: int) -> tuple[nn.Module, ...]:
     return convolution, MapNorm(width), nn.ReLU()
 
 
-class SimKD(FeatureLoss):
+class SimKD(BridgedLoss):
     """Feature for the reused classifier; see `functional.simkd`. Source: Chen et al. 2022 (arXiv 2203.14001).
 
     After training, the student predicts with the teacher's classifier on `bridges[0]` of its last feature.
