@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from potstill.errors import RecipeError
 from potstill.ground.tables import nearest, resolve
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from potstill.losses.contract import Loss
 
 LOSSES: dict[str, str] = {
@@ -24,9 +27,9 @@ LOSSES: dict[str, str] = {
     "tvd": "potstill.losses.response:TVD",
     "logit_mse": "potstill.losses.response:LogitMSE",
     "soft_ce": "potstill.losses.response:SoftCE",
-    "bce": "potstill.losses.graded:BCE",
-    "regression": "potstill.losses.graded:Regression",
-    "bounded_regression": "potstill.losses.graded:BoundedRegression",
+    "bce": "potstill.losses.label_sets:BCE",
+    "regression": "potstill.losses.numbers:Regression",
+    "bounded_regression": "potstill.losses.numbers:BoundedRegression",
     "output_cosine": "potstill.losses.embedding:OutputCosine",
     "similarity_kl": "potstill.losses.embedding:SimilarityKL",
     "dkd": "potstill.losses.label_aware:DKD",
@@ -87,21 +90,32 @@ LOSSES: dict[str, str] = {
 }
 
 
-# Losses on the probabilities of classes that exclude each other: nothing for several labels at once, numbers or embeddings.
-OF_CLASSES = frozenset(
-    {
-        *("ce", "kl", "reverse_kl", "jsd", "skew_kl", "skew_reverse_kl", "tvd", "soft_ce", "dkd", "nkd", "wsld", "tf_kd"),
-        *("label_smoothing_kd", "probability_shift", "dist", "logit_std_kl", "mlkd", "uld", "ctkd", "probability_mse", "cs_kd"),
-    }
-)
-
-
-OF_TERMS = ("weight", "as")  # what a term says of a loss beside the loss's own options
+OF_TERMS = ("weight", "as")  # what a term says of a loss besides the loss's own options
 
 
 def names() -> tuple[str, ...]:
     """Every loss of the catalogue, grouped by kind as in the table."""
     return tuple(LOSSES)
+
+
+def find(name: str) -> type[Loss]:
+    """The class of a loss; its attributes say what it is for.
+
+    Raises:
+        RecipeError: No such loss; names the nearest.
+    """
+    loss_class: type[Loss] = resolve(LOSSES, name, kind="loss")
+    return loss_class
+
+
+def function(name: str) -> Callable[..., Tensor]:
+    """The pure function of a loss, which stands beside its class under the loss's name.
+
+    Raises:
+        RecipeError: No such loss.
+    """
+    pure: Callable[..., Tensor] = getattr(importlib.import_module(find(name).__module__), name)
+    return pure
 
 
 def defaults(name: str) -> dict[str, Any]:
@@ -110,7 +124,7 @@ def defaults(name: str) -> dict[str, Any]:
     Raises:
         RecipeError: No such loss.
     """
-    parameters = inspect.signature(resolve(LOSSES, name, kind="loss")).parameters.values()
+    parameters = inspect.signature(find(name)).parameters.values()
     return {each.name: each.default for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
@@ -128,34 +142,29 @@ def build(name: str, **options: Any) -> Loss:
         >>> build("kl", temperature=4.0).temperature
         4.0
     """
-    loss_class = resolve(LOSSES, name, kind="loss")
     accepted = tuple(defaults(name))
     for option in options:
         if option not in accepted:
             guess = nearest(option, (*accepted, *OF_TERMS))
             raise RecipeError(
                 f"loss {name!r} has no option {option!r}",
-                f"{', '.join(accepted) or 'no options'}; beside its name in a list of losses also {', '.join(OF_TERMS)}",
+                f"{', '.join(accepted) or 'no options'}; and next to its name in a list of losses {', '.join(OF_TERMS)}",
                 f"did you mean {guess!r}?" if guess else f"leave {option!r} out",
             )
-    loss: Loss = loss_class(**options)
-    return loss
+    return find(name)(**options)
 
 
 def describe() -> list[dict[str, str]]:
     """One row per loss for the command line: name, kind, what it reads of the teacher, options, and source."""
-    functional = importlib.import_module("potstill.losses.functional")
     rows = []
     for name in names():
-        loss_class = resolve(LOSSES, name, kind="loss")
         loss = build(name)
-        own = " ".join((inspect.getdoc(loss_class) or "").split())
-        pure = " ".join((inspect.getdoc(getattr(functional, name)) or "").split())
+        own, pure = (" ".join((inspect.getdoc(each) or "").split()) for each in (type(loss), function(name)))
         source = (own if "Source" in own else pure).replace("*", "").partition("Source: ")[2]
         rows.append(
             {
                 "name": name,
-                "kind": loss_class.kind,
+                "kind": loss.kind,
                 "about": pure.split(". ")[0].rstrip(". "),
                 "needs": ", ".join(loss.needs_teacher()) or "labels alone",
                 "options": ", ".join(f"{key}={value!r}" for key, value in defaults(name).items()),

@@ -11,12 +11,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from potstill.contracts.signal import TeacherSignal
 from potstill.ground.precision import finite, full_precision, log_probabilities
-from potstill.losses.contract import IGNORED_LABEL, Loss, LossValue, StudentView
+from potstill.losses.contract import IGNORED_LABEL
 from potstill.losses.options import positive
 from potstill.losses.reduction import Reduction, over_rows
-from potstill.losses.response import ResponseLoss, divergence
+from potstill.losses.response import LabelLoss, ResponseLoss, divergence
 
 
 @full_precision
@@ -79,31 +78,19 @@ class ProbabilityMSE(ResponseLoss):
     formula = staticmethod(probability_mse)
 
 
-class CSKD(Loss):
+class CSKD(LabelLoss):
     """Agreement between rows of a class; see `functional.cs_kd`. Source: Yun et al. 2020 (arXiv 2003.13964).
 
     It counts rows that have another of their class in the micro-batch; `DistillationTrainer(class_pairs=True)` gives one to each.
     """
 
-    kind: ClassVar[str] = "response"
     of_rows: ClassVar[bool] = True
+    formula = staticmethod(cs_kd)
 
     def __init__(self, *, temperature: float = 4.0) -> None:
         super().__init__()
         self.temperature = positive("temperature", temperature)
 
-    def needs_teacher(self) -> tuple[str, ...]:
-        return ()
-
-    def needs_batch(self) -> tuple[str, ...]:
-        return ("labels",)
-
     def count(self, batch: Mapping[str, Any]) -> Tensor | float:
         """Rows with a partner."""
         return partners(batch["labels"])[1].sum()
-
-    def forward(self, student: StudentView, teacher: TeacherSignal | None, batch: Mapping[str, Any]) -> LossValue:
-        """Sum over rows with a partner."""
-        del teacher
-        total = cs_kd(student.logits, batch["labels"], temperature=self.temperature, reduction="sum")
-        return LossValue(sum=total, count=self.count(batch))

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from potstill.contracts.signal import TeacherSignal
-from potstill.errors import NeedsError, RecipeError
+from potstill.errors import RecipeError
 from potstill.ground.precision import finite, full_precision, log_probabilities
 from potstill.losses.contract import LossValue, Shapes, StudentView
 from potstill.losses.divergences import kl
@@ -210,16 +210,12 @@ class ULD(TemperatureLoss):
         """Any two numbers of outputs are accepted."""
 
     def forward(self, student: StudentView, teacher: TeacherSignal | None, batch: Mapping[str, Any]) -> LossValue:
-        if teacher is None:
-            raise NeedsError("uld needs a teacher signal, there is none", todo="give the trainer a teacher")
-        total = uld(
-            student.logits,
-            teacher.logits.detach(),
-            temperature=self.temperature,
-            mask=logit_mask(student),
-            teacher_mask=student.unit_mask if student.unit_mask is not None or student.logits.dim() != 3 else teacher.token_mask,
-            reduction="sum",
-        )
+        theirs, mask = self.teacher_logits(teacher), logit_mask(student)
+        their_mask = student.unit_mask
+        if teacher is not None and their_mask is None and student.logits.dim() == 3:
+            their_mask = teacher.token_mask
+        heat = self.temperature
+        total = uld(student.logits, theirs, temperature=heat, mask=mask, teacher_mask=their_mask, reduction="sum")
         return LossValue(sum=total, count=float(student.logits.shape[0]))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, logaddexp
 
@@ -176,6 +176,7 @@ class KL(ResponseLoss):
         direction: "forward" or "reverse".
     """
 
+    takes_row_temperatures: ClassVar[bool] = True
     formula = staticmethod(kl)
 
     def __init__(self, *, temperature: float = 2.0, direction: str = "forward") -> None:
@@ -198,6 +199,7 @@ class KL(ResponseLoss):
 class ReverseKL(TemperatureLoss):
     """Reverse KL times τ²; see `functional.reverse_kl`. Source: MiniLLM (arXiv 2306.08543)."""
 
+    takes_row_temperatures: ClassVar[bool] = True
     formula = staticmethod(reverse_kl)
 
 

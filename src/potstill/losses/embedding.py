@@ -6,7 +6,7 @@ Shapes: B batch, D width.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -70,8 +70,8 @@ def _neighbours(rows: Tensor, temperature: float) -> Tensor:
 class OutputCosine(ResponseLoss):
     """Cosine distance of outputs; see `functional.output_cosine`. Source: arXiv 2004.09813."""
 
-    def compare(self, student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None, batch: Mapping[str, Any]) -> Tensor:
-        return output_cosine(student_logits, teacher_logits, mask=mask, reduction="sum")
+    of_classes: ClassVar[bool] = False
+    formula = staticmethod(output_cosine)
 
 
 class SimilarityKL(ResponseLoss):
@@ -80,6 +80,8 @@ class SimilarityKL(ResponseLoss):
     Args:
         temperature: τ of the cosines.
     """
+
+    of_classes: ClassVar[bool] = False
 
     def __init__(self, *, temperature: float = 0.05) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Response losses that treat the true class apart from the others, or mend the teacher where it is wrong.
+"""Response losses that treat the true class apart from the others, or correct the teacher where it is wrong.
 
 Shapes: B batch, T tokens, C classes. Logits are [B, C] or [B, T, C], labels [B] or [B, T] with -100 for none.
 y is the label, p the teacher's distribution at temperature τ, q the student's.
@@ -7,19 +7,17 @@ y is the label, p the teacher's distribution at temperature τ, q the student's.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from potstill.contracts.signal import TeacherSignal
 from potstill.ground.precision import FLOOR, finite, full_precision
-from potstill.losses.contract import IGNORED_LABEL, LossValue, StudentView
+from potstill.losses.contract import IGNORED_LABEL
 from potstill.losses.options import between, positive
 from potstill.losses.reduction import Reduction, over_labelled, over_rows
-from potstill.losses.response import ResponseLoss, TemperatureLoss, divergence
+from potstill.losses.response import LabelLoss, ResponseLoss, TemperatureLoss, divergence
 
 
 @full_precision
@@ -219,9 +217,7 @@ class LabelledLoss(ResponseLoss):
     """Base of response losses over labelled units."""
 
     unit: ClassVar[str] = "labelled"
-
-    def needs_batch(self) -> tuple[str, ...]:
-        return ("labels",)
+    reads_labels: ClassVar[bool] = True
 
 
 class DKD(LabelledLoss):
@@ -264,17 +260,15 @@ class SmoothedLabelLoss(ResponseLoss):
     """Base of losses with a designed distribution: a for the true class, the rest equal."""
 
     min_classes: ClassVar[int] = 2
+    reads_labels: ClassVar[bool] = True
 
     def __init__(self, *, correct_probability: float, temperature: float) -> None:
         super().__init__()
         self.correct_probability = positive("correct_probability", between("correct_probability", correct_probability, 0, 1))
         self.temperature = positive("temperature", temperature)
 
-    def needs_batch(self) -> tuple[str, ...]:
-        return ("labels",)
 
-
-class TfKD(SmoothedLabelLoss):
+class TfKD(LabelLoss, SmoothedLabelLoss):
     """Teacher-free distillation; see `functional.tf_kd`. Source: Yuan et al. 2020 (arXiv 1909.11723)."""
 
     unit: ClassVar[str] = "labelled"
@@ -283,17 +277,9 @@ class TfKD(SmoothedLabelLoss):
     def __init__(self, *, correct_probability: float = 0.99, temperature: float = 20.0) -> None:
         super().__init__(correct_probability=correct_probability, temperature=temperature)
 
-    def needs_teacher(self) -> tuple[str, ...]:
-        return ()
-
-    def forward(self, student: StudentView, teacher: TeacherSignal | None, batch: Mapping[str, Any]) -> LossValue:
-        del teacher
-        total = tf_kd(student.logits, batch["labels"], **self.arguments(None), reduction="sum")
-        return LossValue(sum=total, count=self.count(batch))
-
 
 class LabelSmoothingKD(SmoothedLabelLoss):
-    """Teacher mended by the smoothed label; see `functional.label_smoothing_kd`. Source: arXiv 1911.07471."""
+    """The teacher corrected by the smoothed label; see `functional.label_smoothing_kd`. Source: arXiv 1911.07471."""
 
     formula = staticmethod(label_smoothing_kd)
 
@@ -302,9 +288,7 @@ class LabelSmoothingKD(SmoothedLabelLoss):
 
 
 class ProbabilityShift(TemperatureLoss):
-    """Teacher mended by exchange; see `functional.probability_shift`. Source: arXiv 1911.07471."""
+    """The teacher corrected by an exchange; see `functional.probability_shift`. Source: arXiv 1911.07471."""
 
+    reads_labels: ClassVar[bool] = True
     formula = staticmethod(probability_shift)
-
-    def needs_batch(self) -> tuple[str, ...]:
-        return ("labels",)

@@ -6,9 +6,7 @@ real tokens. p is the teacher's distribution at temperature τ, q the student's.
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch.nn.functional as F
@@ -17,9 +15,9 @@ from torch import Tensor
 from potstill.contracts.signal import TeacherSignal
 from potstill.errors import NeedsError
 from potstill.ground.precision import finite, full_precision, log_probabilities
-from potstill.losses.contract import IGNORED_LABEL, Loss, LossValue, Shapes, StudentView
+from potstill.losses.contract import IGNORED_LABEL, FormulaLoss, LossValue, Shapes, StudentView
 from potstill.losses.layers import loss_name
-from potstill.losses.options import between, positive
+from potstill.losses.options import between, one_of, positive
 from potstill.losses.reduction import Reduction, alike, over_labelled, over_rows
 
 
@@ -101,24 +99,27 @@ def soft_ce(
     return over_rows(-(temperature**2) * (p * log_q).sum(-1), mask, reduction)
 
 
-class ResponseLoss(Loss):
+class ResponseLoss(FormulaLoss):
     """Base of losses that read the logits of both sides; refuses different numbers of classes.
 
-    A subclass names its `formula`, one of `functional`. What the formula takes by keyword and the loss has as an attribute is
-    handed over, the mask where it takes one, and the labels where the loss needs them.
+    The labels are handed to the formula where the loss reads them.
+
+    Attributes:
+        min_classes: The fewest classes about which it says something.
     """
 
     kind: ClassVar[str] = "response"
+    of_classes: ClassVar[bool] = True
     min_classes: ClassVar[int] = 1
-    formula: ClassVar[Callable[..., Tensor]]
 
     def prepare(self, student: Shapes, teacher: Shapes | None, *, num_rows: int) -> None:
         del num_rows
-        if teacher is not None and student.logits[-1] != teacher.logits[-1]:
+        if teacher is not None and self.needs_teacher() and student.logits[-1] != teacher.logits[-1]:
+            outputs = "classes" if self.of_classes else "outputs"
             raise NeedsError(
                 f"{loss_name(self)}: the student has {student.logits[-1]} outputs, the teacher {teacher.logits[-1]}",
-                "the same classes in the same order on both sides",
-                "give the student the teacher's classes, or take the loss uld",
+                f"the same {outputs} in the same order on both sides",
+                f"give the student the teacher's {outputs}{', or take the loss uld' if self.of_classes else ''}",
             )
         if student.logits[-1] < self.min_classes:
             raise NeedsError(
@@ -129,10 +130,18 @@ class ResponseLoss(Loss):
 
     def forward(self, student: StudentView, teacher: TeacherSignal | None, batch: Mapping[str, Any]) -> LossValue:
         """Sum over the units of the loss."""
+        total = self.compare(student.logits, self.teacher_logits(teacher), logit_mask(student), batch)
+        return LossValue(sum=total, count=self.units(student, batch))
+
+    def teacher_logits(self, teacher: TeacherSignal | None) -> Tensor:
+        """The teacher's logits, without a gradient.
+
+        Raises:
+            NeedsError: There are none.
+        """
         if teacher is None:
             raise NeedsError(f"{loss_name(self)} needs a teacher signal, there is none", todo="give the trainer a teacher")
-        total = self.compare(student.logits, teacher.logits.detach(), logit_mask(student), batch)
-        return LossValue(sum=total, count=self.units(student, batch))
+        return teacher.logits.detach()
 
     def units(self, student: StudentView, batch: Mapping[str, Any]) -> Tensor | float:
         """Rows of the student's logits, or labelled units."""
@@ -140,20 +149,8 @@ class ResponseLoss(Loss):
 
     def compare(self, student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None, batch: Mapping[str, Any]) -> Tensor:
         """Sum over units of the formula."""
-        labels = [batch["labels"]] if "labels" in self.needs_batch() else []
+        labels = [batch["labels"]] if self.reads_labels else []
         return self.formula(student_logits, teacher_logits, *labels, **self.arguments(mask), reduction="sum")
-
-    def arguments(self, mask: Tensor | None) -> dict[str, Any]:
-        """What the formula takes by keyword."""
-        accepted = _keywords(self.formula)
-        given = {name: getattr(self, name) for name in accepted if hasattr(self, name)}
-        return {**given, "mask": mask} if "mask" in accepted else given
-
-
-@functools.cache
-def _keywords(formula: Callable[..., Tensor]) -> tuple[str, ...]:
-    parameters = inspect.signature(formula).parameters.values()
-    return tuple(each.name for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY)
 
 
 class TemperatureLoss(ResponseLoss):
@@ -171,25 +168,81 @@ def logit_mask(student: StudentView) -> Tensor | None:
     return student.token_mask if student.logits.dim() == 3 else None
 
 
-class CE(Loss):
+class LabelLoss(FormulaLoss):
+    """Base of losses on probabilities of classes that read the labels alone."""
+
+    of_classes: ClassVar[bool] = True
+    reads_labels: ClassVar[bool] = True
+
+    def needs_teacher(self) -> tuple[str, ...]:
+        return ()
+
+    def forward(self, student: StudentView, teacher: TeacherSignal | None, batch: Mapping[str, Any]) -> LossValue:
+        """Sum over units of the formula."""
+        del teacher
+        total = self.formula(student.logits, batch["labels"], **self.arguments(), reduction="sum")
+        return LossValue(sum=total, count=self.count(batch))
+
+
+class CE(LabelLoss):
     """Cross-entropy with the labels; see `functional.ce`. Source: arXiv 1512.00567 for the smoothing."""
 
     unit: ClassVar[str] = "labelled"
+    formula = staticmethod(ce)
 
     def __init__(self, *, label_smoothing: float = 0.0) -> None:
         super().__init__()
         self.label_smoothing = between("label_smoothing", label_smoothing, 0, 1)
 
+
+class TargetLoss(ResponseLoss):
+    """Base of losses whose target is the teacher's output or the label, by the option `target`.
+
+    With labels, rows that have none (-100 or NaN in every place) are not counted.
+    """
+
+    of_classes: ClassVar[bool] = False
+
+    def __init__(self, *, target: str = "teacher") -> None:
+        super().__init__()
+        self.target = one_of("target", target, ("teacher", "labels"))
+
+    def reads_numbers(self) -> bool:
+        return self.target == "labels"
+
     def needs_teacher(self) -> tuple[str, ...]:
-        return ()
+        return ("logits",) if self.target == "teacher" else ()
 
     def needs_batch(self) -> tuple[str, ...]:
-        return ("labels",)
+        return () if self.target == "teacher" else ("labels",)
+
+    def count(self, batch: Mapping[str, Any]) -> Tensor | float:
+        return super().count(batch) if self.target == "teacher" else labelled_rows(batch["labels"]).sum()
 
     def forward(self, student: StudentView, teacher: TeacherSignal | None, batch: Mapping[str, Any]) -> LossValue:
-        del teacher
-        total = ce(student.logits, batch["labels"], label_smoothing=self.label_smoothing, reduction="sum")
-        return LossValue(sum=total, count=self.count(batch))
+        """Sum over rows that have a target."""
+        if self.target == "teacher":
+            return super().forward(student, teacher, batch)
+        labels = batch["labels"].view_as(student.logits)
+        return LossValue(sum=self.from_labels(student.logits, labels), count=self.count(batch))
+
+    def compare(self, student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None, batch: Mapping[str, Any]) -> Tensor:
+        del mask, batch
+        return self.formula(student_logits, teacher_logits, **self.arguments(), reduction="sum")
+
+    def from_labels(self, student_logits: Tensor, labels: Tensor) -> Tensor:
+        """Sum over labelled rows against the labels."""
+        raise TypeError(f"{type(self).__name__} does not define from_labels")
+
+
+def known_places(labels: Tensor) -> Tensor:
+    """True where there is a label: neither -100 nor NaN; shaped as `labels`."""
+    return (labels != IGNORED_LABEL) & ~labels.isnan()
+
+
+def labelled_rows(labels: Tensor) -> Tensor:
+    """[B], true on rows with a label in any place."""
+    return known_places(labels).reshape(labels.shape[0], -1).any(1)
 
 
 class TVD(TemperatureLoss):
@@ -204,6 +257,7 @@ class TVD(TemperatureLoss):
 class LogitMSE(ResponseLoss):
     """Mean squared difference of logits; see `functional.logit_mse`. Source: Ba and Caruana 2014 (arXiv 1312.6184)."""
 
+    of_classes: ClassVar[bool] = False
     formula = staticmethod(logit_mse)
 
 

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from potstill.errors import NeedsError
 from potstill.ground.tables import resolve
-from potstill.losses.catalogue import LOSSES
-from potstill.losses.catalogue import OF_CLASSES as LOSSES_OF_CLASSES
+from potstill.losses.catalogue import find as find_loss
 from potstill.methods.contract import Method, MethodOptions, ModelFacts, Phase
 from potstill.methods.response import not_of_rows
 from potstill.methods.routing import DYNAMIC, route_stages
@@ -145,15 +144,15 @@ def require_answers(name: str, options: MethodOptions, stages: Sequence[Phase] =
     Raises:
         NeedsError: It is; names the methods that work.
     """
-    losses = {term.name for stage in stages for term in stage.terms}
-    if (name in OF_CLASSES or losses & LOSSES_OF_CLASSES) and not options.answers.is_distribution:
+    losses = [find_loss(term.name) for stage in stages for term in stage.terms]
+    if (name in OF_CLASSES or any(loss.of_classes for loss in losses)) and not options.answers.is_distribution:
         raise NeedsError(
             f"method {name!r} compares probabilities of classes that exclude each other;"
             f" the answers of this task are {DESCRIBED.get(options.answers.kind, options.answers.kind)}",
             f"methods that take the task's own losses: {', '.join(each for each in names() if each not in OF_CLASSES)}",
             "set distill.method: auto",
         )
-    if not options.answers.is_of_row and any(resolve(LOSSES, loss, kind="loss").of_rows for loss in losses):
+    if not options.answers.is_of_row and any(loss.of_rows for loss in losses):
         raise not_of_rows(f"method {name!r}", "set distill.method: auto, or kd")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from potstill.contracts.answers import Answers
 from potstill.errors import NeedsError
-from potstill.losses.catalogue import OF_CLASSES, build, defaults
+from potstill.losses.catalogue import build, defaults
 from potstill.methods.contract import MethodOptions, ModelFacts, Phase, TermSpec, with_wishes
 from potstill.methods.layers import pair_layers
 from potstill.methods.needs import require_positions
@@ -124,7 +124,7 @@ def in_units(terms: Sequence[TermSpec], answers: Answers) -> tuple[TermSpec, ...
                 "for the labels: ce; for the teacher's answers: kl or logit_mse",
                 "take such a loss, or set target: teacher where the loss has it",
             )
-        if term.name in OF_CLASSES and not answers.is_distribution:
+        if loss.of_classes and not answers.is_distribution:
             fitting = " and ".join(dict.fromkeys(entry["name"] for entry in answers.from_teacher))
             raise NeedsError(
                 f"loss {term.name!r} compares probabilities of classes that exclude each other;"

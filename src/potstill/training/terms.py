@@ -11,7 +11,6 @@ from potstill.losses.contract import Loss
 from potstill.training.schedules import Constant, PerSample, Schedule, is_schedule, parse_temperature, parse_weight
 
 # Losses whose formula takes a temperature per row.
-PER_SAMPLE = ("kl", "reverse_kl")
 
 
 @dataclass
@@ -94,10 +93,11 @@ def _build(options: dict[str, Any]) -> Term:
     temperature: Schedule | None = None
     if is_schedule(options.get("temperature")):
         temperature = parse_temperature(options["temperature"], name=f"the temperature of {label!r}")
-        if isinstance(temperature, PerSample) and loss_name not in PER_SAMPLE:
+        if isinstance(temperature, PerSample) and not catalogue.find(loss_name).takes_row_temperatures:
+            takers = [name for name in catalogue.names() if catalogue.find(name).takes_row_temperatures]
             raise RecipeError(
                 f"the loss {loss_name!r} has a temperature per sample, its formula has one for all rows",
-                f"{{per_sample: [low, high]}} for {' and '.join(PER_SAMPLE)}",
+                f"{{per_sample: [low, high]}} for {' and '.join(takers)}",
                 "take the loss kl, or write a number or a schedule",
             )
         options["temperature"] = temperature(0.0)

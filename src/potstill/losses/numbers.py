@@ -1,0 +1,138 @@
+"""Response losses for numbers.
+
+Shapes: B batch, C numbers per row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor, stack, where
+
+from potstill.ground.precision import full_precision
+from potstill.losses.options import between, positive
+from potstill.losses.reduction import Reduction, alike, over_rows
+from potstill.losses.response import ResponseLoss, TargetLoss, known_places, labelled_rows
+
+
+@full_precision
+def regression(
+    student_values: Tensor, teacher_values: Tensor, *, mask: Tensor | None = None, reduction: Reduction = "mean"
+) -> Tensor:
+    """Mean squared difference of predicted numbers.
+
+    Source: Ba and Caruana 2014 (arXiv 1312.6184), on the output itself.
+
+    Args:
+        student_values: [B] or [B, C].
+        teacher_values: The same shape.
+        mask: [B] or [B, C], true on what counts.
+        reduction: Over rows.
+    """
+    alike(student_values, teacher_values)
+    if mask is not None and mask.dim() == 1 and student_values.dim() > 1:
+        mask = mask.view(-1, *[1] * (student_values.dim() - 1))
+    return over_rows((student_values - teacher_values).square(), mask, reduction)
+
+
+@full_precision
+def bounded_regression(
+    student_values: Tensor,
+    teacher_values: Tensor,
+    labels: Tensor,
+    *,
+    margin: float = 0.0,
+    mask: Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """Squared error to the label, only where the student is not yet better than the teacher by a margin.
+
+    ‖s − y‖² if ‖s − y‖² + m > ‖t − y‖², else 0.
+    Source: Chen et al. 2017, "Learning efficient object detection models with knowledge distillation" (NeurIPS).
+
+    Args:
+        student_values: [B] or [B, C].
+        teacher_values: The same shape.
+        labels: The same shape, true values.
+        margin: m, in squared units of the label.
+        mask: [B], true on rows that count.
+        reduction: Over rows.
+    """
+    alike(student_values, teacher_values, labels)
+    student_error = (student_values - labels).square().reshape(len(labels), -1).sum(1)
+    teacher_error = (teacher_values - labels).square().reshape(len(labels), -1).sum(1)
+    bounded = where(student_error + margin > teacher_error, student_error, student_error.new_zeros(()))
+    return over_rows(bounded, mask, reduction)
+
+
+def scaled(values: Tensor, scale: Sequence[float] | None) -> Tensor:
+    """Values [B, C] in units of `scale`, one per number or one for all; as they are without one."""
+    if scale is None:
+        return values
+    # Made where the values are, because a copy would wait for the device.
+    return values / stack([values.new_full((), unit) for unit in scale])
+
+
+def checked_scale(scale: Sequence[float] | float | None) -> tuple[float, ...] | None:
+    """The option `scale`.
+
+    Raises:
+        RecipeError: A unit that is not above 0.
+    """
+    if scale is None:
+        return None
+    return tuple(positive("scale", float(unit)) for unit in (scale if isinstance(scale, Sequence) else (scale,)))
+
+
+class Regression(TargetLoss):
+    """Mean squared difference of predicted numbers; see `functional.regression`. Source: arXiv 1312.6184.
+
+    Args:
+        target: "teacher" or "labels" (-100 or NaN where there is none).
+        scale: What one unit of error is, for each number or for all (usually the labels' standard deviation); None for 1.
+    """
+
+    formula = staticmethod(regression)
+
+    def __init__(self, *, target: str = "teacher", scale: Sequence[float] | float | None = None) -> None:
+        super().__init__(target=target)
+        self.scale = checked_scale(scale)
+
+    def compare(self, student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None, batch: Mapping[str, Any]) -> Tensor:
+        return super().compare(scaled(student_logits, self.scale), scaled(teacher_logits, self.scale), mask, batch)
+
+    def from_labels(self, student_logits: Tensor, labels: Tensor) -> Tensor:
+        known = known_places(labels)
+        values = scaled(labels.masked_fill(~known, 0).to(student_logits.dtype), self.scale)
+        return regression(scaled(student_logits, self.scale), values, mask=known, reduction="sum")
+
+
+class BoundedRegression(ResponseLoss):
+    """Teacher-bounded regression on labelled rows; see `functional.bounded_regression`. Source: Chen et al. 2017.
+
+    Args:
+        margin: m, in squared units of the label, or of `scale`.
+        scale: As for `Regression`.
+    """
+
+    unit: ClassVar[str] = "labelled"
+    of_classes: ClassVar[bool] = False
+    reads_labels: ClassVar[bool] = True
+
+    def __init__(self, *, margin: float = 0.0, scale: Sequence[float] | float | None = None) -> None:
+        super().__init__()
+        self.scale = checked_scale(scale)
+        self.margin = between("margin", margin, 0, float("inf"))
+
+    def reads_numbers(self) -> bool:
+        return True
+
+    def count(self, batch: Mapping[str, Any]) -> Tensor | float:
+        return labelled_rows(batch["labels"]).sum()
+
+    def compare(self, student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None, batch: Mapping[str, Any]) -> Tensor:
+        labels = batch["labels"].view_as(student_logits)
+        rows, labels = labelled_rows(labels), labels.masked_fill(~known_places(labels), 0).to(teacher_logits.dtype)
+        values = [scaled(each, self.scale) for each in (student_logits, teacher_logits, labels)]
+        return bounded_regression(*values, margin=self.margin, mask=rows, reduction="sum")
