@@ -6,7 +6,6 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
-from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -44,6 +43,7 @@ class ObjectiveTrainer(Trainer):
     companions: Sequence[Companion]
     training_collator: Callable[[list[Any]], dict[str, Any]]
     learning_rate_multiples: Mapping[str, float]
+    num_weights = 0  # of the student, without what only trains it
 
     @property
     def folder(self) -> Path:
@@ -118,14 +118,10 @@ class ObjectiveTrainer(Trainer):
 
     # -- the step
 
-    @cached_property
-    def _num_weights(self) -> int:
-        return sum(parameter.numel() for parameter in self.model.parameters())
-
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Six per weight and input element; the weights are counted once, not every step."""
         main = inputs.get(getattr(self.model, "main_input_name", "input_ids"))
-        return 6 * main.numel() * self._num_weights if isinstance(main, Tensor) else 0
+        return 6 * main.numel() * self.num_weights if isinstance(main, Tensor) else 0
 
     def before_step(self) -> None:
         """Stop before weights move by a loss that is not finite."""

@@ -172,6 +172,7 @@ class DistillationTrainer(ObjectiveTrainer):
                     term.loss.prepare(student, teacher if term.loss.needs_teacher() else None, num_rows=num_rows)
         self._attach()
         self.objective.modules.to(self.args.device)
+        self.num_weights = sum(parameter.numel() for parameter in self.model.parameters())
         self._is_prepared = True
 
     def _attach(self) -> None:
