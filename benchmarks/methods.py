@@ -265,12 +265,7 @@ def held_lock(path: Path) -> Iterator[None]:
 def waiting_lock(path: Path) -> Iterator[None]:
     """As `held_lock`, waiting for the other process."""
     lock = FolderLock(path)
-    while True:
-        try:
-            lock.acquire()
-            break
-        except OutputError:
-            time.sleep(2)
+    lock.acquire(timeout_seconds=-1)
     try:
         yield
     finally:

@@ -23,7 +23,7 @@ KNOWN = {
     ("models", "tasks"), ("planning", "stages"),
 }  # fmt: skip
 KNOWN_CIRCLES = True
-KNOWN_LONG = {"training/trainer.py", "models/taps.py"}
+KNOWN_LONG = {"models/taps.py"}
 FILES = sorted(SOURCE.rglob("*.py"))
 
 

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ import pytest
 from potstill.errors import OutputError
 from potstill.ground import disk
 from potstill.ground.disk import STAGE_RECORD, StageFolder, fingerprint, free_bytes, read_json, write_json_atomic
+from potstill.ground.lock import FolderLock
 
 
 @dataclass
@@ -213,10 +215,20 @@ class TestLock:
             stage.finish()
         assert [item.name for item in tmp_path.iterdir()] == ["stage"]
 
-    def test_pid_that_was_given_to_another_process_is_stale(self, tmp_path):
-        holder = {"pid": os.getpid(), "host": __import__("socket").gethostname(), "started": 1.0}
-        (tmp_path / ".stage.lock").write_text(json.dumps(holder))
+    def test_lock_file_that_was_left_behind_holds_nothing(self, tmp_path):
+        (tmp_path / ".stage.lock").write_text(f"{os.getpid()}\nhere\n")
         write_stage(tmp_path / "stage", "42")
+
+    def test_second_writer_may_wait(self, tmp_path):
+        first, second = FolderLock(tmp_path / "stage"), FolderLock(tmp_path / "stage")
+        first.acquire()
+        with pytest.raises(OutputError, match=rf"being written by process {os.getpid()} on "):
+            second.acquire(timeout_seconds=0.1)
+        waiting = threading.Thread(target=lambda: (second.acquire(timeout_seconds=-1), second.release()))
+        waiting.start()
+        first.release()
+        waiting.join(timeout=10)
+        assert not list(tmp_path.iterdir())
 
     def test_lock_is_given_back_when_entering_fails(self, tmp_path):
         write_stage(tmp_path / "stage", "first")

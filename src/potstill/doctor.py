@@ -23,7 +23,6 @@ PACKAGES: dict[str, str | None] = {
     "onnx": None,
     "onnxscript": None,
     "onnxruntime": None,
-    "matplotlib": None,
     "openvino": "openvino",
     "nncf": "openvino",
     "tensorboard": "track",

@@ -19,8 +19,8 @@ from potstill.knowledge.cache import CachedTeacher, write_cache
 from potstill.knowledge.ensemble import EnsembleTeacher
 from potstill.knowledge.live import LiveTeacher
 from potstill.models.taps import TapReader
-from potstill.training.peers import Peers
-from potstill.training.self_average import SelfAverage
+from potstill.training.companions.average import SelfAverage
+from potstill.training.companions.peers import Peers
 from potstill.training.terms import Term
 from potstill.training.trainer import DistillationTrainer
 

@@ -207,7 +207,7 @@ def test_a_step_reads_nothing_from_the_device(tmp_path, monkeypatch):
     trainer.prepare()
     batch = collate(Rows(6).rows)
     objective.begin_step(0.0, objective.count([batch]))
-    view, signal = trainer._view(batch), trainer._signal(batch, ("logits",))
+    view, signal = trainer._reader.view(batch), trainer._signal(batch, ("logits",))
     reads = []
     for name in ("item", "tolist", "__bool__", "__float__", "__int__"):
         kept = getattr(torch.Tensor, name)
@@ -225,7 +225,7 @@ def test_without_looking_at_batches_the_totals_tell_which_term_is_not_finite(tmp
     batch = collate(Rows(6).rows)
     objective.begin_step(0.0, objective.count([batch]))
     for call in range(2):
-        objective(trainer._view(batch), trainer._signal(batch, ("logits",)), batch)
+        objective(trainer._reader.view(batch), trainer._signal(batch, ("logits",)), batch)
         if call == 0:
             objective.check()
     with pytest.raises(NonFiniteLoss, match="the loss 'boom' is not finite") as caught:

@@ -146,7 +146,7 @@ def test_padding_and_batches_change_no_loss(rows: Dataset, tokenizer: Any, model
         sums = []
         for part in parts:
             batch = collator([encoded[index] for index in part])
-            view, signal = trainer._view(batch), trainer._signal(batch, ("logits",))
+            view, signal = trainer._reader.view(batch), trainer._signal(batch, ("logits",))
             sums.append([float(term.loss(view, signal, batch).sum) for term in trainer.objective.terms])
         values.append(np.sum(sums, axis=0))
     assert values[0] == pytest.approx(values[1], rel=1e-4)

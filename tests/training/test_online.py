@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,11 +18,10 @@ from potstill.knowledge.noisy import NoisyTeacher
 from potstill.knowledge.responses.dense import DenseLogits
 from potstill.losses import functional as F
 from potstill.models.taps import TapReader
-from potstill.training.averaging import WeightAverage
-from potstill.training.class_pairs import ClassPairBatches
+from potstill.training.companions.average import Averaging, SelfAverage, WeightAverage
+from potstill.training.companions.class_pairs import ClassPairBatches
+from potstill.training.companions.peers import Peers
 from potstill.training.order import ShuffledBatches
-from potstill.training.peers import Peers
-from potstill.training.self_average import SelfAverage
 from potstill.training.trainer import DistillationTrainer
 
 MUTUAL = [{"name": "kl", "temperature": 1.0}, "ce"]
@@ -156,7 +156,7 @@ def test_resumed_online_run_equals_an_uninterrupted_one(tmp_path, beside):
     build(tmp_path / "cut", max_steps=8).train()
     again = build(tmp_path / "cut", max_steps=8)
     again.train(resume_from_checkpoint=str(tmp_path / "cut" / "checkpoint-3"))
-    states = [{**run.model.state_dict(), **(run.peers.others.state_dict() if run.peers else {})} for run in (whole, again)]
+    states = [{**run.model.state_dict(), **run.objective.modules.state_dict()} for run in (whole, again)]
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
@@ -191,8 +191,9 @@ def test_what_peers_refuse(tmp_path):
         Peers(2, start="zero")  # type: ignore[arg-type]
     with pytest.raises(NeedsError, match="peers compare logits"):
         trainer(tmp_path, peers=Peers(2), losses=["kl", HiddenBridge()]).prepare()
+    host = SimpleNamespace(model=nn.Sequential(nn.Conv2d(3, 4, 3)), args=SimpleNamespace(seed=0))
     with pytest.raises(NeedsError, match="set start: random"):
-        Peers(2).build(nn.Sequential(nn.Conv2d(3, 4, 3)), ("logits",), lambda *_: None, seed=0)  # type: ignore[arg-type,return-value]
+        Peers(2).build(host)  # type: ignore[arg-type]
 
 
 def test_average_teaches_with_the_averaged_weights(tmp_path):
@@ -204,8 +205,8 @@ def test_average_teaches_with_the_averaged_weights(tmp_path):
 
     def listen(batch, needs):
         signal = SelfAverage.training_signal(run.source, batch, needs)
-        with run._averaged(), torch.no_grad():
-            heard.append((signal.logits, run.model.eval()(**run._student_inputs(batch)).logits))
+        with run._final_weights(), torch.no_grad():
+            heard.append((signal.logits, run.model.eval()(**run._reader.inputs(batch)).logits))
             run.model.train()
         return signal
 
@@ -226,15 +227,13 @@ def test_average_leaves_modes_as_they_were(tmp_path):
     model.bert.embeddings.eval()
     modes = [module.training for module in model.modules()]
     source = SelfAverage()
-    source.follow(model, None, lambda batch: model(**batch).logits)
+    source.build(SimpleNamespace(model=model, view_of=lambda taps, batch: model(**batch)))
     batch = {"input_ids": torch.ones(2, 4, dtype=torch.long)}
     assert torch.equal(source.signal(batch).logits, source.signal(batch).logits)
     assert [module.training for module in model.modules()] == modes
 
 
 def test_average_follows_the_statistics_of_norms():
-    from potstill.training.averaging import WeightAverage
-
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
     average = WeightAverage(model, 0.5)
     with torch.no_grad():
@@ -319,8 +318,10 @@ def test_the_average_answers_with_dropout_within_attention_too(tmp_path):
         layer.attention.self.dropout_prob = layer.attention.self.dropout.p = 0.5
     student.train()
     source = SelfAverage()
-    average = WeightAverage(student, 0.9)
-    source.follow(student, average, lambda batch: student(**batch).logits)
+    averaging = Averaging(0.9)
+    host = SimpleNamespace(model=student, companions=[averaging], view_of=lambda taps, batch: student(**batch))
+    averaging.begin(host)
+    source.build(host)
     batch = {name: collate(Rows(4).rows)[name] for name in ("input_ids", "attention_mask")}
     first, second = (source.training_signal(batch).logits for _ in range(2))
     assert not torch.equal(first, second)

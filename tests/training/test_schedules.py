@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from potstill.errors import RecipeError, TrainingError
-from potstill.training.averaging import WeightAverage
+from potstill.training.companions.average import WeightAverage
 from potstill.training.schedules import Constant, Cosine, Linear, Phases, parse
 from potstill.training.terms import Term, read_terms
 

@@ -1,19 +1,15 @@
-"""The machine: what it is called, what it can do, and how many threads are worth using."""
+"""The machine: its name, memory, GPUs and CPU features, and how many threads are worth using."""
 
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import logging
 import os
 import platform
-import statistics
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-
-import psutil
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +78,8 @@ def describe(*, look_for_gpus: bool = False) -> Machine:
     Args:
         look_for_gpus: Import torch to ask for GPUs; otherwise the driver is asked where torch is not loaded already.
     """
+    import psutil  # not at the top: the command line imports this module for its help page too
+
     name, flags = _read_cpuinfo(Path("/proc/cpuinfo"))
     return Machine(
         cpu=name or platform.processor() or platform.machine(),
@@ -128,17 +126,21 @@ def _gpu_names() -> tuple[str, ...]:
 
 def package_versions() -> dict[str, str]:
     """Versions of the packages that results depend on, where installed; imports none of them."""
+    from importlib.metadata import PackageNotFoundError, version
+
     versions = {}
     for name in PACKAGES:
         try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
+            versions[name] = version(name)
+        except PackageNotFoundError:
             logger.debug("%s is not installed", name)
     return versions
 
 
 def choose_threads() -> int:
     """Threads worth using: the cores this process may use, hyper-threads counted once, container limits obeyed."""
+    import psutil
+
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else psutil.cpu_count() or 1
     physical, logical = psutil.cpu_count(logical=False), psutil.cpu_count()
     if physical and logical:
@@ -180,6 +182,8 @@ def bf16_pays(device: str = "cpu") -> bool:
     Args:
         device: A torch device.
     """
+    import statistics
+
     import torch
 
     rows = 512 if device == "cpu" else 16384

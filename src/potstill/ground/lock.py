@@ -1,25 +1,19 @@
-"""One writer per folder: a lock file beside it that names the process that holds it."""
+"""One writer per folder: a file lock next to it, whose file names the process that holds it."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import logging
 import os
 import socket
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import psutil
+from filelock import FileLock, SoftFileLock, Timeout
 
 from potstill.errors import OutputError
 
-logger = logging.getLogger(__name__)
-
 
 class FolderLock:
-    """Holds ``.<name>.lock`` beside a folder; the lock of a process that is dead is taken over.
+    """Holds ``.<name>.lock`` next to a folder; the lock of a process that ends, in whatever way, ends with it.
 
     Args:
         folder: The folder that only one process may write.
@@ -28,84 +22,39 @@ class FolderLock:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.path = folder.with_name(f".{folder.name}.lock")
-        self._is_held = False
+        self._lock = FileLock(self.path, thread_local=False)
 
-    def acquire(self) -> None:
+    def acquire(self, *, timeout_seconds: float = 0.0) -> None:
         """Take the lock.
 
+        Args:
+            timeout_seconds: How long to wait for another process; −1 for as long as it takes.
+
         Raises:
-            OutputError: A live process holds it; the message names it.
+            OutputError: Another process holds it; the message names it.
         """
-        with _guarded(self.path) as descriptor:
-            holder = _holder(descriptor)
-            if holder is not None and _is_alive(holder):
-                raise OutputError(
-                    f"{self.folder} is being written by process {holder['pid']} on {holder['host']}",
-                    "one writer at a time",
-                    f"wait for it, or choose another output folder (-o); if it no longer runs, delete {self.path}",
-                )
-            if holder is not None:
-                logger.info("taking over the lock of process %s, which is gone", holder["pid"])
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, json.dumps(_this_process()).encode(), 0)
-        self._is_held = True
+        try:
+            self._lock.acquire(timeout=timeout_seconds)
+        except Timeout as err:
+            raise OutputError(
+                f"{self.folder} is being written by {self.holder()}",
+                "one writer at a time",
+                f"wait for it, or choose another output folder (-o); if it no longer runs, delete {self.path}",
+            ) from err
+        if not isinstance(self._lock, SoftFileLock):  # which stands in on disks without locks, and names its holder itself
+            self.path.write_text(f"{os.getpid()}\n{socket.gethostname()}\n", encoding="utf-8")
+
+    def holder(self) -> str:
+        """The process that the lock file names."""
+        try:
+            pid, host, *_ = self.path.read_text(encoding="utf-8").split()
+        except (OSError, ValueError):  # it took the lock this moment, or is giving it back
+            return "another process"
+        return f"process {pid} on {host}"
 
     def release(self) -> None:
         """Give the lock back; nothing happens where it is not held."""
-        if self._is_held:
-            with contextlib.suppress(FileNotFoundError):
+        if self._lock.is_locked:
+            with contextlib.suppress(OSError):  # Windows removes no file that is open
                 self.path.unlink()
-            self._is_held = False
-
-
-@contextlib.contextmanager
-def _guarded(path: Path) -> Iterator[int]:
-    """Open the lock file so that no other process reads or writes it meanwhile."""
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            _lock_file(descriptor)
-            if _is_still_there(descriptor, path):
-                yield descriptor
-                return
-        finally:
-            os.close(descriptor)
-
-
-def _lock_file(descriptor: int) -> None:
-    try:
-        import fcntl
-    except ImportError:  # no such call on Windows; the window between reading and writing is left open there
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-    except OSError as err:  # some network disks have no locks; the same window is left open there
-        logger.debug("this disk has no file locks: %s", err)
-
-
-def _is_still_there(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except FileNotFoundError:
-        return False
-
-
-def _holder(descriptor: int) -> dict[str, Any] | None:
-    try:
-        holder = json.loads(os.pread(descriptor, 4096, 0))
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        return None
-    return holder if isinstance(holder, dict) and {"pid", "host", "started"} <= holder.keys() else None
-
-
-def _this_process() -> dict[str, Any]:
-    return {"pid": os.getpid(), "host": socket.gethostname(), "started": psutil.Process().create_time()}
-
-
-def _is_alive(holder: dict[str, Any]) -> bool:
-    if holder["host"] != socket.gethostname():
-        return True  # cannot be known from here
-    try:
-        return abs(psutil.Process(holder["pid"]).create_time() - holder["started"]) < 2.0
-    except psutil.NoSuchProcess:
-        return False
+            self._lock.release()

@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 
 from potstill.contracts.answers import ONE_CLASS, Answers
 from potstill.errors import NeedsError
+from potstill.training.companions.catalogue import kinds
 
 LayerChoice = str | Sequence[Sequence[int]]
 
@@ -183,8 +184,8 @@ class Phase:
 
     def asks_teacher(self) -> bool:
         """Whether a term reads the logits of a teacher that is neither the student's peers nor its own average."""
-        beside = self.settings.get("beside")
-        return (beside is None or beside.hears != "itself") and "logits" in self._needs_teacher()
+        companions = kinds(self.settings.get("companions", {}))
+        return not any(kind.replaces_teacher for kind in companions) and "logits" in self._needs_teacher()
 
     def _needs_teacher(self) -> set[str]:
         from potstill.losses import catalogue

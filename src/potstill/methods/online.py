@@ -9,7 +9,6 @@ from potstill.methods.contract import MethodOptions, ModelFacts, Phase, TermSpec
 from potstill.methods.needs import require_taps
 from potstill.methods.output import one_stage
 from potstill.methods.response import label_term, response_terms
-from potstill.training.companions import Companions
 
 logger = logging.getLogger(__name__)
 
@@ -27,9 +26,9 @@ def dml(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tup
     """
     online = options.online
     start = online.start if online.start != "auto" else "student" if student.kept_layers else "random"
-    beside = Companions(peers=online.peers, start=start, mix="probability" if options.answers.is_distribution else "logits")
+    peers = {"count": online.peers, "start": start, "mix": "probability" if options.answers.is_distribution else "logits"}
     terms = response_terms(options, temperature=1.0, alpha=0.5, whole=2.0)
-    return one_stage(options, terms, settings={"beside": beside})
+    return one_stage(options, terms, settings={"companions": {"peers": peers}})
 
 
 def mean_teacher(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
@@ -45,7 +44,7 @@ def mean_teacher(student: ModelFacts, teacher: ModelFacts, options: MethodOption
     online = options.online
     ramp_up = RAMP_UP if online.ramp_up is None else online.ramp_up
     consistency = TermSpec("probability_mse", {"ramp_up": [online.consistency, ramp_up]})
-    settings = {"average_decay": online.decay, "beside": Companions(average=True)}
+    settings = {"average_decay": online.decay, "companions": {"self_average": {}}}
     return one_stage(options, (label_term(options), consistency), settings=settings)
 
 
@@ -57,12 +56,12 @@ def noisy_teacher(student: ModelFacts, teacher: ModelFacts, options: MethodOptio
     """
     if options.temperature is not None:
         logger.warning("method noisy_teacher compares logits; temperature: %s has no effect", options.temperature)
-    beside = Companions(noise=options.online.noise, noise_share=options.online.noise_share)
+    noise = {"sigma": options.online.noise, "share": options.online.noise_share}
     alpha = 1.0 if options.alpha is None else options.alpha
     terms: tuple[TermSpec, ...] = (TermSpec("logit_mse", alpha),)
     if options.alpha is not None and options.answers.from_labels is not None:
         terms = (*terms, response_terms(options, temperature=1.0, alpha=1.0)[-1])
-    return one_stage(options, terms, settings={"beside": beside})
+    return one_stage(options, terms, settings={"companions": {"noise": noise}})
 
 
 def sskd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
@@ -90,4 +89,4 @@ def sskd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tu
     # Of the four views one is plain: 4 × 0.9 of the mean over all of them is 0.9 on plain and 2.7 on turned rows.
     answers = response_terms(options, temperature=4.0, alpha=0.9, whole=4.0)[:-1]
     labels = response_terms(options, temperature=4.0, alpha=0.9)[-1]
-    return one_stage(options, (*answers, contrast, labels), settings={"beside": Companions(turned=True)})
+    return one_stage(options, (*answers, contrast, labels), settings={"companions": {"quarter_turns": {}}})

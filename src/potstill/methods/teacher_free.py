@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from potstill.errors import RecipeError
 from potstill.methods.contract import MethodOptions, ModelFacts, Phase, TermSpec
 from potstill.methods.needs import require_classes
 from potstill.methods.output import one_stage
 from potstill.methods.response import label_term, response_terms
-from potstill.training.companions import Companions
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def cs_kd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> t
     heat = 4.0 if options.temperature is None else options.temperature
     weight = 1.0 if options.alpha is None else options.alpha
     labels = label_term(options) if options.alpha is None else response_terms(options, temperature=1.0, alpha=1.0)[-1]
-    settings = {"beside": Companions(class_pairs=True)}
+    settings: dict[str, Any] = {"companions": {"class_pairs": {}}}
     return one_stage(options, (TermSpec("cs_kd", weight, heat), labels), rows="labelled", settings=settings)
 
 

@@ -11,7 +11,6 @@ from potstill.methods import catalogue as methods
 from potstill.methods.contract import MethodOptions, ModelFacts, OnlineOptions, Phase
 from potstill.planning.loss_table import read_losses
 from potstill.recipe import Recipe
-from potstill.training.companions import Companions
 from potstill.training.terms import read_terms
 
 ANY_MODEL = ModelFacts(1000, 8, 2, "text")  # deep enough for any block that a term may name
@@ -79,8 +78,8 @@ def _reason(stages: Sequence[Phase]) -> str | None:
         return "it trains further models, and each task has a teacher of its own"
     if any(stage.teacher != "teacher" for stage in stages):
         return "it follows one teacher's way, and each task has a teacher of its own"
-    if any((stage.settings.get("beside") or Companions()) != Companions() for stage in stages):
-        return "it hears something else than each row's own teacher"
+    if any(stage.settings.get("companions") for stage in stages):
+        return "it learns from something else than each row's own teacher"
     for term in read_terms([term.as_loss() for stage in stages for term in stage.terms]):
         try:
             check(term.loss)

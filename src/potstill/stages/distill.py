@@ -24,7 +24,8 @@ from potstill.stages.several_teachers import last_shares, learned_weights
 from potstill.stages.start_error import reads_start, started_facts
 from potstill.stages.student import kept_layers, load_student
 from potstill.stages.teacher_sources import has_own_tokens, live_teacher, training_collator
-from potstill.training.companions import Companions
+from potstill.training.companions.catalogue import kinds
+from potstill.training.companions.contract import Companion
 from potstill.training.phase_settings import PhaseSettings, total_steps
 from potstill.training.phases import PhaseOutcome, train_phase
 from potstill.training.precision import rounding_note
@@ -42,13 +43,13 @@ def distill(run: Run, folder: Path) -> Sequence[str]:
     """Teach the student what the teacher says, and what happens inside it."""
     student, processor = load_student(run, run.folder / "work/student/model", without_dropout=True)
     stages = [spec for spec in stages_of(run, student) if spec.learner == "student"]
-    if any(_beside(spec).average for spec in stages):
+    if any(kind.wants_dropout for spec in stages for kind in _companions(spec)):
         student, processor = load_student(run, run.folder / run.places.student / "model")  # it and its average differ by dropout
     outcomes: list[PhaseOutcome] = []
     shares = None
     for spec in stages:
-        is_heard = _beside(spec).hears == spec.teacher == "teacher"
-        weights = learned_weights(run, shares) if is_heard else None
+        is_asked = spec.teacher == "teacher" and not any(one.replaces_teacher or one.changes_inputs for one in _companions(spec))
+        weights = learned_weights(run, shares) if is_asked else None
         outcomes.append(train(run, student, processor, spec, folder / "training" / spec.name, weights=weights))
         shares = last_shares(outcomes[-1].history, len(run.recipe.teacher.all)) or shares
     student.save_pretrained(folder)
@@ -76,7 +77,7 @@ def train_baseline(run: Run, folder: Path) -> Sequence[str]:
     steps = sum(total_steps(len(_rows(run, spec)), _settings(run, spec)) for spec in stages)
     last = stages[-1]
     plain: dict[str, Any] = {"patience": run.recipe.distill.patience or BASELINE_PATIENCE, "evaluations": BASELINE_EVALUATIONS}
-    plain |= {name: value for name, value in last.settings.items() if name != "beside"}
+    plain |= {name: value for name, value in last.settings.items() if name != "companions"}
     term = label_term(MethodOptions(answers=run.answers))
     labelled = Phase("labels", (term,), last.epochs, last.learning_rate, rows="labelled", settings=plain)
     outcome = train(run, student, processor, labelled, folder / "training", max_steps=steps, teacher=None)
@@ -146,15 +147,15 @@ def train(
 
 
 def _heard(run: Run, spec: Phase, weights: TeacherWeights | None) -> Any:
-    """Whom a stage listens to: the run's source of knowledge, the live teacher on the batch as it is, or nobody but itself."""
-    hears = _beside(spec).hears
-    if hears == "teacher":
-        return source_of(run, spec, weights=weights)
-    return None if hears == "itself" else live_teacher(run)
+    """The teacher of a phase: the run's source of knowledge, the live teacher on the batch as it is, or none but itself."""
+    companions = _companions(spec)
+    if any(kind.replaces_teacher for kind in companions):
+        return None
+    return live_teacher(run) if any(kind.changes_inputs for kind in companions) else source_of(run, spec, weights=weights)
 
 
-def _beside(spec: Phase) -> Companions:
-    return spec.settings.get("beside") or Companions()
+def _companions(spec: Phase) -> list[type[Companion]]:
+    return kinds(spec.settings.get("companions", {}))
 
 
 def _losses(run: Run, spec: Phase) -> Sequence[Any]:

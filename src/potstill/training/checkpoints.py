@@ -1,12 +1,14 @@
-"""What a checkpoint holds beside the student: trained parts of losses and raw weights; and which checkpoint is whole."""
+"""Checkpoints: what they hold besides the student, and which of them are whole."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from potstill.errors import TrainingError
-from potstill.training.averaging import WeightAverage
+from potstill.training.companions.contract import Companion
 
 logger = logging.getLogger(__name__)
 
@@ -24,36 +26,62 @@ _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 _RESUME = ("optimizer.pt", "scheduler.pt", "trainer_state.json")
 
 
-def save_state(folder: str | Path, modules: nn.ModuleDict, average: WeightAverage | None) -> None:
-    """Write `distill_state.safetensors` beside the student, where there is something to write."""
+@contextlib.contextmanager
+def attached(student: Any, modules: nn.ModuleDict) -> Iterator[None]:
+    """The trained parts of the losses are a submodule of the student, and no part of what it saves."""
+    had_list = "_keys_to_ignore_on_save" in student.__dict__
+    ignored = student.__dict__.get("_keys_to_ignore_on_save")
+    student._distill = modules
+    own = {f"{PREFIX}{name}" for name in modules.state_dict()}
+    student._keys_to_ignore_on_save = set(getattr(student, "_keys_to_ignore_on_save", None) or ()) | own
+    try:
+        yield
+    finally:
+        del student._distill
+        if had_list:
+            student._keys_to_ignore_on_save = ignored
+        else:
+            del student._keys_to_ignore_on_save
+
+
+def save_state(folder: str | Path, modules: nn.ModuleDict, companions: Sequence[Companion]) -> None:
+    """Write `distill_state.safetensors` next to the student, where there is something to write."""
     tensors = {f"loss.{name}": value for name, value in modules.state_dict().items()}
-    if average is not None:
-        tensors.update({f"raw.{name}": value for name, value in average.state().items()})
+    for companion in companions:
+        tensors |= {f"{companion.key}.{name}": value for name, value in companion.state().items()}
     if tensors:
         save_file({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, Path(folder) / STATE_FILE)
 
 
-def load_state(folder: str | Path, modules: nn.ModuleDict, average: WeightAverage | None) -> None:
+def load_state(folder: str | Path, modules: nn.ModuleDict, companions: Sequence[Companion] | None) -> None:
     """Restore what `save_state` wrote; the student's own weights are loaded before.
 
+    Args:
+        folder: The checkpoint.
+        modules: Trained parts of the losses, and further networks.
+        companions: Those whose state is restored; None to leave it alone.
+
     Raises:
-        TrainingError: The checkpoint was written with other losses or another averaging.
+        TrainingError: The checkpoint was written with other losses or other companions.
     """
     file = Path(folder) / STATE_FILE
-    tensors = load_file(file) if file.exists() else {}
-    losses = {name.removeprefix("loss."): value for name, value in tensors.items() if name.startswith("loss.")}
-    raw = {name.removeprefix("raw."): value for name, value in tensors.items() if name.startswith("raw.")}
-    expected = set(modules.state_dict())
-    if set(losses) != expected or bool(raw) != (average is not None):
-        difference = sorted(expected ^ set(losses))[:4] or ["weight averaging"]
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, value in (load_file(file) if file.exists() else {}).items():
+        key, _, rest = name.partition(".")
+        parts.setdefault(key, {})[rest] = value
+    losses, expected = parts.pop("loss", {}), set(modules.state_dict())
+    kept = {companion.key: companion for companion in companions or () if companion.state()}
+    if set(losses) != expected or (companions is not None and set(parts) != set(kept)):
+        titles = [kept[key].title if key in kept else "weight averaging" for key in sorted(set(parts) ^ set(kept))]
+        difference = sorted(expected ^ set(losses))[:4] or titles
         raise TrainingError(
             f"the checkpoint {folder} belongs to other losses or settings, it differs in {', '.join(difference)}",
             "the losses and average_decay that the checkpoint was written with",
             "give the same losses, or train into a new output folder",
         )
     _load_strict(modules, losses, folder)
-    if average is not None:
-        average.restore(raw)
+    for key, companion in kept.items():
+        companion.restore(parts[key])
 
 
 def load_renamed(folder: str | Path, model: nn.Module) -> None:

@@ -6,7 +6,7 @@ Shapes: N rows, B batch, C classes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from scipy.special import log_softmax
 from torch import Tensor
+from transformers.trainer_utils import EvalPrediction
 
 from potstill.answers.units import FLOOR, pooled
 from potstill.answers.units import joined as joined_batches
@@ -171,20 +172,48 @@ def fidelity(student_logits: np.ndarray, teacher_logits: np.ndarray) -> dict[str
     }
 
 
-def best_peer(state: Any, *, at_best: bool) -> int:
-    """Which of the peers, from 1, the evaluation of the kept weights found best; 1 where there was none.
+def memory_of(memories: list[TeacherMemory], dataset: Any) -> TeacherMemory:
+    """The memory of a data set, which joins the others when it is first asked for."""
+    for memory in memories:
+        if memory.dataset is dataset:
+            return memory
+    memories.append(TeacherMemory(dataset))
+    return memories[-1]
+
+
+def best_network(found: Sequence[Predictions], metrics: Sequence[Mapping[str, float]]) -> tuple[Predictions, dict[str, float]]:
+    """The answers and figures of the best of several networks, with the figures of each as ``peer_<number>_<figure>``."""
+    figures = [each.get("selection", -each.get("loss", 0.0)) for each in metrics]
+    best = max(range(len(figures)), key=figures.__getitem__)
+    single = {f"peer_{k}_{name}": value for k, each in enumerate(metrics, start=1) for name, value in each.items()}
+    return found[best], {**metrics[best], "best_peer": float(best + 1), **single}
+
+
+def figures(
+    found: Predictions,
+    objective: Objective,
+    groups: np.ndarray | None,
+    closeness: Callable[[Any, Any], dict[str, float]],
+    compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None,
+    selection: Callable[[Mapping[str, float]], float] | None,
+) -> dict[str, float]:
+    """All figures of one network: the loss, closeness to the teacher, the task's measures, and the one that selects.
 
     Args:
-        state: The trainer's state with its history.
-        at_best: The weights of the best evaluation are kept, and not the last.
+        found: Its answers.
+        objective: The terms.
+        groups: [N] which text each row belongs to; None where every row is one.
+        closeness: From the student's and the teacher's answers to figures by name.
+        compute_metrics: From answers and labels to figures by name, or None.
+        selection: From figures to the one that the best model has most of, or None.
     """
-    told = [entry for entry in state.log_history if "eval_best_peer" in entry]
-    if not told:
-        return 1
-    if at_best and state.best_model_checkpoint is not None:
-        step = int(str(state.best_model_checkpoint).rpartition("-")[2])
-        told = [entry for entry in told if entry["step"] == step] or told
-    return int(told[-1]["eval_best_peer"])
+    metrics = loss_of(objective, found)
+    if found.teacher_logits is not None:
+        metrics |= closeness(*found.counted(found.logits, found.teacher_logits))
+    if compute_metrics is not None and found.labels is not None:
+        logits, labels = (found.logits, found.labels) if groups is None else found.of_texts(groups)
+        metrics |= compute_metrics(EvalPrediction(predictions=logits, label_ids=labels))
+    return metrics if selection is None else {**metrics, "selection": selection(metrics)}
 
 
 def loss_of(objective: Objective, found: Predictions) -> dict[str, float]:
@@ -218,8 +247,8 @@ def _terms(
 ) -> list[tuple[float, float]]:
     values = []
     for term, weight in objective.active_terms():
-        is_told = all(column in batch for column in term.loss.needs_batch())  # rows to predict have no labels
-        if not weight or not is_told or (term.loss.needs_teacher() and signal is None):
+        is_there = all(column in batch for column in term.loss.needs_batch())  # rows to predict have no labels
+        if not weight or not is_there or (term.loss.needs_teacher() and signal is None):
             values.append((0.0, 0.0))
             continue
         if term.loss.kind == "gradient" and not torch.is_grad_enabled():

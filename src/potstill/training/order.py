@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 
-from potstill.training.class_pairs import ClassPairBatches, labels_of
+from potstill.data.bucketing import BucketBatchSampler
+from potstill.training.companions.contract import Companion
 from potstill.training.row_memory import RowMemory
 from potstill.training.row_plan import RowPlan
 
@@ -193,49 +194,62 @@ class FixedBatches(Sampler[list[int]]):
         return iter(self.batches)
 
 
-def training_batches(
+def training_loader(
     dataset: Any,
     batch_size: int,
+    collator: Any,
+    args: Any,
     *,
-    seed: int,
-    drop_last: bool,
-    rank: int,
-    num_ranks: int,
     memory: RowMemory | None = None,
-    total_batches: float = 1.0,
-    class_pairs: bool = False,
-) -> RankBatches:
+    companions: Sequence[Companion] = (),
+) -> DataLoader[Any]:
     """Batches for training: of like length where the data set knows its `lengths`, else shuffled; or as a plan chooses them.
 
     Args:
         dataset: Rows.
         batch_size: Rows a batch.
-        seed: Of the order.
-        drop_last: Leave out a last batch that is not full.
-        rank: This process.
-        num_ranks: All processes.
+        collator: Makes batches of them.
+        args: Training arguments: seeds, ranks, loaders, steps.
         memory: Of the rows, where its plan chooses them.
-        total_batches: Of all ranks in the whole training.
-        class_pairs: Add to each row of a batch another one of its class.
+        companions: They may add rows to the batches.
     """
-    lengths = getattr(dataset, "lengths", None)
+    lengths, seed = getattr(dataset, "lengths", None), args.seed if args.data_seed is None else args.data_seed
+    drop_last = args.dataloader_drop_last
     batches: Any
     if memory is not None and memory.plan.chooses_rows:
+        total = _total_batches(len(dataset), batch_size, args)
         batches = PlannedBatches(
-            memory.plan, memory, batch_size, seed=seed, total_batches=total_batches, lengths=lengths, drop_last=drop_last
+            memory.plan, memory, batch_size, seed=seed, total_batches=total, lengths=lengths, drop_last=drop_last
         )
     elif lengths is None:
         batches = ShuffledBatches(len(dataset), batch_size, seed=seed, drop_last=drop_last)
     else:
-        from potstill.data.bucketing import BucketBatchSampler
-
         batches = BucketBatchSampler(lengths, batch_size, seed=seed, drop_last=drop_last)
-    if class_pairs:
-        batches = ClassPairBatches(batches, labels_of(dataset), seed=seed)
-    return RankBatches(batches, rank=rank, num_ranks=num_ranks)
+    for companion in companions:
+        batches = companion.batches(batches, dataset, seed)
+    return _loader(dataset, RankBatches(batches, rank=args.process_index, num_ranks=args.world_size), collator, args)
 
 
-def loader(dataset: Dataset[Any], batches: Sampler[list[int]], collator: Any, args: Any) -> DataLoader[Any]:
+def _total_batches(num_rows: int, batch_size: int, args: Any) -> float:
+    """Batches of all ranks in the whole training."""
+    if args.max_steps > 0:
+        return float(args.max_steps * args.gradient_accumulation_steps * args.world_size)
+    return float(args.num_train_epochs * -(-num_rows // batch_size))
+
+
+def evaluation_loader(dataset: Any, collator: Any, args: Any) -> tuple[FixedBatches, DataLoader[Any]]:
+    """Batches of like length in a fixed order, this rank's share of them: which rows they hold, and the batches."""
+    batches = FixedBatches(
+        len(dataset),
+        args.eval_batch_size,
+        lengths=getattr(dataset, "lengths", None),
+        rank=args.process_index,
+        num_ranks=args.world_size,
+    )
+    return batches, _loader(dataset, batches, collator, args)
+
+
+def _loader(dataset: Any, batches: Sampler[list[int]], collator: Any, args: Any) -> DataLoader[Any]:
     """A loader that draws nothing from the global random state, so that evaluation does not change training."""
     workers = args.dataloader_num_workers
     return DataLoader(

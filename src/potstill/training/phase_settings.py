@@ -10,7 +10,7 @@ from typing import Literal
 from transformers import TrainingArguments
 
 from potstill.ground import ranks
-from potstill.training.companions import Companions
+from potstill.training.companions.catalogue import Wanted
 from potstill.training.row_plan import RowPlan
 from potstill.training.selection import Selection
 
@@ -44,7 +44,7 @@ class PhaseSettings:
         workers: Processes that load rows.
         rows: Easy rows first, or more of those that teach most.
         balance: How terms are weighed against each other: "none", "phases", "gradient_norm" or "uncertainty".
-        beside: Peers, an average, noise, or other views of the rows.
+        companions: Options of companions by their names in `training.companions.catalogue`.
     """
 
     epochs: float = 3.0
@@ -67,7 +67,7 @@ class PhaseSettings:
     workers: int = 0
     rows: RowPlan = field(default_factory=RowPlan)
     balance: str = "none"
-    beside: Companions = field(default_factory=Companions)
+    companions: Wanted = field(default_factory=dict)
 
 
 def usual_evaluations(epochs: float) -> int:

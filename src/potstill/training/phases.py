@@ -26,6 +26,7 @@ from potstill.ground.disk import read_json, write_json_atomic
 from potstill.losses.contract import Loss
 from potstill.models.taps import head_of
 from potstill.training.checkpoints import newest_checkpoint
+from potstill.training.companions import catalogue as companions
 from potstill.training.head_start import ROWS, start_head
 from potstill.training.phase_settings import PhaseSettings, total_steps, training_arguments
 from potstill.training.precision import Computing, computing_of, precision_facts
@@ -108,7 +109,7 @@ def train_phase(
         metric: Which of the task's measures decides; the task's own by default.
         settings: How to train.
         on_progress: Told ``(steps done, steps in all, newest figures)``.
-        callbacks: Of transformers, beside the stage's own.
+        callbacks: Of transformers, besides those of the phase.
 
     Raises:
         TrainingError: A loss is not finite, or there are no rows.
@@ -206,7 +207,8 @@ def _trainer(
         selection=selection_figure(settings.select, metric or (task.metric if task else None)),
         rows=settings.rows,
         balance=settings.balance,
-        **settings.beside.arrange(teacher, collator),
+        teacher=teacher,
+        companions=companions.build(settings.companions),
     )
     trainer.remove_callback(PrinterCallback)
     if task is not None and hasattr(task, "closeness"):

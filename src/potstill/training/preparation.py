@@ -1,4 +1,4 @@
-"""Before the first step: do the models give what the losses need, and in which shapes."""
+"""Checks before the first step: whether the models give what the losses need, and in which shapes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import IterableDataset
 
 from potstill import losses
 from potstill.answers.units import answers_of
@@ -21,6 +22,13 @@ from potstill.models.taps import Taps, available, can_give, family_or_none, head
 from potstill.training.terms import Term
 
 PROBE_ROWS = 4
+
+
+def probe(dataset: Any, collator: Any) -> dict[str, Any]:
+    """A batch of the first rows of a data set."""
+    if isinstance(dataset, IterableDataset):
+        return dict(collator([row for row, _ in zip(dataset, range(PROBE_ROWS))]))
+    return dict(collator([dataset[index] for index in range(min(PROBE_ROWS, len(dataset)))]))
 
 
 def check_needs(terms: Sequence[Term], student: nn.Module, source: Any) -> None:
@@ -45,22 +53,6 @@ def check_needs(terms: Sequence[Term], student: nn.Module, source: Any) -> None:
         raise faults[0]
     if faults:
         raise Faults(faults)
-
-
-def check_peers(terms: Sequence[Term]) -> None:
-    """Peers share the objective, so none of its losses may hold something of one network.
-
-    Raises:
-        NeedsError: A loss reads inner values, or has parts that train.
-    """
-    for term in terms:
-        inner = [need for need in (*term.loss.needs_student(), *term.loss.needs_teacher()) if need != "logits"]
-        if inner or any(True for _ in term.loss.parameters()):
-            raise NeedsError(
-                f"loss {term.name!r} {f'reads {inner[0]!r}' if inner else 'has parts that train'}, and peers compare logits",
-                "losses on logits, such as 'kl', and on labels, such as 'ce'",
-                f"leave {term.name!r} out, or train without peers",
-            )
 
 
 def check_batch(terms: Sequence[Term], batch: Mapping[str, Any]) -> None:

@@ -120,15 +120,8 @@ def _row_ids(dataset: Any) -> Tensor:
 def _uncertainty(dataset: Any, row_ids: Tensor, collator: Any, source: Any, args: Any, placed: Placed, kind: Kind) -> Tensor:
     """[N] the teacher's uncertainty; each rank asks for its share of the rows."""
     started = time.monotonic()
-    batches = order.FixedBatches(
-        len(row_ids),
-        args.eval_batch_size,
-        lengths=getattr(dataset, "lengths", None),
-        rank=args.process_index,
-        num_ranks=args.world_size,
-    )
+    batches, loader = order.evaluation_loader(dataset, collator, args)
     found = torch.zeros(len(row_ids), device=args.device if args.world_size > 1 else None)
-    loader = order.loader(dataset, batches, collator, args)
     for positions, batch in zip(batches, loader, strict=True):
         signal = preparation.to_device(source.signal(placed(batch), ("logits",)), args.device)
         mask = unit_mask(batch, signal.logits.device) if has_units(batch) else signal.token_mask

@@ -1,50 +1,38 @@
-"""The one training loop: a transformers.Trainer whose loss is a sum of normalised distillation terms."""
+"""The trainer of students: a teacher's knowledge and labels, compared by the terms of an objective."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from fnmatch import fnmatchcase
-from pathlib import Path
-from types import SimpleNamespace
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.data import IterableDataset
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments, set_seed
-from transformers.trainer_utils import EvalPrediction
+from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 
-from potstill.answers.units import answers_of
 from potstill.contracts.signal import TeacherSignal
-from potstill.data.collate import NOT_INPUTS
 from potstill.errors import TrainingError
-from potstill.ground.tables import nearest
+from potstill.ground.devices import seeded
 from potstill.losses.contract import Loss, StudentView
-from potstill.models.inputs import InputNames
 from potstill.models.taps import Taps
 from potstill.training import balance as balancing
 from potstill.training import checkpoints, evaluation, preparation
 from potstill.training import id_ranges as row_limits
 from potstill.training import trainer_arguments as given
-from potstill.training.averaging import WeightAverage
-from potstill.training.evaluation_loop import MeasuringTrainer
-from potstill.training.objective import BALANCE_KEY, NonFiniteLoss, Objective
-from potstill.training.peers import KEY as PEERS_KEY
-from potstill.training.peers import Peers, own_name
+from potstill.training.companions.contract import Companion
+from potstill.training.companions.peers import Peers
+from potstill.training.objective import NonFiniteLoss, Objective
+from potstill.training.objective_trainer import AroundStep, ObjectiveTrainer
 from potstill.training.row_measures import kind_of_answers
 from potstill.training.row_plan import RowPlan, read_row_plan
 from potstill.training.row_statistics import make_memory
-from potstill.training.self_average import SelfAverage
+from potstill.training.student_reader import StudentReader, within_forward
 from potstill.training.terms import Term, read_terms
 
-logger = logging.getLogger(__name__)
 
-
-class DistillationTrainer(MeasuringTrainer):
+class DistillationTrainer(ObjectiveTrainer):
     """Trains a student on a teacher's knowledge; otherwise a `transformers.Trainer`.
 
     Every term is normalised by its own count over the whole global batch (accumulation × ranks), so the same gradient
@@ -54,35 +42,34 @@ class DistillationTrainer(MeasuringTrainer):
     Args:
         model: The student.
         args: Training arguments; they are copied, never changed.
-        teacher: A model (put at rest, in place), a source of knowledge, or None for losses that read labels alone.
+        teacher: A model (frozen, in place), a source of knowledge, or None for losses that read labels alone.
         losses: See `read_terms`; by default KL (weight 0.7, τ 2) and cross-entropy (0.3), or `bce` or `regression` of both where
             the model's problem type says so.
         train_dataset: Rows; with an attribute `lengths` they are batched by like length.
         eval_dataset: Rows to evaluate on.
         data_collator: Returns tensors by name, with ``labels`` and ``row_id`` where there are any.
-        processing_class: Tokenizer or image processor, saved beside the student.
+        processing_class: Tokenizer or image processor, saved with the student.
         compute_metrics: From an `EvalPrediction` to metrics by name.
         callbacks: Of transformers.
         optimizers: An optimizer and scheduler of your own.
         average_decay: Evaluate and save the exponential moving average of the weights; None for the weights themselves.
         learning_rate_multiples: Pattern of parameter names (``"classifier.*"``, ``"_distill.*"``) → factor of the learning rate.
-        selection: From the metrics of an evaluation to the figure that the best model has most of, told as ``eval_selection``.
+        selection: From the metrics of an evaluation to the figure that the best model has most of, logged as ``eval_selection``.
         rows: Easy rows first, or more of those that teach most; see `RowPlan`.
         balance: How terms are weighed against each other: "none", "phases", "gradient_norm" or "uncertainty".
-        peers: Other networks that train beside the student, in place of a teacher; the best of all is left in `model`.
+        peers: Other networks that train with the student and replace a teacher; the best of all is left in `model`.
         training_collator: Makes the batches of training, where they differ from those of evaluation.
-        class_pairs: Every batch of training holds, beside each labelled row, another one of its class.
+        class_pairs: Every batch of training holds, with each labelled row, another one of its class.
+        companions: Further companions of training; see `training.companions`.
 
     Raises:
-        TrainingError: Several GPUs in one process (`DataParallel`), peers together with a teacher or an average, or a teacher
-            that has weights in common with the student.
+        TrainingError: Several GPUs in one process (`DataParallel`), companions that do not fit together, or a teacher that has
+            weights in common with the student.
 
     Example:
         trainer = DistillationTrainer(student, args, teacher=teacher, losses=["kl", {"name": "ce", "weight": 0.3}], …)
         trainer.train()
     """
-
-    loss_is_scaled_for_ga = True
 
     def __init__(
         self,
@@ -106,10 +93,12 @@ class DistillationTrainer(MeasuringTrainer):
         peers: Peers | None = None,
         training_collator: Callable[[list[Any]], dict[str, Any]] | None = None,
         class_pairs: bool = False,
+        companions: Sequence[Companion] = (),
     ) -> None:
         args = given.own_arguments(args)
         given.refuse_one_model(model, teacher)
-        given.refuse_beside_peers(peers, teacher, average_decay, balance)
+        self.companions = given.all_companions(companions, teacher, peers, average_decay, class_pairs)
+        given.refuse_combinations(self.companions, teacher, average_decay, balance)
         with given.unchanged_config(model):
             super().__init__(
                 model=model,
@@ -123,36 +112,27 @@ class DistillationTrainer(MeasuringTrainer):
                 optimizers=optimizers,
             )
         if losses is None:
-            losses = given.default_losses(model, has_teacher=teacher is not None, has_peers=peers is not None)
+            losses = given.default_losses(model, has_teacher=teacher is not None, companions=self.companions)
         self.objective = Objective(read_terms(losses), args.device)
-        self.source = given.as_source(teacher, args.device) if peers is None else peers
-        self.peers, self.class_pairs = peers, class_pairs
+        self._compute: Any = self.objective
+        self.source = given.as_source(teacher, args.device)
+        training_collator = training_collator or self.data_collator
+        for companion in self.companions:
+            self.source = companion.source(self.source)
+            training_collator = companion.collator(training_collator)
+            self._compute = companion.objective(self._compute)
         self._limits: list[row_limits.Limit] = []
         self.data_collator = row_limits.CheckedCollator(self.data_collator, self._limits)
-        self.training_collator = self.data_collator
-        if training_collator is not None:
-            self.training_collator = row_limits.CheckedCollator(training_collator, self._limits)
-        self.average_decay = average_decay
+        self.training_collator = row_limits.CheckedCollator(training_collator, self._limits)
         self.learning_rate_multiples = dict(learning_rate_multiples or {})
         self.selection = selection
         self.closeness = given.closeness_of(kind_of_answers(self.model))
         self.row_plan = read_row_plan(rows)
         self.balance = balancing.known(balance)
-        self._average: WeightAverage | None = None
-        self._taps: Taps | None = None
-        self._names = InputNames(self.model)
-        self._roles: Mapping[str, nn.Module] = {}
-        self._answer_shape: tuple[int, ...] = ()
+        self._reader: StudentReader | None = None
         self._memories: list[evaluation.TeacherMemory] = []
-        self._num_weights = 0
-        self.add_callback(_AroundStep(self))
-
-    @property
-    def folder(self) -> Path:
-        """Where checkpoints are written."""
-        return Path(self.args.output_dir or "trainer_output")
-
-    # -- before the first step
+        self._is_prepared = False
+        self.add_callback(AroundStep(self))
 
     def prepare(self) -> None:
         """Check what the losses need, learn the shapes from one batch, and build bridges; happens once.
@@ -161,23 +141,26 @@ class DistillationTrainer(MeasuringTrainer):
             NeedsError: The student, the teacher or the batches lack what a loss needs.
             Faults: Several things are lacking.
         """
-        if self._taps is not None:
+        if self._is_prepared:
             return
         terms = self.objective.terms
-        if self.peers is not None:
-            preparation.check_peers(terms)
+        for companion in self.companions:
+            companion.check_terms(terms)
         preparation.check_needs(terms, self.model, self.source)
-        self._build_beside()
+        is_twice = any(term.loss.kind == "gradient" for term in terms)
+        reader = StudentReader(self.model, self.objective.needs_student(), self.accelerator, differentiates_twice=is_twice)
+        self._reader = reader
+        self._build_companions()
         dataset = self.train_dataset if self.train_dataset is not None else self.eval_dataset
         if dataset is not None and hasattr(dataset, "__len__") and len(dataset) == 0:
             raise TrainingError("there are no rows", "a data set with rows", "look at train_dataset and eval_dataset")
-        taps = Taps(self.model, self.objective.needs_student())
         self._limits += row_limits.of_tokens(self.model, self.source)
         if dataset is not None:
-            batch = self._prepare_inputs(self._probe(dataset))
+            collator = self.training_collator if dataset is self.train_dataset else self.data_collator
+            batch = self._prepare_inputs(preparation.probe(dataset, collator))
             preparation.check_batch(terms, batch)
-            student = preparation.shapes_of_student(taps, self._student_inputs(batch), batch)
-            self._answer_shape = student.logits[1:]
+            student = preparation.shapes_of_student(reader.taps, reader.inputs(batch), batch)
+            reader.answer_shape = student.logits[1:]
             preparation.check_rows(terms, student.logits)
             preparation.check_labels(terms, batch, student.logits)
             self._limits += row_limits.of_labels(terms, student.logits[-1], student.modules.get("head"))
@@ -189,9 +172,8 @@ class DistillationTrainer(MeasuringTrainer):
                     term.loss.prepare(student, teacher if term.loss.needs_teacher() else None, num_rows=num_rows)
         self._attach()
         self.objective.modules.to(self.args.device)
-        self._roles = preparation.student_modules(self.model)
-        self._num_weights = sum(p.numel() for p in self.model.parameters())
-        self._taps = taps
+        self.num_weights = sum(parameter.numel() for parameter in self.model.parameters())
+        self._is_prepared = True
 
     def _attach(self) -> None:
         """Weights of rows and factors of terms become part of the objective and of its checkpoints."""
@@ -207,39 +189,13 @@ class DistillationTrainer(MeasuringTrainer):
             knows_answers=self.source is not None and preparation.provides(self.source, "logits"),
         )
 
-    def _probe(self, dataset: Any) -> dict[str, Any]:
-        if isinstance(dataset, IterableDataset):
-            rows = [row for row, _ in zip(dataset, range(preparation.PROBE_ROWS))]
-        else:
-            rows = [dataset[i] for i in range(min(preparation.PROBE_ROWS, len(dataset)))]
-        return dict(self.training_collator(rows) if dataset is self.train_dataset else self.data_collator(rows))
-
-    def _build_beside(self) -> None:
-        """Make the peers, or let the average follow the student."""
-        if isinstance(self.source, SelfAverage):
-            self.source.follow(self.model, None, self._answers)
-        if self.peers is not None:
-            self.peers.build(self.model, self.objective.needs_student(), self._view_of, seed=self.args.seed)
-            self.objective.modules[PEERS_KEY] = self.peers.others
-            self.objective.num_networks = self.peers.count
-
-    @contextlib.contextmanager
-    def _losses_attached(self) -> Iterator[None]:
-        """The trained parts of the losses are a submodule of the student, and no part of what it saves."""
-        student: Any = self.model
-        had_list = "_keys_to_ignore_on_save" in student.__dict__
-        ignored = student.__dict__.get("_keys_to_ignore_on_save")
-        student._distill = self.objective.modules
-        own = {f"{checkpoints.PREFIX}{name}" for name in self.objective.modules.state_dict()}
-        student._keys_to_ignore_on_save = set(getattr(student, "_keys_to_ignore_on_save", None) or ()) | own
-        try:
-            yield
-        finally:
-            del student._distill
-            if had_list:
-                student._keys_to_ignore_on_save = ignored
-            else:
-                del student._keys_to_ignore_on_save
+    def _build_companions(self) -> None:
+        """Companions make what they need; their networks become part of the objective's checkpoint."""
+        for companion in self.companions:
+            companion.build(self)
+            if companion.networks:
+                self.objective.modules[companion.key] = nn.ModuleList(taps.model for taps in companion.networks)
+        self.objective.num_networks = 1 + len(self._networks())
 
     def train(
         self,
@@ -257,14 +213,13 @@ class DistillationTrainer(MeasuringTrainer):
         if resume_from_checkpoint is True:
             newest = checkpoints.newest_checkpoint(self.folder)
             resume_from_checkpoint = str(newest) if newest else None
-        with self._losses_attached():
-            if self.average_decay is not None:
-                self._average = WeightAverage(self.model, self.average_decay)
-            if isinstance(self.source, SelfAverage):
-                self.source.follow(self.model, self._average, self._answers)
+        with checkpoints.attached(self.model, self.objective.modules):
+            for companion in self.companions:
+                companion.begin(self)
             try:
                 outcome = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
-                self._keep_best_peer()
+                for companion in self.companions:
+                    companion.end(self)
                 return outcome
             except NonFiniteLoss as err:
                 self._save_stopped(err)
@@ -273,60 +228,9 @@ class DistillationTrainer(MeasuringTrainer):
     def _finalize_training(self, *args: Any) -> Any:
         self.objective.check()
         self.objective.check_gradient()
-        average, self._average = self._average, None
-        if average is not None:
-            average.keep()
+        for companion in self.companions:
+            companion.after_last_step()
         return super()._finalize_training(*args)
-
-    def _load_best_model(self) -> None:
-        super()._load_best_model()
-        checkpoints.load_renamed(str(self.state.best_model_checkpoint), self.model)
-        if self.peers is not None:
-            checkpoints.load_state(str(self.state.best_model_checkpoint), self.objective.modules, None)
-
-    def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """Trained parts of losses, which are kept elsewhere in a checkpoint, are not missed."""
-        if load_result.unexpected_keys and isinstance(self.model, PreTrainedModel):
-            return  # written under other names, and loaded whole by `load_renamed` at once
-        kept_elsewhere = set(getattr(self.model, "_keys_to_ignore_on_save", None) or ())
-        missing = [name for name in load_result.missing_keys if name not in kept_elsewhere]
-        if len(missing) < len(load_result.missing_keys) and isinstance(self.model, PreTrainedModel):
-            self.model.tie_weights()
-        super()._issue_warnings_after_load(SimpleNamespace(missing_keys=missing, unexpected_keys=load_result.unexpected_keys))
-
-    def _keep_best_peer(self) -> None:
-        """Leave the network in `model` that the evaluation of its weights found best."""
-        if self.peers is None:
-            return
-        best = evaluation.best_peer(self.state, at_best=self.args.load_best_model_at_end)
-        self.peers.hand_over(self.model, best)
-        logger.info("network %d of %d peers is kept", best, self.peers.count)
-
-    def _save_stopped(self, err: NonFiniteLoss) -> None:
-        folder = self.folder / f"stopped-at-step-{self.state.global_step}"
-        self.save_model(str(folder), _internal_call=True)
-        if self.args.should_save:
-            stopped = {"step": self.state.global_step, "terms": err.terms, "row_ids": err.row_ids}
-            (folder / "stopped.json").write_text(json.dumps(stopped, indent=2), encoding="utf-8")
-
-    # -- the step
-
-    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
-        """The micro-batches of one optimizer step, and per term the units in all of them on all ranks."""
-        batches = []
-        for _ in range(num_batches):
-            batch = next(epoch_iterator, None)
-            if batch is None:
-                break
-            batches.append(batch)
-        if not batches:
-            return batches, None
-        counts = self.objective.count(batches)
-        if self.args.world_size > 1:
-            counts = counts.to(device)
-            torch.distributed.all_reduce(counts)
-        self.objective.begin_step(self.progress, counts)
-        return batches, counts
 
     def compute_loss(
         self,
@@ -339,80 +243,34 @@ class DistillationTrainer(MeasuringTrainer):
         self.prepare()
         if num_items_in_batch is None:
             self.objective.begin_step(self.progress, self.objective.count([inputs]))
-        peers = self.peers
-        signal = None if peers is not None else self._training_signal(inputs, self.objective.active_needs_teacher())
+        signal = self._training_signal(inputs, self.objective.active_needs_teacher())
         views: list[StudentView] = []
 
-        def objective() -> Tensor:
-            views.append(self._view(inputs) if self._wants_answers or return_outputs else self._inner_view(inputs))
-            if peers is not None:
-                return peers.objective(self.objective, views[-1], inputs)
-            return self.objective(views[-1], signal, inputs)
+        def compute() -> Tensor:
+            reader = self._prepared_reader()
+            views.append(reader.view(inputs) if return_outputs or self._wants_answers else reader.inner(inputs))
+            return self._compute(views[-1], signal, inputs)
 
-        loss = objective() if model is self.model else self._inside(model, inputs, objective)
+        is_bare = model is self.model
+        loss = compute() if is_bare else within_forward(self.model, model, self._prepared_reader().inputs(inputs), compute)
         loss = loss * self.args.world_size if self.args.world_size > 1 else loss
         return (loss, {"logits": views[-1].logits}) if return_outputs else loss
 
-    def _inside(self, model: nn.Module, inputs: Mapping[str, Any], objective: Callable[[], Tensor]) -> Tensor:
-        """Compute the loss within the wrapper's forward, so that it sees every parameter that takes part."""
-        student: Any = self.model
-        own = student.__dict__.get("forward")
-
-        def restore() -> None:
-            if own is None:
-                student.__dict__.pop("forward", None)
-            else:
-                student.forward = own
-
-        def forward(*_: Any, **__: Any) -> Tensor:
-            restore()
-            return objective()
-
-        student.forward = forward
-        try:
-            return model(**self._student_inputs(inputs))
-        finally:
-            restore()
-
-    def _view(self, batch: Mapping[str, Any]) -> StudentView:
-        if self._taps is None:
-            raise TrainingError("the trainer is not prepared", todo="call train() or evaluate()")
-        return self._view_of(self._taps, batch)
-
     @property
     def _wants_answers(self) -> bool:
-        """Whether somebody reads the student's logits in this step, or has to see its whole forward."""
+        """Whether the student's logits are read in this step, or its whole forward has to be seen."""
         is_sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled  # their modules count on being left behind in order
-        is_whole = self.peers is not None or self.objective.rows is not None or len(self._answer_shape) != 1
-        if is_whole or is_sharded or self._taps is None or not self._taps.can_stop:
-            return True
-        return "logits" in self.objective.needs_student()
+        is_whole = self.objective.rows is not None or any(companion.reads_answers for companion in self.companions)
+        return is_whole or is_sharded or not self._prepared_reader().can_stop or "logits" in self.objective.needs_student()
 
-    def _inner_view(self, batch: Mapping[str, Any]) -> StudentView:
-        """Inner values alone, of a forward that is left behind the last of them; the logits are not a number."""
-        assert self._taps is not None
-        inputs = self._student_inputs(batch)
-        with self.accelerator.autocast(), self._kernels():
-            taps = self._taps.reach(inputs)
-        num_rows = next(value.shape[0] for value in inputs.values() if isinstance(value, Tensor))
-        nowhere = torch.full((1, 1), float("nan"), device=self.args.device).expand(num_rows, *self._answer_shape)
-        return StudentView(nowhere, taps, batch.get("attention_mask"), self._roles, None)
+    def _prepared_reader(self) -> StudentReader:
+        if self._reader is None:
+            raise TrainingError("the trainer is not prepared", todo="call train() or evaluate()")
+        return self._reader
 
-    def _answers(self, batch: Mapping[str, Any]) -> Tensor:
-        return self._view_of(Taps(self.model, ()), batch).logits
-
-    def _view_of(self, network: Taps, batch: Mapping[str, Any]) -> StudentView:
-        # Autocast: of the student its wrapper does so, of peers nobody else.
-        with self.accelerator.autocast(), self._kernels():
-            logits, taps = network.run(self._student_inputs(batch))
-        answers, unit_mask = answers_of(logits, batch)
-        return StudentView(answers, taps, batch.get("attention_mask"), self._roles, unit_mask)
-
-    def _kernels(self) -> contextlib.AbstractContextManager[Any]:
-        """Attention that can be differentiated twice, where a loss reads gradients; whatever is fastest elsewhere."""
-        if torch.is_grad_enabled() and any(term.loss.kind == "gradient" for term in self.objective.terms):
-            return sdpa_kernel(SDPBackend.MATH)
-        return contextlib.nullcontext()
+    def view_of(self, network: Taps, batch: Mapping[str, Any]) -> StudentView:
+        """One forward of a network of the student's shape."""
+        return self._prepared_reader().view(batch, network)
 
     def _signal(self, batch: Mapping[str, Any], needs: tuple[str, ...]) -> TeacherSignal | None:
         if not needs:
@@ -426,113 +284,39 @@ class DistillationTrainer(MeasuringTrainer):
             return self._signal(batch, needs)
         return preparation.to_device(ask(batch, needs), self.args.device)
 
-    def _student_inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        inputs = {name: value for name, value in batch.items() if name not in NOT_INPUTS and not name.startswith("teacher_")}
-        return self._names.take(inputs)
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader[Any],
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Task metric, distillation loss, and agreement and mean KL where the teacher knows the rows."""
+        self.prepare()
+        self.objective.set_progress(self.progress)
+        self.model.eval()
+        self.objective.modules.eval()  # no part of the model outside of training
+        self.callback_handler.eval_dataloader = dataloader
+        with seeded(self.args.seed), torch.no_grad(), self._final_weights():  # what a loss draws here, training does not miss
+            found, metrics = self._measured(dataloader)
+        named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        return EvalLoopOutput(found.logits, found.labels, named, len(found.positions))
 
-    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Six per weight and input element; the weights are counted once, not every step."""
-        main = inputs.get(getattr(self.model, "main_input_name", "input_ids"))
-        return 6 * main.numel() * self._num_weights if isinstance(main, Tensor) else 0
+    def _measured(self, dataloader: DataLoader[Any]) -> tuple[evaluation.Predictions, dict[str, float]]:
+        """The answers and figures of the student; of the best network where there are more, with the figures of each."""
+        fixed = self.source if getattr(self.source, "is_fixed", True) else None  # answers that change are no measure
+        has_teacher = fixed is not None and preparation.provides(fixed, "logits")
+        fetch, memory = self._signal if has_teacher else None, evaluation.memory_of(self._memories, dataloader.dataset)
+        found, metrics, groups = [], [], getattr(dataloader.dataset, "groups", None)
+        for network in (None, *self._networks()):
+            view = partial(self._prepared_reader().view, network=network)
+            one = evaluation.predict(dataloader, self._prepare_inputs, view, self.objective, fetch, memory, self._tick)
+            found.append(evaluation.gathered(one, self.args.world_size))
+            metrics.append(
+                evaluation.figures(found[-1], self.objective, groups, self.closeness, self.compute_metrics, self.selection)
+            )
+        return (found[0], metrics[0]) if len(found) == 1 else evaluation.best_network(found, metrics)
 
-    def before_step(self) -> None:
-        """Stop before weights move by a loss that is not finite."""
-        self.objective.check()
-
-    def after_step(self) -> None:
-        """Follow the weights with their average, and keep what rows and terms did."""
-        self.objective.after_step(self.args.world_size)
-        if self._average is not None:
-            self._average.update()
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the mean of each term since the last time, as ``loss/<term>``."""
-        if "loss" in logs:
-            logs.update(self.objective.drain(self.args.world_size))
-        super().log(logs, start_time)
-
-    # -- the optimizer
-
-    def create_optimizer(self, model: nn.Module | None = None) -> Any:
-        """AdamW in groups: decayed or not (norms and biases), per multiple; the losses' parts are never decayed."""
-        if self.optimizer is not None:
-            return self.optimizer
-        source: Any = self.model if model is None else model
-        decayed = set(self.get_decay_parameter_names(source))
-        groups: dict[tuple[bool, float, float], list[nn.Parameter]] = {}
-        for name, parameter in source.named_parameters():
-            if not parameter.requires_grad:
-                continue
-            own = own_name(name, checkpoints.PREFIX)
-            is_bridge = own.startswith(checkpoints.PREFIX)
-            decay = self.args.weight_decay if name in decayed and not is_bridge else 0.0
-            groups.setdefault((is_bridge, decay, self._multiple_of(own)), []).append(parameter)
-        self._refuse_idle_patterns(own_name(name, checkpoints.PREFIX) for name, _ in source.named_parameters())
-        settings = [
-            {"params": parameters, "weight_decay": decay, "lr": self.args.learning_rate * multiple}
-            for (_, decay, multiple), parameters in groups.items()
-        ]
-        optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, source)
-        self.optimizer = optimizer_class(settings, **options)
-        return self.optimizer
-
-    def _refuse_idle_patterns(self, names: Iterable[str]) -> None:
-        """A pattern of learning rates that no parameter has is a slip of the pen."""
-        known = list(names)
-        for pattern in self.learning_rate_multiples:
-            if not any(fnmatchcase(name, pattern) for name in known) and not pattern.startswith(checkpoints.PREFIX):
-                guess = nearest(pattern, known)
-                raise TrainingError(
-                    f"learning_rate_multiples has the pattern {pattern!r}, which no parameter has",
-                    "patterns of names in named_parameters(), or of '_distill.*' for trained parts of losses",
-                    f"did you mean {guess!r}?" if guess else "print the names with dict(model.named_parameters())",
-                )
-
-    def _multiple_of(self, name: str) -> float:
-        if self.objective.balance is not None and name.startswith(f"{checkpoints.PREFIX}{BALANCE_KEY}."):
-            return self.objective.balance.learning_rate_multiple
-        return next((value for pattern, value in self.learning_rate_multiples.items() if fnmatchcase(name, pattern)), 1.0)
-
-    def _clip_grad_norm(self, model: nn.Module) -> Any:
-        """Each network's gradient is shortened by its own length, so that peers do not slow one another."""
-        if self.peers is None:
-            return super()._clip_grad_norm(model)
-        own, *others = self.peers.groups(model)
-        for group in others:
-            nn.utils.clip_grad_norm_(group, self.args.max_grad_norm)
-        return self.accelerator.clip_grad_norm_(own, self.args.max_grad_norm)
-
-    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        """Also looked at: a length that is not finite would stop all weights without a word."""
-        norm = super()._get_grad_norm(model, grad_norm)
-        if isinstance(norm, Tensor) and self.accelerator.scaler is None:
-            self.objective.watch_gradient(norm)
-        return norm
-
-    # -- checkpoints
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        folder = output_dir or str(self.folder)
-        with self._averaged():
-            state = checkpoints.without_losses(self.model.state_dict() if state_dict is None else state_dict)
-            super()._save(folder, state)
-        if self.args.should_save:
-            checkpoints.save_state(folder, self.objective.modules, self._average)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        checkpoints.load_renamed(resume_from_checkpoint, self.model)
-        checkpoints.load_state(resume_from_checkpoint, self.objective.modules, self._average)
-
-
-class _AroundStep(TrainerCallback):
-    """Tells the trainer that the weights are about to move, and that they have moved."""
-
-    def __init__(self, trainer: DistillationTrainer) -> None:
-        self.trainer = trainer
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.trainer.before_step()
-
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.trainer.after_step()
+    def _tick(self) -> None:
+        self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)

@@ -1,4 +1,4 @@
-"""What a `DistillationTrainer` is given: checked, copied and brought into form before it is built."""
+"""Arguments of a `DistillationTrainer`: checked, copied and brought into form before it is built."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from transformers import TrainingArguments
 from potstill.answers.closeness import embedding_closeness, label_closeness, number_closeness
 from potstill.errors import TrainingError
 from potstill.models.taps import TapReader
+from potstill.training.companions.average import Averaging
+from potstill.training.companions.class_pairs import ClassPairs
+from potstill.training.companions.contract import Companion
+from potstill.training.companions.peers import Peers
 from potstill.training.evaluation import fidelity
-from potstill.training.peers import Peers
 from potstill.training.row_measures import Kind, kind_of_answers
 
 DEFAULT_LOSSES: tuple[Mapping[str, Any], ...] = ({"name": "kl", "weight": 0.7, "temperature": 2.0}, {"name": "ce", "weight": 0.3})
-PEER_LOSSES: tuple[Mapping[str, Any], ...] = ({"name": "kl", "temperature": 1.0}, {"name": "ce"})
 
 
 def refuse_one_model(student: nn.Module, teacher: Any) -> None:
@@ -35,21 +37,31 @@ def refuse_one_model(student: nn.Module, teacher: Any) -> None:
         )
 
 
-def refuse_beside_peers(peers: Peers | None, teacher: Any, average_decay: float | None, balance: str) -> None:
+def all_companions(
+    companions: Sequence[Companion], teacher: Any, peers: Peers | None, average_decay: float | None, class_pairs: bool
+) -> list[Companion]:
+    """The companions that are given, and those that other arguments stand for."""
+    found = [*companions, *(one for one in (teacher, peers) if isinstance(one, Companion))]
+    found += [] if average_decay is None else [Averaging(average_decay)]
+    return [*found, ClassPairs()] if class_pairs else found
+
+
+def refuse_combinations(companions: Sequence[Companion], teacher: Any, average_decay: float | None, balance: str) -> None:
+    """Refuse a teacher, an average or a balance where a companion does not fit with it.
+
+    Raises:
+        TrainingError: One does not; names it.
+    """
     others = {"a teacher": teacher, "average_decay": average_decay, "balance": None if balance == "none" else balance}
-    given = [name for name, value in others.items() if value is not None]
-    if peers is not None and given:
-        raise TrainingError(
-            f"peers are given together with {' and '.join(given)}",
-            "peers that teach one another, or a teacher, or an average of the student",
-            f"leave {' and '.join(given)} out, or peers",
-        )
+    for companion in companions:
+        companion.check([name for name, value in others.items() if value is not None])
 
 
-def default_losses(model: Any, *, has_teacher: bool, has_peers: bool = False) -> Sequence[Mapping[str, Any]]:
-    """What a model learns from where nobody says: by the problem type that its configuration states, one class otherwise."""
-    if has_peers and not has_teacher:
-        return PEER_LOSSES
+def default_losses(model: Any, *, has_teacher: bool, companions: Sequence[Companion] = ()) -> Sequence[Mapping[str, Any]]:
+    """What a model learns from where nothing is given: by the problem type of its configuration, one class otherwise."""
+    own = next((companion.default_losses for companion in companions if companion.default_losses), ())
+    if own and not has_teacher:
+        return own
     name = {"labels": "bce", "numbers": "regression"}.get(kind_of_answers(model))
     if name is None:
         return DEFAULT_LOSSES if has_teacher else ({"name": "ce"},)
@@ -94,7 +106,7 @@ def closeness_of(kind: Kind) -> Callable[[Any, Any], dict[str, float]]:
 
 
 def as_source(teacher: Any, device: torch.device) -> Any:
-    """What the trainer asks: a model at rest, several together (the mean of their probabilities), or a source as it is."""
+    """What the trainer asks: a frozen model, several together (the mean of their probabilities), or a source as it is."""
     if isinstance(teacher, (list, tuple)):
         from potstill.knowledge.ensemble import EnsembleTeacher
 

@@ -10,9 +10,11 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Sequence
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
 
 _MODELS = "transformers.models.auto.modeling_auto"
 _TABLES = {  # table of transformers → what of `models/architectures/registration.py` fills it
@@ -39,7 +41,7 @@ def _fill(table: str) -> None:
     getattr(importlib.import_module("potstill.models.architectures.registration"), _TABLES[table])()
 
 
-class _Watcher(MetaPathFinder):
+class _Watcher:  # a MetaPathFinder by its shape: importing importlib.abc costs as much as the rest of this package
     """Finds nothing itself: it lets the usual finders find one table, which is filled after it is executed."""
 
     def __init__(self, table: str) -> None:
@@ -52,14 +54,14 @@ class _Watcher(MetaPathFinder):
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
         if spec is not None and spec.loader is not None:
-            spec.loader = _Loader(spec.loader, name)
+            spec.loader = cast(Any, _Loader(spec.loader, name))
         return spec
 
 
-class _Loader(Loader):
+class _Loader:
     """Another loader, after which a table is filled."""
 
-    def __init__(self, usual: Loader, table: str) -> None:
+    def __init__(self, usual: Any, table: str) -> None:
         self.usual, self.table = usual, table
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:

@@ -1,4 +1,4 @@
-"""Peers: several students of one shape that train side by side, each on its labels and on what the others say.
+"""Peers: several students of one shape that train together, each on its labels and on the answers of the others.
 
 Shapes: B batch, C classes, K peers.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -21,17 +21,17 @@ from potstill.knowledge.responses.dense import DenseLogits
 from potstill.losses.contract import StudentView
 from potstill.models.frozen import fingerprint_of
 from potstill.models.taps import Taps, head_of
-from potstill.training.objective import Objective
+from potstill.training.companions.contract import Companion, Compute, Host
+from potstill.training.terms import Term
 
 logger = logging.getLogger(__name__)
 
-KEY = "mutual-peers"
 MOST_PEERS = 8
 STARTS = ("student", "random")
 MIXES = ("probability", "logits")
 
 
-class Peers:
+class Peers(Companion):
     """The student and K − 1 networks of its shape, all of which learn; the best one is kept.
 
     Every step each network runs once. Peer k minimises its own objective, in which the teacher is what the others say at
@@ -50,6 +50,10 @@ class Peers:
         RecipeError: A number or word outside those.
     """
 
+    key = "mutual-peers"
+    title = "peers"
+    replaces_teacher = reads_answers = True
+    default_losses = ({"name": "kl", "temperature": 1.0}, {"name": "ce"})
     is_fixed = False
     provides = frozenset({"logits"})
 
@@ -67,8 +71,7 @@ class Peers:
                 raise RecipeError(f"{name} of peers is {value!r}", ", ".join(accepted), f"set {name} to one of them")
         self.count, self.start, self.mix = count, start, mix
         self.others = nn.ModuleList()
-        self._taps: list[Taps] = []
-        self._view_of: Callable[[Taps, Mapping[str, Any]], StudentView] | None = None
+        self._host: Host | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -79,21 +82,40 @@ class Peers:
         """Logits alone: peers compare their answers."""
         return need == "logits"
 
-    def build(
-        self,
-        student: nn.Module,
-        needs: Collection[str],
-        view_of: Callable[[Taps, Mapping[str, Any]], StudentView],
-        *,
-        seed: int,
-    ) -> None:
-        """Make the other networks, once.
+    def check(self, given: Collection[str]) -> None:
+        """Refuse a teacher, an average, or a balance of terms.
 
-        Args:
-            student: The first network.
-            needs: Values that the objective reads of each network.
-            view_of: One forward of a network on a batch.
-            seed: Network k begins from this plus k.
+        Raises:
+            TrainingError: One of them is given.
+        """
+        if given:
+            raise TrainingError(
+                f"peers are given together with {' and '.join(given)}",
+                "peers that teach one another, or a teacher, or an average of the student",
+                f"leave {' and '.join(given)} out, or peers",
+            )
+
+    def check_terms(self, terms: Sequence[Term]) -> None:
+        """All peers share the objective, so none of its losses may hold something of one network.
+
+        Raises:
+            NeedsError: A loss reads inner values, or has parts that train.
+        """
+        for term in terms:
+            inner = [need for need in (*term.loss.needs_student(), *term.loss.needs_teacher()) if need != "logits"]
+            if inner or any(True for _ in term.loss.parameters()):
+                raise NeedsError(
+                    f"loss {term.name!r} {f'reads {inner[0]!r}' if inner else 'has parts that train'}, and peers compare logits",
+                    "losses on logits, such as 'kl', and on labels, such as 'ce'",
+                    f"leave {term.name!r} out, or train without peers",
+                )
+
+    def source(self, teacher: Any) -> Any:
+        """The peers themselves."""
+        return self
+
+    def build(self, host: Host) -> None:
+        """Make the other networks, once; network k begins from the seed plus k.
 
         Raises:
             NeedsError: The student has no head that could begin anew.
@@ -101,37 +123,42 @@ class Peers:
         if len(self.others):
             return
         for number in range(1, self.count):
-            with seeded(seed + number):
-                self.others.append(_twin(student, self.start))
-        self._taps = [Taps(other, needs) for other in self.others]
-        self._view_of = view_of
+            with seeded(host.args.seed + number):
+                self.others.append(_twin(host.model, self.start))
+        self.networks = [Taps(other, host.objective.needs_student()) for other in self.others]
+        self._host = host
 
     def signal(self, batch: Mapping[str, Any], needs: Collection[str] = ("logits",)) -> TeacherSignal:
-        """What the others say to the first network, in eval mode and without gradients."""
+        """The answers of the others for the first network, in eval mode and without gradients."""
         del needs
         with frozen(self.others):
             answers = [view.logits for view in self.views(batch)]
-        return self.told([torch.empty(0), *answers], 0)
+        return self.teaching([torch.empty(0), *answers], 0)
+
+    def training_signal(self, batch: Mapping[str, Any], needs: Collection[str] = ("logits",)) -> TeacherSignal:
+        """Nothing yet: the objective asks all networks itself."""
+        del batch, needs
+        return TeacherSignal()
 
     def views(self, batch: Mapping[str, Any]) -> list[StudentView]:
         """One forward of each of the other networks."""
-        return [self.view(number, batch) for number in range(2, self.count + 1)]
-
-    def view(self, number: int, batch: Mapping[str, Any]) -> StudentView:
-        """One forward of network `number`, from 2 on."""
-        if self._view_of is None:
+        if self._host is None:
             raise TrainingError("the peers are not built", todo="give them to DistillationTrainer(peers=…)")
-        return self._view_of(self._taps[number - 2], batch)
+        return [self._host.view_of(network, batch) for network in self.networks]
 
-    def objective(self, objective: Objective, first: StudentView, batch: Mapping[str, Any]) -> Tensor:
-        """The sum of all networks' objectives on one micro-batch; `first` is the student's view."""
-        views = [first, *self.views(batch)]
-        answers = [view.logits.detach().float() for view in views]
-        parts = [objective(view, self.told(answers, number), batch) for number, view in enumerate(views)]
-        return torch.stack(parts).sum()
+    def objective(self, plain: Compute) -> Compute:
+        """The sum of all networks' objectives on one micro-batch."""
 
-    def told(self, answers: Sequence[Tensor], number: int) -> TeacherSignal:
-        """What network `number` hears: the others' answers [B, C] as one."""
+        def compute(first: StudentView, _: TeacherSignal | None, batch: Mapping[str, Any]) -> Tensor:
+            views = [first, *self.views(batch)]
+            answers = [view.logits.detach().float() for view in views]
+            parts = [plain(view, self.teaching(answers, number), batch) for number, view in enumerate(views)]
+            return torch.stack(parts).sum()
+
+        return compute
+
+    def teaching(self, answers: Sequence[Tensor], number: int) -> TeacherSignal:
+        """The answers [B, C] of all networks but `number` as one teacher's."""
         others = [answer for index, answer in enumerate(answers) if index != number]
         if len(others) == 1:
             return TeacherSignal(DenseLogits(others[0]))
@@ -141,12 +168,11 @@ class Peers:
         mixed = stacked.log_softmax(-1).logsumexp(0) - math.log(len(others))
         return TeacherSignal(DenseLogits(mixed))
 
-    def groups(self, student: nn.Module) -> list[list[nn.Parameter]]:
-        """The parameters of each of the other networks, and of the student with all else that trains, which comes first."""
-        others = [[parameter for parameter in other.parameters() if parameter.requires_grad] for other in self.others]
-        taken = {id(parameter) for group in others for parameter in group}
-        own = [parameter for parameter in student.parameters() if parameter.requires_grad and id(parameter) not in taken]
-        return [own, *others]
+    def end(self, host: Host) -> None:
+        """Leave the network in the model that the evaluation of the kept weights found best."""
+        best = _best(host.state, at_best=host.args.load_best_model_at_end)
+        self.hand_over(host.model, best)
+        logger.info("network %d of %d peers is kept", best, self.count)
 
     def hand_over(self, student: nn.Module, best: int) -> None:
         """Exchange the weights of the student and of network `best`, counted from 1, which is the student itself."""
@@ -159,10 +185,20 @@ class Peers:
         other.load_state_dict(own)
 
 
-def own_name(name: str, prefix: str) -> str:
-    """A parameter's name within its network: ``_distill.mutual-peers.0.classifier.weight`` is ``classifier.weight``."""
-    start = f"{prefix}{KEY}."
-    return name[len(start) :].partition(".")[2] if name.startswith(start) else name
+def _best(state: Any, *, at_best: bool) -> int:
+    """Which network, from 1, the evaluation of the kept weights found best; 1 where there was none.
+
+    Args:
+        state: The trainer's state with its history.
+        at_best: The weights of the best evaluation are kept, and not the last.
+    """
+    measured = [entry for entry in state.log_history if "eval_best_peer" in entry]
+    if not measured:
+        return 1
+    if at_best and state.best_model_checkpoint is not None:
+        step = int(str(state.best_model_checkpoint).rpartition("-")[2])
+        measured = [entry for entry in measured if entry["step"] == step] or measured
+    return int(measured[-1]["eval_best_peer"])
 
 
 def _twin(student: nn.Module, start: str) -> nn.Module:

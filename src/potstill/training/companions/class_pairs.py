@@ -9,8 +9,19 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from potstill.losses.contract import IGNORED_LABEL
+from potstill.training.companions.contract import Companion
 
 _PAIR_STREAM = 0x9A1
+
+
+class ClassPairs(Companion):
+    """Every labelled row of a batch of training meets another one of its class."""
+
+    def batches(self, batches: Any, dataset: Any, seed: int) -> Any:
+        """The batches with their partners."""
+        labels = getattr(dataset, "labels", None)
+        known = [dataset[index]["labels"] for index in range(len(dataset))] if labels is None else labels
+        return ClassPairBatches(batches, np.asarray(known), seed=seed)
 
 
 class ClassPairBatches(Sampler[list[int]]):
@@ -55,9 +66,3 @@ class ClassPairBatches(Sampler[list[int]]):
         steps = draw.integers(1, np.maximum(self._sizes[rows], 2))
         places = self._starts[rows] + (self._places[rows] - self._starts[rows] + steps) % self._sizes[rows]
         return [int(row) for row in self._order[places]]
-
-
-def labels_of(dataset: Any) -> np.ndarray:
-    """[N] the labels of a data set's rows, from its array `labels` or row by row."""
-    labels = getattr(dataset, "labels", None)
-    return np.asarray([dataset[index]["labels"] for index in range(len(dataset))] if labels is None else labels)

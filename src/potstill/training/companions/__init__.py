@@ -1,0 +1,1 @@
+"""Companions of training: what learns or acts together with the student, one file each."""
