@@ -27,10 +27,12 @@ import torch
 import transformers
 from transformers import AutoTokenizer, BertForSequenceClassification, ElectraConfig, ElectraForSequenceClassification
 
+from potstill.contracts.runner import Runner
 from potstill.evaluate.speed import Latency, latency
-from potstill.exports.onnx import export_onnx
-from potstill.exports.runtimes import OnnxRunner, Runner, TorchRunner, num_cores
-from potstill.exports.ways.candidates import open_runner, ways_of
+from potstill.exports.catalogue import format_named, ways_of
+from potstill.exports.onnx import OnnxRunner, export_onnx
+from potstill.exports.runtimes import TorchRunner, num_cores
+from potstill.targets.cpu import CPU
 
 VOCABULARY = 6000
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -106,13 +108,9 @@ def _export(model: torch.nn.Module, path: Path) -> Path:
     return export_onnx(model, path, example_inputs=examples, dynamic_axes=DYNAMIC).path
 
 
-def _threads() -> list[int]:
-    return sorted({1, num_cores()})
-
-
 def _teacher_runners(teacher: torch.nn.Module, work: Path) -> Iterator[tuple[str, Runner]]:
     path = _export(teacher, work / "teacher.onnx")
-    for count in _threads():
+    for count in CPU.thread_counts():
         yield f"teacher pytorch-fp32@{count}", TorchRunner(teacher, threads=count)
         yield f"teacher onnxruntime-fp32@{count}", OnnxRunner(path, threads=count)
 
@@ -121,12 +119,13 @@ def _student_runners(
     student: torch.nn.Module, work: Path, calibration: Sequence[Mapping[str, Any]]
 ) -> Iterator[tuple[str, Runner]]:
     source = _export(student, work / "student.onnx")
-    for count in _threads():
+    for count in CPU.thread_counts():
         yield f"student pytorch-fp32@{count}", TorchRunner(student, threads=count)
-    for way in ways_of("auto"):
-        path = way.build(source, work / way.file, calibration)
-        for count in _threads():
-            yield f"student {way.name}@{count}", open_runner(way.runtime, path, precision=way.precision, threads=count)
+    for way in ways_of("auto", CPU):
+        path = way.make(source, work / way.file, calibration)
+        for count in CPU.thread_counts():
+            opened = format_named(way.writes).open(path, precision=way.precision.name, threads=count)
+            yield f"student {way.name}@{count}", opened
 
 
 def _best_threads(table: Mapping[str, Mapping[int, Latency]]) -> dict[str, dict[int, tuple[str, Latency]]]:

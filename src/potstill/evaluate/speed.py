@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from potstill.exports.runtimes import Runner
+from potstill.contracts.runner import Runner
 from potstill.exports.timing import Timing, time_interleaved
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from potstill.contracts.runner import Runner
 from potstill.errors import DataError
-from potstill.exports.runtimes import Runner
 
 LEAST_CALLS = 8  # of each runner, for a median that one disturbed call does not move
 
