@@ -10,7 +10,8 @@ from potstill.contracts.target import TARGETS
 from potstill.contracts.way import AUTO, modes
 
 if TYPE_CHECKING:
-    QuantizeMode = TargetName = str
+    QuantizeMode = str
+    TargetName = str
 else:  # names of the tables
     QuantizeMode, TargetName = Literal[modes()], Literal[tuple(TARGETS)]
 
