@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,8 @@ from potstill.contracts.format import FORMATS, Artefact, Format
 from potstill.contracts.way import INT8, WAYS, Way
 from potstill.errors import ModelError
 from potstill.exports.catalogue import format_named, ways_of
-from potstill.exports.delivery import Trial, deliver, kept_in, plain_in
+from potstill.exports.choose import choose
+from potstill.exports.delivery import deliver, kept_in, plain_in
 from potstill.exports.runtimes import TorchRunner
 from potstill.targets.cpu import Cpu
 
@@ -157,14 +160,22 @@ def test_the_law_holds_for_a_format_written_here(tmp_path):
 def test_a_format_and_a_way_written_here_are_delivered(tmp_path):
     model, target, tried = Net().eval(), ArraysTarget(), []
     expected = TorchRunner(model).run(rows(20, 9))["logits"].argmax(-1)
-    trial = Trial(
-        ways_of("auto", target),
+    choosing = functools.partial(
+        choose,
         metric_of=lambda runner: float((runner.run(rows(20, 9))["logits"].argmax(-1) == expected).mean()),
         calibration=[],
         latency_inputs=[{name: value.numpy() for name, value in rows(1, 5).items()}],
         on_try=tried.append,
     )
-    facts, notes = deliver(model, tmp_path, target=target, example_inputs=rows(2, LENGTH), dynamic_axes=AXES, trial=trial)
+    facts, notes = deliver(
+        model,
+        tmp_path,
+        target=target,
+        example_inputs=rows(2, LENGTH),
+        dynamic_axes=AXES,
+        ways=ways_of("auto", target),
+        choosing=choosing,
+    )
     assert tried == ["fp32", "arrays-int8"]
     assert notes[0].startswith("ONNX equals PyTorch within")
     assert {one["name"]: one["accepted"] for one in facts["tries"]} == {"fp32": True, "arrays-int8": True}

@@ -210,6 +210,6 @@ def _time(tries: Sequence[Candidate], inputs: Sequence[Mapping[str, Any]], targe
     timings = time_interleaved(runners, inputs, repeats=5, warm_up=2, seconds=SETTLE_SECONDS)
     best: dict[str, tuple[float, int]] = {}
     for name, threads in opened:
-        found = timings[f"{name}@{threads}"].percentile(50), threads
+        found = timings[f"{name}@{threads}"].p50, threads
         best[name] = min(found, best.get(name, found))
     return [replace(one, p50_ms=best[one.name][0], threads=best[one.name][1]) if one.name in best else one for one in tries]

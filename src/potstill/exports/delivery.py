@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +13,9 @@ from torch import Tensor, nn
 from potstill.contracts.format import FORMATS, Axes, Format
 from potstill.contracts.runner import Runner
 from potstill.contracts.target import Target
-from potstill.contracts.way import FP32, PRECISIONS, Calibration, Precision, Way
-from potstill.exports.catalogue import format_named
-from potstill.exports.choose import Candidate, Choice, choose
-
-
-@dataclass(frozen=True)
-class Trial:
-    """What `choose` needs besides the exported files; see there."""
-
-    ways: Sequence[Way]
-    metric_of: Callable[[Runner], float]
-    calibration: Calibration
-    latency_inputs: Sequence[Mapping[str, Any]]
-    max_drop: float = 0.01
-    on_try: Callable[[str], None] | None = None
+from potstill.contracts.way import FP32, Precision, Way
+from potstill.exports.catalogue import format_named, way_named
+from potstill.exports.choose import Candidate, Choice
 
 
 @dataclass(frozen=True)
@@ -61,17 +49,6 @@ class Kept:
         """Size of all its files."""
         return self.format.bytes(folder / self.file)
 
-    def as_facts(self) -> dict[str, Any]:
-        """As `kept_in` reads it."""
-        return {
-            "name": self.name,
-            "runtime": self.format.runtime,
-            "format": self.format.name,
-            "precision": self.precision.name,
-            "file": self.file,
-            "threads": self.threads,
-        }
-
 
 def deliver(
     model: nn.Module,
@@ -80,7 +57,8 @@ def deliver(
     target: Target,
     example_inputs: Mapping[str, Tensor],
     dynamic_axes: Axes,
-    trial: Trial | None,
+    ways: Sequence[Way] = (),
+    choosing: Callable[..., Choice] | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
     """Export a student in the target's first format, and keep what measures best beside it.
 
@@ -90,7 +68,8 @@ def deliver(
         target: Hardware that will serve.
         example_inputs: See `Format.export`.
         dynamic_axes: See there.
-        trial: The ways to try; None keeps the export alone.
+        ways: What to try, from `ways_of`.
+        choosing: `choose` with its measures; None keeps the export alone.
 
     Returns:
         Facts, which `plain_in` and `kept_in` read, and notes for the user.
@@ -98,18 +77,16 @@ def deliver(
     Raises:
         ModelError: The student cannot be exported, or no candidate can be served.
     """
-    work, sources = folder / "candidates", {}
-    first = target.formats[0]
-    for name in dict.fromkeys((first, *(way.reads for way in trial.ways))) if trial else (first,):
+    work, first, sources = folder / "candidates", target.formats[0], {}
+    for name in dict.fromkeys((first, *(way.reads for way in ways))):
         made = format_named(name)
         path = (folder if name == first else work) / f"model{made.suffix}"
         sources[name] = made.export(model, path, example_inputs=example_inputs, dynamic_axes=dynamic_axes)
     exported = sources[first]
     notes = [f"{format_named(first).title} equals PyTorch within {exported.max_abs_difference:.1e} (largest logit difference)"]
     facts: dict[str, Any] = {first: exported.path.name, "max_abs_difference": exported.max_abs_difference}
-    if trial is not None:
-        options = {field.name: getattr(trial, field.name) for field in fields(trial)}
-        choice = choose({name: one.path for name, one in sources.items()}, work, target=target, **options)
+    if choosing is not None:
+        choice = choosing({name: one.path for name, one in sources.items()}, work, ways=ways, target=target)
         facts |= _keep(choice, folder, exported.path)
         notes.append(choice.reason)
     shutil.rmtree(work, ignore_errors=True)
@@ -124,48 +101,41 @@ def plain_in(facts: Mapping[str, Any]) -> Kept:
 
 def kept_in(facts: Mapping[str, Any]) -> dict[str, Kept]:
     """What else is kept: the file that is ``served``, and the best ``int8`` one where that is another."""
-    plain = plain_in(facts).file
-    return {key: _read(facts[key]) for key in ("served", "int8") if key in facts and facts[key]["file"] != plain}
-
-
-def _read(facts: Mapping[str, Any]) -> Kept:
-    by_runtime = next(one for one in map(format_named, FORMATS) if one.runtime == facts["runtime"])
-    form = format_named(facts["format"]) if "format" in facts else by_runtime
-    return Kept(facts["name"], form, PRECISIONS[facts["precision"]], facts["file"], facts["threads"])
+    found = {}
+    for key in ("served", "int8"):
+        if key in facts and facts[key]["file"] != plain_in(facts).file:
+            way = way_named(facts[key]["name"])
+            found[key] = Kept(way.name, format_named(way.writes), way.precision, facts[key]["file"], facts[key]["threads"])
+    return found
 
 
 def _keep(choice: Choice, folder: Path, plain: Path) -> dict[str, Any]:
     """Move the chosen candidate, and the best one in integers for comparison, beside the export."""
-    kept = {"served": _move(choice.chosen, folder, plain)}
-    if not choice.chosen.way.precision.is_integer:
-        rivals = [one for one in choice.tries if one.way.precision.is_integer and one.metric is not None]
-        if rivals:
-            kept["int8"] = _move(min(rivals, key=lambda one: (not one.accepted, one.p50_ms or 0.0)), folder, plain)
+    kept = {"served": choice.chosen}
+    rivals = [one for one in choice.tries if one.way.precision.is_integer and one.metric is not None]
+    if rivals and not choice.chosen.way.precision.is_integer:
+        kept["int8"] = min(rivals, key=lambda one: (not one.accepted, one.p50_ms or 0.0))
+    measured = ("bytes", "metric", "drop", "p50_ms", "threads", "accepted", "reason")
     return {
-        **{key: one.as_facts() for key, one in kept.items()},
+        **{key: _facts(one) | {"file": _move(one, folder, plain), "threads": one.threads} for key, one in kept.items()},
         "chosen": choice.chosen.name,
         "reason": choice.reason,
         "max_drop": choice.max_drop,
         "reference": choice.reference,
-        "tries": [_as_facts(one) for one in choice.tries],
+        "tries": [
+            _facts(one) | {"path": one.path.name} | {name: getattr(one, name) for name in measured} for one in choice.tries
+        ],
     }
 
 
-def _move(candidate: Candidate, folder: Path, plain: Path) -> Kept:
+def _move(candidate: Candidate, folder: Path, plain: Path) -> str:
     """Give the candidate's file its plain name, ``model.int8.onnx``; the export itself stays where it is."""
-    form, precision = candidate.format, candidate.way.precision
     path = candidate.path
     if path != plain:
-        path = form.move(path, folder / f"model.{precision.name}{form.suffix}")
-    return Kept(candidate.name, form, precision, path.name, candidate.threads)
+        path = candidate.format.move(path, folder / f"model.{candidate.way.precision.name}{candidate.format.suffix}")
+    return path.name
 
 
-def _as_facts(candidate: Candidate) -> dict[str, Any]:
-    measured = ("bytes", "metric", "drop", "p50_ms", "threads", "accepted", "reason")
-    return {
-        "name": candidate.name,
-        "runtime": candidate.format.runtime,
-        "format": candidate.format.name,
-        "precision": candidate.way.precision.name,
-        "path": candidate.path.name,
-    } | {name: getattr(candidate, name) for name in measured}
+def _facts(candidate: Candidate) -> dict[str, Any]:
+    form, precision = candidate.format, candidate.way.precision
+    return {"name": candidate.name, "runtime": form.runtime, "format": form.name, "precision": precision.name}

@@ -21,7 +21,7 @@ from potstill.contracts.format import Artefact, Axes, Format
 from potstill.contracts.way import FP32
 from potstill.errors import ModelError, OutputError
 from potstill.exports.parity import largest_difference
-from potstill.exports.runtimes import NamedOutputs, as_array, in_fp32, num_cores
+from potstill.exports.runtimes import NamedOutputs, as_array, in_fp32, num_cores, output_names
 
 logger = logging.getLogger(__name__)
 
@@ -202,43 +202,24 @@ def traceable(model: nn.Module, names: Sequence[str]) -> NamedOutputs:
 
 def _trace(wrapper: NamedOutputs, examples: Mapping[str, Tensor], axes: Axes, path: Path) -> None:
     """The tracing exporter: ten times faster than the other and easier for runtimes to fuse."""
-    outputs = {name: {0: "batch"} | ({1: "tokens"} if rank == 3 else {}) for name, rank in _ranks(wrapper, examples).items()}
-    dynamic = {name: dict(axes.get(name, {})) for name in examples} | outputs
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            wrapper,
-            tuple(examples.values()),
-            str(path),
-            dynamo=False,
-            opset_version=OPSET,
-            input_names=list(examples),
-            output_names=list(outputs),
-            dynamic_axes=dynamic,
-        )
-
-
-def _ranks(wrapper: NamedOutputs, examples: Mapping[str, Tensor]) -> dict[str, int]:
-    """Output name → number of axes."""
     with torch.no_grad():
-        return {name: value.dim() for name, value in wrapper.by_name(*examples.values()).items()}
+        ranks = {name: value.dim() for name, value in wrapper.by_name(*examples.values()).items()}
+    outputs = {name: {0: "batch"} | ({1: "tokens"} if rank == 3 else {}) for name, rank in ranks.items()}
+    dynamic = {name: dict(axes.get(name, {})) for name in examples} | outputs
+    _write(wrapper, examples, path, dynamo=False, opset_version=OPSET, dynamic_axes=dynamic)
 
 
 def _export_program(wrapper: NamedOutputs, examples: Mapping[str, Tensor], axes: Axes, path: Path) -> None:
     """The exporter over ``torch.export``: slower, covers models that cannot be traced."""
     shapes = tuple(dict.fromkeys(axes.get(name, {}), torch.export.Dim.AUTO) for name in examples)
+    _write(wrapper, examples, path, dynamo=True, verbose=False, dynamic_shapes=(shapes,))
+
+
+def _write(wrapper: NamedOutputs, examples: Mapping[str, Tensor], path: Path, **options: Any) -> None:
+    names = list(output_names(wrapper.model))
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        torch.onnx.export(
-            wrapper,
-            tuple(examples.values()),
-            str(path),
-            dynamo=True,
-            verbose=False,
-            input_names=list(examples),
-            output_names=list(_ranks(wrapper, examples)),
-            dynamic_shapes=(shapes,),
-        )
+        torch.onnx.export(wrapper, tuple(examples.values()), str(path), input_names=list(examples), output_names=names, **options)
 
 
 def _data_of(path: Path) -> Path:

@@ -21,15 +21,19 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def output_names(model: nn.Module) -> tuple[str, ...]:
+    """Names of a model's outputs: its attribute ``output_names``, or the logits alone."""
+    return tuple(getattr(model, "output_names", (LOGITS,)))
+
+
 def named_outputs(model: nn.Module, output: Any) -> dict[str, Tensor]:
-    """What a forward of `model` returned, by name: those of its attribute ``output_names``, the logits alone without it.
+    """What a forward of `model` returned, by name.
 
     Args:
         model: The model.
         output: What it returned; ``"logits"`` is read as `head_output` does, other outputs are looked up by name.
     """
-    names: Sequence[str] = getattr(model, "output_names", (LOGITS,))
-    return {name: head_output(output) if name == LOGITS else output[name] for name in names}
+    return {name: head_output(output) if name == LOGITS else output[name] for name in output_names(model)}
 
 
 class NamedOutputs(nn.Module):

@@ -16,10 +16,9 @@ from potstill.errors import MissingExtra
 from potstill.evaluate.cost import cost
 from potstill.evaluate.energy import measure_energy
 from potstill.evaluate.quality import Predictions, predict, sample_batches
-from potstill.evaluate.speed import latency
 from potstill.exports.delivery import Kept, kept_in, plain_in
 from potstill.exports.runtimes import TorchRunner, num_cores
-from potstill.exports.timing import time_interleaved
+from potstill.exports.timing import Timing, latency, time_interleaved
 from potstill.ground.devices import compute_device, device_of, placed
 from potstill.report.metrics import Energy, Latency, Metrics, ModelFigures
 from potstill.stages.assemble import assemble
@@ -181,7 +180,7 @@ def _best_threads(run: Run, sees: str, make: Callable[[int], Runner]) -> Runner:
     runners = {str(count): make(count) for count in target.thread_counts()}
     inputs = sample_batches(_rows(run, sees), _collator(run, sees), sizes=(1,), num_batches=8, seed=run.recipe.seed)[1]
     timings = time_interleaved(runners, inputs, repeats=4, warm_up=1, seconds=4.0)
-    return runners[min(timings, key=lambda count: timings[count].percentile(50))]
+    return runners[min(timings, key=lambda count: timings[count].p50)]
 
 
 def measure_speed(run: Run, subjects: Mapping[str, Subject]) -> tuple[dict[str, dict[str, Any]], Energy]:
@@ -260,9 +259,10 @@ def figures_of(run: Run, subject: Subject, teacher: Predictions, speeds: Mapping
         wdsr=close.wdsr,
         mean_kl_nats=close.mean_kl_nats,
         closeness=dict(close.others),
-        latency_ms={
-            way: {str(size): Latency(p50=one.p50, p95=one.p95, p99=one.p99) for size, one in by_size.items()}
-            for way, by_size in speeds.items()
-        },
-        throughput={way: {str(size): one.rows_per_second for size, one in by_size.items()} for way, by_size in speeds.items()},
+        latency_ms={way: {str(size): _percentiles(one) for size, one in times.items()} for way, times in speeds.items()},
+        throughput={way: {str(size): one.rows_per_second(size) for size, one in times.items()} for way, times in speeds.items()},
     )
+
+
+def _percentiles(one: Timing) -> Latency:
+    return Latency(p50=one.p50, p95=one.percentile(95), p99=one.percentile(99))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,8 @@ from potstill.data.collate import NOT_INPUTS
 from potstill.data.encoded import EncodedRows
 from potstill.evaluate.quality import predict
 from potstill.exports.catalogue import ways_of
-from potstill.exports.delivery import Trial, deliver
+from potstill.exports.choose import Choice, choose
+from potstill.exports.delivery import deliver
 from potstill.exports.runtimes import TorchRunner
 from potstill.ground.devices import placed
 from potstill.ground.disk import write_json_atomic
@@ -21,7 +23,6 @@ from potstill.targets import target_named
 
 if TYPE_CHECKING:
     from potstill.contracts.runner import Runner
-    from potstill.contracts.target import Target
     from potstill.stages.context import Run
 
 LATENCY_ROWS = 48
@@ -33,27 +34,26 @@ def export_student(run: Run, folder: Path) -> Sequence[str]:
     from potstill.stages.student import load_student
 
     student, processor = load_student(run, run.folder / "student")
-    target = target_named(run.recipe.target)
+    target, mode = target_named(run.recipe.target), run.recipe.quantize.mode
+    ways = () if mode == OFF else ways_of(mode, target)
     facts, notes = deliver(
         student,
         folder,
         target=target,
         example_inputs=run.task.example_inputs(student, batch=2),
         dynamic_axes=run.task.dynamic_axes(student),
-        trial=_trial(run, target, run.task.collator(processor)),
+        ways=ways,
+        choosing=_choosing(run, len(ways), run.task.collator(processor)) if ways else None,
     )
     write_json_atomic(folder / "facts.json", facts)
     return notes
 
 
-def _trial(run: Run, target: Target, collator: Callable[..., Mapping[str, Any]]) -> Trial | None:
-    """What the recipe wants tried; None without quantization."""
-    asked = run.recipe.quantize
-    if asked.mode == OFF:
-        return None
-    validation, train = run.student_rows("validation"), run.student_rows("train")
+def _choosing(run: Run, num_ways: int, collator: Callable[..., Mapping[str, Any]]) -> Callable[..., Choice]:
+    """`choose` with the run's rows and metric."""
+    validation, train, asked = run.student_rows("validation"), run.student_rows("train"), run.recipe.quantize
     teacher = _teacher_answers(run) if run.answers.from_labels is None else None
-    ways, tried = ways_of(asked.mode, target), list[str]()
+    tried: list[str] = []
 
     def metric_of(runner: Runner) -> float:
         found = predict(runner, validation, collator)
@@ -61,11 +61,11 @@ def _trial(run: Run, target: Target, collator: Callable[..., Mapping[str, Any]])
 
     def on_try(name: str) -> None:
         tried.append(name)
-        run.observer.stage_advanced(len(tried), len(ways), {})
+        run.observer.stage_advanced(len(tried), num_ways, {})
 
-    return Trial(
-        ways,
-        metric_of,
+    return functools.partial(
+        choose,
+        metric_of=metric_of,
         calibration=batches(train, collator, asked.calibration_rows, CALIBRATION_BATCH, run.recipe.seed),
         latency_inputs=batches(validation, collator, LATENCY_ROWS, 1, run.recipe.seed),
         max_drop=asked.max_drop,

@@ -20,9 +20,7 @@ from potstill.exports.ways.graph_rewrites import small_products
 DENSE_OPERATORS = ["MatMul", "Gemm", "Attention"]
 
 
-def quantize_dynamic(
-    source: str | Path, target: str | Path, *, fused: bool = True, fuse_embeddings: bool = False, per_channel: bool = True
-) -> Path:
+def quantize_dynamic(source: str | Path, target: str | Path, *, fused: bool = True, fuse_embeddings: bool = False) -> Path:
     """Write an INT8 version of an fp32 file.
 
     Dense layers get INT8 weights per output channel, but for those that are too small to gain (`small_products`); embedding
@@ -33,7 +31,6 @@ def quantize_dynamic(
         target: The file to write.
         fused: Fuse attention and normalisation first (ONNX Runtime only).
         fuse_embeddings: Fuse the embedding block too; its tables then have one scale each.
-        per_channel: One weight scale per output channel rather than per matrix.
     """
     from onnxruntime.quantization import QuantType
     from onnxruntime.quantization import quantize_dynamic as quantize
@@ -45,7 +42,7 @@ def quantize_dynamic(
             ready,
             str(target),
             op_types_to_quantize=operators,
-            per_channel=per_channel,
+            per_channel=True,
             reduce_range=not has_int8_dot_product(),
             weight_type=QuantType.QInt8,
             nodes_to_exclude=small_products(onnx.load(ready)),

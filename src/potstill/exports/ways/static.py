@@ -27,7 +27,6 @@ def quantize_static(
     calibration: Calibration,
     *,
     method: str = "minmax",
-    per_channel: bool = True,
 ) -> Path:
     """Write an INT8 version of an fp32 file with fixed activation scales (QDQ form).
 
@@ -37,7 +36,6 @@ def quantize_static(
         calibration: Batches of training rows, as the model takes them.
         method: ``"minmax"`` (widest range seen), ``"entropy"`` (range that loses least information) or
             ``"percentile"`` (99.999 % of the values seen).
-        per_channel: One weight scale per output channel rather than per tensor.
 
     Raises:
         RecipeError: Another method.
@@ -59,7 +57,7 @@ def quantize_static(
             calibration_reader(ready, calibration),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=CONVOLUTION_OPERATORS if convolutional else DENSE_OPERATORS,
-            per_channel=per_channel,
+            per_channel=True,
             reduce_range=not has_int8_dot_product(),
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
