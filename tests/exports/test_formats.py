@@ -179,7 +179,7 @@ def test_a_format_and_a_way_written_here_are_delivered(tmp_path):
     assert tried == ["fp32", "arrays-int8"]
     assert notes[0].startswith("ONNX equals PyTorch within")
     assert {one["name"]: one["accepted"] for one in facts["tries"]} == {"fp32": True, "arrays-int8": True}
-    (kept,) = kept_in(facts).values()  # served, or kept beside the export for comparison
+    (kept,) = kept_in(facts).values()  # served, or kept for comparison
     assert (kept.format, kept.file, kept.model_name) == (ARRAYS, "model.int8.npz", "student-int8")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["model.int8.names", "model.int8.npz", "model.onnx"]
     for one in (plain_in(facts), kept):

@@ -74,7 +74,7 @@ def predict(
     Args:
         runner: The model as served.
         rows: Encoded rows.
-        collator: Makes a batch of rows; gives ``labels`` and ``row_id`` beside the inputs.
+        collator: Makes a batch of rows; gives ``labels`` and ``row_id`` with the inputs.
         batch_size: Rows per call.
         on_batch: Called with the number of rows of each finished batch.
 

@@ -60,7 +60,7 @@ def deliver(
     ways: Sequence[Way] = (),
     choosing: Callable[..., Choice] | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
-    """Export a student in the target's first format, and keep what measures best beside it.
+    """Export a student in the target's first format, and keep what measures best too.
 
     Args:
         model: The student.
@@ -110,7 +110,7 @@ def kept_in(facts: Mapping[str, Any]) -> dict[str, Kept]:
 
 
 def _keep(choice: Choice, folder: Path, plain: Path) -> dict[str, Any]:
-    """Move the chosen candidate, and the best one in integers for comparison, beside the export."""
+    """Move the chosen candidate, and the best one in integers for comparison, to the export."""
     kept = {"served": choice.chosen}
     rivals = [one for one in choice.tries if one.way.precision.is_integer and one.metric is not None]
     if rivals and not choice.chosen.way.precision.is_integer:

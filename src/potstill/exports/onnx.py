@@ -26,7 +26,7 @@ from potstill.exports.runtimes import NamedOutputs, as_array, in_fp32, num_cores
 logger = logging.getLogger(__name__)
 
 OPSET = 17  # the first with LayerNormalization as one node; read by every runtime in use
-SINGLE_FILE_LIMIT_BYTES = 2_000_000_000  # protobuf refuses more; weights then lie beside the file
+SINGLE_FILE_LIMIT_BYTES = 2_000_000_000  # protobuf refuses more; weights then have a file of their own
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _NUMPY_TYPES = {
     "tensor(int64)": np.dtype(np.int64),

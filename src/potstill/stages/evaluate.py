@@ -214,7 +214,7 @@ def measure_speed(run: Run, subjects: Mapping[str, Subject]) -> tuple[dict[str, 
 
 
 class _Fed:
-    """A runner that is told which batch to take, so that models with different tokens are timed on the same rows."""
+    """A runner that takes batches by their number, so that models with different tokens are timed on the same rows."""
 
     def __init__(self, runner: Runner, inputs: Mapping[int, list[Any]]) -> None:
         self.runner, self.inputs = runner, inputs
