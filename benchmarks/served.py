@@ -27,10 +27,12 @@ import torch
 import transformers
 from transformers import AutoTokenizer, BertForSequenceClassification, ElectraConfig, ElectraForSequenceClassification
 
-from potstill.evaluate.speed import Latency, latency
-from potstill.exports.onnx import export_onnx
-from potstill.exports.runtimes import OnnxRunner, Runner, TorchRunner, num_cores
-from potstill.exports.ways.candidates import open_runner, ways_of
+from potstill.contracts.runner import Runner
+from potstill.exports.catalogue import format_named, ways_of
+from potstill.exports.onnx import OnnxRunner, export_onnx
+from potstill.exports.runtimes import TorchRunner, num_cores
+from potstill.exports.timing import Timing, latency
+from potstill.targets.cpu import CPU
 
 VOCABULARY = 6000
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -106,13 +108,9 @@ def _export(model: torch.nn.Module, path: Path) -> Path:
     return export_onnx(model, path, example_inputs=examples, dynamic_axes=DYNAMIC).path
 
 
-def _threads() -> list[int]:
-    return sorted({1, num_cores()})
-
-
 def _teacher_runners(teacher: torch.nn.Module, work: Path) -> Iterator[tuple[str, Runner]]:
     path = _export(teacher, work / "teacher.onnx")
-    for count in _threads():
+    for count in CPU.thread_counts():
         yield f"teacher pytorch-fp32@{count}", TorchRunner(teacher, threads=count)
         yield f"teacher onnxruntime-fp32@{count}", OnnxRunner(path, threads=count)
 
@@ -121,17 +119,18 @@ def _student_runners(
     student: torch.nn.Module, work: Path, calibration: Sequence[Mapping[str, Any]]
 ) -> Iterator[tuple[str, Runner]]:
     source = _export(student, work / "student.onnx")
-    for count in _threads():
+    for count in CPU.thread_counts():
         yield f"student pytorch-fp32@{count}", TorchRunner(student, threads=count)
-    for way in ways_of("auto"):
-        path = way.build(source, work / way.file, calibration)
-        for count in _threads():
-            yield f"student {way.name}@{count}", open_runner(way.runtime, path, precision=way.precision, threads=count)
+    for way in ways_of("auto", CPU):
+        path = way.make(source, work / way.file, calibration)
+        for count in CPU.thread_counts():
+            opened = format_named(way.writes).open(path, precision=way.precision.name, threads=count)
+            yield f"student {way.name}@{count}", opened
 
 
-def _best_threads(table: Mapping[str, Mapping[int, Latency]]) -> dict[str, dict[int, tuple[str, Latency]]]:
+def _best_threads(table: Mapping[str, Mapping[int, Timing]]) -> dict[str, dict[int, tuple[str, Timing]]]:
     """Model and runtime → batch size → (runner, times) of the thread count with the lowest median."""
-    best: dict[str, dict[int, tuple[str, Latency]]] = {}
+    best: dict[str, dict[int, tuple[str, Timing]]] = {}
     for name, sizes in table.items():
         for size, times in sizes.items():
             kept = best.setdefault(name.partition("@")[0], {})
@@ -140,7 +139,7 @@ def _best_threads(table: Mapping[str, Mapping[int, Latency]]) -> dict[str, dict[
     return best
 
 
-def _print_table(runners: Mapping[str, Runner], best: Mapping[str, Mapping[int, tuple[str, Latency]]]) -> None:
+def _print_table(runners: Mapping[str, Runner], best: Mapping[str, Mapping[int, tuple[str, Timing]]]) -> None:
     pytorch = best["teacher pytorch-fp32"]
     onnx_runtime = best["teacher onnxruntime-fp32"]
     print(
@@ -149,11 +148,11 @@ def _print_table(runners: Mapping[str, Runner], best: Mapping[str, Mapping[int, 
     )
     for name, sizes in best.items():
         (runner, one), (_, many) = sizes[1], sizes[32]
+        rate = many.rows_per_second(32)
         print(
-            f"{name:28s} {runners[runner].bytes / 1e6:6.2f} | {one.p50:12.3f} {one.p95:7.3f} {one.cpu_ms:7.3f} {one.threads:7d} "
-            f"{pytorch[1][1].p50 / one.p50:7.1f}x {onnx_runtime[1][1].p50 / one.p50:5.1f}x | {many.rows_per_second:16.0f} "
-            f"{many.rows_per_second / pytorch[32][1].rows_per_second:7.1f}x "
-            f"{many.rows_per_second / onnx_runtime[32][1].rows_per_second:5.1f}x"
+            f"{name:28s} {runners[runner].bytes / 1e6:6.2f} | {one.p50:12.3f} {one.percentile(95):7.3f} {one.cpu_ms.mean():7.3f} "
+            f"{one.threads:7d} {pytorch[1][1].p50 / one.p50:7.1f}x {onnx_runtime[1][1].p50 / one.p50:5.1f}x | {rate:16.0f} "
+            f"{rate / pytorch[32][1].rows_per_second(32):7.1f}x {rate / onnx_runtime[32][1].rows_per_second(32):5.1f}x"
         )
 
 

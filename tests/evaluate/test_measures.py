@@ -12,8 +12,7 @@ from potstill.errors import DataError, ModelError
 from potstill.evaluate.cost import cost, flops
 from potstill.evaluate.energy import measure_energy
 from potstill.evaluate.quality import predict, sample_batches
-from potstill.evaluate.speed import latency
-from potstill.exports.timing import LEAST_CALLS, time_interleaved
+from potstill.exports.timing import LEAST_CALLS, latency, time_interleaved
 
 
 class FakeRows:
@@ -47,7 +46,7 @@ class FakeRunner:
         self.widths.append(inputs["input_ids"].shape[1])
         first = inputs["input_ids"][:, 0].astype(np.float32)
         first[first == self.bad] = np.nan
-        return np.stack([first, -first], axis=1)
+        return {"logits": np.stack([first, -first], axis=1)}
 
 
 def test_predictions_come_in_row_order_from_batches_of_like_length():
@@ -105,9 +104,9 @@ def test_latency_table():
     table = latency({"a": FakeRunner("a")}, sample_batches(FakeRows([1, 2]), collate, sizes=(1, 2), num_batches=3), repeats=2)
     assert set(table["a"]) == {1, 2}
     entry = table["a"][2]
-    assert entry.calls == 6
-    assert 0 < entry.p50 <= entry.p95 <= entry.p99
-    assert entry.rows_per_second > 0
+    assert len(entry.wall_ms) == 6
+    assert 0 < entry.percentile(50) <= entry.percentile(95) <= entry.percentile(99)
+    assert entry.rows_per_second(2) > 0
     assert entry.threads == 1
 
 

@@ -18,8 +18,8 @@ import potstill.models.architectures  # noqa: F401  makes the coded type known t
 from flows.small_families import image_teacher
 from potstill.evaluate.cost import cost
 from potstill.evaluate.similarity import attention_difference, layer_similarity
-from potstill.exports.onnx import export_onnx
-from potstill.exports.runtimes import OnnxRunner, TorchRunner
+from potstill.exports.onnx import OnnxRunner, export_onnx
+from potstill.exports.runtimes import TorchRunner
 from potstill.ground.devices import compute_device, device_of, placed
 from potstill.ground.hardware import bf16_pays
 from potstill.knowledge.live import LiveTeacher
@@ -136,9 +136,9 @@ def test_students_are_cut_trained_and_exported(home: str, embeddings: str, tmp_p
     inputs = {name: batches()[0][name] for name in ("input_ids", "attention_mask")}
     axes = {name: {0: "batch", 1: "tokens"} for name in inputs}
     exported = export_onnx(student.cuda(), tmp_path / "model.onnx", example_inputs=inputs, dynamic_axes=axes)
-    answers = TorchRunner(student).run(inputs)
+    answers = TorchRunner(student).run(inputs)["logits"]
     assert device_of(student).type == "cuda"
-    np.testing.assert_allclose(OnnxRunner(exported.path, threads=1).run(inputs), answers, atol=2e-3)
+    np.testing.assert_allclose(OnnxRunner(exported.path, threads=1).run(inputs)["logits"], answers, atol=2e-3)
     assert cost(student, inputs).flops > 0
 
 

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from potstill.answers.units import FLOOR, answers_of, joined, pooled
+from potstill.contracts.runner import LOGITS, Runner
 from potstill.data.collate import NOT_INPUTS
 from potstill.errors import DataError, ModelError
-from potstill.exports.runtimes import Runner
 
 
 class Rows(Protocol):
@@ -74,7 +74,7 @@ def predict(
     Args:
         runner: The model as served.
         rows: Encoded rows.
-        collator: Makes a batch of rows; gives ``labels`` and ``row_id`` beside the inputs.
+        collator: Makes a batch of rows; gives ``labels`` and ``row_id`` with the inputs.
         batch_size: Rows per call.
         on_batch: Called with the number of rows of each finished batch.
 
@@ -89,7 +89,7 @@ def predict(
     for start in range(0, len(order), batch_size):
         indices = order[start : start + batch_size]
         batch = {name: np.asarray(value) for name, value in collator(rows.__getitems__(indices.tolist())).items()}
-        answers = runner.run(batch)
+        answers = runner.run(batch)[LOGITS]
         if not np.isfinite(answers).all():
             bad = batch["row_id"][~np.isfinite(answers).reshape(len(answers), -1).all(axis=-1)]
             raise ModelError(

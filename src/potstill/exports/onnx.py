@@ -1,7 +1,4 @@
-"""A trained model as one ONNX file, checked against PyTorch before anyone may use it.
-
-Shapes: B batch, T tokens, C classes.
-"""
+"""ONNX: a model as one file, checked against PyTorch, served by ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -11,51 +8,115 @@ import logging
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
+import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from potstill.answers.units import head_output
+from potstill.contracts.format import Artefact, Axes, Format
+from potstill.contracts.way import FP32
 from potstill.errors import ModelError, OutputError
 from potstill.exports.parity import largest_difference
+from potstill.exports.runtimes import NamedOutputs, as_array, in_fp32, num_cores, output_names
 
 logger = logging.getLogger(__name__)
 
-Axes = Mapping[str, Mapping[int, str]]
-
 OPSET = 17  # the first with LayerNormalization as one node; read by every runtime in use
-SINGLE_FILE_LIMIT_BYTES = 2_000_000_000  # protobuf refuses more; weights then lie beside the file
+SINGLE_FILE_LIMIT_BYTES = 2_000_000_000  # protobuf refuses more; weights then have a file of their own
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_NUMPY_TYPES = {
+    "tensor(int64)": np.dtype(np.int64),
+    "tensor(int32)": np.dtype(np.int32),
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(float16)": np.dtype(np.float16),
+    "tensor(bool)": np.dtype(np.bool_),
+}
 
 
-@dataclass(frozen=True)
-class OnnxExport:
-    """An exported file and how far it is from PyTorch.
+class OnnxRunner:
+    """An ONNX file in ONNX Runtime.
 
     Args:
         path: The ``.onnx`` file.
-        bytes: Size of the file and of the weights beside it, where they did not fit inside.
-        max_abs_difference: Largest absolute difference of a logit over the shapes that were compared.
+        threads: Threads of one call; None takes all cores.
+        precision: What the name says; read from the file by default.
+        device: Where it runs, as PyTorch names devices.
+
+    Raises:
+        ModelError: The file cannot be loaded, or not on this device.
     """
 
-    path: Path
-    bytes: int
-    max_abs_difference: float
+    def __init__(
+        self, path: str | Path, *, threads: int | None = None, precision: str | None = None, device: str = "cpu"
+    ) -> None:
+        self.path = Path(path)
+        self.threads = threads or num_cores()
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting threads would take the others' cores
+        provider = PROVIDERS[device]
+        try:
+            self.session = onnxruntime.InferenceSession(str(self.path), options, providers=[provider])
+        except Exception as error:
+            raise ModelError(
+                f"{self.path} cannot be loaded by ONNX Runtime: {error}", "an ONNX file", "export the model again"
+            ) from error
+        if provider not in self.session.get_providers():  # it falls back to the CPU with a warning
+            raise ModelError(f"ONNX Runtime cannot use {device} here", "a device that it has", "pip install onnxruntime-gpu")
+        self.precision = precision or read_metadata(self.path).get("potstill.precision", FP32.name)
+        self.name = f"{ONNX.runtime}-{self.precision}"
+        self.bytes = ONNX.bytes(self.path)
+        self._types = {entry.name: _NUMPY_TYPES.get(entry.type) for entry in self.session.get_inputs()}
+        self._outputs = [entry.name for entry in self.session.get_outputs()]
+
+    def run(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Outputs by name."""
+        feed = {name: as_array(inputs, name, kind) for name, kind in self._types.items()}
+        return {name: in_fp32(value) for name, value in zip(self._outputs, self.session.run(self._outputs, feed))}
 
 
-class LogitsOnly(nn.Module):
-    """A model seen as a function of positional tensors that returns logits and nothing else; see `answers.units.head_output`."""
+class OnnxFormat(Format):
+    """``.onnx``, with its weights in ``.onnx.data`` above 2 GB."""
 
-    def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
-        super().__init__()
-        self.model, self.names = model, tuple(names)
+    name, title, runtime, suffix = "onnx", "ONNX", "onnxruntime", ".onnx"
 
-    def forward(self, *values: Tensor) -> Tensor:
-        """Logits of one batch."""
-        return head_output(self.model(**dict(zip(self.names, values))))
+    def export(
+        self, model: nn.Module, path: Path, *, example_inputs: Mapping[str, Tensor], dynamic_axes: Axes, tolerance: float = 1e-4
+    ) -> Artefact:
+        """See `export_onnx`."""
+        return export_onnx(model, path, example_inputs=example_inputs, dynamic_axes=dynamic_axes, tolerance=tolerance)
+
+    def open(self, path: Path, *, threads: int | None = None, precision: str | None = None, device: str = "cpu") -> OnnxRunner:
+        """See `OnnxRunner`."""
+        return OnnxRunner(path, threads=threads, precision=precision, device=device)
+
+    def files(self, path: Path) -> tuple[Path, ...]:
+        """The file, and the weights that did not fit inside."""
+        return tuple(file for file in (path, _data_of(path)) if file.exists())
+
+    def move(self, path: Path, target: Path) -> Path:
+        """Rename; a file with weights outside names them inside, so it is saved once more."""
+        data = _data_of(path)
+        if not data.exists():
+            os.replace(path, target)
+            return target
+        exported = onnx.load(str(path))
+        _data_of(target).unlink(missing_ok=True)
+        onnx.save(exported, str(target), save_as_external_data=True, location=_data_of(target).name)
+        path.unlink()
+        data.unlink()
+        return target
+
+
+ONNX = OnnxFormat()
 
 
 def export_onnx(
@@ -65,15 +126,15 @@ def export_onnx(
     example_inputs: Mapping[str, Tensor],
     dynamic_axes: Axes,
     tolerance: float = 1e-4,
-) -> OnnxExport:
+) -> Artefact:
     """Write `model` as ONNX and compare the file with PyTorch at shapes other than the example's.
 
     The model itself is left alone: a copy in fp32 on the CPU is traced. Attention is exported in its plain
     form, which gives smaller graphs that runtimes can fuse.
 
     Args:
-        model: Returns an object with ``logits`` [B, C], or the logits.
-        path: The file to write; written beside and renamed when whole and checked.
+        model: Returns an object with ``logits``, or the logits; see `named_outputs`.
+        path: The file to write; renamed from ``.partial`` when whole and checked.
         example_inputs: Input name → tensor, at least 2 rows so that no axis is taken for a constant.
         dynamic_axes: Input name → {axis: ``"batch"`` | ``"tokens"``}.
         tolerance: Largest difference of a logit, relative to 1 + the largest logit.
@@ -85,14 +146,14 @@ def export_onnx(
     path = Path(path)
     examples = {name: value.detach().cpu() for name, value in example_inputs.items()}
     partial = path.with_name(f"{path.name}.partial")
-    _make_folder(path.parent)
-    wrapper = _traceable(model, tuple(examples))
-    difference, failures = None, []
+    make_folder(path.parent)
+    wrapper = traceable(model, tuple(examples))
+    failures = []
     for exporter in (_trace, _export_program):
         try:
             exporter(wrapper, examples, dynamic_axes, partial)
-            _finish(partial, model, precision="fp32")
-            difference = largest_difference(wrapper, partial, examples, dynamic_axes, _pad_id(model), _max_tokens(model))
+            _finish(partial, model)
+            difference = largest_difference(wrapper, OnnxRunner(partial, threads=1), examples, dynamic_axes)
         except OSError as error:
             partial.unlink(missing_ok=True)
             raise OutputError(f"{path} could not be written: {error}", todo="free space or choose another folder") from error
@@ -101,8 +162,8 @@ def export_onnx(
             logger.info("exporter %s failed: %s", exporter.__name__, error)
             continue
         if difference.relative <= tolerance:
-            _move_into_place(partial, path)
-            return OnnxExport(path, file_bytes(path), difference.absolute)
+            ONNX.move(partial, path)
+            return Artefact(path, ONNX.bytes(path), difference.absolute)
         failures.append(f"{exporter.__name__.strip('_')}: differs by {difference.relative:.2g} at {difference.where}")
     partial.unlink(missing_ok=True)
     raise ModelError(
@@ -110,13 +171,6 @@ def export_onnx(
         f"a model whose exported logits differ from PyTorch by at most {tolerance:g} of the largest logit",
         "keep the PyTorch model, or raise the tolerance where such a difference is harmless",
     )
-
-
-def file_bytes(path: str | Path) -> int:
-    """Bytes of a model on disk, counting the weights that lie beside it (``.onnx.data``, or ``.bin`` of an ``.xml``)."""
-    path = Path(path)
-    beside = path.with_suffix(".bin") if path.suffix == ".xml" else path.with_name(f"{path.name}.data")
-    return sum(part.stat().st_size for part in (path, beside) if part.exists())
 
 
 def set_metadata(model: onnx.ModelProto, values: Mapping[str, str]) -> None:
@@ -133,7 +187,8 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     return {entry.key: entry.value for entry in model.metadata_props}
 
 
-def _traceable(model: nn.Module, names: Sequence[str]) -> LogitsOnly:
+def traceable(model: nn.Module, names: Sequence[str]) -> NamedOutputs:
+    """A copy in fp32 on the CPU, in eval mode, with plain attention, as a function of positional tensors."""
     traced: Any = copy.deepcopy(model).cpu().float()
     if hasattr(traced, "set_attn_implementation"):
         try:
@@ -142,54 +197,41 @@ def _traceable(model: nn.Module, names: Sequence[str]) -> LogitsOnly:
             logger.debug("attention stays as it is: %s", error)
     if getattr(traced, "config", None) is not None:
         traced.config.return_dict = True
-    return LogitsOnly(traced, names).eval()  # eval on the wrapper: the exporter restores its mode on the whole tree
+    return NamedOutputs(traced, names).eval()  # eval on the wrapper: the exporter restores its mode on the whole tree
 
 
-def _trace(wrapper: LogitsOnly, examples: Mapping[str, Tensor], axes: Axes, path: Path) -> None:
+def _trace(wrapper: NamedOutputs, examples: Mapping[str, Tensor], axes: Axes, path: Path) -> None:
     """The tracing exporter: ten times faster than the other and easier for runtimes to fuse."""
     with torch.no_grad():
-        has_tokens = wrapper(*examples.values()).dim() == 3
-    outputs = {"logits": {0: "batch"} | ({1: "tokens"} if has_tokens else {})}
+        ranks = {name: value.dim() for name, value in wrapper.by_name(*examples.values()).items()}
+    outputs = {name: {0: "batch"} | ({1: "tokens"} if rank == 3 else {}) for name, rank in ranks.items()}
     dynamic = {name: dict(axes.get(name, {})) for name in examples} | outputs
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            wrapper,
-            tuple(examples.values()),
-            str(path),
-            dynamo=False,
-            opset_version=OPSET,
-            input_names=list(examples),
-            output_names=["logits"],
-            dynamic_axes=dynamic,
-        )
+    _write(wrapper, examples, path, dynamo=False, opset_version=OPSET, dynamic_axes=dynamic)
 
 
-def _export_program(
-    wrapper: LogitsOnly, examples: Mapping[str, Tensor], axes: Mapping[str, Mapping[int, str]], path: Path
-) -> None:
+def _export_program(wrapper: NamedOutputs, examples: Mapping[str, Tensor], axes: Axes, path: Path) -> None:
     """The exporter over ``torch.export``: slower, covers models that cannot be traced."""
     shapes = tuple(dict.fromkeys(axes.get(name, {}), torch.export.Dim.AUTO) for name in examples)
+    _write(wrapper, examples, path, dynamo=True, verbose=False, dynamic_shapes=(shapes,))
+
+
+def _write(wrapper: NamedOutputs, examples: Mapping[str, Tensor], path: Path, **options: Any) -> None:
+    names = list(output_names(wrapper.model))
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        torch.onnx.export(
-            wrapper,
-            tuple(examples.values()),
-            str(path),
-            dynamo=True,
-            verbose=False,
-            input_names=list(examples),
-            output_names=["logits"],
-            dynamic_shapes=(shapes,),
-        )
+        torch.onnx.export(wrapper, tuple(examples.values()), str(path), input_names=list(examples), output_names=names, **options)
 
 
-def _finish(path: Path, model: nn.Module, *, precision: str) -> None:
+def _data_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.data")
+
+
+def _finish(path: Path, model: nn.Module) -> None:
     """One file where it fits, no stale shapes, labels and origin inside."""
     exported = onnx.load(str(path))
     del exported.graph.value_info[:]  # shapes left by an exporter disagree with what quantizers infer
-    set_metadata(exported, _describe(model, precision))
-    data = path.with_name(f"{path.name}.data")
+    set_metadata(exported, _describe(model))
+    data = _data_of(path)
     if exported.ByteSize() < SINGLE_FILE_LIMIT_BYTES:
         data.unlink(missing_ok=True)
         onnx.save(exported, str(path))
@@ -197,44 +239,27 @@ def _finish(path: Path, model: nn.Module, *, precision: str) -> None:
         onnx.save(exported, str(path), save_as_external_data=True, location=data.name)
 
 
-def _describe(model: nn.Module, precision: str) -> dict[str, str]:
+def _describe(model: nn.Module) -> dict[str, str]:
     config = getattr(model, "config", None)
     labels = getattr(config, "id2label", None) or {}
     sizes = {name: getattr(config, name, None) for name in ("num_attention_heads", "hidden_size", "head_dim")}
     return {f"potstill.{name}": str(size) for name, size in sizes.items() if isinstance(size, int)} | {
-        "potstill.precision": precision,
+        "potstill.precision": FP32.name,
         "potstill.model_type": str(getattr(config, "model_type", type(model).__name__)),
         "potstill.labels": json.dumps([str(labels[key]) for key in sorted(labels)], ensure_ascii=False),
     }
 
 
-def _move_into_place(partial: Path, path: Path) -> None:
-    data = partial.with_name(f"{partial.name}.data")
-    if data.exists():  # the file names the data inside, so it is saved once more under its last name
-        exported = onnx.load(str(partial))
-        path.with_name(f"{path.name}.data").unlink(missing_ok=True)
-        onnx.save(exported, str(path), save_as_external_data=True, location=f"{path.name}.data")
-        partial.unlink()
-        data.unlink()
-    else:
-        os.replace(partial, path)
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it.
 
-
-def _make_folder(folder: Path) -> None:
+    Raises:
+        OutputError: It cannot be made.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"folder {folder} cannot be made: {error}", todo="choose a folder that you may write") from error
-
-
-def _pad_id(model: nn.Module) -> int:
-    return int(getattr(getattr(model, "config", None), "pad_token_id", None) or 0)
-
-
-def _max_tokens(model: nn.Module) -> int | None:
-    config: Any = getattr(model, "config", None)
-    positions = getattr(config, "max_position_embeddings", None)
-    return None if positions is None else max(1, int(positions) - _pad_id(model) - 1)
 
 
 def _first_line(error: Exception) -> str:

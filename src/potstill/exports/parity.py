@@ -1,15 +1,18 @@
-"""Does an exported file compute what PyTorch computes, at shapes that it was not traced with?"""
+"""The largest difference between an exported file and PyTorch, at shapes that it was not traced with."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 from torch import Tensor, nn
+
+from potstill.contracts.format import Axes
+from potstill.contracts.runner import Runner
+from potstill.exports.runtimes import NamedOutputs
 
 
 @dataclass(frozen=True)
@@ -17,8 +20,8 @@ class Difference:
     """The largest difference found.
 
     Args:
-        absolute: Of a logit.
-        relative: The same over 1 + the largest absolute logit of that batch.
+        absolute: Of an output.
+        relative: The same over 1 + the largest absolute value of that output in that batch.
         where: The batch at which the relative difference is largest, in words.
     """
 
@@ -28,46 +31,39 @@ class Difference:
 
 
 def largest_difference(
-    wrapper: nn.Module,
-    path: Path,
+    model: NamedOutputs,
+    runner: Runner,
     examples: Mapping[str, Tensor],
-    dynamic_axes: Mapping[str, Mapping[int, str]],
-    pad_id: int = 0,
-    max_tokens: int | None = None,
+    dynamic_axes: Axes,
 ) -> Difference:
     """Compare file and model on batches of several sizes and lengths, with and without padding.
 
     Args:
-        wrapper: Takes the inputs by position, returns logits [B, C]; in eval mode.
-        path: The ONNX file.
+        model: In eval mode on the CPU.
+        runner: The file made from it.
         examples: Example inputs by name; rows and tokens are repeated or dropped to make other shapes.
         dynamic_axes: Input name → {axis: name}.
-        pad_id: Token id written where a row is padded.
-        max_tokens: Longest row that the model takes; None where it has no limit.
     """
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    accepted = {entry.name for entry in session.get_inputs()}
     absolute, relative, worst = 0.0, 0.0, "no shape"
-    for where, inputs in other_shapes(examples, dynamic_axes, pad_id, max_tokens):
+    for where, inputs in other_shapes(examples, dynamic_axes, _pad_id(model.model), _max_tokens(model.model)):
         with torch.inference_mode():
-            expected = wrapper(*inputs.values()).numpy()
-        got = session.run(None, {name: value.numpy() for name, value in inputs.items() if name in accepted})[0]
-        if got.shape != expected.shape or not np.isfinite(got).all():
-            return Difference(float("inf"), float("inf"), where)
-        gap = float(np.abs(got - expected).max())
-        absolute = max(absolute, gap)
-        share = gap / (1.0 + float(np.abs(expected).max()))
-        if share >= relative:
-            relative, worst = share, where
+            outputs = {name: value.numpy() for name, value in model.by_name(*inputs.values()).items()}
+        answers = runner.run({name: value.numpy() for name, value in inputs.items()})
+        for name, expected in outputs.items():
+            got = answers[name]
+            if got.shape != expected.shape or not np.isfinite(got).all():
+                return Difference(float("inf"), float("inf"), where)
+            gap = float(np.abs(got - expected).max())
+            absolute = max(absolute, gap)
+            share = gap / (1.0 + float(np.abs(expected).max()))
+            if share >= relative:
+                relative, worst = share, where
     return Difference(absolute, relative, worst)
 
 
 def other_shapes(
     examples: Mapping[str, Tensor],
-    dynamic_axes: Mapping[str, Mapping[int, str]],
+    dynamic_axes: Axes,
     pad_id: int = 0,
     max_tokens: int | None = None,
 ) -> Iterator[tuple[str, dict[str, Tensor]]]:
@@ -106,3 +102,13 @@ def _padded(inputs: Mapping[str, Tensor], pad_id: int) -> dict[str, Tensor]:
     if "input_ids" in padded:
         padded["input_ids"] = padded["input_ids"].masked_fill(mask == 0, pad_id)
     return padded
+
+
+def _pad_id(model: nn.Module) -> int:
+    return int(getattr(getattr(model, "config", None), "pad_token_id", None) or 0)
+
+
+def _max_tokens(model: nn.Module) -> int | None:
+    config: Any = getattr(model, "config", None)
+    positions = getattr(config, "max_position_embeddings", None)
+    return None if positions is None else max(1, int(positions) - _pad_id(model) - 1)

@@ -1,4 +1,4 @@
-"""Timing several runners against each other so that a busy machine disturbs all of them alike."""
+"""Times of several runners, measured against each other so that a busy machine disturbs all of them alike."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from potstill.contracts.runner import Runner
 from potstill.errors import DataError
-from potstill.exports.runtimes import Runner
 
 LEAST_CALLS = 8  # of each runner, for a median that one disturbed call does not move
 
@@ -22,15 +22,53 @@ class Timing:
 
     Args:
         wall_ms: Wall time [N] in milliseconds.
-        cpu_ms: Time of all threads of this process [N] in milliseconds.
+        cpu_ms: Time of all threads of this process [N] in milliseconds; far above the wall time where cores are shared or spin.
+        threads: Threads that a call may use.
     """
 
     wall_ms: np.ndarray
     cpu_ms: np.ndarray
+    threads: int
+
+    @property
+    def p50(self) -> float:
+        """Median wall time of a call in milliseconds."""
+        return self.percentile(50)
 
     def percentile(self, share: float) -> float:
         """Wall time below which `share` percent of the calls lie, in milliseconds."""
         return float(np.percentile(self.wall_ms, share))
+
+    def rows_per_second(self, batch_size: int) -> float:
+        """Rows answered ÷ wall time of all calls."""
+        return 1e3 * batch_size * len(self.wall_ms) / float(self.wall_ms.sum())
+
+
+def latency(
+    runners: Mapping[str, Runner],
+    batches: Mapping[int, Sequence[Mapping[str, Any]]],
+    *,
+    repeats: int = 5,
+    warm_up: int = 1,
+    seconds: float | None = None,
+) -> dict[str, dict[int, Timing]]:
+    """Time runners at several batch sizes: name → batch size → times; see `time_interleaved`.
+
+    Args:
+        runners: Name → runner.
+        batches: Batch size → batches, from `potstill.evaluate.quality.sample_batches`.
+        repeats: Rounds over the batches of a size.
+        warm_up: Rounds before, not counted.
+        seconds: Stop a batch size when this time is reached.
+
+    Raises:
+        DataError: No runner, or a size without batches.
+    """
+    found = {
+        size: time_interleaved(runners, inputs, repeats=repeats, warm_up=warm_up, seconds=seconds)
+        for size, inputs in sorted(batches.items())
+    }
+    return {name: {size: timings[name] for size, timings in found.items()} for name in runners}
 
 
 def time_interleaved(
@@ -74,7 +112,7 @@ def time_interleaved(
             cpu[name].append((cpu_after - cpu_before) * 1e3)
         if _is_over(started, seconds, turn + 1):
             break
-    return {name: Timing(np.array(wall[name]), np.array(cpu[name])) for name in names}
+    return {name: Timing(np.array(wall[name]), np.array(cpu[name]), runners[name].threads) for name in names}
 
 
 def _warm_up(runners: Mapping[str, Runner], inputs: Sequence[Mapping[str, Any]], rounds: int, seconds: float | None) -> int:

@@ -12,23 +12,25 @@ from potstill.data.splits import load_rows
 from potstill.data.task_rows import of_task, to_task
 from potstill.errors import OutputError, RecipeError
 from potstill.evaluate.quality import Predictions, predict
-from potstill.exports.runtimes import OnnxRunner, Runner, TorchRunner
-from potstill.exports.ways.candidates import open_runner
+from potstill.exports.delivery import kept_in, plain_in
+from potstill.exports.runtimes import TorchRunner
 from potstill.ground.devices import compute_device, placed
 from potstill.recipe import make_recipe, read_file
 from potstill.report.metrics import Metrics
 from potstill.stages.context import Run
 from potstill.stages.evaluate import render_report
-from potstill.stages.measured_model import name_of_served
 from potstill.stages.observer import LoggingObserver
 from potstill.stages.row_forms import formed
 from potstill.stages.several_tasks import joint_answers, own_answers
 from potstill.stages.student import load_student
 from potstill.stages.task_run import task_run
+from potstill.targets import target_named
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from rich.table import Table
+
+    from potstill.contracts.runner import Runner
 
 
 def reevaluate(folder: str | Path, *, data: str | None = None, task: str | None = None) -> dict[str, Any]:
@@ -162,13 +164,8 @@ def open_run(folder: str | Path) -> Run:
 
 def _served(run: Run, student: Any) -> dict[str, Runner]:
     """Every way in which the student is kept."""
-    facts = run.facts("export")
+    folder, facts, device = run.folder / "export", run.facts("export"), target_named(run.recipe.target).usable_device
     runners: dict[str, Runner] = {"student": TorchRunner(student.to(compute_device()))}
-    runners["student-onnxruntime"] = OnnxRunner(run.folder / "export" / "model.onnx", precision="fp32")
-    for key in ("served", "int8"):
-        kept = facts.get(key)
-        if kept is not None and kept["file"] != "model.onnx":
-            runners[name_of_served(kept)] = open_runner(
-                kept["runtime"], run.folder / "export" / kept["file"], precision=kept["precision"], threads=kept["threads"]
-            )
+    for kept in (plain_in(facts), *kept_in(facts).values()):
+        runners[kept.model_name] = kept.open(folder, device=device)
     return runners

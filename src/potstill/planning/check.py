@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from potstill.errors import Faults, MissingExtra, ModelError, PotstillError, RecipeError
+from potstill.errors import Faults, ModelError, PotstillError, RecipeError
+from potstill.exports.catalogue import check_ways
 from potstill.methods import catalogue as methods
 from potstill.methods.chains import CHAINS
 from potstill.methods.contract import MethodOptions, ModelFacts, facts_of
@@ -22,6 +22,7 @@ from potstill.recipe import Recipe
 from potstill.recipe.model import DistillRecipe
 from potstill.students.architectures.plan import check_modality
 from potstill.students.plan import read_config
+from potstill.targets import target_named
 from potstill.training.schedules import PerSample, parse_share, parse_temperature
 from potstill.training.terms import read_terms
 
@@ -42,7 +43,7 @@ def check_recipe(recipe: Recipe) -> None:
     checks: list[Callable[[], Any]] = [
         lambda: methods.find(distill.method),
         lambda: check_chain(recipe),
-        lambda: _check_packages(recipe.quantize.mode),
+        lambda: _check_target(recipe),
         lambda: check_modules(recipe),
         lambda: _check_student(recipe.student.model),
         lambda: check_tasks(recipe),
@@ -173,9 +174,16 @@ def _check_temperature(distill: DistillRecipe) -> None:
             read_terms(stage.losses())
 
 
-def _check_packages(quantization: str) -> None:
-    if quantization == "openvino" and not all(importlib.util.find_spec(name) for name in ("openvino", "nncf")):
-        raise MissingExtra("quantize: openvino", "openvino")
+def _check_target(recipe: Recipe) -> None:
+    """The target runs what is to be quantized, its packages are there, and a latency is asked of a target that plans can time."""
+    target = target_named(recipe.target)
+    check_ways(recipe.quantize.mode, target)
+    if recipe.student.latency_ms is not None and not target.is_timed_by_plans:
+        raise RecipeError(
+            f"student.latency_ms is given and target is {target.name!r}, whose latency cannot be predicted",
+            "a size, or the target cpu",
+            "set student.ratio, student.params or student.bytes",
+        )
 
 
 def _parts(losses: list[Any] | dict[str, Any]) -> list[list[Any] | dict[str, Any]]:

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from potstill.contracts.target import TARGETS
+from potstill.contracts.way import AUTO, modes
+
+if TYPE_CHECKING:
+    QuantizeMode = str
+    TargetName = str
+else:  # names of the tables
+    QuantizeMode, TargetName = Literal[modes()], Literal[tuple(TARGETS)]
 
 ANCHORS = 4  # of a route that nobody sized
 Scalar = float | dict[str, Any]
@@ -290,9 +299,7 @@ class DistillRecipe(Section):
 class QuantizeRecipe(Section):
     """Smaller numbers, chosen by measurement."""
 
-    mode: Literal["auto", "none", "dynamic", "static", "int8", "fp16", "openvino"] = Field(
-        "auto", description="auto measures every candidate on this machine."
-    )
+    mode: QuantizeMode = Field(AUTO, description="auto measures every candidate on this machine; or a group, or one of them.")
     max_drop: Fraction = Field(0.01, description="Largest drop of the metric on validation that is accepted.")
     calibration_rows: PositiveInt = Field(256, description="Training rows used to calibrate static quantization.")
 
@@ -330,7 +337,7 @@ class Recipe(Section):
     distill: DistillRecipe = Field(default_factory=lambda: DistillRecipe())
     quantize: QuantizeRecipe = Field(default_factory=lambda: QuantizeRecipe())
     evaluate: EvaluateRecipe = Field(default_factory=lambda: EvaluateRecipe())
-    target: Literal["cpu"] = Field("cpu", description="Hardware that will serve the student.")
+    target: TargetName = Field("cpu", description="Hardware that will serve the student.")
     baseline: bool = Field(
         False, description="Also train the same student without distillation, on the same budget, for comparison."
     )

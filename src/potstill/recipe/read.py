@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -217,7 +218,9 @@ def _fault(entry: Any) -> RecipeError:
         flags = {"teacher.model": "--teacher", "teacher": "--teacher", "data.source": "--data", "data": "--data"}
         return RecipeError(f"recipe key {path!r} is missing", todo=f"give {path}{' or ' + flags[path] if path in flags else ''}")
     message = str(entry["msg"]).removeprefix("Value error, ")
-    return RecipeError(f"recipe key {path!r} is {entry['input']!r}", _plain(message), f"change {path}")
+    guess = nearest(str(entry["input"]), re.findall(r"'([^']+)'", message)) if entry["type"] == "literal_error" else None
+    todo = f"did you mean {guess!r}?" if guess else f"change {path}"
+    return RecipeError(f"recipe key {path!r} is {entry['input']!r}", _plain(message), todo)
 
 
 def _joined(faults: list[RecipeError]) -> list[RecipeError]:

@@ -138,8 +138,8 @@ def _tasks(metrics: Metrics) -> str:
 def _conditions(metrics: Metrics) -> str:
     rows = metrics.data.rows.get("test")
     text = f"Measured on {rows:,} test rows" if rows else "Measured on the test split"
-    if metrics.machine.cpu:
-        text += f"; speed on {_plain(metrics.machine.cpu)}"
+    if metrics.timed_hardware:
+        text += f"; speed on {_plain(metrics.timed_hardware)}"
         text += f", {metrics.machine.threads} thread(s)" if metrics.machine.threads else ""
     return text + ". Every figure and plot: `report/index.html` and `report/metrics.json`."
 

@@ -67,7 +67,7 @@ def retention_of(metrics: Metrics, name: str) -> float | None:
 def doubts(metrics: Metrics) -> list[Said]:
     """Warnings that follow from the figures themselves, in both languages."""
     found = [*_quality_doubts(metrics), *_baseline_doubt(metrics), *_ratio_doubt(metrics), *_attention_doubts(metrics)]
-    return found + _row_doubt(metrics)
+    return found + _row_doubt(metrics) + _target_doubt(metrics)
 
 
 def _quality_doubts(metrics: Metrics) -> list[Said]:
@@ -116,6 +116,11 @@ def _row_doubt(metrics: Metrics) -> list[Said]:
         return []
     margin = 196 * math.sqrt(max(teacher * (1 - teacher), 1 / rows) / rows)
     return [say("warn_rows", rows=rows, margin=f"{margin:.1f}")]
+
+
+def _target_doubt(metrics: Metrics) -> list[Said]:
+    target = metrics.target
+    return [say("warn_target", target=target.title)] if target is not None and target.hardware is None else []
 
 
 def _metric(metrics: Metrics, name: str) -> float | None:

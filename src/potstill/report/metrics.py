@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -99,6 +99,18 @@ class Machine(Part):
     memory_bytes: Count = Field(default=None, description="Main memory, bytes.")
     accelerator: str | None = Field(default=None, description="GPU or other accelerator; null where there is none.")
     notes: list[str] = Field(default_factory=list, description="Anything that may have disturbed the measurements.")
+
+
+class TargetSummary(Part):
+    """The hardware that the student is for, and who measured it."""
+
+    name: str = Field(description="As the recipe's `target` names it.")
+    title: str = Field(description="As a person reads it.")
+    verdict: Literal["measured here", "converted"] = Field(
+        description="converted: files were made for it and their answers checked on the CPU; speeds were not measured."
+    )
+    hardware: str | None = Field(default=None, description="What was measured; null where nothing was.")
+    note: str | None = Field(default=None, description="Why nothing was measured, in words.")
 
 
 class DataSummary(Part):
@@ -282,6 +294,7 @@ class Metrics(Part):
     energy: Energy | None = Field(default=None, description="Energy per row, or why not.")
     data: DataSummary = Field(default_factory=DataSummary, description="The data.")
     machine: Machine = Field(default_factory=Machine, description="The machine.")
+    target: TargetSummary | None = Field(default=None, description="The hardware that the student is for.")
     versions: dict[str, str] = Field(default_factory=dict, description="Package to version.")
     seeds: dict[str, int] = Field(default_factory=dict, description="What was seeded, with what.")
     stages: dict[str, Figure] = Field(default_factory=dict, description="Stage to wall seconds, in order.")
@@ -290,6 +303,11 @@ class Metrics(Part):
     )
     warnings: list[str] = Field(default_factory=list, description="What the reader must know before using a figure.")
     notes: list[str] = Field(default_factory=list, description="Anything else worth saying.")
+
+    @property
+    def timed_hardware(self) -> str | None:
+        """What every speed in this document was measured on; None where none was."""
+        return self.machine.cpu if self.target is None else self.target.hardware
 
     def write(self, path: str | Path) -> Path:
         """Write as JSON without NaN, whole or not at all; returns the path."""

@@ -35,6 +35,7 @@ ENGLISH: dict[str, str] = {
     "A lower ratio, more epochs or unlabelled text raise it.",
     "warn_attention": "Attention of teacher layer {teacher} and student layer {student} "
     "differs by {value} nats (warned above {limit}).",
+    "warn_target": "Speeds on {target} were not measured here: files were made for it, and their answers checked on the CPU.",
     "warn_int8": "INT8 costs {drop} points of {metric}. Set quantization: none where that is too much.",
     "warn_rows": "The test split has only {rows} rows; differences below {margin} points are noise.",
     "warn_ratio": "{achieved} of the parameters were removed, {asked} were asked for.",
@@ -164,6 +165,7 @@ ENGLISH: dict[str, str] = {
     "threads": "threads measured",
     "memory": "memory",
     "accelerator": "accelerator",
+    "target": "target",
     "name": "name",
     "energy": "energy per row",
     "joules": "{value} J",

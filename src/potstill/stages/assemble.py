@@ -14,6 +14,7 @@ from potstill.answers.fidelity import gap_closed
 from potstill.answers.judges import Judge, judge_of
 from potstill.data.task_rows import blocks_of
 from potstill.evaluate.quality import Predictions
+from potstill.exports.delivery import kept_in, plain_in
 from potstill.ground.hardware import choose_threads, describe, package_versions
 from potstill.report.metrics import (
     ClassResult,
@@ -29,12 +30,14 @@ from potstill.report.metrics import (
     QuantizationTry,
     Ratio,
     ReliabilityBin,
+    TargetSummary,
     TrainingPrecision,
     WorstExample,
     history_points,
 )
 from potstill.report.numbers import SHARES
-from potstill.stages.measured_model import name_of_served, reference
+from potstill.stages.measured_model import reference
+from potstill.targets import target_named
 
 if TYPE_CHECKING:
     from potstill.recipe.model import OneTeacherRecipe
@@ -102,9 +105,10 @@ def assemble(
         energy=energy,
         data=_data(run),
         machine=_machine(),
+        target=_target(run),
         versions=package_versions(),
         seeds={"run": run.recipe.seed},
-        files=_files(run, served),
+        files=_files(run),
         warnings=_warnings(run, answers),
     )
 
@@ -122,11 +126,8 @@ def _tasks(run: Run) -> dict[str, list[str]]:
 
 def served_name(run: Run, models: Mapping[str, ModelFigures]) -> str:
     """The model that `quantize` chose to be served."""
-    kept = run.facts("export").get("served")
-    if kept is None or kept["file"] == "model.onnx":
-        return "student"
-    name = name_of_served(kept)
-    return name if name in models else "student"
+    kept = kept_in(run.facts("export")).get("served")
+    return kept.model_name if kept is not None and kept.model_name in models else "student"
 
 
 def _confidence(judge: Judge, answers: Mapping[str, Predictions], metric: str) -> dict[str, Interval]:
@@ -246,6 +247,18 @@ def _data(run: Run) -> DataSummary:
     )
 
 
+def _target(run: Run) -> TargetSummary:
+    target = target_named(run.recipe.target)
+    reason = target.absent()
+    return TargetSummary(
+        name=target.name,
+        title=target.title,
+        verdict="converted" if reason else "measured here",
+        hardware=None if reason else target.describe(),
+        note=reason or None,
+    )
+
+
 def _machine() -> Machine:
     found = describe(look_for_gpus=True)
     return Machine(
@@ -258,15 +271,11 @@ def _machine() -> Machine:
     )
 
 
-def _files(run: Run, served: str) -> dict[str, str]:
+def _files(run: Run) -> dict[str, str]:
     facts = run.facts("export")
-    files = {"student": "student", "onnx": "export/model.onnx"}
-    for key in ("served", "int8"):
-        kept = facts.get(key)
-        if kept is not None and kept["file"] != "model.onnx":
-            prefix = "onnx" if kept["runtime"] == "onnxruntime" else kept["runtime"]
-            files[f"{prefix}-{kept['precision']}"] = f"export/{kept['file']}"
-    return files
+    plain = plain_in(facts)
+    files = {"student": "student", plain.format.name: f"export/{plain.file}"}
+    return files | {f"{one.format.name}-{one.precision.name}": f"export/{one.file}" for one in kept_in(facts).values()}
 
 
 def _warnings(run: Run, answers: Mapping[str, Predictions]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,23 +11,23 @@ import numpy as np
 
 from potstill.answers.fidelity import retention
 from potstill.answers.judges import judge_of
+from potstill.contracts.runner import Runner
 from potstill.errors import MissingExtra
 from potstill.evaluate.cost import cost
 from potstill.evaluate.energy import measure_energy
 from potstill.evaluate.quality import Predictions, predict, sample_batches
-from potstill.evaluate.speed import latency
-from potstill.exports.onnx import export_onnx, file_bytes
-from potstill.exports.runtimes import OnnxRunner, Runner, TorchRunner, num_cores
-from potstill.exports.timing import time_interleaved
-from potstill.exports.ways.candidates import open_runner
-from potstill.ground.devices import compute_device, placed
+from potstill.exports.delivery import Kept, kept_in, plain_in
+from potstill.exports.runtimes import TorchRunner, num_cores
+from potstill.exports.timing import Timing, latency, time_interleaved
+from potstill.ground.devices import compute_device, device_of, placed
 from potstill.report.metrics import Energy, Latency, Metrics, ModelFigures
 from potstill.stages.assemble import assemble
 from potstill.stages.further_models import further_subjects
 from potstill.stages.layer_comparison import compare_insides
-from potstill.stages.measured_model import Subject, name_of_served, reference
+from potstill.stages.measured_model import Subject, reference
 from potstill.stages.several_tasks import joint_answers
 from potstill.stages.student import load_student
+from potstill.targets import target_named
 
 if TYPE_CHECKING:
     from potstill.stages.context import Run
@@ -86,15 +87,15 @@ def gather(run: Run, folder: Path) -> dict[str, Subject]:
     teacher = run.teacher
     known = joint_answers(run, "test") if run.recipe.tasks else None
     subjects = {"teacher": _subject(run, teacher.model, teacher.processor, "teacher", known)}
-    exported = export_onnx(
+    plain = plain_in(run.facts("export"))
+    plain = replace(plain, file=f"teacher{plain.format.suffix}")
+    exported = plain.format.export(
         teacher.model,
-        folder / "teacher.onnx",
+        folder / plain.file,
         example_inputs=_example(run, teacher.model, "teacher", batch=2),
         dynamic_axes=run.task.dynamic_axes(teacher.model),
     )
-    fastest = _best_threads(run, "teacher", lambda threads: OnnxRunner(exported.path, threads=threads, precision="fp32"))
-    subjects["teacher"].runners["onnxruntime-fp32"] = fastest
-    subjects["teacher"].formats["onnx-fp32"] = exported.bytes
+    _add(run, subjects["teacher"], plain, folder)
     if run.recipe.baseline:
         model, processor = load_student(run, run.folder / "work/baseline/model")
         subjects["baseline"] = _subject(run, model, processor, "student")
@@ -102,12 +103,13 @@ def gather(run: Run, folder: Path) -> dict[str, Subject]:
     subjects["student"] = _subject(run, model, processor, "student")
     _add_exports(run, subjects, processor)
     subjects |= further_subjects(run, subjects["teacher"], subjects["student"])
-    exported.path.unlink()
+    for file in plain.format.files(exported.path):
+        file.unlink()
     return subjects
 
 
 def _subject(run: Run, model: Any, processor: Any, sees: str, answers: Predictions | None = None) -> Subject:
-    """A model in PyTorch: it stays on the CPU, where it is timed, and answers the test rows on a GPU where there is one.
+    """A model in PyTorch: it is timed on the target's device, where it stays, and answers the test rows on a GPU if there is one.
 
     Args:
         run: The run.
@@ -116,36 +118,40 @@ def _subject(run: Run, model: Any, processor: Any, sees: str, answers: Predictio
         sees: Whose tokens it reads.
         answers: What is answered in its name, where that is known already.
     """
-    model.to("cpu")
+    target = target_named(run.recipe.target)
+    model.to(target.usable_device)
     rows = _rows(run, sees)
     middle = int(np.median(rows.lengths)) if run.task.modality == "text" else None
     spent = cost(model, _example(run, model, sees, batch=1, tokens=middle))
     runner = _best_threads(run, sees, lambda threads: TorchRunner(model, threads=threads))
     if answers is None:
         with placed(model):
-            whole = runner if compute_device().type == "cpu" else TorchRunner(model)
+            whole = runner if compute_device() == device_of(model) else TorchRunner(model)
             answers = predict(whole, rows, run.task.collator(processor))
-    return Subject(answers, {runner.name: runner}, spent.parameters, spent.bytes, spent.flops, {"safetensors": spent.bytes}, sees)
+    runners = {runner.name: runner} if target.is_here else {}
+    return Subject(answers, runners, spent.parameters, spent.bytes, spent.flops, {"safetensors": spent.bytes}, sees)
 
 
 def _add_exports(run: Run, subjects: dict[str, Subject], processor: Any) -> None:
-    exports, student = run.folder / "export", subjects["student"]
-    facts = run.facts("export")
-    fp32 = _best_threads(run, "student", lambda threads: OnnxRunner(exports / "model.onnx", threads=threads, precision="fp32"))
-    student.runners["onnxruntime-fp32"] = fp32
-    student.formats["onnx-fp32"] = file_bytes(exports / "model.onnx")
-    for key in ("served", "int8"):
-        kept = facts.get(key)
-        if kept is None or kept["file"] == "model.onnx":
-            continue
-        file = exports / kept["file"]
-        runner = open_runner(kept["runtime"], file, precision=kept["precision"], threads=kept["threads"])
+    exports, student, facts = run.folder / "export", subjects["student"], run.facts("export")
+    target = target_named(run.recipe.target)
+    _add(run, student, plain_in(facts), exports)
+    for kept in kept_in(facts).values():
+        runner, size = kept.open(exports, device=target.usable_device), kept.bytes(exports)
         answers = predict(runner, _rows(run, "student"), run.task.collator(processor))
-        size = file_bytes(file)
-        formats = {f"{kept['runtime']}-{kept['precision']}": size}
-        subjects[name_of_served(kept)] = Subject(
-            answers, {runner.name: runner}, student.parameters, size, student.flops, formats, "student"
+        runners = {runner.name: runner} if target.is_here else {}
+        subjects[kept.model_name] = Subject(
+            answers, runners, student.parameters, size, student.flops, {runner.name: size}, "student"
         )
+
+
+def _add(run: Run, subject: Subject, plain: Kept, folder: Path) -> None:
+    """The model as its exported file, timed too where the target is here."""
+    target = target_named(run.recipe.target)
+    subject.formats[f"{plain.format.name}-{plain.precision.name}"] = plain.bytes(folder)
+    if target.is_here:
+        runner = _best_threads(run, subject.sees, lambda threads: plain.open(folder, threads=threads, device=target.device))
+        subject.runners[runner.name] = runner
 
 
 def _example(run: Run, model: Any, sees: str, *, batch: int, tokens: int | None = None) -> Any:
@@ -168,11 +174,13 @@ def _collator(run: Run, sees: str) -> Callable[..., Any]:
 
 def _best_threads(run: Run, sees: str, make: Callable[[int], Runner]) -> Runner:
     """The runner with the thread count that answers one row fastest; the teacher gets the same choice as the student."""
-    counts = sorted({1, num_cores()})
-    runners = {str(count): make(count) for count in counts}
+    target = target_named(run.recipe.target)
+    if not target.is_here:
+        return make(num_cores())
+    runners = {str(count): make(count) for count in target.thread_counts()}
     inputs = sample_batches(_rows(run, sees), _collator(run, sees), sizes=(1,), num_batches=8, seed=run.recipe.seed)[1]
     timings = time_interleaved(runners, inputs, repeats=4, warm_up=1, seconds=4.0)
-    return runners[min(timings, key=lambda count: timings[count].percentile(50))]
+    return runners[min(timings, key=lambda count: timings[count].p50)]
 
 
 def measure_speed(run: Run, subjects: Mapping[str, Subject]) -> tuple[dict[str, dict[str, Any]], Energy]:
@@ -181,6 +189,9 @@ def measure_speed(run: Run, subjects: Mapping[str, Subject]) -> tuple[dict[str, 
     Returns:
         Model → runtime-precision → batch size → times; energy per row.
     """
+    target = target_named(run.recipe.target)
+    if not target.is_here:
+        return {}, Energy(reason=f"not measured: {target.absent()}")
     sizes = tuple(run.recipe.evaluate.batch_sizes)
     inputs = {
         sees: sample_batches(
@@ -203,13 +214,13 @@ def measure_speed(run: Run, subjects: Mapping[str, Subject]) -> tuple[dict[str, 
 
 
 class _Fed:
-    """A runner that is told which batch to take, so that models with different tokens are timed on the same rows."""
+    """A runner that takes batches by their number, so that models with different tokens are timed on the same rows."""
 
     def __init__(self, runner: Runner, inputs: Mapping[int, list[Any]]) -> None:
         self.runner, self.inputs = runner, inputs
         self.name, self.precision, self.bytes, self.threads = runner.name, runner.precision, runner.bytes, runner.threads
 
-    def run(self, inputs: Mapping[str, Any]) -> np.ndarray:
+    def run(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Answer the batch of that number."""
         return self.runner.run(self.inputs[inputs["size"]][inputs["index"]])
 
@@ -248,9 +259,10 @@ def figures_of(run: Run, subject: Subject, teacher: Predictions, speeds: Mapping
         wdsr=close.wdsr,
         mean_kl_nats=close.mean_kl_nats,
         closeness=dict(close.others),
-        latency_ms={
-            way: {str(size): Latency(p50=one.p50, p95=one.p95, p99=one.p99) for size, one in by_size.items()}
-            for way, by_size in speeds.items()
-        },
-        throughput={way: {str(size): one.rows_per_second for size, one in by_size.items()} for way, by_size in speeds.items()},
+        latency_ms={way: {str(size): _percentiles(one) for size, one in times.items()} for way, times in speeds.items()},
+        throughput={way: {str(size): one.rows_per_second(size) for size, one in times.items()} for way, times in speeds.items()},
     )
+
+
+def _percentiles(one: Timing) -> Latency:
+    return Latency(p50=one.p50, p95=one.percentile(95), p99=one.percentile(99))

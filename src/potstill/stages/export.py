@@ -1,26 +1,28 @@
-"""Stage `export`: the student as ONNX, checked, then quantized by measurement on this machine."""
+"""Stage `export`: the student in the target's format, checked, then quantized by measurement."""
 
 from __future__ import annotations
 
-import shutil
+import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from potstill.contracts.way import OFF
 from potstill.data.collate import NOT_INPUTS
 from potstill.data.encoded import EncodedRows
 from potstill.evaluate.quality import predict
-from potstill.exports.onnx import export_onnx
+from potstill.exports.catalogue import ways_of
+from potstill.exports.choose import Choice, choose
+from potstill.exports.delivery import deliver
 from potstill.exports.runtimes import TorchRunner
-from potstill.exports.ways.choose import Candidate, Choice, choose
 from potstill.ground.devices import placed
 from potstill.ground.disk import write_json_atomic
+from potstill.targets import target_named
 
 if TYPE_CHECKING:
-    from potstill.exports.runtimes import Runner
+    from potstill.contracts.runner import Runner
     from potstill.stages.context import Run
 
 LATENCY_ROWS = 48
@@ -32,25 +34,24 @@ def export_student(run: Run, folder: Path) -> Sequence[str]:
     from potstill.stages.student import load_student
 
     student, processor = load_student(run, run.folder / "student")
-    exported = export_onnx(
+    target, mode = target_named(run.recipe.target), run.recipe.quantize.mode
+    ways = () if mode == OFF else ways_of(mode, target)
+    facts, notes = deliver(
         student,
-        folder / "model.onnx",
+        folder,
+        target=target,
         example_inputs=run.task.example_inputs(student, batch=2),
         dynamic_axes=run.task.dynamic_axes(student),
+        ways=ways,
+        choosing=_choosing(run, len(ways), run.task.collator(processor)) if ways else None,
     )
-    notes = [f"ONNX equals PyTorch within {exported.max_abs_difference:.1e} (largest logit difference)"]
-    facts: dict[str, Any] = {"onnx": "model.onnx", "max_abs_difference": exported.max_abs_difference}
-    if run.recipe.quantize.mode != "none":
-        choice = _choose(run, exported.path, folder / "candidates", run.task.collator(processor))
-        facts |= _keep(choice, folder)
-        notes.append(choice.reason)
     write_json_atomic(folder / "facts.json", facts)
-    shutil.rmtree(folder / "candidates", ignore_errors=True)
     return notes
 
 
-def _choose(run: Run, source: Path, folder: Path, collator: Callable[..., Mapping[str, Any]]) -> Choice:
-    validation, train = run.student_rows("validation"), run.student_rows("train")
+def _choosing(run: Run, num_ways: int, collator: Callable[..., Mapping[str, Any]]) -> Callable[..., Choice]:
+    """`choose` with the run's rows and metric."""
+    validation, train, asked = run.student_rows("validation"), run.student_rows("train"), run.recipe.quantize
     teacher = _teacher_answers(run) if run.answers.from_labels is None else None
     tried: list[str] = []
 
@@ -60,16 +61,14 @@ def _choose(run: Run, source: Path, folder: Path, collator: Callable[..., Mappin
 
     def on_try(name: str) -> None:
         tried.append(name)
-        run.observer.stage_advanced(len(tried), 12, {})
+        run.observer.stage_advanced(len(tried), num_ways, {})
 
-    return choose(
-        source,
-        folder,
+    return functools.partial(
+        choose,
         metric_of=metric_of,
-        calibration=batches(train, collator, run.recipe.quantize.calibration_rows, CALIBRATION_BATCH, run.recipe.seed),
+        calibration=batches(train, collator, asked.calibration_rows, CALIBRATION_BATCH, run.recipe.seed),
         latency_inputs=batches(validation, collator, LATENCY_ROWS, 1, run.recipe.seed),
-        mode=run.recipe.quantize.mode,
-        max_drop=run.recipe.quantize.max_drop,
+        max_drop=asked.max_drop,
         on_try=on_try,
     )
 
@@ -98,41 +97,3 @@ def batches(
         batch = collator(rows.__getitems__(drawn[start : start + batch_size].tolist()))
         made.append({name: value.numpy() for name, value in batch.items() if name not in NOT_INPUTS})
     return made
-
-
-def _keep(choice: Choice, folder: Path) -> dict[str, Any]:
-    """Move the chosen candidate, and the best INT8 one for comparison, into the export folder."""
-    served = _move(choice.chosen, folder)
-    kept = {"served": served}
-    if choice.chosen.precision != "int8":
-        rivals = [candidate for candidate in choice.tries if candidate.precision == "int8" and candidate.p50_ms is not None]
-        if rivals:
-            kept["int8"] = _move(min(rivals, key=lambda one: (not one.accepted, one.p50_ms)), folder)
-    tries = [asdict(candidate) | {"path": candidate.path.name} for candidate in choice.tries]
-    return {
-        **kept,
-        "chosen": choice.chosen.name,
-        "reason": choice.reason,
-        "max_drop": choice.max_drop,
-        "reference": choice.reference,
-        "tries": tries,
-    }
-
-
-def _move(candidate: Candidate, folder: Path) -> dict[str, Any]:
-    """Give the candidate's file its plain name: ``model.int8.onnx``, or ``.xml`` with its ``.bin``."""
-    target = folder / f"model.{candidate.precision}{candidate.path.suffix}"
-    if candidate.path.name == "model.onnx":
-        target = folder / "model.onnx"
-    else:
-        shutil.move(candidate.path, target)
-        for beside in (candidate.path.with_suffix(".bin"), Path(f"{candidate.path}.data")):
-            if beside.exists():
-                shutil.move(beside, target.with_suffix(".bin") if beside.suffix == ".bin" else Path(f"{target}.data"))
-    return {
-        "name": candidate.name,
-        "runtime": candidate.runtime,
-        "precision": candidate.precision,
-        "file": target.name,
-        "threads": candidate.threads,
-    }

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
 
+from potstill.contracts.runner import Runner
 from potstill.evaluate.quality import Predictions
-from potstill.exports.runtimes import Runner
 
 TOGETHER = "ensemble"
 
@@ -33,16 +32,6 @@ class Subject:
     flops: int | None
     formats: dict[str, int]
     sees: str
-
-
-def name_of_served(kept: Mapping[str, Any]) -> str:
-    """What a kept file is called beside the student itself: by its precision, or in fp32 by its runtime.
-
-    Example:
-        >>> [name_of_served({"precision": precision, "runtime": "openvino"}) for precision in ("int8", "fp32")]
-        ['student-int8', 'student-openvino']
-    """
-    return f"student-{kept['runtime'] if kept['precision'] == 'fp32' else kept['precision']}"
 
 
 def reference(names: Collection[str]) -> str:

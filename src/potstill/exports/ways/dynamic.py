@@ -10,18 +10,17 @@ from pathlib import Path
 
 import onnx
 
-from potstill.exports.onnx import read_metadata, set_metadata
+from potstill.contracts.way import INT8, Way
+from potstill.exports.onnx import ONNX, read_metadata, set_metadata
+from potstill.exports.quiet import quiet
 from potstill.exports.ways.embeddings import quantize_embeddings
 from potstill.exports.ways.fuse import fuse, keep_residuals_apart
 from potstill.exports.ways.graph_rewrites import small_products
-from potstill.exports.ways.quiet import quiet
 
 DENSE_OPERATORS = ["MatMul", "Gemm", "Attention"]
 
 
-def quantize_dynamic(
-    source: str | Path, target: str | Path, *, fused: bool = True, fuse_embeddings: bool = False, per_channel: bool = True
-) -> Path:
+def quantize_dynamic(source: str | Path, target: str | Path, *, fused: bool = True, fuse_embeddings: bool = False) -> Path:
     """Write an INT8 version of an fp32 file.
 
     Dense layers get INT8 weights per output channel, but for those that are too small to gain (`small_products`); embedding
@@ -32,7 +31,6 @@ def quantize_dynamic(
         target: The file to write.
         fused: Fuse attention and normalisation first (ONNX Runtime only).
         fuse_embeddings: Fuse the embedding block too; its tables then have one scale each.
-        per_channel: One weight scale per output channel rather than per matrix.
     """
     from onnxruntime.quantization import QuantType
     from onnxruntime.quantization import quantize_dynamic as quantize
@@ -44,7 +42,7 @@ def quantize_dynamic(
             ready,
             str(target),
             op_types_to_quantize=operators,
-            per_channel=per_channel,
+            per_channel=True,
             reduce_range=not has_int8_dot_product(),
             weight_type=QuantType.QInt8,
             nodes_to_exclude=small_products(onnx.load(ready)),
@@ -74,7 +72,7 @@ def finish_int8(path: str | Path, metadata: dict[str, str]) -> Path:
     """Put labels and origin back, which the quantizer drops, and name the precision."""
     model = onnx.load(str(path))
     del model.graph.value_info[:]
-    set_metadata(model, metadata | {"potstill.precision": "int8"})
+    set_metadata(model, metadata | {"potstill.precision": INT8.name})
     onnx.save(model, str(path))
     return Path(path)
 
@@ -98,3 +96,13 @@ def int8_share(path: str | Path) -> float:
     sizes = [(math.prod(one.dims), one.data_type in small) for one in onnx.load(str(path)).graph.initializer]
     total = sum(size for size, _ in sizes)
     return sum(size for size, is_small in sizes if is_small) / total if total else 0.0
+
+
+DYNAMIC, DYNAMIC_PLAIN, DYNAMIC_EMBEDDINGS = (
+    Way(name, ONNX.name, ONNX.name, INT8, f"model.int8.{file}.onnx", make, reached=int8_share)
+    for name, file, make in (
+        ("dynamic", "dynamic", lambda source, target, _: quantize_dynamic(source, target)),
+        ("dynamic-plain", "plain", lambda source, target, _: quantize_dynamic(source, target, fused=False)),
+        ("dynamic-embeddings", "embeddings", lambda source, target, _: quantize_dynamic(source, target, fuse_embeddings=True)),
+    )
+)

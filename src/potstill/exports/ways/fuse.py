@@ -8,8 +8,8 @@ from pathlib import Path
 import onnx
 
 from potstill.exports.onnx import read_metadata, set_metadata
+from potstill.exports.quiet import quiet
 from potstill.exports.ways.graph_rewrites import compute_read_tokens, write_known_shapes
-from potstill.exports.ways.quiet import quiet
 
 logger = logging.getLogger(__name__)
 

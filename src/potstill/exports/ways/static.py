@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import onnx
 
+from potstill.contracts.way import INT8, Calibration, Way
 from potstill.errors import DataError, RecipeError
-from potstill.exports.onnx import read_metadata
+from potstill.exports.onnx import ONNX, read_metadata
+from potstill.exports.quiet import quiet
 from potstill.exports.runtimes import as_array
-from potstill.exports.ways.dynamic import finish_int8, has_int8_dot_product, prepared
-from potstill.exports.ways.quiet import quiet
+from potstill.exports.ways.dynamic import finish_int8, has_int8_dot_product, int8_share, prepared
 
 CALIBRATIONS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
 DENSE_OPERATORS = ["MatMul", "Gemm"]
@@ -22,10 +24,9 @@ CONVOLUTION_OPERATORS = ["Conv", "Gemm", "MatMul", "Add", "MaxPool", "GlobalAver
 def quantize_static(
     source: str | Path,
     target: str | Path,
-    calibration: Sequence[Mapping[str, Any]],
+    calibration: Calibration,
     *,
     method: str = "minmax",
-    per_channel: bool = True,
 ) -> Path:
     """Write an INT8 version of an fp32 file with fixed activation scales (QDQ form).
 
@@ -35,7 +36,6 @@ def quantize_static(
         calibration: Batches of training rows, as the model takes them.
         method: ``"minmax"`` (widest range seen), ``"entropy"`` (range that loses least information) or
             ``"percentile"`` (99.999 % of the values seen).
-        per_channel: One weight scale per output channel rather than per tensor.
 
     Raises:
         RecipeError: Another method.
@@ -57,7 +57,7 @@ def quantize_static(
             calibration_reader(ready, calibration),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=CONVOLUTION_OPERATORS if convolutional else DENSE_OPERATORS,
-            per_channel=per_channel,
+            per_channel=True,
             reduce_range=not has_int8_dot_product(),
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
@@ -71,7 +71,7 @@ def quantize_static(
     return finish_int8(target, metadata)
 
 
-def calibration_reader(path: str | Path, calibration: Sequence[Mapping[str, Any]]) -> Any:
+def calibration_reader(path: str | Path, calibration: Calibration) -> Any:
     """ONNX Runtime's reader over batches, holding only what the graph takes."""
     import onnxruntime
     from onnxruntime.quantization import CalibrationDataReader
@@ -98,3 +98,12 @@ def calibration_reader(path: str | Path, calibration: Sequence[Mapping[str, Any]
 def _feeds(batches: Sequence[Mapping[str, Any]], kinds: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     for batch in batches:
         yield {name: as_array(batch, name, kind) for name, kind in kinds.items()}
+
+
+MINMAX, ENTROPY, PERCENTILE = (
+    Way(
+        f"static-{method}", ONNX.name, ONNX.name, INT8, f"model.int8.{method}.onnx",
+        functools.partial(quantize_static, method=method), reached=int8_share,
+    )
+    for method in CALIBRATIONS
+)  # fmt: skip

@@ -11,10 +11,12 @@ import torch
 import transformers
 from torch import nn
 
+from potstill.contracts.runner import Runner
 from potstill.errors import ModelError, OutputError
 from potstill.exports import onnx as onnx_export
-from potstill.exports.onnx import export_onnx, file_bytes, read_metadata, set_metadata
-from potstill.exports.runtimes import OnnxRunner, OpenVinoRunner, Runner, TorchRunner
+from potstill.exports.onnx import ONNX, OnnxRunner, export_onnx, read_metadata, set_metadata
+from potstill.exports.openvino import OpenVinoRunner
+from potstill.exports.runtimes import TorchRunner
 
 TEXT_SIZES = {
     "hidden_size": 32,
@@ -71,7 +73,7 @@ def test_exported_equals_pytorch_and_model_is_unchanged(family, tmp_path):
     pytorch, runner = TorchRunner(model, threads=1), OnnxRunner(tmp_path / "model.onnx", threads=1)
     for num_rows in (1, 5):
         batch = {name: value[torch.arange(num_rows) % 2].numpy() for name, value in inputs.items()}
-        np.testing.assert_allclose(runner.run(batch), pytorch.run(batch), atol=1e-4)
+        np.testing.assert_allclose(runner.run(batch)["logits"], pytorch.run(batch)["logits"], atol=1e-4)
     assert model.training
 
 
@@ -80,7 +82,7 @@ def test_padding_changes_nothing(tmp_path):
     export_onnx(model, tmp_path / "model.onnx", example_inputs=inputs, dynamic_axes=axes)
     runner = OnnxRunner(tmp_path / "model.onnx", threads=1)
     padded = {name: np.pad(value.numpy(), ((0, 0), (0, 9))) for name, value in inputs.items()}
-    np.testing.assert_allclose(runner.run(padded), runner.run(inputs), atol=1e-5)
+    np.testing.assert_allclose(runner.run(padded)["logits"], runner.run(inputs)["logits"], atol=1e-5)
 
 
 def test_metadata_names_labels_and_one_file(tmp_path):
@@ -105,9 +107,9 @@ def test_runners_drop_extra_keys_and_cast(tmp_path):
     extra = batch | {"labels": np.array([0, 1]), "row_id": np.array([5, 6]), "teacher_input_ids": batch["input_ids"]}
     for runner in (TorchRunner(model, threads=1), OnnxRunner(tmp_path / "model.onnx", threads=1)):
         assert isinstance(runner, Runner)
-        logits = runner.run(extra)
+        logits = runner.run(extra)["logits"]
         assert logits.dtype == np.float32
-        np.testing.assert_allclose(logits, runner.run(inputs), atol=1e-5)
+        np.testing.assert_allclose(logits, runner.run(inputs)["logits"], atol=1e-5)
         assert runner.bytes > 0
     assert OnnxRunner(tmp_path / "model.onnx").name == "onnxruntime-fp32"
 
@@ -117,7 +119,7 @@ def test_openvino_runner_agrees(tmp_path):
     model, inputs, axes = make("Bert")
     export_onnx(model, tmp_path / "model.onnx", example_inputs=inputs, dynamic_axes=axes)
     runner = OpenVinoRunner(tmp_path / "model.onnx", threads=1)
-    np.testing.assert_allclose(runner.run(inputs), TorchRunner(model, threads=1).run(inputs), atol=1e-4)
+    np.testing.assert_allclose(runner.run(inputs)["logits"], TorchRunner(model, threads=1).run(inputs)["logits"], atol=1e-4)
     assert runner.name == "openvino-fp32"
 
 
@@ -134,7 +136,7 @@ def test_plain_module_with_tensor_output(tmp_path):
     export_onnx(
         Net(), path, example_inputs={"pixel_values": torch.randn(2, 4, 3, 3)}, dynamic_axes={"pixel_values": {0: "batch"}}
     )
-    assert OnnxRunner(path, threads=1).run({"pixel_values": np.zeros((7, 4, 3, 3), np.float32)}).shape == (7, 2)
+    assert OnnxRunner(path, threads=1).run({"pixel_values": np.zeros((7, 4, 3, 3), np.float32)})["logits"].shape == (7, 2)
 
 
 @pytest.mark.slow
@@ -169,4 +171,4 @@ def test_messages(tmp_path):
     export_onnx(model, tmp_path / "model.onnx", example_inputs=inputs, dynamic_axes=axes)
     with pytest.raises(ModelError, match=r"the batch lacks 'attention_mask'"):
         OnnxRunner(tmp_path / "model.onnx", threads=1).run({"input_ids": inputs["input_ids"]})
-    assert file_bytes(tmp_path / "model.onnx") > 0
+    assert ONNX.bytes(tmp_path / "model.onnx") > 0

@@ -1,18 +1,18 @@
-"""INT8 in OpenVINO: calibrated by NNCF, embedding tables compressed too."""
+"""OpenVINO: INT8 calibrated by NNCF, embedding tables compressed too; and fp32 with weights stored in fp16."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+from potstill.contracts.way import FP32, INT8, Calibration, Way
 from potstill.errors import DataError, MissingExtra
-from potstill.exports.runtimes import as_array, import_openvino
-from potstill.exports.ways.quiet import quiet
+from potstill.exports.openvino import OPENVINO, import_openvino
+from potstill.exports.quiet import quiet
+from potstill.exports.runtimes import as_array
 
 
-def quantize_openvino(source: str | Path, target: str | Path, calibration: Sequence[Mapping[str, Any]]) -> Path:
+def quantize_openvino(source: str | Path, target: str | Path, calibration: Calibration) -> Path:
     """Write an INT8 OpenVINO model (``.xml`` and ``.bin``) from an fp32 ONNX file.
 
     Args:
@@ -61,3 +61,13 @@ def save_openvino(source: str | Path, target: str | Path) -> Path:
     openvino = import_openvino()
     openvino.save_model(openvino.Core().read_model(str(source)), str(target), compress_to_fp16=True)
     return Path(target)
+
+
+OPENVINO_FP32 = Way(
+    "openvino-fp32", "onnx", OPENVINO.name, FP32, "model.openvino.xml",
+    lambda source, target, _: save_openvino(source, target), packages=("openvino",), extra="openvino",
+)  # fmt: skip
+OPENVINO_INT8 = Way(
+    "openvino-int8", "onnx", OPENVINO.name, INT8, "model.int8.openvino.xml",
+    quantize_openvino, packages=("openvino", "nncf"), extra="openvino",
+)  # fmt: skip
