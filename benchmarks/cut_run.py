@@ -25,8 +25,8 @@ def main() -> None:
         "--embeddings", default="table", help="table: of a type that transformers has; auto: coded where that keeps more"
     )
     arguments = parser.parse_args()
-    run = cut_run(arguments.output, arguments.teacher, arguments.data, ratio=arguments.ratio, embeddings=arguments.embeddings)
-    plan = run.facts("work/student")["plan"]
+    flow = cut_run(arguments.output, arguments.teacher, arguments.data, ratio=arguments.ratio, embeddings=arguments.embeddings)
+    plan = flow.open(flow.student_versions[0]).facts["plan"]
     print(f"{arguments.output}: {plan['model_type']} of {plan['parameters']:,} parameters, ratio {plan['ratio']:.3f}")
 
 
@@ -40,13 +40,11 @@ def cut_run(folder: Path, teacher: str, data: Path, *, ratio: float = 0.9, embed
         ratio: Share of the teacher's parameters to remove.
         embeddings: "table" or "auto".
     """
-    from potstill.flows.distill import stages_for
+    from potstill.flows.distill import DistillFlow
+    from potstill.flows.observer import LoggingObserver
     from potstill.flows.pipeline import claim_folder
     from potstill.planning.check import check_recipe
     from potstill.recipe import make_recipe
-    from potstill.stages.context import Run
-    from potstill.stages.observer import LoggingObserver
-    from potstill.stages.stage import perform
 
     given = {
         "teacher": teacher,
@@ -58,23 +56,25 @@ def cut_run(folder: Path, teacher: str, data: Path, *, ratio: float = 0.9, embed
     check_recipe(recipe)
     folder.mkdir(parents=True, exist_ok=True)
     claim_folder(folder, recipe, overwrite=False)
-    run = Run(recipe, folder, LoggingObserver())
-    for stage in stages_for(recipe):
+    flow = DistillFlow(recipe)
+    run = flow.start(folder, LoggingObserver())
+    for stage in flow.stages:
         if stage.name in STAGES:
-            run.results[stage.name] = perform(stage, run, replace=True)
-    return run
+            run.perform(stage)
+    return flow
 
 
 def open_cut(folder: Path) -> Any:
-    """A folder that `cut_run` or a whole run left, as a run."""
+    """The flow of a folder that `cut_run` or a whole run left; its teacher and cut student can be opened."""
+    from potstill.flows.distill import DistillFlow
+    from potstill.flows.observer import LoggingObserver
     from potstill.recipe import make_recipe, read_file
-    from potstill.stages.context import Run
-    from potstill.stages.observer import LoggingObserver
 
     if not (folder / "work/student/model/config.json").is_file():
         raise SystemExit(f"{folder} holds no cut student: give the folder of a run, or make one with benchmarks/cut_run.py")
-    recipe = make_recipe(read_file(folder / "recipe.yaml"), {"output": str(folder)})
-    return Run(recipe, folder, LoggingObserver())
+    flow = DistillFlow(make_recipe(read_file(folder / "recipe.yaml"), {"output": str(folder)}))
+    flow.start(folder, LoggingObserver())
+    return flow
 
 
 if __name__ == "__main__":

@@ -97,9 +97,10 @@ def write_work(arguments: argparse.Namespace, place: Path) -> None:
     """What every side is given: teacher, student, files, and what to do."""
     from cut_run import open_cut
 
-    run = open_cut(arguments.run)
-    run.teacher.model.save_pretrained(place / "teacher")
-    run.teacher.processor.save_pretrained(place / "teacher")
+    flow = open_cut(arguments.run)
+    teacher = flow.open(flow.teacher)
+    teacher.model.save_pretrained(place / "teacher")
+    teacher.processor.save_pretrained(place / "teacher")
     shutil.copytree(arguments.run / "work/student/model", place / "student")
     (place / "data").mkdir()
     for name in ("train", "validation", "test"):

@@ -82,8 +82,8 @@ def main() -> None:
         run = cut_run(arguments.output, arguments.teacher, arguments.data)
     else:
         run = open_cut(arguments.run)
-    run.teacher.model.to(DEVICE)
-    print(f"teacher: {accuracy(run, run.teacher.model, sees='teacher'):.4f} on test")
+    run.open(run.teacher).model.to(DEVICE)
+    print(f"teacher: {accuracy(run, run.open(run.teacher).model, sees='teacher'):.4f} on test")
     found = [compared(run, arguments, seed) for seed in arguments.seeds]
     if len(found) > 1 and (arguments.whole or arguments.accuracy):
         for name, side in (("plain loop", 0), ("Potstill", 1)):
@@ -170,13 +170,11 @@ class PlainLoop:
         padding: str = "max_length",
         without_dropout: bool = False,
     ) -> None:
-        from potstill.stages.student import load_student
-
         torch.manual_seed(seed)
-        student, self.tokenizer = load_student(run, run.folder / "work/student/model", without_dropout=without_dropout)
+        student, self.tokenizer = cut_of(run).load(without_dropout=without_dropout)
         self.student = student.to(DEVICE).train()
-        self.teacher, self.teacher_tokenizer = run.teacher.model, run.teacher.processor
-        split = run.split("train")
+        self.teacher, self.teacher_tokenizer = run.open(run.teacher).model, run.open(run.teacher).processor
+        split = run.open(run.rows).split("train")
         count = min(arguments.rows or len(split), len(split))
         self.texts, self.labels = list(split["text"])[:count], torch.tensor(split["label"][:count])
         self.batch_size, self.seed = arguments.batch_size, seed
@@ -230,27 +228,26 @@ def potstill_run(run: Any, arguments: argparse.Namespace, *, seed: int = 0) -> F
     """The same work done by Potstill: tokenise, ask the teacher once, train in buckets."""
     from potstill.knowledge.cache import CachedTeacher, write_cache
     from potstill.knowledge.live import LiveTeacher
-    from potstill.stages.student import load_student
     from potstill.training.phase_settings import PhaseSettings
     from potstill.training.phases import train_phase
 
-    student, tokenizer = load_student(run, run.folder / "work/student/model")
-    split = run.split("train")
+    student, tokenizer = cut_of(run).load()
+    split = run.open(run.rows).split("train")
     if arguments.rows and arguments.rows < len(split):
         split = split.select(range(arguments.rows))
-    teacher_collator = run.task.collator(run.teacher.processor)
+    teacher_collator = run.open(run.rows).task.collator(run.open(run.teacher).processor)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         began, cpu = time.perf_counter(), time.process_time()
-        rows = run.task.encode(split, tokenizer, folder / "student")
-        theirs = run.task.encode(split, run.teacher.processor, folder / "teacher")
+        rows = run.open(run.rows).task.encode(split, tokenizer, folder / "student")
+        theirs = run.open(run.rows).task.encode(split, run.open(run.teacher).processor, folder / "teacher")
         encoded = time.perf_counter()
-        write_cache(LiveTeacher(run.teacher.model, dtype="float32"), theirs, teacher_collator, folder / "cache")
+        write_cache(LiveTeacher(run.open(run.teacher).model, dtype="float32"), theirs, teacher_collator, folder / "cache")
         answered = time.perf_counter()
         train_phase(
             student,
             rows=rows,
-            collator=run.task.collator(tokenizer),
+            collator=run.open(run.rows).task.collator(tokenizer),
             folder=folder / "training",
             terms=[{"name": "kl", "weight": ALPHA, "temperature": TEMPERATURE}, {"name": "ce", "weight": 1 - ALPHA}],
             teacher=CachedTeacher.open(folder / "cache"),
@@ -267,17 +264,20 @@ def potstill_run(run: Any, arguments: argparse.Namespace, *, seed: int = 0) -> F
     return Figures(ended - began, cpu, accuracy(run, student), encoded - began, answered - encoded, ended - answered)
 
 
+def cut_of(run: Any) -> Any:
+    """The cut student of a flow, before any training."""
+    return run.open(run.student_versions[0])
+
+
 def accuracy(run: Any, model: Any, *, sees: str = "student") -> float:
     """Of a model on the test split, in the tokens of teacher or student."""
     from potstill.evaluate.quality import predict
     from potstill.exports.runtimes import TorchRunner
-    from potstill.stages.student import load_student
 
     is_teacher = sees == "teacher"
-    rows = run.teacher_rows("test") if is_teacher else run.student_rows("test")
-    processor = run.teacher.processor if is_teacher else load_student(run, run.folder / "work/student/model")[1]
-    found = predict(TorchRunner(model.to(DEVICE)), rows, run.task.collator(processor))
-    return float(run.task.quality(found.logits, found.labels)["accuracy"])
+    party = run.open(run.teacher) if is_teacher else cut_of(run)
+    found = predict(TorchRunner(model.to(DEVICE)), party.encoded("test"), party.collator)
+    return float(run.open(run.rows).task.quality(found.logits, found.labels)["accuracy"])
 
 
 if __name__ == "__main__":

@@ -51,6 +51,7 @@ BaselineFlag = Annotated[
     bool | None, typer.Option("--baseline/--no-baseline", help="Also train the student without distillation.")
 ]
 SeedFlag = Annotated[int | None, typer.Option("--seed", help="Seed of splits, initialisation and batch order.  [default: 0]")]
+StoreFlag = Annotated[str | None, typer.Option("--store", help="Folder where runs share rows, teachers and their answers.")]
 SetFlag = Annotated[
     list[str] | None, typer.Option("--set", help="Any recipe key, for example --set distill.epochs=5; repeatable.")
 ]
@@ -75,6 +76,7 @@ def distill(
     quantize: QuantizeFlag = None,
     baseline: BaselineFlag = None,
     seed: SeedFlag = None,
+    store: StoreFlag = None,
     settings: SetFlag = None,
     overwrite: OverwriteFlag = False,
     as_json: JsonFlag = False,
@@ -95,6 +97,7 @@ def distill(
         quantize=quantize,
         baseline=baseline,
         seed=seed,
+        store=store,
     )
     _run(_recipe(recipe, flags, settings), overwrite=overwrite, as_json=as_json)
 
@@ -112,7 +115,7 @@ def plan(
     traceback: TracebackFlag = False,
 ) -> None:
     """Show what would be built: architecture, parameters, FLOPs, bytes, cache size, time. Trains nothing."""
-    from potstill.planning.preview import preview
+    from potstill.flows.preview import preview
 
     _quiet_libraries()
     result = preview(_recipe(recipe, _flags(teacher=teacher, data=data, ratio=ratio, task=task, student=student), settings))

@@ -350,7 +350,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on_later(
     def full(*_: object, **__: object) -> None:
         raise fault
 
-    monkeypatch.setattr("potstill.stages.teach.write_cache", full)
+    monkeypatch.setattr("potstill.stages.ask.write_cache", full)
     out = tmp_path / "out"
     caching = ["--set", "distill.cache=always", "--set", "data.augment=none", "-o", str(out)]
     code, _, err = run_cli([*good()(world, tmp_path), *caching], monkeypatch, capsys)
@@ -366,7 +366,7 @@ def test_an_interruption_keeps_what_is_finished(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("potstill.stages.teach.write_cache", interrupted)
+    monkeypatch.setattr("potstill.stages.ask.write_cache", interrupted)
     out = tmp_path / "out"
     caching = ["--set", "distill.cache=always", "--set", "data.augment=none", "-o", str(out)]
     code, _, err = run_cli([*good()(world, tmp_path), *caching], monkeypatch, capsys)
@@ -381,7 +381,7 @@ def test_a_corrupt_image_is_skipped_on_request(
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("potstill.stages.student.cut_student", stop)
+    monkeypatch.setattr("potstill.students.make.cut_student", stop)
     skipping = ["--set", "data.skip_corrupt=true", "--epochs", "1", "-o", str(tmp_path / "out")]
     code, _, err = run_cli([*corrupt_image(world, tmp_path), *skipping], monkeypatch, capsys)
     assert code == 130

@@ -176,20 +176,25 @@ assert classify.model.config.id2label[int(logits.argmax())] == best
 
 
 def test_a_live_teacher_says_what_the_cache_says_though_the_student_reads_a_cut_vocabulary(bert: Path, tmp_path: Path) -> None:
+    from potstill.flows.distill import DistillFlow
+    from potstill.flows.observer import LoggingObserver
+    from potstill.knowledge.teachers import training_source
     from potstill.recipe import make_recipe
-    from potstill.stages.context import Run
-    from potstill.stages.observer import LoggingObserver
-    from potstill.stages.teacher_sources import has_other_rows, training_source
 
     distilled(tmp_path / "out", bert, dataset(100), ratio=0.9, student={"vocabulary": 100}, distill={"cache": "always"})
     recipe = make_recipe({"teacher": str(bert), "data": "in memory", "task": "text-classification"})
-    run = Run(recipe, tmp_path / "out", LoggingObserver())
-    assert has_other_rows(run)
-    rows = run.student_rows("test")
-    batch = run.task.collator(run.task.load_processor(str(tmp_path / "out/student")))(rows.__getitems__(list(range(len(rows)))))
+    flow = DistillFlow(recipe)
+    flow.start(tmp_path / "out", LoggingObserver())
+    student = flow.student
+    assert student.has_other_rows
+    rows = student.encoded("test")
+    batch = student.collator(rows.__getitems__(list(range(len(rows)))))
     answers = []
     for cache in ("cache", "no-cache"):
-        answers.append(training_source(run).signal(batch, ("logits",)).response.values)
+        answers.append(
+            training_source(flow.teachers, student, flow.learning.combination).signal(batch, ("logits",)).response.values
+        )
         if cache == "cache":
             (tmp_path / "out/work/cache").rename(tmp_path / "out/work/no-cache")
+            flow.start(tmp_path / "out", LoggingObserver())
     torch.testing.assert_close(answers[0], answers[1], atol=1e-3, rtol=0)

@@ -16,17 +16,15 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from potstill import DistillationPipeline
 from potstill.errors import DataError, ModelError, NeedsError, RecipeError
-from potstill.flows.distill import stages_for
+from potstill.flows.distill import DistillFlow, stages_for
+from potstill.flows.observer import LoggingObserver
+from potstill.flows.preview import preview
 from potstill.flows.reevaluate import reevaluate
+from potstill.knowledge.teachers import of_own_teachers
+from potstill.knowledge.widened import widened_teacher
 from potstill.planning.check import check_recipe
-from potstill.planning.preview import preview
-from potstill.recipe import make_recipe
+from potstill.recipe import Recipe, make_recipe
 from potstill.report.metrics import Metrics
-from potstill.stages.context import Run
-from potstill.stages.observer import LoggingObserver
-from potstill.stages.several_tasks import of_own_teachers
-from potstill.stages.student import load_student
-from potstill.stages.task_run import task_run, widened_teacher
 
 QUICK: dict[str, Any] = {
     "quantize": "int8",
@@ -46,6 +44,13 @@ def tasks_of(mood: Path, reviews: Path, topic: Path, topics: Path) -> dict[str, 
 
 def run(recipe: dict[str, Any], **options: Any) -> Metrics:
     return DistillationPipeline.from_recipe(make_recipe({**QUICK, **recipe})).run(**options)
+
+
+def opened(recipe: Recipe, folder: Path) -> DistillFlow:
+    """The flow of a finished run."""
+    flow = DistillFlow(recipe)
+    flow.start(folder, LoggingObserver())
+    return flow
 
 
 @pytest.fixture(scope="module")
@@ -111,12 +116,12 @@ def test_live_answers_equal_the_cached_ones(cached: Metrics, recipe: dict[str, A
     live = run({**recipe, **changed, "quantize": "none", "output": str(tmp_path / "out")})
     assert live.models["teacher"].quality == cached.models["teacher"].quality
     assert not (tmp_path / "out/work/cache").exists()
-    held = Run(make_recipe({**QUICK, **recipe}), out, LoggingObserver())
-    rows = held.student_rows("train", "validation", "test", "augmented")
-    batch = held.task.collator(load_student(held, out / "student")[1])(rows.__getitems__(range(len(rows))))
-    kept = of_own_teachers(held).signal(batch).logits
+    held = opened(make_recipe({**QUICK, **recipe}), out)
+    rows = held.student.encoded("train", "validation", "test", "augmented")
+    batch = held.student.collator(rows.__getitems__(range(len(rows))))
+    kept = of_own_teachers(held.teachers).signal(batch).logits
     shutil.copytree(out, tmp_path / "uncached", ignore=shutil.ignore_patterns("logits"))
-    asked = of_own_teachers(Run(held.recipe, tmp_path / "uncached", LoggingObserver())).signal(batch).logits
+    asked = of_own_teachers(opened(held.recipe, tmp_path / "uncached").teachers).signal(batch).logits
     torch.testing.assert_close(kept, asked, atol=1e-2, rtol=1e-3)
     assert (kept.argmax(-1) >= batch["task_classes"][:, 0]).all()
     assert (kept.argmax(-1) < batch["task_classes"][:, 1]).all()
@@ -140,12 +145,13 @@ def test_a_finished_run_is_not_done_again_and_is_measured_again(cached: Metrics,
 
 
 def test_a_student_starts_with_what_every_teacher_knows(cached: Metrics, recipe: dict[str, Any]) -> None:
-    held = Run(make_recipe({**QUICK, **recipe}), Path(recipe["output"]), LoggingObserver())
-    wide, own = widened_teacher(held).model, task_run(held, 0).teacher.model
-    rows, collator = held.teacher_rows("train"), held.task.collator(held.teacher.processor)
-    batch = collator(rows.__getitems__(range(len(rows))))
+    held = opened(make_recipe({**QUICK, **recipe}), Path(recipe["output"]))
+    joint = held.open(held.teacher)
+    wide, own = widened_teacher(joint, held.teachers, held.recipe.seed).model, held.teachers[0].model
+    rows = joint.encoded("train")
+    batch = joint.collator(rows.__getitems__(range(len(rows))))
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
-    theirs = of_own_teachers(held).signal(batch).logits
+    theirs = of_own_teachers(held.teachers).signal(batch).logits
     with torch.no_grad():
         logits, expected = wide(**inputs).logits, own(**inputs).logits
     torch.testing.assert_close(logits[:, :2], expected)
@@ -183,9 +189,10 @@ def test_teachers_that_share_their_body_keep_their_heads(small_bert: Path, revie
     )
     metrics = pipeline.run()
     assert metrics.models["student"].parameters == metrics.models["teacher"].parameters + 3 * 49
-    held = Run(pipeline.recipe, tmp_path / "out", LoggingObserver(), given_tasks=pipeline._tasks)
-    head = widened_teacher(held).model.classifier
-    own = task_run(held, 1).teacher.model.classifier
+    held = DistillFlow(pipeline.recipe, tasks=pipeline._tasks)
+    held.start(tmp_path / "out", LoggingObserver())
+    head = widened_teacher(held.open(held.teacher), held.teachers, 0).model.classifier
+    own = held.teachers[1].model.classifier
     torch.testing.assert_close(head.weight[2:], own.weight, atol=1e-5, rtol=0)
     torch.testing.assert_close(head.bias[2:], own.bias, atol=1e-5, rtol=0)
 

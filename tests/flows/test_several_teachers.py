@@ -11,11 +11,10 @@ import torch
 from potstill import DistillationPipeline
 from potstill.errors import RecipeError
 from potstill.flows.distill import stages_for
+from potstill.planning.answer_checks import check_teachers
 from potstill.recipe import make_recipe
 from potstill.report.metrics import Metrics
-from potstill.stages.context import Run
-from potstill.stages.observer import LoggingObserver
-from potstill.stages.several_teachers import check_teachers
+from potstill.tasks import build as build_task
 
 QUICK: dict[str, Any] = {
     "quantize": "none",
@@ -117,10 +116,10 @@ def test_several_teachers_are_for_classes(small_bert: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("task", ["token-classification", "question-answering"])
-def test_several_teachers_are_for_whole_rows(task: str, tmp_path: Path) -> None:
+def test_several_teachers_are_for_whole_rows(task: str) -> None:
     recipe = make_recipe({"teachers": ["a", "b"], "data": "x.csv", "task": task})
     with pytest.raises(RecipeError, match=f"2 teachers are given for {task}.*leave one teacher"):
-        check_teachers(Run(recipe, tmp_path, LoggingObserver()))
+        check_teachers(recipe, build_task(task))
 
 
 def test_each_further_teacher_has_two_stages() -> None:

@@ -11,7 +11,7 @@ import torch
 
 from potstill import DistillationPipeline
 from potstill.answers.class_ranges import FLOOR
-from potstill.stages.start_error import unexplained
+from potstill.planning.measured_start import unexplained
 
 QUICK = {
     "teacher": {"epochs": 2, "learning_rate": 3e-3},

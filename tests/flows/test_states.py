@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from potstill import DistillationPipeline
+from potstill.flows.preview import preview
 from potstill.knowledge.cache import CachedTeacher
-from potstill.planning.preview import preview
+from potstill.planning import block_means as states
+from potstill.planning.block_means import dtype_of, spread_blocks
 from potstill.recipe import make_recipe
-from potstill.stages import cached_block_means as states
-from potstill.stages.cached_block_means import dtype_of, spread_blocks
 
 QUICK: dict[str, Any] = {
     "teacher": {"epochs": 1, "learning_rate": 3e-3},

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from potstill import DistillationPipeline
+from potstill.evaluate import measure as measure_stages
 from potstill.evaluate.quality import Predictions
 from potstill.exports.runtimes import TorchRunner
 from potstill.flows.reevaluate import reevaluate
 from potstill.report.metrics import Metrics
-from potstill.stages import evaluate as measure_stages
 
 pytestmark = pytest.mark.gpu
 
@@ -47,8 +47,8 @@ def test_texts(small_bert: Path, reviews: Path, tmp_path: Path, monkeypatch: pyt
     places: dict[str, set[str]] = {"timed": set(), "answered": set()}
     best, predict = measure_stages._best_threads, measure_stages.predict
 
-    def timed(run: Any, sees: str, make: Any) -> Any:
-        runner = best(run, sees, make)
+    def timed(bench: Any, party: Any, make: Any) -> Any:
+        runner = best(bench, party, make)
         if isinstance(runner, TorchRunner):
             places["timed"].add(next(runner.model.parameters()).device.type)
         return runner

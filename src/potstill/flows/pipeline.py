@@ -11,19 +11,17 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from potstill import __version__
+from potstill.contracts.stage import Observer, Stage
 from potstill.errors import OutputError, RecipeError
-from potstill.flows.distill import stages_for
+from potstill.flows.distill import DistillFlow
+from potstill.flows.observer import LoggingObserver, silent_observer
 from potstill.ground import ranks
 from potstill.ground.disk import explained_full_disk, explained_os_errors
 from potstill.ground.lock import FolderLock
 from potstill.planning.check import check_recipe
+from potstill.planning.inputs import IN_MEMORY, InMemory, given_tasks, named_tasks, wrap_teacher
 from potstill.recipe import Recipe, make_recipe
 from potstill.report.metrics import Metrics
-from potstill.stages.context import Given, Run
-from potstill.stages.observer import LoggingObserver, Observer, SilentObserver
-from potstill.stages.run_facts import check_models
-from potstill.stages.stage import Stage, perform
-from potstill.stages.user_inputs import IN_MEMORY, given_tasks, named_tasks
 
 if TYPE_CHECKING:
     import datasets
@@ -32,6 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+PLACES = ("output", "store")  # keys that say where results lie, and nothing about them
 _HEADER = "# Resolved recipe of a Potstill"
 
 
@@ -45,6 +44,7 @@ class DistillationPipeline:
         config: Recipe keys, nested or by their well-known names (``compression_ratio``, ``temperature`` …).
         output_dir: Folder that receives everything.
         processor: Tokenizer or image processor of a teacher in memory; for several tasks a mapping likewise.
+        store: Folder where runs share rows, teachers and their answers; None: the recipe's, or none.
 
     Raises:
         RecipeError: A key or value of the configuration cannot work.
@@ -55,10 +55,8 @@ class DistillationPipeline:
     """
 
     recipe: Recipe
-    _teacher: Any
-    _data: Any
-    _processor: Any
-    _tasks: dict[str, Given]
+    _memory: InMemory
+    _tasks: dict[str, InMemory]
 
     def __init__(
         self,
@@ -67,9 +65,10 @@ class DistillationPipeline:
         config: Mapping[str, Any] | None = None,
         output_dir: str | Path = "out",
         processor: Any = None,
+        store: str | Path | None = None,
     ) -> None:
-        named: dict[str, Any] = {"output": str(output_dir)}
-        self._teacher, self._data, self._processor, self._tasks = None, None, None, {}
+        named: dict[str, Any] = {"output": str(output_dir)} | ({} if store is None else {"store": str(store)})
+        self._memory, self._tasks = InMemory(), {}
         if isinstance(teacher_model, Mapping):
             self._tasks = given_tasks(teacher_model, data, processor)
             named["tasks"] = named_tasks(teacher_model, data)
@@ -82,32 +81,27 @@ class DistillationPipeline:
             named["teacher_model"] = str(teacher_model) if isinstance(teacher_model, str | Path) else IN_MEMORY
         named["data"] = {"source": str(data) if isinstance(data, str | Path) else IN_MEMORY}
         self.recipe = make_recipe(dict(config or {}), named)
-        if not isinstance(teacher_model, str | Path | Sequence):
-            self._teacher = teacher_model
-        self._data = None if isinstance(data, str | Path) else data
-        self._processor = processor
-        if self._teacher is not None and not hasattr(self._teacher, "config") and processor is not None:
-            from potstill.stages.module_models import wrap_teacher
-
-            self._teacher = wrap_teacher(self._teacher, processor)
-        if self._teacher is not None and processor is None:
+        teacher: Any = None if isinstance(teacher_model, str | Path | Sequence) else teacher_model
+        if teacher is not None and not hasattr(teacher, "config") and processor is not None:
+            teacher = wrap_teacher(teacher, processor)
+        self._memory = InMemory(teacher, processor, None if isinstance(data, str | Path) else data)
+        if teacher is not None and processor is None:
             raise RecipeError(
                 "a teacher in memory came without its tokenizer or image processor",
-                todo="pass processor=… beside teacher_model=…",
+                todo="pass processor=… together with teacher_model=…",
             )
 
     @classmethod
     def from_recipe(cls, recipe: Recipe) -> DistillationPipeline:
         """A pipeline for a recipe that is complete in itself."""
         pipeline = cls.__new__(cls)
-        pipeline.recipe, pipeline._tasks = recipe, {}
-        pipeline._teacher, pipeline._data, pipeline._processor = None, None, None
+        pipeline.recipe, pipeline._memory, pipeline._tasks = recipe, InMemory(), {}
         return pipeline
 
     @property
     def stages(self) -> Sequence[Stage]:
         """The stages in the order in which they run; a run may need fewer."""
-        return stages_for(self.recipe)
+        return DistillFlow(self.recipe, self._memory, self._tasks).stages
 
     def run(self, observer: Observer | None = None, *, overwrite: bool = False) -> Metrics:
         """Do what is not done yet, and return the figures of the report.
@@ -125,21 +119,18 @@ class DistillationPipeline:
         """
         check_recipe(self.recipe)
         folder = Path(self.recipe.output)
-        run = Run(
-            self.recipe,
-            folder,
-            (observer or LoggingObserver()) if ranks.is_first() else SilentObserver(),
-            given_teacher=self._teacher,
-            given_processor=self._processor,
-            given_data=self._data,
-            given_tasks=self._tasks,
-        )
+        flow = DistillFlow(self.recipe, self._memory, self._tasks)
+        tell = (observer or LoggingObserver()) if ranks.is_first() else silent_observer()
+        store = None if self.recipe.store is None else Path(self.recipe.store).expanduser()
         with _claimed(folder, self.recipe, overwrite=overwrite), explained_full_disk(folder):
+            run = flow.start(folder, tell, store)
             ranks.join()
-            for stage in self.stages:
-                run.results[stage.name] = perform(stage, run, replace=True)
-                if stage.name == "data":
-                    check_models(run)
+            if ranks.is_first():
+                flow.check_answers()
+            for stage in flow.stages:
+                run.perform(stage)
+                if stage.writes is flow.rows:
+                    flow.check_models()
             ranks.wait_for_all()
         ranks.leave()
         return Metrics.read(folder / "report" / "metrics.json")
@@ -179,7 +170,7 @@ def claim_folder(folder: Path, recipe: Recipe, *, overwrite: bool) -> None:
             "a new or empty folder, or the folder of the same recipe",
             "choose another folder with -o, or allow it with --overwrite",
         )
-    differences = [] if held is None else _differences(held, {key: value for key, value in wanted.items() if key != "output"})
+    differences = [] if held is None else _differences(held, {key: value for key, value in wanted.items() if key not in PLACES})
     if differences and not overwrite and _holds_results(folder):
         raise OutputError(
             f"{folder} holds the run of another recipe; different: {'; '.join(differences[:4])}",
@@ -211,7 +202,7 @@ def _held_recipe(file: Path) -> dict[str, Any] | None:
         held = yaml.safe_load(file.read_text("utf-8"))
     except yaml.YAMLError:
         return None
-    return {key: value for key, value in held.items() if key != "output"} if isinstance(held, dict) else None
+    return {key: value for key, value in held.items() if key not in PLACES} if isinstance(held, dict) else None
 
 
 def _differences(held: Mapping[str, Any], wanted: Mapping[str, Any], path: str = "") -> list[str]:

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from potstill.answers.fidelity import retention
 from potstill.answers.judges import judge_of
+from potstill.data.run_rows import read_facts
 from potstill.data.splits import load_rows
 from potstill.data.task_rows import of_task, to_task
 from potstill.errors import OutputError, RecipeError
+from potstill.evaluate.further_models import joint_answers, own_answers
 from potstill.evaluate.quality import Predictions, predict
 from potstill.exports.delivery import kept_in, plain_in
 from potstill.exports.runtimes import TorchRunner
+from potstill.flows.distill import DistillFlow
+from potstill.flows.observer import LoggingObserver
 from potstill.ground.devices import compute_device, placed
+from potstill.models.party import Student, Teacher
 from potstill.recipe import make_recipe, read_file
 from potstill.report.metrics import Metrics
-from potstill.stages.context import Run
-from potstill.stages.evaluate import render_report
-from potstill.stages.observer import LoggingObserver
-from potstill.stages.row_forms import formed
-from potstill.stages.several_tasks import joint_answers, own_answers
-from potstill.stages.student import load_student
-from potstill.stages.task_run import task_run
+from potstill.stages.report import render_report
+from potstill.stages.rows import formed
 from potstill.targets import target_named
 
 if TYPE_CHECKING:
@@ -49,23 +50,22 @@ def reevaluate(folder: str | Path, *, data: str | None = None, task: str | None 
         DataError: The data cannot be used.
         RecipeError: It is not said which of several tasks the data are for, or there is no such task.
     """
-    run = open_run(folder)
-    number = task_number(run, data, task)
-    student, processor = load_student(run, run.folder / "student")
+    flow = open_run(folder)
+    number = task_number(list(flow.recipe.tasks), data, task)
+    student, all_rows, limit = flow.student, flow.open(flow.rows), flow.recipe.data.max_tokens
     with TemporaryDirectory(prefix="potstill-evaluate-") as place:
-        limit = run.recipe.data.max_tokens
         if data is None:
-            rows, ours = run.split("test"), run.student_rows("test")
+            rows, ours = all_rows.split("test"), student.encoded("test")
         else:
-            rows = _read(run, data, number)
-            ours = run.task.encode(rows, processor, Path(place) / "student", max_tokens=limit)
-        teacher = _of_teacher(run, None if data is None else rows, number, Path(place) / "teacher")
-        judge, metric = judge_of(run.task), run.task.metric_for(teacher.labels)
-        quality = _quality(run, teacher, teacher, rows)
+            rows = _read(flow, data, number)
+            ours = all_rows.task.encode(rows, student.processor, Path(place) / "student", max_tokens=limit)
+        teacher = _of_teacher(flow, None if data is None else rows, number, Path(place) / "teacher")
+        judge, metric = judge_of(all_rows.task), all_rows.task.metric_for(teacher.labels)
+        quality = _quality(all_rows.task, teacher, teacher, rows)
         models: dict[str, dict[str, Any]] = {"teacher": {"quality": quality}}
-        for name, runner in _served(run, student).items():
-            answers = predict(runner, ours, run.task.collator(processor))
-            found = _quality(run, answers, teacher, rows)
+        for name, runner in _served(flow, student).items():
+            answers = predict(runner, ours, student.collator)
+            found = _quality(all_rows.task, answers, teacher, rows)
             close = judge.closeness(answers, teacher)
             models[name] = {
                 "quality": found,
@@ -75,17 +75,21 @@ def reevaluate(folder: str | Path, *, data: str | None = None, task: str | None 
                 "mean_kl_nats": close.mean_kl_nats,
                 **close.others,
             }
-        about = {"task": run.task.name, "metric": metric, "rows": len(ours), "data": data or "test split"}
+        about = {"task": all_rows.task.name, "metric": metric, "rows": len(ours), "data": data or "test split"}
         return {**about, "models": models}
 
 
-def task_number(run: Run, data: str | None, task: str | None) -> int | None:
+def task_number(names: Sequence[str], data: str | None, task: str | None) -> int | None:
     """Which of several tasks data belong to; None for the run's own rows, or where there is one task.
+
+    Args:
+        names: Of the tasks; empty for one.
+        data: Other data.
+        task: Whose rows they are.
 
     Raises:
         RecipeError: It is not said, there is no such task, or there is one task and a name is given.
     """
-    names = list(run.recipe.tasks)
     if task is not None and task not in names:
         accepted = ", ".join(names) or "none: this student has one task"
         raise RecipeError(f"there is no task {task!r}", accepted, "name one of them" if names else "leave the task out")
@@ -94,31 +98,33 @@ def task_number(run: Run, data: str | None, task: str | None) -> int | None:
     return None if data is None or task is None else names.index(task)
 
 
-def _read(run: Run, data: str, number: int | None) -> Dataset:
+def _read(flow: DistillFlow, data: str, number: int | None) -> Dataset:
     """Other data as this run's rows."""
-    one = run if number is None else task_run(run, number)
-    rows = load_rows(data, task=one.task, label_names=one.label_names, columns=one.recipe.data.columns)
-    rows = formed(one, {"test": rows}, run.teacher.processor)[0]["test"]
-    return rows if number is None else to_task(rows, number, task_run(run, number).block[0])
+    inputs, own = flow.inputs[number or 0], flow.open(flow.parties[number or 0].rows)
+    rows = load_rows(data, task=own.task, label_names=own.label_names, columns=inputs.data.columns)
+    rows = formed(own.task, inputs.data, {"test": rows}, flow.open(flow.teacher).processor)[0]["test"]
+    return rows if number is None else to_task(rows, number, own.block[0])
 
 
-def _of_teacher(run: Run, rows: Dataset | None, number: int | None, place: Path) -> Predictions:
+def _of_teacher(flow: DistillFlow, rows: Dataset | None, number: int | None, place: Path) -> Predictions:
     """What the teacher answers to rows, or to the test split; of several tasks each row's own."""
-    limit = run.recipe.data.max_tokens
-    if run.recipe.tasks and rows is None:
-        return joint_answers(run, "test")
+    limit, teachers = flow.recipe.data.max_tokens, [flow.open(party.teacher) for party in flow.parties]
+    num_classes = len(flow.open(flow.rows).label_names)
+    if flow.recipe.tasks and rows is None:
+        return joint_answers(teachers, "test", num_classes)
+    teacher: Teacher = teachers[number or 0]
+    task = teacher.rows.task
     if rows is not None and number is not None:
-        one = task_run(run, number)
-        own = one.task.encode(of_task(rows, number, one.block[0]), one.teacher.processor, place, max_tokens=limit)
-        return own_answers(one, own, len(run.label_names))
-    theirs = run.teacher_rows("test") if rows is None else run.task.encode(rows, run.teacher.processor, place, max_tokens=limit)
-    with placed(run.teacher.model) as model:
-        return predict(TorchRunner(model), theirs, run.task.collator(run.teacher.processor))
+        of_one = of_task(rows, number, teacher.rows.block[0])
+        return own_answers(teacher, task.encode(of_one, teacher.processor, place, max_tokens=limit), num_classes)
+    theirs = teacher.encoded("test") if rows is None else task.encode(rows, teacher.processor, place, max_tokens=limit)
+    with placed(teacher.model) as model:
+        return predict(TorchRunner(model), theirs, teacher.collator)
 
 
-def _quality(run: Run, answers: Predictions, teacher: Predictions, rows: Dataset) -> dict[str, float]:
-    found = run.task.quality(answers.logits, answers.labels, teacher=teacher.logits)
-    by_text = getattr(run.task, "text_quality", None)
+def _quality(task: Any, answers: Predictions, teacher: Predictions, rows: Dataset) -> dict[str, float]:
+    found = task.quality(answers.logits, answers.labels, teacher=teacher.logits)
+    by_text = getattr(task, "text_quality", None)
     return found if by_text is None else found | by_text(answers, rows)
 
 
@@ -147,8 +153,8 @@ def rewrite_report(folder: str | Path) -> Path:
     return folder / "report" / "index.html"
 
 
-def open_run(folder: str | Path) -> Run:
-    """A finished output folder as a run.
+def open_run(folder: str | Path) -> DistillFlow:
+    """The flow of a finished output folder, whose results can be opened.
 
     Raises:
         OutputError: It is none.
@@ -158,14 +164,17 @@ def open_run(folder: str | Path) -> Run:
         raise OutputError(
             f"{folder} holds no finished run", "the output folder of potstill distill", "run potstill distill -o there first"
         )
-    recipe = make_recipe(read_file(folder / "recipe.yaml"), {"output": str(folder)})
-    return Run(recipe, folder, LoggingObserver())
+    flow = DistillFlow(make_recipe(read_file(folder / "recipe.yaml"), {"output": str(folder)}))
+    flow.start(folder, LoggingObserver())
+    return flow
 
 
-def _served(run: Run, student: Any) -> dict[str, Runner]:
+def _served(flow: DistillFlow, student: Student) -> dict[str, Runner]:
     """Every way in which the student is kept."""
-    folder, facts, device = run.folder / "export", run.facts("export"), target_named(run.recipe.target).usable_device
-    runners: dict[str, Runner] = {"student": TorchRunner(student.to(compute_device()))}
+    assert flow.run is not None
+    exports = flow.run.folder / "export"
+    facts, device = read_facts(exports), target_named(flow.recipe.target).usable_device
+    runners: dict[str, Runner] = {"student": TorchRunner(student.model.to(compute_device()))}
     for kept in (plain_in(facts), *kept_in(facts).values()):
-        runners[kept.model_name] = kept.open(folder, device=device)
+        runners[kept.model_name] = kept.open(exports, device=device)
     return runners

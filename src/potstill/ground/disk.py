@@ -9,7 +9,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 STAGE_RECORD = "stage.json"
+BUSY_SECONDS = 0.2  # between two looks at a folder that another process writes
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FULL_DISK_WORDS = (
     "No space left on device",
@@ -146,6 +147,7 @@ class StageFolder:
         final: Where the folder goes when it is whole.
         fingerprint: Of everything that the stage depends on.
         replace: Whether a finished folder of another fingerprint, or a foreign one, may be replaced.
+        on_busy: Where another process writes here, called once, and the folder is waited for; None: that is an error.
 
     Raises:
         OutputError: On entering: another process writes here, the place holds something else, or may not be written.
@@ -162,8 +164,16 @@ class StageFolder:
         '42'
     """
 
-    def __init__(self, final: Path | str, fingerprint: str, *, replace: bool = False) -> None:
+    def __init__(
+        self,
+        final: Path | str,
+        fingerprint: str,
+        *,
+        replace: bool = False,
+        on_busy: Callable[[OutputError], None] | None = None,
+    ) -> None:
         self.final = Path(final)
+        self.on_busy = on_busy
         self.fingerprint = fingerprint
         self.replace = replace
         self.partial = self.final.with_name(self.final.name + ".partial")
@@ -191,13 +201,27 @@ class StageFolder:
     def __enter__(self) -> StageFolder:
         with explained_os_errors(self.final):
             self.final.parent.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire()
+            self._acquire()
             try:
                 self._enter_locked()
             except BaseException:
                 self._lock.release()
                 raise
         return self
+
+    def _acquire(self) -> None:
+        is_waiting = False
+        while True:
+            try:
+                self._lock.acquire()
+                return
+            except OutputError as error:
+                if self.on_busy is None:
+                    raise
+                if not is_waiting:
+                    self.on_busy(error)
+                is_waiting = True
+                time.sleep(BUSY_SECONDS)
 
     def _enter_locked(self) -> None:
         self._mend_interrupted_swap()

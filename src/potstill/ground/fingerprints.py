@@ -18,8 +18,9 @@ _READ_BYTES = 1 << 20
 def fingerprint(value: Any) -> str:
     """A short hash that is the same in every process, for anything that JSON can tell.
 
-    Mappings do not depend on the order of their keys, tuples equal lists, sets are sorted, dataclasses are their
-    fields, arrays are their dtype, shape and bytes. A `Path` is hashed by the content below it, not by its name.
+    Mappings do not depend on the order of their keys, tuples equal lists, sets are sorted, dataclasses are those of their fields
+    that are compared, models of pydantic their values, arrays their dtype, shape and bytes. A `Path` is hashed by the content
+    below it, not by its name.
 
     Args:
         value: A structure of numbers, strings, mappings, sequences, sets, dataclasses, arrays and paths.
@@ -49,7 +50,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return {"dtype": str(value.dtype), "shape": value.shape, "bytes": _hash_array(value)}
     if is_dataclass(value) and not isinstance(value, type):
-        return {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
+        return {item.name: _plain(getattr(value, item.name)) for item in fields(value) if item.compare}
+    if hasattr(value, "model_dump"):
+        return _plain(value.model_dump(mode="json"))
     if isinstance(value, Mapping):
         return _plain_mapping(value)
     if isinstance(value, AbstractSet):

@@ -347,6 +347,9 @@ class Recipe(Section):
     )
     seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of splits, initialisation and batch order.")
     output: str = Field("out", description="Folder that receives everything.")
+    store: str | None = Field(
+        None, description="Folder where runs share rows, teachers and their answers; none: all lies in the output folder."
+    )
 
     @model_validator(mode="after")
     def _keeps_a_route(self) -> Recipe:

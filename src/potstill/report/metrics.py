@@ -298,6 +298,9 @@ class Metrics(Part):
     versions: dict[str, str] = Field(default_factory=dict, description="Package to version.")
     seeds: dict[str, int] = Field(default_factory=dict, description="What was seeded, with what.")
     stages: dict[str, Figure] = Field(default_factory=dict, description="Stage to wall seconds, in order.")
+    store: dict[str, dict[str, int]] = Field(
+        default_factory=dict, description="Kind of result to how many were made and how many were found in a store."
+    )
     files: dict[str, str] = Field(
         default_factory=dict, description="What (student, onnx, onnx-int8, openvino-int8) to its path in the output folder."
     )

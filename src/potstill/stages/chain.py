@@ -4,144 +4,116 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from potstill.ground.devices import compute_device, placed
+from potstill.contracts.slot import Given
+from potstill.contracts.stage import Observer
+from potstill.data.run_rows import places_in, read_facts
+from potstill.ground.devices import placed
 from potstill.ground.disk import StageFolder, fingerprint, write_json_atomic
+from potstill.knowledge.cache import write_cache
+from potstill.knowledge.live import LiveTeacher
 from potstill.methods.contract import Phase
+from potstill.models.party import Student
+from potstill.planning.learning import Learning, LearningOptions, last_shares
 from potstill.recipe.model import StudentRecipe
-from potstill.stages.student import load_student, make_student
-from potstill.stages.teach import wants_cache
-from potstill.stages.teacher_sources import training_source
 from potstill.students.cost import parameters_of
+from potstill.students.make import StudentOptions, make_student
 
-if TYPE_CHECKING:
-    from potstill.contracts.source import TeacherSource
-    from potstill.data.encoded import EncodedRows
-    from potstill.stages.context import Run
-    from potstill.training.teacher_weights import TeacherWeights
-
-FOLDER = "work/chain"
-MODELS = ("takd", "ban")  # methods that train further models
 LEAST_RATIO = 0.10
 CACHE_BATCH = 64
 
 
-def wants_chain(run: Run) -> bool:
-    """Whether the recipe's method trains models before the student."""
-    return run.recipe.distill.losses is None and run.recipe.distill.method in MODELS
-
-
-def train_chain(run: Run, folder: Path) -> Sequence[str]:
-    """Train every model of the chain but the student, each taught by the one before."""
-    from potstill.stages.distill import stages_of
-
-    student, _ = load_student(run, run.folder / run.places.student / "model", without_dropout=True)
-    links = [spec for spec in stages_of(run, student) if spec.learner != "student"]
-    told = [_train_link(run, folder, replace(spec, settings=_settings(run, spec, place))) for place, spec in enumerate(links)]
-    for place in folder.glob("*/training"):  # kept until here, so that a finished model is not trained again after a kill
-        shutil.rmtree(place)
-    return told
-
-
-def source_of(run: Run, spec: Phase, *, chain: str = FOLDER, weights: TeacherWeights | None = None) -> TeacherSource:
-    """Whom a stage listens to: the run's teachers, an earlier state of the teacher, or a model of the chain.
+@dataclass(frozen=True)
+class ChainOptions(LearningOptions):
+    """What training a chain reads of a recipe.
 
     Args:
-        run: The run, as the learner sees it.
-        spec: The stage.
-        chain: Where the models of the chain lie, below the output folder.
-        weights: Learned weights of several teachers.
+        max_tokens: Of rows that a model encodes for itself.
+        keeps_answers: Whether the answers of each model are kept.
     """
-    if spec.teacher == "teacher":
-        return training_source(run, weights)
-    if spec.teacher.startswith("anchor-"):
-        from potstill.stages.teacher_snapshots import anchor_source
 
-        return anchor_source(run, spec.teacher)
-    return _link_source(run, chain, spec.teacher)
+    max_tokens: int | None = None
+    keeps_answers: bool = True
 
 
-def link(run: Run, name: str, *, chain: str = FOLDER) -> tuple[Run, Any, Any]:
-    """A trained model of the chain: the run as it sees it, the model, and its tokenizer or image processor."""
-    place = run.folder / chain / name
-    own = f"{chain}/{name}/start" if (place / "start").is_dir() else "work/student"
-    seen = run.variant(places=replace(run.places, student=own))
-    return seen, *load_student(seen, place / "model")
+def train_chain(given: Given, options: ChainOptions, folder: Path, tell: Observer) -> Sequence[str]:
+    """Train every model of the chain but the student, each taught by the one before."""
+    learning = Learning(options, given.rows, given.teachers, given.student, tell)
+    model, _ = learning.student.load(without_dropout=True)
+    phases = [phase for phase in learning.phases(model) if phase.learner != "student"]
+    notes = []
+    for place, phase in enumerate(phases):
+        own = replace(phase, settings=_settings(phase, options.seed, place))
+        model, note = _train_model(learning, own, folder / phase.learner, options)
+        learning = replace(learning, chain={**learning.chain, phase.learner: model})
+        notes.append(note)
+    for training in folder.glob("*/training"):  # kept until here, so that a finished model is not trained again after a kill
+        shutil.rmtree(training)
+    return notes
 
 
-def links(run: Run) -> list[str]:
-    """Names of the models of the chain that this run keeps, in order."""
-    if not wants_chain(run):
-        return []
-    found = [place.name for place in (run.folder / FOLDER).iterdir() if (place / "model").is_dir()]
-    return sorted(found, key=lambda name: int(name.rpartition("-")[2]))
+def open_chain(folder: Path, given: Given) -> dict[str, Student]:
+    """Name → model of the chain, in the order in which they were trained; empty where there is none."""
+    places = [place for place in folder.iterdir() if (place / "model").is_dir()] if folder.is_dir() else []
+    ordered = sorted(places, key=lambda place: int(place.name.rpartition("-")[2]))
+    return {place.name: _trained(place, _started(place, given.student)) for place in ordered}
 
 
-def _train_link(run: Run, folder: Path, spec: Phase) -> str:
-    from potstill.stages.distill import told, train
-    from potstill.stages.several_teachers import last_shares, learned_weights
+def learned_shares(folder: Path) -> list[float] | None:
+    """The weights of several teachers that a model was trained with; None where they were not learned."""
+    found: list[float] | None = read_facts(folder).get("teacher_weights")
+    return found
 
-    place = folder / spec.learner
-    chain = folder.relative_to(run.folder).as_posix()
-    seen = _start(run, place, chain, spec)
-    model, processor = load_student(seen, run.folder / seen.places.student / "model", without_dropout=True)
-    weights = learned_weights(run) if spec.teacher == "teacher" else None
-    teacher = source_of(seen, spec, chain=chain, weights=weights)
-    outcome = train(seen, model, processor, spec, place / "training", teacher=teacher, weights=weights)
+
+def _trained(place: Path, start: Student) -> Student:
+    answers = place / "answers"
+    return start.version(place / "model", name=place.name, cache=answers if answers.is_dir() else None)
+
+
+def _started(place: Path, student: Student) -> Student:
+    """The first version of a model: cut for itself, or that of the student."""
+    start = place / "start"
+    if not start.is_dir():
+        return student
+    places = places_in(start / "encoded") or student.rows.places
+    return replace(student, places=places, folder=start / "model", start=start, facts=read_facts(start), measured={}, _opened={})
+
+
+def _train_model(learning: Learning, phase: Phase, place: Path, options: ChainOptions) -> tuple[Student, str]:
+    if phase.parameters is not None:
+        _start(learning, phase, place, options)
+    own = replace(learning, student=_started(place, learning.student))
+    model, processor = own.student.load(without_dropout=True)
+    weights = own.learned_weights() if phase.teacher == "teacher" else None
+    outcome = own.train(model, processor, phase, place / "training", weights=weights)
     model.save_pretrained(place / "model")
     processor.save_pretrained(place / "model")
-    shares = last_shares(outcome.history, len(run.recipe.teacher.all))
+    shares = last_shares(outcome.history, len(own.teachers))
     facts = {key: getattr(outcome, key) for key in ("history", "best", "steps", "precision")}
     write_json_atomic(place / "facts.json", {**facts, "teacher_weights": shares})
-    if wants_cache(run):
-        _keep_answers(seen, model, processor, place / "answers")
-    return told(run, f"{spec.learner}, {parameters_of(model):,} parameters", outcome)
+    if options.keeps_answers:
+        rows = own.student.encoded(*own.rows.names)
+        with placed(model):
+            write_cache(LiveTeacher(model), rows, own.rows.task.collator(processor), place / "answers", batch_size=CACHE_BATCH)
+    note = own.outcome_line(f"{phase.learner}, {parameters_of(model):,} parameters", outcome)
+    return _trained(place, own.student), note
 
 
-def _start(run: Run, place: Path, chain: str, spec: Phase) -> Run:
-    """The run as the learner sees it, its first weights in place: cut out of the teacher, or those of the student."""
-    if spec.parameters is None:
-        return run
-    whole = parameters_of(run.teacher.model)
-    ratio = max(LEAST_RATIO, 1.0 - spec.parameters / whole)
-    student = StudentRecipe(ratio=ratio, vocabulary=run.recipe.student.vocabulary)
-    with StageFolder(place / "start", fingerprint({"learner": spec.learner, "ratio": ratio})) as start:
-        rest = start.path.relative_to(run.folder).as_posix()
+def _start(learning: Learning, phase: Phase, place: Path, options: ChainOptions) -> None:
+    """Cut the first weights of a model out of the teacher."""
+    assert phase.parameters is not None
+    ratio = max(LEAST_RATIO, 1.0 - phase.parameters / parameters_of(learning.teacher.model))
+    student = StudentRecipe(ratio=ratio, vocabulary=options.student.vocabulary)
+    with StageFolder(place / "start", fingerprint({"learner": phase.learner, "ratio": ratio})) as start:
         if not start.is_finished():
-            make_student(run.variant(places=replace(run.places, student=rest), student=student), start.path)
+            asked = StudentOptions(student, options.max_tokens, options.seed)
+            make_student(asked, learning.rows, learning.teacher, start.path, learning.tell)
             start.finish()
-    return run.variant(places=replace(run.places, student=f"{chain}/{spec.learner}/start"), student=student)
 
 
-def _link_source(run: Run, chain: str, name: str) -> TeacherSource:
-    from potstill.knowledge.cache import CachedTeacher
-    from potstill.knowledge.live import LiveTeacher
-    from potstill.stages.teacher_sources import RowsTeacher
-
-    answers = run.folder / chain / name / "answers"
-    if answers.is_dir():
-        return CachedTeacher.open(answers)
-    seen, model, processor = link(run, name, chain=chain)
-    return RowsTeacher(
-        LiveTeacher(model, device=compute_device()), _all_rows(seen), run.task.collator(processor), token_values=False
-    )
-
-
-def _keep_answers(seen: Run, model: Any, processor: Any, folder: Path) -> None:
-    from potstill.knowledge.cache import write_cache
-    from potstill.knowledge.live import LiveTeacher
-
-    with placed(model):
-        write_cache(LiveTeacher(model), _all_rows(seen), seen.task.collator(processor), folder, batch_size=CACHE_BATCH)
-
-
-def _all_rows(run: Run) -> EncodedRows:
-    return run.student_rows(*(name for name in ("train", "validation", "test", "unlabelled", "augmented") if run.has(name)))
-
-
-def _settings(run: Run, spec: Phase, place: int) -> dict[str, Any]:
+def _settings(phase: Phase, seed: int, place: int) -> dict[str, Any]:
     """Generations of one shape see their rows in other orders."""
-    return {**spec.settings, **({"seed": run.recipe.seed + 1 + place} if spec.parameters is None else {})}
+    return {**phase.settings, **({"seed": seed + 1 + place} if phase.parameters is None else {})}

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from potstill.contracts.runner import Runner
+from potstill.contracts.slot import Given
+from potstill.contracts.stage import Observer
 from potstill.contracts.way import OFF
 from potstill.data.collate import NOT_INPUTS
 from potstill.data.encoded import EncodedRows
@@ -19,64 +23,70 @@ from potstill.exports.delivery import deliver
 from potstill.exports.runtimes import TorchRunner
 from potstill.ground.devices import placed
 from potstill.ground.disk import write_json_atomic
+from potstill.models.party import Student, Teacher
+from potstill.recipe.model import QuantizeRecipe
 from potstill.targets import target_named
-
-if TYPE_CHECKING:
-    from potstill.contracts.runner import Runner
-    from potstill.stages.context import Run
 
 LATENCY_ROWS = 48
 CALIBRATION_BATCH = 8
 
 
-def export_student(run: Run, folder: Path) -> Sequence[str]:
-    """Export the student, try the ways of serving it, and keep the fp32 file and what was chosen."""
-    from potstill.stages.student import load_student
+@dataclass(frozen=True)
+class ExportOptions:
+    """What exporting reads of a recipe."""
 
-    student, processor = load_student(run, run.folder / "student")
-    target, mode = target_named(run.recipe.target), run.recipe.quantize.mode
-    ways = () if mode == OFF else ways_of(mode, target)
+    quantize: QuantizeRecipe
+    target: str
+    seed: int
+
+
+def export_student(given: Given, options: ExportOptions, folder: Path, tell: Observer) -> Sequence[str]:
+    """Export the student, try the ways of serving it, and keep the fp32 file and what was chosen."""
+    student: Student = given.student
+    model, task, target = student.load()[0], student.rows.task, target_named(options.target)
+    ways = () if options.quantize.mode == OFF else ways_of(options.quantize.mode, target)
     facts, notes = deliver(
-        student,
+        model,
         folder,
         target=target,
-        example_inputs=run.task.example_inputs(student, batch=2),
-        dynamic_axes=run.task.dynamic_axes(student),
+        example_inputs=task.example_inputs(model, batch=2),
+        dynamic_axes=task.dynamic_axes(model),
         ways=ways,
-        choosing=_choosing(run, len(ways), run.task.collator(processor)) if ways else None,
+        choosing=_choosing(student, given, options, len(ways), tell) if ways else None,
     )
     write_json_atomic(folder / "facts.json", facts)
     return notes
 
 
-def _choosing(run: Run, num_ways: int, collator: Callable[..., Mapping[str, Any]]) -> Callable[..., Choice]:
-    """`choose` with the run's rows and metric."""
-    validation, train, asked = run.student_rows("validation"), run.student_rows("train"), run.recipe.quantize
-    teacher = _teacher_answers(run) if run.answers.from_labels is None else None
+def _choosing(student: Student, given: Given, options: ExportOptions, num_ways: int, tell: Observer) -> Callable[..., Choice]:
+    """`choose` with the student's rows and metric."""
+    validation, train = student.encoded("validation"), student.encoded("train")
+    rows, collator, asked = student.rows, student.collator, options.quantize
+    teacher = _teacher_answers(given.teacher) if rows.answers.from_labels is None else None
     tried: list[str] = []
 
     def metric_of(runner: Runner) -> float:
         found = predict(runner, validation, collator)
-        return float(run.task.quality(found.logits, found.labels, teacher=teacher)[run.metric])
+        return float(rows.task.quality(found.logits, found.labels, teacher=teacher)[rows.metric])
 
     def on_try(name: str) -> None:
         tried.append(name)
-        run.observer.stage_advanced(len(tried), num_ways, {})
+        tell.stage_advanced(len(tried), num_ways, {})
 
     return functools.partial(
         choose,
         metric_of=metric_of,
-        calibration=batches(train, collator, asked.calibration_rows, CALIBRATION_BATCH, run.recipe.seed),
-        latency_inputs=batches(validation, collator, LATENCY_ROWS, 1, run.recipe.seed),
+        calibration=batches(train, collator, asked.calibration_rows, CALIBRATION_BATCH, options.seed),
+        latency_inputs=batches(validation, collator, LATENCY_ROWS, 1, options.seed),
         max_drop=asked.max_drop,
         on_try=on_try,
     )
 
 
-def _teacher_answers(run: Run) -> np.ndarray:
+def _teacher_answers(teacher: Teacher) -> np.ndarray:
     """What the teacher answers on the validation rows, for measures against it."""
-    with placed(run.teacher.model) as teacher:
-        return predict(TorchRunner(teacher), run.teacher_rows("validation"), run.task.collator(run.teacher.processor)).logits
+    with placed(teacher.model) as model:
+        return predict(TorchRunner(model), teacher.encoded("validation"), teacher.collator).logits
 
 
 def batches(

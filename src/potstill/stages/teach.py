@@ -1,133 +1,177 @@
-"""Stages `teach` and `cache`: the teacher's head trained where it is new, its answers kept on disk."""
+"""Stage `teach`: a teacher's head trained where it is new; a further teacher also reads the rows in its own tokens."""
 
 from __future__ import annotations
 
+import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Literal
 
-import numpy as np
-
-from potstill.ground.devices import compute_device
+from potstill.contracts.slot import Given
+from potstill.contracts.stage import Observer
+from potstill.data.run_rows import Rows, open_encoded, places_in
 from potstill.ground.disk import write_json_atomic
-from potstill.knowledge.cache import estimate, measure_seconds_per_row, write_cache
-from potstill.knowledge.live import LiveTeacher
-from potstill.models.frozen import fingerprint_of_processor, freeze
-from potstill.models.taps import TapReader, head_of
-from potstill.planning.phases import asks_teacher
-from potstill.report.numbers import size
-from potstill.stages.cached_block_means import dtype_of, states_to_keep
-from potstill.stages.run_facts import passes, run_facts
-from potstill.stages.teacher_snapshots import keep_anchors
-from potstill.stages.user_inputs import load_given
+from potstill.models.frozen import freeze
+from potstill.models.load import LoadedTeacher, load_teacher
+from potstill.models.party import Teacher
+from potstill.models.taps import head_of
+from potstill.planning.inputs import Inputs, errors_of_task
+from potstill.planning.learning import progress
+from potstill.recipe.model import OneTeacherRecipe
+from potstill.students.make import encode_rows
 from potstill.training.phase_settings import PhaseSettings, usual_evaluations
 from potstill.training.phases import train_phase
 from potstill.training.precision import rounding_note
-from potstill.training.route import RouteKeeper
+from potstill.training.route import WEIGHTS, RouteKeeper, evenly, step_of
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from potstill.data.encoded import EncodedRows
-    from potstill.stages.context import Run
-
+logger = logging.getLogger(__name__)
 PRETRAINED_RATE, SCRATCH_RATE = 5e-5, 1e-3
 NEW_HEAD_MULTIPLE = 10.0
-CACHE_BATCH = 64
-SHOWN_ROWS = 16  # that tell how large a teacher's states are
+NOT_STATES = ("stage.json", "facts.json", WEIGHTS)
 
 
-def teach(run: Run, folder: Path) -> Sequence[str]:
+@dataclass(frozen=True)
+class TeachOptions:
+    """What training a teacher reads of a recipe.
+
+    Args:
+        teacher: How it is trained.
+        anchors: Earlier states to keep; None for none.
+        seed: Of batch order and a new head.
+        precision: Of training.
+        max_tokens: Of rows that a further teacher encodes for itself.
+        label: What messages call it.
+    """
+
+    teacher: OneTeacherRecipe
+    anchors: int | None
+    seed: int
+    precision: Literal["auto", "fp32", "bf16"]
+    max_tokens: int | None = None
+    label: str = "teacher"
+
+
+def teach(given: Given, options: TeachOptions, folder: Path, tell: Observer) -> Sequence[str]:
     """Train the teacher on the labelled rows and keep the best by validation."""
-    loaded = load_given(run, run.label_names)
-    recipe, model = run.recipe.teacher, loaded.model
+    with errors_of_task(given.inputs.name):
+        rows: Rows = given.rows
+        return _train(given.inputs, options, rows, rows.places, folder, tell)
+
+
+def read_and_teach(given: Given, options: TeachOptions, folder: Path, tell: Observer) -> Sequence[str]:
+    """Encode every split in a further teacher's tokens, and train it where its head is new."""
+    inputs: Inputs = given.inputs
+    rows: Rows = given.rows
+    with errors_of_task(inputs.name):
+        loaded = inputs.load(rows.label_names)
+        encode_rows(rows, loaded.processor, folder / "encoded", options.max_tokens)
+        if not inputs.wants_training(rows.label_names):
+            return list(loaded.notes)
+        (folder / "model").mkdir(exist_ok=True)
+        return _train(inputs, options, rows, places_in(folder / "encoded"), folder / "model", tell)
+
+
+def wants_teaching(given: Given, options: TeachOptions) -> bool:
+    """Whether the teacher is trained in this run."""
+    del options
+    inputs: Inputs = given.inputs
+    return inputs.wants_training(given.rows.label_names)
+
+
+def open_teacher(folder: Path, given: Given, *, name: str = "teacher", own: str = "") -> Teacher:
+    """The teacher that was trained in this run, or the given one, with the rows in its tokens.
+
+    Args:
+        folder: Of the stage.
+        given: The rows and what was given.
+        name: As messages say it.
+        own: Where the model lies below the folder of a further teacher, which has encoded the rows for itself.
+    """
+    inputs: Inputs = given.inputs
+    rows: Rows = given.rows
+    trained = folder / own if own else folder
+
+    def load() -> LoadedTeacher:
+        if trained.is_dir():
+            return load_teacher(trained, rows.task, label_names=rows.label_names or None)
+        return inputs.load(rows.label_names)
+
+    places = places_in(folder / "encoded") if own else rows.places
+    return Teacher(name, rows, places, load, trained, number=None if own else rows.number)
+
+
+def _train(
+    inputs: Inputs, options: TeachOptions, rows: Rows, places: Mapping[str, Path], folder: Path, tell: Observer
+) -> Sequence[str]:
+    inputs.forget()
+    loaded = inputs.load_anew(rows.label_names)
+    asked, model, number = options.teacher, loaded.model, rows.number if places is rows.places else None
+    train, validation = (open_encoded(places, (name,), number) for name in ("train", "validation"))
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     head = head_of(model)
-    if loaded.head_is_new and hasattr(run.task, "start_head") and head is not None:
-        run.task.start_head(head, run.teacher_rows("train").labels)
+    if loaded.head_is_new and hasattr(rows.task, "start_head") and head is not None:
+        rows.task.start_head(head, train.labels)
     settings = PhaseSettings(
-        epochs=recipe.epochs,
-        learning_rate=recipe.learning_rate or (SCRATCH_RATE if recipe.from_scratch else PRETRAINED_RATE),
-        batch_size=recipe.batch_size,
-        seed=run.recipe.seed,
-        precision=run.recipe.precision,
+        epochs=asked.epochs,
+        learning_rate=asked.learning_rate or (SCRATCH_RATE if asked.from_scratch else PRETRAINED_RATE),
+        batch_size=asked.batch_size,
+        seed=options.seed,
+        precision=options.precision,
         select="metric",
-        head_multiple=NEW_HEAD_MULTIPLE if loaded.head_is_new and not recipe.from_scratch else 1.0,
-        evaluations=None if recipe.anchors is None else max(recipe.anchors + 1, usual_evaluations(recipe.epochs)),
+        head_multiple=NEW_HEAD_MULTIPLE if loaded.head_is_new and not asked.from_scratch else 1.0,
+        evaluations=None if options.anchors is None else max(options.anchors + 1, usual_evaluations(asked.epochs)),
     )
     outcome = train_phase(
         model,
-        rows=run.teacher_rows("train"),
-        eval_rows=run.teacher_rows("validation"),
-        collator=run.task.collator(loaded.processor),
+        rows=train,
+        eval_rows=validation,
+        collator=rows.task.collator(loaded.processor),
         folder=folder / "training",
-        terms=[run.answers.from_labels or {}],
-        task=run.task,
+        terms=[rows.answers.from_labels or {}],
+        task=rows.task,
         settings=settings,
-        on_progress=run.progress(),
-        callbacks=[RouteKeeper(folder / "training" / "route")] if recipe.anchors else [],
+        on_progress=progress(tell),
+        callbacks=[RouteKeeper(folder / "training" / "route")] if options.anchors else [],
     )
     freeze(model)
     model.save_pretrained(folder)
     loaded.processor.save_pretrained(folder)
-    if recipe.anchors:
-        keep_anchors(folder / "training" / "route", folder, recipe.anchors, end=outcome.best.get("step"))
-    metric = outcome.best.get(f"eval_{run.metric}")
+    if options.anchors:
+        _keep_anchors(folder / "training" / "route", folder, options.anchors, end=outcome.best.get("step"))
+    metric = outcome.best.get(f"eval_{rows.metric}")
     keys = ("history", "best", "seconds", "precision")
     write_json_atomic(folder / "facts.json", {key: getattr(outcome, key) for key in keys})
     shutil.rmtree(folder / "training")
-    reached = None if metric is None else f"teacher: {run.metric} {metric:.4f} on validation"
+    reached = None if metric is None else f"{options.label}: {rows.metric} {metric:.4f} on validation"
     return [line for line in (reached, rounding_note(outcome.precision)) if line]
 
 
-def cache_answers(run: Run, folder: Path, *, keeps_states: bool = True) -> Sequence[str]:
-    """Ask the teacher once for every row and keep its logits, and the states that the run's method reads.
+def _keep_anchors(route: Path, teacher: Path, count: int, *, end: float | None = None) -> None:
+    """Make models of `count` states of a route, below the trained teacher: ``anchors/anchor-1`` and so on.
+
+    The route ends where the teacher was best, so that no state is later than the teacher that is kept.
 
     Args:
-        run: The run as this teacher sees it.
-        folder: Of the stage.
-        keeps_states: Whether a student may be cut out of this teacher.
+        route: What `RouteKeeper` kept.
+        teacher: The trained teacher, with its configuration and its tokenizer or image processor.
+        count: How many.
+        end: Optimizer steps that the kept teacher has done; None for all.
     """
-    teacher = run.teacher
-    names = [name for name in ("train", "validation", "test", "unlabelled", "augmented") if run.has(name)]
-    rows = run.teacher_rows(*names)
-    source = LiveTeacher(teacher.model, TapReader(), device=compute_device())
-    collator = run.task.collator(teacher.processor)
-    states = states_to_keep(run, len(rows)) if keeps_states else ()
-    seconds = measure_seconds_per_row(source, rows, collator, sample=min(64, max(8, len(rows) // 32)))
-    cost = estimate(len(rows), run.num_answers, passes=passes(run), seconds_per_row=seconds)
-    run.observer.note(
-        f"the answers to {len(rows):,} rows take {size(cost.bytes)} and about {cost.seconds_to_write:.0f} s,"
-        f" and save about {cost.seconds_saved:.0f} s"
-    )
-    shown = _shown(source, rows, collator, states)
-    dtype = dtype_of(shown)
-    if states:
-        taken = len(rows) * sum(state.shape[-1] for state in shown) * np.dtype(dtype).itemsize
-        run.observer.note(f"mean states of {len(states)} of the teacher's blocks are kept beside them in {size(taken)}")
-    write_cache(
-        source,
-        rows,
-        collator,
-        folder / "logits",
-        needs=("logits", *states),
-        tap_dtype=dtype,
-        batch_size=CACHE_BATCH,
-        processor_fingerprint=fingerprint_of_processor(teacher.processor),
-        progress=run.progress(),
-    )
-    return []
-
-
-def wants_cache(run: Run) -> bool:
-    """Whether the answers are kept: always, never, or where the losses read all rows and the evaluations some of them again."""
-    mode = run.recipe.distill.cache
-    return mode == "always" or (mode == "auto" and passes(run) >= 1 and asks_teacher(run_facts(run)))
-
-
-def _shown(source: LiveTeacher, rows: EncodedRows, collator: Any, states: Sequence[str]) -> list[Tensor]:
-    """These states of a few rows, [rows, D] each."""
-    few = [rows[index] for index in range(min(SHOWN_ROWS, len(rows)))]
-    return list(source.signal(collator(few), states).taps.values()) if states else []
+    states = list(route.glob("step-*.safetensors"))
+    files = evenly([file for file in states if end is None or step_of(file) <= end], count)
+    if len(files) < count:
+        logger.warning(
+            "the teacher was best so early that %d of %d states before it are kept; raise teacher.epochs for more",
+            len(files),
+            count,
+        )
+    for number, file in enumerate(files, start=1):
+        place = teacher / "anchors" / f"anchor-{number}"
+        place.mkdir(parents=True, exist_ok=True)
+        for other in teacher.iterdir():
+            if other.is_file() and other.name not in NOT_STATES:
+                shutil.copyfile(other, place / other.name)
+        shutil.copyfile(file, place / WEIGHTS)

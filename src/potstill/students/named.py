@@ -6,10 +6,13 @@ import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from potstill.contracts.stage import Observer
 from potstill.errors import ModelError
 from potstill.ground.devices import seeded
 from potstill.models.checkpoint import has_own_processor
+from potstill.models.factory import make
 from potstill.models.load import new_model
+from potstill.models.party import Teacher
 from potstill.students.cost import parameters_of
 from potstill.tasks.image_classification import size_of
 from potstill.tasks.text_classification import position_limit
@@ -17,53 +20,72 @@ from potstill.tasks.text_classification import position_limit
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from potstill.stages.context import Run
     from potstill.students.plan import StudentPlan
 
 
-def named_student(run: Run, planned: StudentPlan, processor: Any) -> PreTrainedModel:
+def named_student(
+    name: str, planned: StudentPlan, processor: Any, teacher: Teacher, seed: int, tell: Observer
+) -> PreTrainedModel:
     """The student of the recipe, with its own weights where it has them.
 
     Args:
-        run: The run; its recipe names a student.
+        name: Folder or hub id.
         planned: The plan made from the student's configuration.
         processor: The tokenizer or image processor that it is to read with.
+        teacher: The teacher, with the rows and their task.
+        seed: Of random weights.
+        tell: Receives a warning where the student is not smaller than the teacher.
 
     Raises:
         ModelError: It cannot be loaded, or cannot read what the processor makes.
     """
-    name = str(run.recipe.student.model)
     check_reads(name, planned.build_config(), processor)
+    task, label_names = teacher.rows.task, teacher.rows.label_names
     if _has_weights(name):
-        student = run.task.load_model(name, num_labels=run.num_answers, label_names=run.label_names)
+        student = task.load_model(name, num_labels=teacher.num_answers, label_names=label_names)
     else:
-        with seeded(run.recipe.seed):
-            student = new_model(run.task, planned.build_config())
-    if run.label_names:
-        student.config.id2label = dict(enumerate(run.label_names))
-        student.config.label2id = {label: index for index, label in enumerate(run.label_names)}
-    if parameters_of(student) >= parameters_of(run.teacher.model):
-        run.observer.warn(f"the student {name} is not smaller than the teacher")
-    return student.eval()
+        with seeded(seed):
+            student = new_model(task, planned.build_config())
+    if label_names:
+        student.config.id2label = dict(enumerate(label_names))
+        student.config.label2id = {label: index for index, label in enumerate(label_names)}
+    if parameters_of(student) >= parameters_of(teacher.model):
+        tell.warn(f"the student {name} is not smaller than the teacher")
+    made: PreTrainedModel = student.eval()
+    return made
 
 
-def named_processor(run: Run, planned: StudentPlan, teachers: Any) -> Any:
+def named_processor(name: str, planned: StudentPlan, teacher: Teacher) -> Any:
     """What the student reads with; None where that is just what the teacher reads with.
 
     Args:
-        run: The run; its recipe names a student.
+        name: Folder or hub id of the student.
         planned: The plan made from the student's configuration.
-        teachers: The teacher's tokenizer or image processor.
+        teacher: The teacher, with the task.
     """
-    config = planned.build_config()
-    if has_own_processor(run.recipe.student.model):
-        return run.task.load_processor(str(run.recipe.student.model), model_config=config)
-    limit = position_limit(config) if run.task.modality == "text" else None
-    if limit is None or limit >= teachers.model_max_length:
+    config, task = planned.build_config(), teacher.rows.task
+    if has_own_processor(name):
+        return task.load_processor(name, model_config=config)
+    limit = position_limit(config) if task.modality == "text" else None
+    if limit is None or limit >= teacher.processor.model_max_length:
         return None
-    shorter = copy.deepcopy(teachers)
+    shorter = copy.deepcopy(teacher.processor)
     shorter.model_max_length = limit
     return shorter
+
+
+def module_student(name: str, teacher: Teacher, seed: int) -> tuple[PreTrainedModel, Any]:
+    """The student that the recipe names as code, from a seed, and what it reads with: its own, or None.
+
+    Raises:
+        ModelError: It fails, or has other classes than the data.
+    """
+    from potstill.models.module import wrap
+
+    label_names = teacher.rows.label_names
+    with seeded(seed):
+        network, own = make(name, len(label_names))
+    return wrap(network, name, own or teacher.processor, label_names=label_names).eval(), own
 
 
 def check_reads(name: str, config: Any, processor: Any) -> None:

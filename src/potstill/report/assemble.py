@@ -5,14 +5,17 @@ from __future__ import annotations
 import base64
 import datetime
 import io
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from potstill.answers.fidelity import gap_closed
+from potstill.answers.fidelity import gap_closed, retention
 from potstill.answers.judges import Judge, judge_of
+from potstill.contracts.target import Target
+from potstill.data.run_rows import Rows, read_facts
 from potstill.data.task_rows import blocks_of
+from potstill.evaluate.measured_model import Bench, Subject, reference
 from potstill.evaluate.quality import Predictions
 from potstill.exports.delivery import kept_in, plain_in
 from potstill.ground.hardware import choose_threads, describe, package_versions
@@ -21,6 +24,7 @@ from potstill.report.metrics import (
     DataSummary,
     Energy,
     Interval,
+    Latency,
     LayerSimilarity,
     Machine,
     Metrics,
@@ -36,12 +40,6 @@ from potstill.report.metrics import (
     history_points,
 )
 from potstill.report.numbers import SHARES
-from potstill.stages.measured_model import reference
-from potstill.targets import target_named
-
-if TYPE_CHECKING:
-    from potstill.recipe.model import OneTeacherRecipe
-    from potstill.stages.context import Run
 
 FEW_TEST_ROWS = 200
 THUMBNAIL = 96
@@ -52,7 +50,7 @@ _SHAPE_KEYS = (
 
 
 def assemble(
-    run: Run,
+    bench: Bench,
     models: Mapping[str, ModelFigures],
     answers: Mapping[str, Predictions],
     insides: LayerSimilarity | None,
@@ -61,25 +59,26 @@ def assemble(
     """Put everything that was measured into one document.
 
     Args:
-        run: The run.
+        bench: What was measured.
         models: Figures of each model.
         answers: Its answers on the test rows, in the same order for all.
         insides: Similarity of layers and attention, where there are any.
         energy: Energy per row, or why there is none.
     """
-    metric, judge = run.metric, judge_of(run.task)
+    rows, options = bench.rows, bench.options
+    metric, judge = rows.metric, judge_of(rows.task)
     student, teacher, compared = models["student"], models["teacher"], models[reference(models)]
     baseline = models.get("baseline")
-    planned = run.facts("work/student")["plan"]
-    served, trained = served_name(run, models), _trained(run)
+    planned = bench.student.facts["plan"]
+    served, trained = served_name(bench, models), _trained(bench)
     return Metrics(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        task=run.task.name,
+        task=rows.task.name,
         metric=metric,
-        teacher=" + ".join(one.model for one in _teachers(run)),
-        command=f"potstill distill {run.folder / 'recipe.yaml'}",
+        teacher=" + ".join(options.teachers),
+        command=f"potstill distill {options.recipe_file}",
         ratio=Ratio(
-            asked=None if run.recipe.student.model else planned["ratio_asked"],
+            asked=planned["ratio_asked"] if options.has_ratio else None,
             achieved=1 - (student.parameters or 0) / (teacher.parameters or 1),
         ),
         retention=student.retention,
@@ -92,41 +91,38 @@ def assemble(
         models=dict(models),
         served=served,
         confidence=_confidence(judge, answers, metric),
-        answers=run.answers.kind,
-        tasks=_tasks(run),
-        quantization=_quantization(run),
-        plan=_plan(run, planned),
+        answers=rows.answers.kind,
+        tasks=_tasks(bench),
+        quantization=_quantization(bench),
+        plan=_plan(bench, planned),
         layers=insides,
-        per_class=_per_class(run, answers),
-        worst_examples=_worst(run, judge, answers),
+        per_class=_per_class(bench, answers),
+        worst_examples=_worst(bench, judge, answers),
         history={name: history_points(facts["history"]) for name, facts in trained.items()},
         precision={name: TrainingPrecision(**facts["precision"]) for name, facts in trained.items() if "precision" in facts},
         calibration={name: bins for name, found in answers.items() if (bins := _bins(judge, found))},
         energy=energy,
-        data=_data(run),
+        data=_data(bench),
         machine=_machine(),
-        target=_target(run),
+        target=_target(bench.target),
         versions=package_versions(),
-        seeds={"run": run.recipe.seed},
-        files=_files(run),
-        warnings=_warnings(run, answers),
+        seeds={"run": options.seed},
+        files=_files(bench),
+        warnings=_warnings(bench, answers),
     )
 
 
-def _teachers(run: Run) -> Sequence[OneTeacherRecipe]:
-    return [one.teacher for one in run.recipe.tasks.values()] or run.recipe.teacher.all
-
-
-def _tasks(run: Run) -> dict[str, list[str]]:
+def _tasks(bench: Bench) -> dict[str, list[str]]:
     """Task → its classes in the order of the logits; empty where there is one task."""
-    if not run.recipe.tasks:
+    if not bench.options.tasks:
         return {}
-    return {task: list(run.label_names[start:stop]) for task, (start, stop) in blocks_of(run.label_names).items()}
+    names = bench.rows.label_names
+    return {task: list(names[start:stop]) for task, (start, stop) in blocks_of(names).items()}
 
 
-def served_name(run: Run, models: Mapping[str, ModelFigures]) -> str:
+def served_name(bench: Bench, models: Mapping[str, ModelFigures]) -> str:
     """The model that `quantize` chose to be served."""
-    kept = kept_in(run.facts("export")).get("served")
+    kept = kept_in(bench.export_facts).get("served")
     return kept.model_name if kept is not None and kept.model_name in models else "student"
 
 
@@ -136,8 +132,8 @@ def _confidence(judge: Judge, answers: Mapping[str, Predictions], metric: str) -
     return {name: Interval(low=one.low, high=one.high, level=one.confidence) for name, one in found.items()}
 
 
-def _quantization(run: Run) -> Quantization | None:
-    facts = run.facts("export")
+def _quantization(bench: Bench) -> Quantization | None:
+    facts = bench.export_facts
     if "tries" not in facts:
         return None
     keys = ("name", "runtime", "precision", "path", "bytes", "metric", "drop", "p50_ms", "accepted", "reason")
@@ -145,9 +141,9 @@ def _quantization(run: Run) -> Quantization | None:
     return Quantization(chosen=facts["chosen"], reason=facts["reason"], max_drop=facts["max_drop"], candidates=tries)
 
 
-def _plan(run: Run, planned: Mapping[str, Any]) -> PlanSummary:
-    teacher = run.teacher.model.config.to_dict()
-    vocabulary = run.facts("work/student").get("vocabulary")
+def _plan(bench: Bench, planned: Mapping[str, Any]) -> PlanSummary:
+    teacher = bench.teacher.model.config.to_dict()
+    vocabulary = bench.student.facts.get("vocabulary")
     notes = list(planned["notes"])
     if vocabulary:
         notes.append(f"{vocabulary['tokens']:,} tokens cover {vocabulary['coverage']:.2%} of the training text")
@@ -160,8 +156,8 @@ def _shape(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: config[key] for key in _SHAPE_KEYS if config.get(key) is not None}
 
 
-def _per_class(run: Run, answers: Mapping[str, Predictions]) -> list[ClassResult]:
-    by_model = {name: run.task.per_class(found.logits, found.labels) for name, found in answers.items()}
+def _per_class(bench: Bench, answers: Mapping[str, Predictions]) -> list[ClassResult]:
+    by_model = {name: bench.rows.task.per_class(found.logits, found.labels) for name, found in answers.items()}
     teacher = by_model["teacher"]
     if not teacher:
         return []
@@ -172,27 +168,27 @@ def _per_class(run: Run, answers: Mapping[str, Predictions]) -> list[ClassResult
             recall={name: classes[index]["recall"] for name, classes in by_model.items()},
             f1={name: classes[index]["f1"] for name, classes in by_model.items()},
         )
-        for index, label in enumerate(run.label_names)
+        for index, label in enumerate(bench.rows.label_names)
     ]
 
 
-def _worst(run: Run, judge: Judge, answers: Mapping[str, Predictions]) -> list[WorstExample]:
+def _worst(bench: Bench, judge: Judge, answers: Mapping[str, Predictions]) -> list[WorstExample]:
     """Test rows on which the student does much worse than the teacher."""
     teacher, student = answers[reference(answers)], answers["student"]
     place = {int(row_id): index for index, row_id in enumerate(teacher.row_ids)}
     order = np.array([place[int(row_id)] for row_id in student.row_ids])
     aligned = teacher._replace(**{name: value[order] for name, value in teacher._asdict().items() if value is not None})
-    split = run.split("test")
+    split = bench.rows.split("test")
     where = {int(row_id): index for index, row_id in enumerate(split["row_id"])}
     return [
-        WorstExample(**_shown(run, split[where[one.row_id]]), **one._asdict())
-        for one in judge.worst(student, aligned, run.label_names, run.recipe.evaluate.worst_examples)
+        WorstExample(**_shown(bench.rows.task, split[where[one.row_id]]), **one._asdict())
+        for one in judge.worst(student, aligned, bench.rows.label_names, bench.options.evaluate.worst_examples)
     ]
 
 
-def _shown(run: Run, row: Mapping[str, Any]) -> dict[str, str]:
-    if run.task.modality == "text":
-        return {"text": run.task.text_of(row)}
+def _shown(task: Any, row: Mapping[str, Any]) -> dict[str, str]:
+    if task.modality == "text":
+        return {"text": task.text_of(row)}
     from PIL import Image
 
     image = row["image"].convert("RGB")
@@ -205,14 +201,15 @@ def _shown(run: Run, row: Mapping[str, Any]) -> dict[str, str]:
     return {"image_png_base64": base64.b64encode(buffer.getvalue()).decode()}
 
 
-def _trained(run: Run) -> dict[str, Mapping[str, Any]]:
+def _trained(bench: Bench) -> dict[str, Mapping[str, Any]]:
     """Stage of training → its facts: what was logged, and what it computed in."""
     found: dict[str, Mapping[str, Any]] = {}
-    for name, folder in (("teach", "teacher"), ("baseline", "work/baseline"), ("distill", "student")):
-        if (run.folder / folder / "facts.json").is_file():
-            facts = run.facts(folder)
-            stages = facts.get("stages") or []
-            found |= {f"{name}: {one['name']}": one for one in stages} if len(stages) > 1 else {name: (stages or [facts])[0]}
+    baseline = [] if bench.baseline is None else [("baseline", bench.baseline.folder.parent)]
+    for name, folder in (("teach", bench.teacher.folder), *baseline, ("distill", bench.student.folder)):
+        if (folder / "facts.json").is_file():
+            facts = read_facts(folder)
+            phases = facts.get("stages") or []
+            found |= {f"{name}: {one['name']}": one for one in phases} if len(phases) > 1 else {name: (phases or [facts])[0]}
     return found
 
 
@@ -232,23 +229,21 @@ def _bins(judge: Judge, found: Predictions) -> list[ReliabilityBin]:
     ]
 
 
-def _data(run: Run) -> DataSummary:
-    facts = run.facts("work/data")
+def _data(bench: Bench) -> DataSummary:
+    facts = bench.rows.facts
     rows = dict(facts["rows"])
-    if run.has("augmented"):
-        rows["augmented"] = len(run.split("augmented"))
+    if bench.rows.has("augmented"):
+        rows["augmented"] = len(bench.rows.split("augmented"))
     tokens: dict[str, float | None] = {}
-    if run.task.modality == "text":
-        lengths = run.teacher_rows("train").lengths
+    if bench.rows.task.modality == "text":
+        lengths = bench.teacher.encoded("train").lengths
         tokens = {"p50": float(np.percentile(lengths, 50)), "p95": float(np.percentile(lengths, 95)), "max": float(lengths.max())}
-    sources = [one.data.source for one in run.recipe.tasks.values()] or [run.recipe.data.source]
     return DataSummary(
-        source=" + ".join(sources), rows=rows, label_names=facts["label_names"], tokens=tokens, notes=facts["notes"]
+        source=" + ".join(bench.options.sources), rows=rows, label_names=facts["label_names"], tokens=tokens, notes=facts["notes"]
     )
 
 
-def _target(run: Run) -> TargetSummary:
-    target = target_named(run.recipe.target)
+def _target(target: Target) -> TargetSummary:
     reason = target.absent()
     return TargetSummary(
         name=target.name,
@@ -271,28 +266,59 @@ def _machine() -> Machine:
     )
 
 
-def _files(run: Run) -> dict[str, str]:
-    facts = run.facts("export")
-    plain = plain_in(facts)
-    files = {"student": "student", plain.format.name: f"export/{plain.file}"}
-    return files | {f"{one.format.name}-{one.precision.name}": f"export/{one.file}" for one in kept_in(facts).values()}
+def _files(bench: Bench) -> dict[str, str]:
+    plain = plain_in(bench.export_facts)
+    files, kept = {"student": "student", plain.format.name: f"export/{plain.file}"}, kept_in(bench.export_facts).values()
+    return files | {f"{one.format.name}-{one.precision.name}": f"export/{one.file}" for one in kept}
 
 
-def _warnings(run: Run, answers: Mapping[str, Predictions]) -> list[str]:
+def _warnings(bench: Bench, answers: Mapping[str, Predictions]) -> list[str]:
     found = []
     rows = len(answers["student"].labels)
-    if rows < FEW_TEST_ROWS and run.metric not in SHARES:  # of shares the page itself says how large chance is
+    if rows < FEW_TEST_ROWS and bench.rows.metric not in SHARES:  # of shares the page itself says how large chance is
         found.append(f"the test split has {rows} rows only: differences of a few points may be chance")
-    if run.recipe.teacher.others:
+    if not bench.options.tasks and len(bench.teachers) > 1:
         found.append(
             "retention, agreement, WDSR, mean KL and the gap are against all teachers together (ensemble);"
             " size, speed and ratio are against the first one"
         )
-    if run.recipe.tasks:
+    if bench.options.tasks:
         found.append(
             f"the teacher's quality is that of each row's own teacher; its size and speed, and the ratio, are those of the first,"
-            f" of {next(iter(run.recipe.tasks))}; layers are compared with that one"
+            f" of {bench.options.tasks[0]}; layers are compared with that one"
         )
-    if not run.recipe.baseline:
+    if not bench.options.has_baseline:
         found.append("no baseline was trained, so this report cannot tell what distillation gained; set baseline: true")
     return found
+
+
+def quality_of(rows: Rows, answers: Predictions, teacher: Predictions) -> dict[str, float]:
+    """The task's measures of a model's answers, where a measure needs them against the teacher's."""
+    found = dict(rows.task.quality(answers.logits, answers.labels, teacher=teacher.logits))
+    by_text = getattr(rows.task, "text_quality", None)
+    return found if by_text is None else found | by_text(answers, rows.split("test"))
+
+
+def figures_of(rows: Rows, subject: Subject, teacher: Predictions, speeds: Mapping[str, Any]) -> ModelFigures:
+    """The figures of one model."""
+    judge, answers = judge_of(rows.task), subject.answers
+    quality, theirs = quality_of(rows, answers, teacher), quality_of(rows, teacher, teacher)
+    close, calibration = judge.closeness(answers, teacher), judge.calibration(answers)
+    return ModelFigures(
+        quality=dict(quality),
+        parameters=subject.parameters,
+        bytes=subject.bytes,
+        formats=dict(subject.formats),
+        flops=subject.flops,
+        ece=None if calibration is None else calibration.ece,
+        retention=retention(quality[rows.metric], theirs[rows.metric]),
+        agreement=close.agreement,
+        wdsr=close.wdsr,
+        mean_kl_nats=close.mean_kl_nats,
+        closeness=dict(close.others),
+        latency_ms={
+            way: {str(size): Latency(p50=one.p50, p95=one.p95, p99=one.p99) for size, one in by_size.items()}
+            for way, by_size in speeds.items()
+        },
+        throughput={way: {str(size): one.rows_per_second for size, one in by_size.items()} for way, by_size in speeds.items()},
+    )

@@ -3,35 +3,28 @@
 from __future__ import annotations
 
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
+from potstill.flows.distill import DistillFlow
+from potstill.flows.observer import LoggingObserver
 from potstill.ground.devices import compute_device
 from potstill.knowledge.cache import estimate, measure_seconds_per_row
 from potstill.knowledge.live import LiveTeacher
-from potstill.models.load import new_model
+from potstill.models.party import Teacher
+from potstill.planning.block_means import bytes_of_states
 from potstill.planning.check import check_recipe
+from potstill.planning.phases import can_augment
 from potstill.recipe import Recipe
 from potstill.report.numbers import size
-from potstill.stages.cached_block_means import bytes_of_states
-from potstill.stages.context import Run
-from potstill.stages.observer import LoggingObserver
-from potstill.stages.rows import augmented_rows, can_augment, read_data
-from potstill.stages.run_facts import check_models, passes
-from potstill.stages.several_tasks import read_tasks
-from potstill.stages.student import plan_student
-from potstill.stages.task_run import task_run
-from potstill.stages.user_inputs import load_given
+from potstill.stages.augment import num_augmented
+from potstill.students import cost
+from potstill.students.make import latency_table, plan_student
 from potstill.students.vocabulary import count_tokens
 
 if TYPE_CHECKING:
     from rich.table import Table
-    from transformers import PreTrainedConfig
 
 GIGA = 1e9
 # A step is a forward, a backward of twice its work, and the optimizer's traffic: about four forwards of the student.
@@ -105,26 +98,26 @@ def preview(recipe: Recipe) -> Preview:
         PotstillError: What the run itself would refuse.
     """
     check_recipe(recipe)
+    flow = DistillFlow(recipe)
     with tempfile.TemporaryDirectory(prefix="potstill-plan-") as folder:
-        run = Run(recipe, Path(folder), LoggingObserver())
-        (read_tasks if recipe.tasks else read_data)(run, run.folder / "work" / "data")
-        check_models(run)
-        first = task_run(run, 0) if recipe.tasks else run
-        teacher = load_given(first, first.label_names)
-        rows = run.teacher_rows("train")
+        run = flow.start(Path(folder), LoggingObserver())
+        flow.check_answers()
+        run.perform(flow.stages[0])
+        flow.check_models()
+        teacher: Teacher = flow.open(flow.teacher)
+        rows, task = teacher.encoded("train"), teacher.rows.task
         counts = None
-        if run.task.modality == "text" and recipe.student.vocabulary != "keep" and recipe.student.ratio != 0:
+        if task.modality == "text" and recipe.student.vocabulary != "keep" and recipe.student.ratio != 0:
             counts = count_tokens([rows.tokens], int(teacher.model.config.vocab_size))  # type: ignore[attr-defined]
-        planned = plan_student(run, teacher, counts)
-        extra = augmented_rows(run, len(rows)) if can_augment(run) else 0
-        num_rows = len(rows) + extra
+        planned = plan_student(recipe.student, teacher, counts)
+        num_rows = len(rows) + (num_augmented(recipe.data.augment, teacher) if can_augment(task) else 0)
         live = LiveTeacher(teacher.model, device=compute_device())
-        seconds = measure_seconds_per_row(live, rows, run.task.collator(teacher.processor))
-        epochs = passes(run)
-        cache = estimate(num_rows, run.num_answers, passes=epochs, seconds_per_row=seconds)
+        seconds = measure_seconds_per_row(live, rows, teacher.collator)
+        epochs = flow.passes()
+        estimated = estimate(num_rows, teacher.num_answers, passes=epochs, seconds_per_row=seconds)
         config = planned.build_config()
-        latency = latency_table(run)(config)
-        share = planned.flops / max(1, _flops_of(teacher.model.config))
+        latency = latency_table(teacher)(config)
+        share = planned.flops / max(1, cost.flops(teacher.model.config))
         return Preview(
             architecture=_shape(config),
             teacher_parameters=planned.teacher_parameters,
@@ -135,49 +128,12 @@ def preview(recipe: Recipe) -> Preview:
             bytes_int8=planned.bytes // 4,
             latency_ms=latency,
             rows=num_rows,
-            cache_bytes=cache.bytes + bytes_of_states(run, num_rows),
-            cache_seconds=cache.seconds_to_write,
-            seconds_saved=cache.seconds_saved,
+            cache_bytes=estimated.bytes + bytes_of_states(flow.forecast, num_rows, run.folder),
+            cache_seconds=estimated.seconds_to_write,
+            seconds_saved=estimated.seconds_saved,
             training_seconds=epochs * num_rows * seconds * share * STEP_IN_FORWARDS,
             notes=planned.notes,
         )
-
-
-def latency_table(run: Run) -> Callable[[PreTrainedConfig], float]:
-    """A function that measures an architecture on this machine: median milliseconds of one row at batch 1, each shape once."""
-    known: dict[str, float] = {}
-
-    def latency_of(config: PreTrainedConfig) -> float:
-        key = config.to_json_string()
-        if key not in known:
-            model = new_model(run.task, config)
-            known[key] = _median_ms(model, run.task.example_inputs(model, batch=1, tokens=_usual_tokens(run)))
-        return known[key]
-
-    return latency_of
-
-
-def _median_ms(model: Any, inputs: dict[str, torch.Tensor], repeats: int = 15) -> float:
-    times = []
-    with torch.inference_mode():
-        for _ in range(repeats + 3):
-            started = time.perf_counter()
-            model(**inputs)
-            times.append(time.perf_counter() - started)
-    return sorted(times[3:])[repeats // 2] * 1e3
-
-
-def _usual_tokens(run: Run) -> int | None:
-    if run.task.modality != "text":
-        return None
-    lengths = run.teacher_rows("train").lengths
-    return int(sorted(lengths.tolist())[len(lengths) // 2])
-
-
-def _flops_of(config: Any) -> int:
-    from potstill.students import cost
-
-    return cost.flops(config)
 
 
 def _shape(config: Any) -> dict[str, Any]:

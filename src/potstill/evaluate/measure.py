@@ -1,0 +1,158 @@
+"""Measurement of every model of a run on its test rows: answers, costs, and times that are interleaved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from potstill.contracts.party import Party
+from potstill.contracts.runner import Runner
+from potstill.evaluate.cost import cost
+from potstill.evaluate.energy import measure_energy
+from potstill.evaluate.further_models import example_of, further_subjects, joint_answers, median_tokens
+from potstill.evaluate.measured_model import Bench, Subject
+from potstill.evaluate.quality import Predictions, predict, sample_batches
+from potstill.exports.delivery import Kept, kept_in, plain_in
+from potstill.exports.runtimes import TorchRunner, num_cores
+from potstill.exports.timing import latency, time_interleaved
+from potstill.ground.devices import compute_device, device_of, placed
+
+LATENCY_BATCHES = 16
+SECONDS_PER_SIZE = 12.0
+
+
+def gather(bench: Bench, folder: Path) -> dict[str, Subject]:
+    """Every model of the run with its answers on the test split and its runners.
+
+    Args:
+        bench: What is measured.
+        folder: For files that are not kept.
+    """
+    teacher = bench.teacher
+    known = joint_answers(bench.teachers, "test", len(bench.rows.label_names)) if bench.options.tasks else None
+    subjects = {"teacher": _subject(bench, teacher, known)}
+    plain = plain_in(bench.export_facts)
+    plain = replace(plain, file=f"teacher{plain.format.suffix}")
+    exported = plain.format.export(
+        teacher.model,
+        folder / plain.file,
+        example_inputs=example_of(teacher, teacher.model, batch=2),
+        dynamic_axes=bench.rows.task.dynamic_axes(teacher.model),
+    )
+    _add(bench, subjects["teacher"], plain, folder)
+    if bench.baseline is not None:
+        subjects["baseline"] = _subject(bench, bench.baseline)
+    subjects["student"] = _subject(bench, bench.student)
+    _add_exports(bench, subjects)
+    subjects |= further_subjects(bench, subjects["teacher"], subjects["student"])
+    for file in plain.format.files(exported.path):
+        file.unlink()
+    return subjects
+
+
+def _subject(bench: Bench, party: Party, answers: Predictions | None = None) -> Subject:
+    """A model in PyTorch: it is timed on the target's device, where it stays, and answers the test rows on a GPU if there is one.
+
+    Args:
+        bench: What is measured.
+        party: The model and its rows.
+        answers: What is answered in its name, where that is known already.
+    """
+    model = party.model
+    model.to(bench.target.usable_device)
+    spent = cost(model, example_of(party, model, batch=1, tokens=median_tokens(party)))
+    runner = _best_threads(bench, party, lambda threads: TorchRunner(model, threads=threads))
+    if answers is None:
+        with placed(model):
+            whole = runner if compute_device() == device_of(model) else TorchRunner(model)
+            answers = predict(whole, party.encoded("test"), party.collator)
+    sizes = {"safetensors": spent.bytes}
+    runners = {runner.name: runner} if bench.target.is_here else {}
+    return Subject(answers, runners, spent.parameters, spent.bytes, spent.flops, sizes, party)
+
+
+def _add_exports(bench: Bench, subjects: dict[str, Subject]) -> None:
+    exports, student, party, target = bench.exports, subjects["student"], bench.student, bench.target
+    _add(bench, student, plain_in(bench.export_facts), exports)
+    for kept in kept_in(bench.export_facts).values():
+        runner, size = kept.open(exports, device=target.usable_device), kept.bytes(exports)
+        answers = predict(runner, party.encoded("test"), party.collator)
+        runners, sizes = {runner.name: runner} if target.is_here else {}, {runner.name: size}
+        subjects[kept.model_name] = Subject(answers, runners, student.parameters, size, student.flops, sizes, party)
+
+
+def _add(bench: Bench, subject: Subject, plain: Kept, folder: Path) -> None:
+    """The model as its exported file, timed too where the target is here."""
+    target = bench.target
+    subject.formats[f"{plain.format.name}-{plain.precision.name}"] = plain.bytes(folder)
+    if target.is_here:
+        runner = _best_threads(bench, subject.party, lambda threads: plain.open(folder, threads=threads, device=target.device))
+        subject.runners[runner.name] = runner
+
+
+def _best_threads(bench: Bench, party: Party, make: Callable[[int], Runner]) -> Runner:
+    """The runner with the thread count that answers one row fastest; the teacher gets the same choice as the student."""
+    if not bench.target.is_here:
+        return make(num_cores())
+    runners = {str(count): make(count) for count in bench.target.thread_counts()}
+    inputs = sample_batches(party.encoded("test"), party.collator, sizes=(1,), num_batches=8, seed=bench.options.seed)[1]
+    timings = time_interleaved(runners, inputs, repeats=4, warm_up=1, seconds=4.0)
+    return runners[min(timings, key=lambda count: timings[count].p50)]
+
+
+def measure_speed(
+    bench: Bench, subjects: Mapping[str, Subject]
+) -> tuple[dict[str, dict[str, Any]], dict[str, float] | None, str | None]:
+    """Latency of every runner of every model, interleaved, on the same rows; and energy where it can be read.
+
+    Returns:
+        Model → runtime-precision → batch size → times; runner → joules per row, or None and the reason.
+    """
+    if not bench.target.is_here:
+        return {}, None, f"not measured: {bench.target.absent()}"
+    options = bench.options
+    sizes = tuple(options.evaluate.batch_sizes)
+    timed = {name: subject for name, subject in subjects.items() if name != "baseline" and subject.runners}
+    inputs = {
+        id(party): sample_batches(
+            party.encoded("test"), party.collator, sizes=sizes, num_batches=LATENCY_BATCHES, seed=options.seed
+        )
+        for party in {id(subject.party): subject.party for subject in timed.values()}.values()
+    }
+    runners: dict[str, Runner] = {}
+    for name, subject in timed.items():
+        runners |= {f"{name} {way}": _Fed(runner, inputs[id(subject.party)]) for way, runner in subject.runners.items()}
+    numbered = {size: [{"size": size, "index": index} for index in range(LATENCY_BATCHES)] for size in sizes}
+    repeats = max(1, round(options.evaluate.repeats / LATENCY_BATCHES))
+    times = latency(runners, numbered, repeats=repeats, warm_up=1, seconds=SECONDS_PER_SIZE)
+    table: dict[str, dict[str, Any]] = {}
+    for key, by_size in times.items():
+        name, way = key.split(" ", 1)
+        table.setdefault(name, {})[way] = by_size
+    return table, *_energy(runners, numbered[sizes[0]])
+
+
+class _Fed:
+    """A runner that takes the batch of a number, so that models with different tokens are timed on the same rows."""
+
+    def __init__(self, runner: Runner, inputs: Mapping[int, list[Any]]) -> None:
+        self.runner, self.inputs = runner, inputs
+        self.name, self.precision, self.bytes, self.threads = runner.name, runner.precision, runner.bytes, runner.threads
+
+    def run(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Answer the batch of that number."""
+        return self.runner.run(self.inputs[inputs["size"]][inputs["index"]])
+
+
+def _energy(runners: Mapping[str, Runner], numbered: Sequence[Mapping[str, Any]]) -> tuple[dict[str, float] | None, str | None]:
+    joules: dict[str, float] = {}
+    for key, runner in runners.items():
+        spent = measure_energy(lambda runner=runner: [runner.run(batch) for batch in numbered])  # type: ignore[misc]
+        if spent.joules is None:
+            return None, spent.reason
+        joules[key] = spent.joules / sum(int(batch["size"]) for batch in numbered)
+    return joules, None

@@ -1,0 +1,272 @@
+"""Training of a student, phase by phase: who teaches it, on which rows, with which losses and settings."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from potstill.contracts.source import TeacherSource
+from potstill.contracts.stage import Observer
+from potstill.data.encoded import EncodedRows
+from potstill.data.run_rows import LEARNED, Rows
+from potstill.knowledge.teachers import (
+    Combination,
+    answers_of_student,
+    live_teacher,
+    num_snapshots,
+    snapshot,
+    training_collator,
+    training_source,
+)
+from potstill.losses.per_task import PerTask
+from potstill.methods.contract import ModelFacts, Phase
+from potstill.models.load import LoadedTeacher
+from potstill.models.party import Student, Teacher
+from potstill.planning.block_means import with_states
+from potstill.planning.measured_start import ROWS, match, reads_pairs, reads_start, start_error, training_batches
+from potstill.planning.phases import RunFacts, known_facts, phases_of
+from potstill.recipe.model import DistillRecipe, StudentRecipe
+from potstill.training.companions.catalogue import kinds
+from potstill.training.companions.contract import Companion
+from potstill.training.phase_settings import PhaseSettings
+from potstill.training.phases import PhaseOutcome, train_phase
+from potstill.training.precision import rounding_note
+from potstill.training.row_plan import RowPlan
+from potstill.training.teacher_weights import TeacherWeights
+from potstill.training.terms import read_terms
+
+
+@dataclass(frozen=True)
+class LearningOptions:
+    """What training reads of a recipe.
+
+    Args:
+        distill: How the student learns.
+        student: What was asked of the student.
+        combination: How several teachers become one.
+        tasks: Names of several tasks; empty for one.
+        seed: Of batch order and whatever is drawn.
+        precision: Of training.
+        route: Contents of the teacher's states that the recipe names.
+        load_teacher: Loads an earlier state of the teacher from a folder.
+    """
+
+    distill: DistillRecipe
+    student: StudentRecipe
+    combination: Combination
+    tasks: tuple[str, ...]
+    seed: int
+    precision: str
+    route: Any = None
+    load_teacher: Callable[[Path], LoadedTeacher] | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
+class Learning:
+    """A student, its teachers and its rows.
+
+    Args:
+        options: What the recipe says.
+        rows: The rows, augmented ones included.
+        teachers: All teachers, with their answers.
+        student: Who learns.
+        tell: Receives progress and notes.
+        chain: Model of a chain → it, once it is trained.
+    """
+
+    options: LearningOptions
+    rows: Rows
+    teachers: tuple[Teacher, ...]
+    student: Student
+    tell: Observer
+    chain: dict[str, Student] = field(default_factory=dict)
+
+    @property
+    def teacher(self) -> Teacher:
+        """The first teacher, which the student was cut out of."""
+        return self.teachers[0]
+
+    def phases(self, model: Any) -> tuple[Phase, ...]:
+        """The phases of the recipe's method, or the one phase of the recipe's own losses, for this student.
+
+        What the method leaves to a measurement is measured here, once for a version of the student.
+
+        Args:
+            model: The student as it is before the first phase.
+        """
+        own = known_facts(model, self.student.kept_layers)
+        teacher = with_states(known_facts(self.teacher.model), self.teachers, self.options.seed)
+        planned = self._planned(own, teacher)
+        measured, asked = own, self.options.distill
+        if reads_start(asked, self.student, planned):
+            measured = replace(measured, start_error=self._start_error(model))
+        if reads_pairs(asked, planned):
+            measured = replace(measured, matched=self._matched(model, measured, teacher))
+        return planned if measured is own else self._planned(measured, teacher)
+
+    def _planned(self, student: ModelFacts, teacher: ModelFacts) -> tuple[Phase, ...]:
+        options: Any = self.options
+        known = RunFacts(
+            options,
+            self.rows.task,
+            self.teacher.model.config,
+            len(self.rows.label_names),
+            self.rows.answers,
+            num_snapshots(self.teacher, options.distill.chain.route),
+        )
+        return phases_of(known, student, teacher, has_same_tokens=not self.student.has_own_tokens)
+
+    def _start_error(self, model: Any) -> float:
+        known = self.student.measured
+        if "start error" not in known:
+            source, batches = self.knowledge(), training_batches(self.student, self.teacher, self.options.seed)
+            known["start error"] = error = start_error(self.student, model, source, batches)
+            self.tell.note(f"before training the student misses {error:.1%} of what the teacher's answers say ({ROWS} rows)")
+        found: float = known["start error"]
+        return found
+
+    def _matched(self, model: Any, own: ModelFacts, teacher: ModelFacts) -> tuple[tuple[int, int], ...]:
+        known = self.student.measured
+        if "matched" not in known:
+            is_random = self.options.student.architecture is not None
+            found = match(self.student, model, self.teacher, (own, teacher), self.options.seed, is_random=is_random)
+            known["matched"] = found.pairs
+            self.tell.note(str(found))
+        pairs: tuple[tuple[int, int], ...] = known["matched"]
+        return pairs
+
+    def knowledge(self, weights: TeacherWeights | None = None) -> TeacherSource:
+        """The knowledge of all teachers."""
+        return training_source(self.teachers, self.student, self.options.combination, weights)
+
+    def learned_weights(self, start: Sequence[float] | None = None) -> TeacherWeights | None:
+        """New weights of several teachers that are learned with the student; None where they are set otherwise."""
+        combination = self.options.combination
+        return TeacherWeights(len(self.teachers), start or combination.weights) if combination.is_learned else None
+
+    def source(self, phase: Phase, weights: TeacherWeights | None = None) -> TeacherSource | None:
+        """The source of knowledge of a phase: the teachers, an earlier state or a model of the chain; the live teacher on the
+        batch as it is; or none, where the student learns from itself."""
+        found = companions(phase)
+        if any(kind.replaces_teacher for kind in found):
+            return None
+        if any(kind.changes_inputs for kind in found):
+            return live_teacher(self.teacher)
+        if phase.teacher == "teacher":
+            return self.knowledge(weights)
+        if phase.teacher in self.chain:
+            return answers_of_student(self.chain[phase.teacher])
+        assert self.options.load_teacher is not None
+        return snapshot(self.teacher, phase.teacher, self.options.load_teacher, self.options.distill.chain.route)
+
+    def training_rows(self, phase: Phase) -> EncodedRows:
+        """The rows of a phase in the student's tokens."""
+        names = ("train",) if phase.rows == "labelled" else tuple(name for name in LEARNED if self.rows.has(name))
+        return self.student.encoded(*names)
+
+    def settings(self, phase: Phase, *, max_steps: int | None = None, is_taught: bool = True) -> PhaseSettings:
+        """How a phase is trained."""
+        asked = self.options.distill
+        given: dict[str, Any] = {
+            "epochs": phase.epochs,
+            "learning_rate": phase.learning_rate,
+            "batch_size": asked.batch_size,
+            "accumulation": asked.accumulation,
+            "seed": self.options.seed,
+            "precision": self.options.precision,
+            "select": phase.select if asked.select == "auto" else asked.select,
+            "patience": asked.patience,
+            "max_steps": max_steps,
+        }
+        if is_taught:
+            given |= {"rows": RowPlan(**asked.rows.model_dump()), "balance": asked.balance}
+        return PhaseSettings(**{**given, **phase.settings})
+
+    def train(
+        self,
+        model: Any,
+        processor: Any,
+        phase: Phase,
+        folder: Path,
+        *,
+        max_steps: int | None = None,
+        is_taught: bool = True,
+        weights: TeacherWeights | None = None,
+    ) -> PhaseOutcome:
+        """Carry out one phase, on disk.
+
+        Args:
+            model: The student, trained in place.
+            processor: Its tokenizer or image processor.
+            phase: What it learns.
+            folder: Of this phase alone.
+            max_steps: Stop after this many steps.
+            is_taught: Whether there is a teacher, or labels alone.
+            weights: Learned weights of several teachers, trained with the student.
+        """
+        outcome = train_phase(
+            model,
+            rows=self.training_rows(phase),
+            eval_rows=self.student.encoded("validation"),
+            collator=training_collator(self.student, processor),
+            folder=folder,
+            terms=[*self._losses(phase), *([] if weights is None else [weights])],
+            teacher=self.source(phase, weights) if is_taught else None,
+            task=self.rows.task,
+            settings=self.settings(phase, max_steps=max_steps, is_taught=is_taught),
+            on_progress=progress(self.tell),
+        )
+        note = rounding_note(outcome.precision)
+        if note:
+            self.tell.note(f"{phase.name}: {note}")
+        return outcome
+
+    def _losses(self, phase: Phase) -> Sequence[Any]:
+        """The terms of a phase; of several tasks, each compared inside the classes of the row's own."""
+        losses = [term.as_loss() for term in phase.terms]
+        return [replace(term, loss=PerTask(term.loss)) for term in read_terms(losses)] if self.options.tasks else losses
+
+    def outcome_line(self, who: str, outcome: PhaseOutcome) -> str:
+        """A line on how training ended."""
+        name = self.rows.metric
+        metric = outcome.best.get(f"eval_{name}")
+        found = "" if metric is None or math.isnan(metric) else f" {name} {metric:.4f} on validation,"
+        return f"{who}:{found} {outcome.steps:,} steps in {outcome.seconds:.0f} s{_peers_line(name, outcome)}"
+
+
+def companions(phase: Phase) -> list[type[Companion]]:
+    """The kinds of companions that train together with the student in a phase."""
+    return kinds(phase.settings.get("companions", {}))
+
+
+def last_shares(history: Sequence[dict[str, Any]], count: int) -> list[float] | None:
+    """The learned weights that a phase logged last, normalised; None where it logged none."""
+    names = [f"loss/teacher_weights/teacher_{number}" for number in range(1, count + 1)]
+    logged = [entry for entry in history if names[0] in entry]
+    if not logged:
+        return None
+    found = [float(logged[-1][name]) for name in names]
+    return [share / sum(found) for share in found]
+
+
+def progress(tell: Observer) -> Callable[..., None]:
+    """A callback (done, total, figures) that moves the bar of the running stage."""
+
+    def advance(done: int, total: int, figures: Any = None) -> None:
+        shown = {key: float(value) for key, value in (figures or {}).items() if isinstance(value, int | float)}
+        tell.stage_advanced(done, total, shown)
+
+    return advance
+
+
+def _peers_line(metric: str, outcome: PhaseOutcome) -> str:
+    """Which of several peers was kept, and how good each one is."""
+    if "eval_best_peer" not in outcome.best:
+        return ""
+    figures = [outcome.best[key] for key in sorted(outcome.best) if re.fullmatch(rf"eval_peer_\d_{metric}", key)]
+    each = f" ({metric} of each: {', '.join(f'{figure:.4f}' for figure in figures)})" if figures else ""
+    return f"; network {outcome.best['eval_best_peer']:.0f} of the peers is kept{each}"

@@ -1,0 +1,194 @@
+"""Making a student: planned, cut out of the teacher or built anew, and its rows encoded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from potstill.contracts.stage import Observer
+from potstill.data.run_rows import Rows
+from potstill.ground.disk import write_json_atomic
+from potstill.models.checkpoint import has_own_processor
+from potstill.models.factory import is_factory
+from potstill.models.load import new_model
+from potstill.models.party import Teacher
+from potstill.recipe.model import StudentRecipe
+from potstill.students.cut import cut_student
+from potstill.students.named import module_student, named_processor, named_student
+from potstill.students.plan import StudentPlan, plan, plan_from_config
+from potstill.students.vocabulary import VocabularyCut, count_tokens, cut_vocabulary, required_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+CALIBRATION_ROWS = 512
+CALIBRATION_BATCH = 32
+UNSEEN_TEXTS = 500
+
+
+@dataclass(frozen=True)
+class StudentOptions:
+    """What making a student reads of a recipe."""
+
+    student: StudentRecipe
+    max_tokens: int | None
+    seed: int
+
+
+def make_student(options: StudentOptions, rows: Rows, teacher: Teacher, folder: Path, tell: Observer) -> Sequence[str]:
+    """Plan the student, cut it out of the teacher, and encode the rows in its tokens.
+
+    Args:
+        options: What the recipe says.
+        rows: All rows, augmented ones included.
+        teacher: Who it is cut out of.
+        folder: Receives ``model``, ``encoded`` where the tokens are others, and ``facts.json``.
+        tell: Receives progress and warnings.
+
+    Returns:
+        Notes for the user.
+    """
+    asked = options.student
+    counts = _token_counts(asked, rows, teacher)
+    planned = plan_student(asked, teacher, counts)
+    tell.stage_advanced(1, 4, {})
+    cut = None
+    if planned.vocabulary is not None:
+        assert counts is not None
+        cut = cut_vocabulary(teacher.processor, counts, planned.vocabulary, unseen_texts=_unseen_texts(rows))
+    processor = teacher.processor if cut is None else cut.tokenizer
+    own = None
+    if is_factory(asked.model):
+        student, own = module_student(str(asked.model), teacher, options.seed)
+    elif asked.model is not None:
+        own = named_processor(asked.model, planned, teacher)
+        student = named_student(asked.model, planned, own or processor, teacher, options.seed, tell)
+    elif asked.architecture is not None:
+        from potstill.students.architectures.start import init_architecture
+
+        student = init_architecture(teacher.model, planned.build_config(), cut, counts, seed=options.seed)
+    else:
+        batches = _calibration(teacher, options.seed)
+        student = cut_student(teacher.model, planned, batches, vocabulary_cut=cut, seed=options.seed, token_counts=counts)
+    tell.stage_advanced(2, 4, {})
+    student.save_pretrained(folder / "model")
+    (own or processor).save_pretrained(folder / "model")
+    notes = list(planned.notes)
+    if own is not None or cut is not None:
+        encode_rows(rows, own or processor, folder / "encoded", options.max_tokens)
+    if cut is not None:
+        np.save(folder / "kept_ids.npy", cut.kept_ids)
+        notes.append(_vocabulary_line(cut))
+    tell.stage_advanced(4, 4, {})
+    facts = {
+        "plan": asdict(planned),
+        "vocabulary": _vocabulary_facts(cut),
+        "own_tokenizer": own is not None if is_factory(asked.model) else has_own_processor(asked.model),
+    }
+    write_json_atomic(folder / "facts.json", facts)
+    achieved = f"{planned.parameters:,} of {planned.teacher_parameters:,} parameters (ratio {planned.ratio:.3f})"
+    return [achieved, *notes]
+
+
+def plan_student(asked: StudentRecipe, teacher: Teacher, counts: np.ndarray | None) -> StudentPlan:
+    """The plan for the recipe's budget, or for the architecture that it names."""
+    num_labels = teacher.num_answers
+    if is_factory(asked.model):
+        built = module_student(str(asked.model), teacher, 0)[0]
+        return plan_from_config(teacher.model, built.config, num_labels=num_labels, parameters=built.num_parameters())
+    if asked.model is not None:
+        return plan_from_config(teacher.model, asked.model, num_labels=num_labels)
+    latency_of = None if asked.latency_ms is None else latency_table(teacher)
+    required = None if counts is None else required_ids(teacher.processor, counts)
+    common: dict[str, Any] = {"num_labels": num_labels, "token_counts": counts, "latency_of": latency_of, **asked.budget}
+    if asked.architecture is not None:
+        from potstill.students.architectures.plan import plan_architecture
+
+        least = None if required is None else len(required)
+        return plan_architecture(asked.architecture, teacher.model, min_vocabulary=least, **common)
+    return plan(teacher.model, required_ids=required, embeddings=asked.embeddings, **common)
+
+
+def latency_table(teacher: Teacher) -> Callable[[PreTrainedConfig], float]:
+    """A function that measures an architecture on this machine: median milliseconds of one row at batch 1, each shape once."""
+    known: dict[str, float] = {}
+    task = teacher.rows.task
+
+    def latency_of(config: PreTrainedConfig) -> float:
+        key = config.to_json_string()
+        if key not in known:
+            model = new_model(task, config)
+            known[key] = _median_ms(model, task.example_inputs(model, batch=1, tokens=_usual_tokens(teacher)))
+        return known[key]
+
+    return latency_of
+
+
+def _median_ms(model: Any, inputs: dict[str, torch.Tensor], repeats: int = 15) -> float:
+    times = []
+    with torch.inference_mode():
+        for _ in range(repeats + 3):
+            started = time.perf_counter()
+            model(**inputs)
+            times.append(time.perf_counter() - started)
+    return sorted(times[3:])[repeats // 2] * 1e3
+
+
+def _usual_tokens(teacher: Teacher) -> int | None:
+    if teacher.rows.task.modality != "text":
+        return None
+    lengths = teacher.encoded("train").lengths
+    return int(sorted(lengths.tolist())[len(lengths) // 2])
+
+
+def encode_rows(rows: Rows, processor: Any, folder: Path, max_tokens: int | None) -> None:
+    """Encode every split in the tokens of a processor, a folder for each."""
+    for name in rows.names:
+        rows.task.encode(rows.split(name), processor, folder / name, max_tokens=max_tokens)
+
+
+def _token_counts(asked: StudentRecipe, rows: Rows, teacher: Teacher) -> np.ndarray | None:
+    """How often each of the teacher's tokens occurs in the rows to learn from; None where the vocabulary is to stay."""
+    if rows.task.modality != "text" or asked.vocabulary == "keep" or asked.model is not None or asked.ratio == 0:
+        return None
+    size = int(teacher.model.config.vocab_size)
+    names = [name for name in ("train", "unlabelled") if rows.has(name)]
+    counts = count_tokens([teacher.encoded(name).tokens for name in names], size)  # type: ignore[attr-defined]
+    if isinstance(asked.vocabulary, int):
+        dropped = np.argsort(-counts, kind="stable")[asked.vocabulary :]
+        counts[dropped] = 0
+    return counts
+
+
+def _unseen_texts(rows: Rows) -> list[str]:
+    found = rows.split("validation")
+    return [rows.task.text_of(row) for row in found.select(range(min(UNSEEN_TEXTS, len(found))))]
+
+
+def _calibration(teacher: Teacher, seed: int) -> list[Any]:
+    rows = teacher.encoded("train")
+    drawn = np.random.default_rng(seed).permutation(len(rows))[:CALIBRATION_ROWS]
+    drawn = drawn[np.argsort(rows.lengths[drawn], kind="stable")]
+    return [
+        teacher.collator(rows.__getitems__(drawn[start : start + CALIBRATION_BATCH].tolist()))
+        for start in range(0, len(drawn), CALIBRATION_BATCH)
+    ]
+
+
+def _vocabulary_line(cut: VocabularyCut) -> str:
+    return (
+        f"vocabulary of {len(cut.kept_ids):,} tokens covers {cut.coverage:.2%} of the training text;"
+        f" unseen text becomes {cut.unseen_inflation:.3f} times as long"
+    )
+
+
+def _vocabulary_facts(cut: VocabularyCut | None) -> dict[str, Any] | None:
+    if cut is None:
+        return None
+    return {"tokens": len(cut.kept_ids), "coverage": cut.coverage, "unseen_inflation": cut.unseen_inflation}
