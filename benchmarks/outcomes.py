@@ -44,7 +44,9 @@ ABSENT = "absent"
 Differences = dict[str, tuple[Any, Any]]
 # Facts of the day, the machine and the clock, wherever they stand in metrics.json. Of several quantized models the fastest one is
 # kept, by a stopwatch: which one it is and its figures are left out, and the candidates with their metric and bytes are compared.
-LEFT_OUT = frozenset({"created", "command", "machine", "versions", "stages", "energy", "latency_ms", "throughput", "p50_ms"})
+LEFT_OUT = frozenset(
+    {"created", "command", "machine", "target", "versions", "stages", "energy", "latency_ms", "throughput", "p50_ms"}
+)
 OF_FASTEST = re.compile(r"^(chosen|reason|served|student-int8.*)$")
 OF_TIME = re.compile(r"runtime|per_second|seconds")  # names of figures in the history
 TIMES = re.compile(r"\d[\d,.]*\s*(?:µs|ms|s|min|h|seconds?|minutes?|hours?|rows/s|rows per second)\b")

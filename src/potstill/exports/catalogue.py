@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from potstill.contracts.format import FORMATS, Format
 from potstill.contracts.target import Target
 from potstill.contracts.way import AUTO, WAYS, Way, modes
 from potstill.errors import MissingExtra, RecipeError
 from potstill.ground.tables import nearest, resolve
 
-
-def format_named(name: str) -> Format:
-    """The format of that name.
-
-    Raises:
-        RecipeError: There is none.
-    """
-    found: Format = resolve(FORMATS, name, kind="format")
-    return found
-
-
-def way_named(name: str) -> Way:
-    """The way of that name.
-
-    Raises:
-        RecipeError: There is none.
-    """
-    found: Way = resolve(WAYS, name, kind="way of quantizing")
-    return found
+format_named: Callable[[str], Format] = partial(resolve, FORMATS, kind="format")
+"""The format of that name; `RecipeError` where there is none."""
+way_named: Callable[[str], Way] = partial(resolve, WAYS, kind="way of quantizing")
+"""The same for ways."""
 
 
 def ways_of(mode: str, target: Target) -> tuple[Way, ...]:

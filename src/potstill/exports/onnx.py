@@ -127,22 +127,7 @@ def export_onnx(
     dynamic_axes: Axes,
     tolerance: float = 1e-4,
 ) -> Artefact:
-    """Write `model` as ONNX and compare the file with PyTorch at shapes other than the example's.
-
-    The model itself is left alone: a copy in fp32 on the CPU is traced. Attention is exported in its plain
-    form, which gives smaller graphs that runtimes can fuse.
-
-    Args:
-        model: Returns an object with ``logits``, or the logits; see `named_outputs`.
-        path: The file to write; renamed from ``.partial`` when whole and checked.
-        example_inputs: Input name → tensor, at least 2 rows so that no axis is taken for a constant.
-        dynamic_axes: Input name → {axis: ``"batch"`` | ``"tokens"``}.
-        tolerance: Largest difference of a logit, relative to 1 + the largest logit.
-
-    Raises:
-        ModelError: The model cannot be exported, or the file computes something else.
-        OutputError: The file cannot be written.
-    """
+    """See `Format.export`. A copy in fp32 on the CPU is traced, with attention in its plain form, which runtimes can fuse."""
     path = Path(path)
     examples = {name: value.detach().cpu() for name, value in example_inputs.items()}
     partial = path.with_name(f"{path.name}.partial")

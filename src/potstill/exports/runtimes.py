@@ -14,6 +14,7 @@ from potstill.answers.units import head_output
 from potstill.contracts.runner import LOGITS
 from potstill.errors import ModelError
 from potstill.ground.devices import device_of
+from potstill.models.inputs import MAIN_INPUTS, InputNames
 
 
 def num_cores() -> int:
@@ -134,11 +135,6 @@ def _torch_precision(model: Any) -> str:
 
 def _forward_names(model: Any) -> frozenset[str] | None:
     """Names that `forward` takes, labels excluded; None where it takes anything."""
-    import inspect
-
-    parameters = inspect.signature(model.forward).parameters
-    names = {name for name, value in parameters.items() if value.kind in (value.POSITIONAL_OR_KEYWORD, value.KEYWORD_ONLY)}
-    takes_anything = any(value.kind is value.VAR_KEYWORD for value in parameters.values())
-    if takes_anything and not names & {"input_ids", "pixel_values"}:
-        return None
-    return frozenset(names - {"labels"})
+    found = InputNames(model)
+    takes_anything = found.takes_any and not set(MAIN_INPUTS) & set(found.names)
+    return None if takes_anything else frozenset(found.names) - {"labels"}

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from potstill.contracts.target import TARGETS, Target
 from potstill.ground.tables import resolve
 
-
-def target_named(name: str) -> Target:
-    """The target of that name.
-
-    Raises:
-        RecipeError: There is none.
-    """
-    found: Target = resolve(TARGETS, name, kind="target")
-    return found
+target_named: Callable[[str], Target] = partial(resolve, TARGETS, kind="target")
+"""The target of that name; `RecipeError` where there is none."""
