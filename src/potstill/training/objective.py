@@ -7,7 +7,6 @@ terms (`Balance`) change between optimizer steps only, so they leave that law as
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,8 +22,6 @@ from potstill.training.row_measures import row_losses, uncertainty_of
 from potstill.training.row_memory import RowMemory, weighted_view
 from potstill.training.schedules import PerSample
 from potstill.training.terms import Term
-
-logger = logging.getLogger(__name__)
 
 # Beside the losses; a name of a term cannot be one of them.
 ROWS_KEY, BALANCE_KEY = "rows of training", "balance of terms"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,8 +33,6 @@ from potstill.training.selection import Patience, chosen_evaluation, selection_f
 from potstill.training.terms import Term
 from potstill.training.threads import fastest_threads
 from potstill.training.trainer import DistillationTrainer
-
-logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, Mapping[str, float]], None]
 _PROGRESS_SECONDS = 0.1
@@ -73,11 +70,6 @@ class PhaseOutcome:
     seconds: float = 0.0
     is_resumed: bool = False
     precision: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def best_metric(self) -> float | None:
-        """The figure by which the weights were chosen, higher is better."""
-        return self.best.get("eval_selection")
 
 
 def train_phase(
