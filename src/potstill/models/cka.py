@@ -1,4 +1,4 @@
-"""Linear centred kernel alignment: how alike two representations of the same rows are, whatever their widths.
+"""Linear centred kernel alignment (CKA): how alike two representations of the same rows are, whatever their widths.
 
 Source: Kornblith et al. 2019 (https://arxiv.org/abs/1905.00414); debiased with the unbiased HSIC of Song et al. 2012.
 

@@ -1,4 +1,4 @@
-"""Which plots a run's figures allow: metrics in, ready figures out, nothing where there is nothing to show."""
+"""Plots of a run: metrics in, figures out; nothing where there is nothing to show."""
 
 from __future__ import annotations
 

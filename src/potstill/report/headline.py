@@ -1,4 +1,4 @@
-"""The few figures that are read first, and what must be known before they are used."""
+"""Headline figures, and the doubts about them."""
 
 from __future__ import annotations
 

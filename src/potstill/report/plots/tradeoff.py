@@ -1,4 +1,4 @@
-"""Quality against size and against latency: one point per model, named beside it."""
+"""Quality against size and against latency: one point per model, with its name."""
 
 from __future__ import annotations
 
