@@ -276,7 +276,7 @@ def _recipe(file: Path | None, flags: dict[str, Any], settings: list[str] | None
 
 
 def _run(recipe: Recipe, *, overwrite: bool, as_json: bool) -> None:
-    from potstill.console import ConsoleObserver, warnings_told_by
+    from potstill.console import ConsoleObserver, warnings_shown_by
     from potstill.flows import DistillationPipeline
     from potstill.ground import ranks
 
@@ -285,7 +285,7 @@ def _run(recipe: Recipe, *, overwrite: bool, as_json: bool) -> None:
     if not ranks.is_first():
         pipeline.run(overwrite=overwrite)
         return
-    with ConsoleObserver(num_stages=len(pipeline.stages)) as observer, warnings_told_by(observer.warn):
+    with ConsoleObserver(num_stages=len(pipeline.stages)) as observer, warnings_shown_by(observer.warn):
         metrics = pipeline.run(observer=observer, overwrite=overwrite)
     if as_json:
         typer.echo(metrics.model_dump_json(indent=2))

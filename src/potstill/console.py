@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 LINE_SECONDS = 20
 MOST_FIGURES = 3
-UNTOLD = ("learning_rate", "grad_norm", "epoch", "runtime", "per_second")
+HIDDEN = ("learning_rate", "grad_norm", "epoch", "runtime", "per_second")
 
 
 class ConsoleObserver:
@@ -62,7 +62,7 @@ class ConsoleObserver:
         """Move the bar; without a terminal, a line every twenty seconds instead."""
         if self._task is None:
             return
-        shown = _told(figures)
+        shown = _shown_figures(figures)
         self._progress.update(self._task, completed=done, total=total)
         if shown:
             self._progress.update(self._task, figures=shown)
@@ -96,9 +96,9 @@ class ConsoleObserver:
 
 
 @contextlib.contextmanager
-def warnings_told_by(tell: Callable[[str], None]) -> Iterator[None]:
-    """Within it, each warning that the library logs is told once, and not by a handler that somebody else set up."""
-    library, handler = logging.getLogger("potstill"), _Teller(tell)
+def warnings_shown_by(show: Callable[[str], None]) -> Iterator[None]:
+    """Inside, each warning that the library logs is shown once, and not by a handler from elsewhere."""
+    library, handler = logging.getLogger("potstill"), _Shown(show)
     before = library.propagate
     library.addHandler(handler)
     library.propagate = False
@@ -109,20 +109,20 @@ def warnings_told_by(tell: Callable[[str], None]) -> Iterator[None]:
         library.propagate = before
 
 
-class _Teller(logging.Handler):
-    def __init__(self, tell: Callable[[str], None]) -> None:
+class _Shown(logging.Handler):
+    def __init__(self, show: Callable[[str], None]) -> None:
         super().__init__(logging.WARNING)
-        self.tell, self.told = tell, set[str]()
+        self.show, self.known = show, set[str]()
 
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
-        if text not in self.told:
-            self.told.add(text)
-            self.tell(text)
+        if text not in self.known:
+            self.known.add(text)
+            self.show(text)
 
 
-def _told(figures: Mapping[str, float]) -> str:
+def _shown_figures(figures: Mapping[str, float]) -> str:
     """The few figures that a person watches: the losses, and the metric on validation."""
-    watched = {name: value for name, value in figures.items() if not any(word in name for word in UNTOLD)}
+    watched = {name: value for name, value in figures.items() if not any(word in name for word in HIDDEN)}
     first = sorted(watched, key=lambda name: (name != "loss", name.count("/"), not name.endswith("accuracy")))[:MOST_FIGURES]
     return "  ".join(f"{name.removeprefix('eval_')} {watched[name]:.4g}" for name in first)

@@ -33,7 +33,7 @@ STUDENT_TRAINING: dict[str, Any] = {"epochs": 30, "learning_rate": 2e-3, "batch_
 
 
 def prepare_demo(output: str | Path, *, seed: int = 0) -> dict[str, Any]:
-    """Write the digits and the teacher's shape beside the output folder, and return the settings of a recipe.
+    """Write the digits and the teacher's shape next to the output folder, and return the settings of a recipe.
 
     Args:
         output: Folder of the run; the inputs go into ``<output>-input/data`` and ``<output>-input/teacher``.

@@ -1,4 +1,4 @@
-"""What this machine has and what is missing: versions, hardware, extras, and the remedy for each lack."""
+"""Report on this machine: versions, hardware, and what is missing with its remedy."""
 
 from __future__ import annotations
 

@@ -6,12 +6,12 @@ from collections.abc import Iterable
 
 
 class PotstillError(Exception):
-    """An error that the user can mend, told in three beats.
+    """An error that the user can correct, in three parts.
 
     Args:
         given: What was given and why it does not work.
         accepted: What is accepted instead; left out where it is obvious.
-        todo: The edit or the command that mends it.
+        todo: The edit or the command that corrects it.
 
     Example:
         >>> print(PotstillError("ratio is 1.2", "a number from 0 to 0.95", "set ratio: 0.9"))

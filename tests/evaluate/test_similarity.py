@@ -13,7 +13,12 @@ from hypothesis import strategies as st
 from potstill.errors import DataError, NeedsError
 from potstill.evaluate.similarity import attention_difference, jensen_shannon, layer_similarity
 from potstill.methods.similarity import model_inputs
-from potstill.models.cka import linear_cka
+from potstill.models.cka import cka_matrix
+
+
+def linear_cka(first, second, **options):
+    """Of two representations alone."""
+    return cka_matrix([torch.as_tensor(first)], [torch.as_tensor(second)], **options).item()
 
 
 @settings(max_examples=40, deadline=None)

@@ -11,7 +11,7 @@ from transformers import ResNetConfig, ResNetForImageClassification
 from potstill.contracts.source import TeacherSource
 from potstill.errors import ModelError, NeedsError
 from potstill.knowledge.live import LiveTeacher
-from potstill.models.frozen import fingerprint_of, freeze, frozen
+from potstill.models.frozen import fingerprint_of, freeze
 
 NEEDS = ("logits", "embedding", "hidden:1", "hidden:-1")
 
@@ -42,9 +42,9 @@ class TestAtRest:
         model.train()
         live = LiveTeacher(model, dtype="float32")
         before = fingerprint_of(model)
-        with frozen(model):
-            signal = live.signal({"pixel_values": torch.randn(4, 3, 32, 32)}, ("logits", "hidden:1", "hidden:-1"))
+        signal = live.signal({"pixel_values": torch.randn(4, 3, 32, 32)}, ("logits", "hidden:1", "hidden:-1"))
         assert fingerprint_of(model) == before
+        assert not any(module.training for module in model.modules())
         assert signal.taps["hidden:1"].shape[:2] == (4, 8)
         assert signal.taps["hidden:-1"].shape[:2] == (4, 16)
         assert signal.token_mask is None
@@ -64,25 +64,6 @@ class TestAtRest:
         assert not signal.logits.requires_grad
         assert all(parameter.grad is None and not parameter.requires_grad for parameter in bert.parameters())
         assert fingerprint_of(bert) == before
-
-    def test_resting_names_what_did_not_stay(self):
-        model = make_resnet()
-
-        def disturb():
-            with frozen(model):
-                model.train()
-                model(torch.randn(2, 3, 32, 32))
-
-        with pytest.raises(ModelError, match=r"did not stay at rest: .*train mode"):
-            disturb()
-        batch_norm = next(module for module in model.modules() if isinstance(module, nn.BatchNorm2d))
-
-        def change_buffer():
-            with frozen(model):
-                batch_norm.running_mean += 1
-
-        with pytest.raises(ModelError, match=r"buffer .*running_mean changed"):
-            change_buffer()
 
 
 class TestSignal:

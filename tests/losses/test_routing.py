@@ -14,7 +14,7 @@ from potstill.losses.functional import routed
 from potstill.losses.routing import routing_shares
 from potstill.methods.catalogue import build as build_method
 from potstill.methods.contract import MethodOptions, ModelFacts
-from potstill.models.cka import linear_cka
+from potstill.models.cka import cka_matrix
 from potstill.planning.loss_table import read_losses
 
 TINY, BASE = ModelFacts(2, 16, 2, "text"), ModelFacts(4, 32, 4, "text")
@@ -25,7 +25,7 @@ def test_shares_are_a_softmax_of_similarities():
     ours, theirs = [torch.randn(9, 5) for _ in range(2)], [torch.randn(9, 7) for _ in range(3)]
     found = routing_shares(ours, theirs, temperature=0.2)
     for row, own in enumerate(ours):
-        scores = torch.tensor([linear_cka(own, other, debiased=True) for other in theirs], dtype=torch.float64)
+        scores = cka_matrix([own], theirs, debiased=True)[0]
         torch.testing.assert_close(found[row], (scores / 0.2).softmax(0))
     hard = routing_shares(ours, theirs, mix="most_similar")
     assert torch.equal(hard.argmax(1), found.argmax(1))

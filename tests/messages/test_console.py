@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from potstill import console
-from potstill.console import ConsoleObserver, warnings_told_by
+from potstill.console import ConsoleObserver, warnings_shown_by
 
 
 def observer(num_stages: int = 3) -> tuple[ConsoleObserver, io.StringIO]:
@@ -62,7 +62,7 @@ def test_nothing_is_said_in_the_first_seconds() -> None:
 def test_a_logged_warning_is_told_once() -> None:
     told: list[str] = []
     library = logging.getLogger("potstill.modalities.text.tokenising")
-    with warnings_told_by(told.append):
+    with warnings_shown_by(told.append):
         for _ in range(2):
             library.warning("%d texts were cut", 3)
         library.info("nothing")

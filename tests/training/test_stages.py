@@ -30,7 +30,7 @@ def same(one, other):
 def test_best_weights_are_kept_and_the_stage_is_not_done_twice(tmp_path):
     outcome, steps = run(tmp_path)
     evaluations = [entry for entry in outcome.history if "eval_accuracy" in entry]
-    assert outcome.best_metric == max(entry["eval_selection"] for entry in evaluations)
+    assert outcome.best["eval_selection"] == max(entry["eval_selection"] for entry in evaluations)
     assert outcome.steps == 36
     assert steps[-1] == 36
     assert not outcome.model.training

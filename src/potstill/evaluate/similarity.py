@@ -1,4 +1,4 @@
-"""How alike the insides of teacher and student are: layers by CKA, attention by Jensen–Shannon divergence.
+"""Similarity of teacher and student layer by layer: CKA of hidden states, Jensen–Shannon divergence of attention.
 
 Shapes: N rows, B batch, T tokens, D width, H heads, S student layers, L teacher layers.
 """

@@ -1,4 +1,4 @@
-"""Where models run: passes over many rows on this process's GPU, what a CPU will serve or what is timed for it on the CPU."""
+"""Devices: passes over many rows on this process's GPU, what a CPU will serve or what is timed for it on the CPU."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 
 def exact(device: torch.device | str) -> torch.device:
-    """The device with its number, as tensors tell it: ``"cuda"`` is the GPU in use."""
+    """The device with its number, as tensors have it: ``"cuda"`` is the GPU in use."""
     found = torch.device(device)
     return torch.device("cuda", torch.cuda.current_device()) if found.type == "cuda" and found.index is None else found
 

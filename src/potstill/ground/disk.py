@@ -95,7 +95,7 @@ def explained_os_errors(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def explained_full_disk(path: Path) -> Iterator[None]:
-    """Turn a full disk, however a library tells it, into an `OutputError` that names the place and the remedy."""
+    """Turn a full disk, however a library reports it, into an `OutputError` that names the place and the remedy."""
     try:
         yield
     except OutputError:
@@ -110,8 +110,8 @@ def _is_full_disk(err: BaseException | None) -> bool:
     """Whether an error, or one that led to it, says that there is no room; safetensors and torch have errors of their own."""
     if err is None:
         return False
-    told = getattr(err, "errno", None) in FULL_DISK or any(words in str(err) for words in FULL_DISK_WORDS)
-    return told or _is_full_disk(err.__cause__ or err.__context__)
+    is_full = getattr(err, "errno", None) in FULL_DISK or any(words in str(err) for words in FULL_DISK_WORDS)
+    return is_full or _is_full_disk(err.__cause__ or err.__context__)
 
 
 def _full_disk(path: Path) -> OutputError:
@@ -137,7 +137,7 @@ def _explain(err: OSError, path: Path) -> OutputError | None:
 
 
 class StageFolder:
-    """A folder that one stage fills: written beside its place, renamed into it when whole.
+    """A folder that one stage fills: written next to its place, renamed into it when whole.
 
     Use it as a context. `path` is where to write: ``<final>.partial``, which survives a kill and is found again, with
     what was in it, when the fingerprint is the same; with another fingerprint it is cleared. Nothing that is finished
@@ -224,7 +224,7 @@ class StageFolder:
                 time.sleep(BUSY_SECONDS)
 
     def _enter_locked(self) -> None:
-        self._mend_interrupted_swap()
+        self._finish_interrupted_swap()
         if self.is_finished():
             return
         if not self.replace:
@@ -241,7 +241,7 @@ class StageFolder:
         self._started = time.perf_counter()
         self._write_record(finished=False)
 
-    def _mend_interrupted_swap(self) -> None:
+    def _finish_interrupted_swap(self) -> None:
         if not self._old.exists():
             return
         if not self.final.exists():
@@ -273,7 +273,7 @@ class StageFolder:
         """Make what was written durable and rename it into place.
 
         Args:
-            notes: Lines worth telling later.
+            notes: Lines to show later.
 
         Returns:
             The stage record.

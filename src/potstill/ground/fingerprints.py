@@ -16,7 +16,7 @@ _READ_BYTES = 1 << 20
 
 
 def fingerprint(value: Any) -> str:
-    """A short hash that is the same in every process, for anything that JSON can tell.
+    """A short hash that is the same in every process, for anything that JSON can hold.
 
     Mappings do not depend on the order of their keys, tuples equal lists, sets are sorted, dataclasses are those of their fields
     that are compared, models of pydantic their values, arrays their dtype, shape and bytes. A `Path` is hashed by the content

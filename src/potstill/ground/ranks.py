@@ -1,4 +1,4 @@
-"""Several processes that train together, as `torchrun` starts them: who is who, and what the first one says.
+"""Ranks: several processes that train together, as `torchrun` starts them.
 
 All ranks compute; the first alone writes. Without `torchrun` there is one rank, and nothing here does anything.
 """
@@ -6,11 +6,8 @@ All ranks compute; the first alone writes. Without `torchrun` there is one rank,
 from __future__ import annotations
 
 import datetime
-import logging
 import os
 from typing import TypeVar
-
-logger = logging.getLogger(__name__)
 
 Value = TypeVar("Value")
 _PATIENCE = datetime.timedelta(days=7)  # the others wait while the first one reads data, asks the teacher and exports
@@ -48,15 +45,15 @@ def leave() -> None:
 
 
 def from_first(value: Value) -> Value:
-    """What the first rank passed in here, on every rank; all ranks wait for it."""
+    """The value of the first rank, on every rank; all ranks wait for it."""
     if num_ranks() == 1:
         return value
     import torch
 
     join()
-    told = [value]
-    torch.distributed.broadcast_object_list(told, src=0)
-    return told[0]
+    values = [value]
+    torch.distributed.broadcast_object_list(values, src=0)
+    return values[0]
 
 
 def wait_for_all() -> None:

@@ -1,4 +1,4 @@
-"""What a model folder holds, looked at before anything is loaded from it."""
+"""Checks of a model folder before anything is loaded from it."""
 
 from __future__ import annotations
 

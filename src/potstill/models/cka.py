@@ -1,4 +1,4 @@
-"""Linear centred kernel alignment: how alike two representations of the same rows are, whatever their widths.
+"""Linear centred kernel alignment (CKA): how alike two representations of the same rows are, whatever their widths.
 
 Source: Kornblith et al. 2019 (https://arxiv.org/abs/1905.00414); debiased with the unbiased HSIC of Song et al. 2012.
 
@@ -8,7 +8,6 @@ Shapes: N rows, B batch, T tokens, D width, C channels, H height, W width of a m
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,45 +17,29 @@ from potstill.errors import DataError
 LEAST_ROWS, LEAST_ROWS_DEBIASED = 2, 4
 
 
-def linear_cka(first: Any, second: Any, *, debiased: bool = False) -> float:
-    """Linear CKA of two representations of the same rows, unchanged by rotation and scale of either side.
+def cka_matrix(first: Sequence[Tensor], second: Sequence[Tensor], *, debiased: bool = False) -> Tensor:
+    """CKA of every representation of one side with every one of the other, [S, L] in float64, without a gradient.
 
-    Formula: ‖XᵀY‖² / (‖XᵀX‖ · ‖YᵀY‖) with centred columns and Frobenius norms.
+    Formula: ‖XᵀY‖² / (‖XᵀX‖ · ‖YᵀY‖) with centred columns and Frobenius norms: 0 to 1, unchanged by rotation and scale of either
+    side; 0 where a side is constant.
 
     Args:
-        first: [N, D₁], an array or a tensor.
-        second: [N, D₂].
+        first: S tensors [N, D].
+        second: L tensors [N, D].
         debiased: Remove the bias that makes few rows of wide vectors look alike; needs 4 rows, and may fall below 0.
-
-    Returns:
-        0 to 1; 0 where a side is constant.
 
     Raises:
         DataError: Different rows, or too few.
 
     Example:
-        >>> linear_cka([[0.0], [1.0], [2.0]], [[0.0, 0.0], [0.0, 3.0], [0.0, 6.0]])
+        >>> cka_matrix([torch.tensor([[0.0], [1.0], [2.0]])], [torch.tensor([[0.0, 0.0], [0.0, 3.0], [0.0, 6.0]])]).item()
         1.0
-    """
-    return float(cka_matrix([torch.as_tensor(first)], [torch.as_tensor(second)], debiased=debiased)[0, 0])
-
-
-def cka_matrix(first: Sequence[Tensor], second: Sequence[Tensor], *, debiased: bool = False) -> Tensor:
-    """CKA of every representation of one side with every one of the other, [S, L] in float64, without a gradient.
-
-    Args:
-        first: S tensors [N, D].
-        second: L tensors [N, D].
-        debiased: As for `linear_cka`.
-
-    Raises:
-        DataError: Different rows, or too few.
     """
     counts = {len(rows) for rows in (*first, *second)}
     least = LEAST_ROWS_DEBIASED if debiased else LEAST_ROWS
     if len(counts) != 1 or min(counts) < least:
-        told = " and ".join(map(str, sorted(counts))) or "0"
-        raise DataError(f"{told} rows were given for CKA", f"the same rows, at least {least}", "give more rows")
+        given = " and ".join(map(str, sorted(counts))) or "0"
+        raise DataError(f"{given} rows were given for CKA", f"the same rows, at least {least}", "give more rows")
     with torch.no_grad():
         sides = [[_centred(rows) for rows in side] for side in (first, second)]
         if debiased:

@@ -57,7 +57,7 @@ def find_factory(name: str) -> Callable[..., Any]:
         raise ModelError(
             f"{path} has no function {attribute!r}",
             f"a function or class that gives a torch.nn.Module; {path} has {names or 'none'}",
-            "mend the name behind the colon",
+            "correct the name behind the colon",
         )
     return found  # type: ignore[no-any-return]
 
@@ -115,7 +115,7 @@ def make(name: str, num_labels: int | None = None) -> tuple[nn.Module, Any]:
         raise ModelError(
             f"{name} failed: {type(err).__name__}: {err}",
             "a function that needs no argument, or only num_labels",
-            "call it yourself and mend it",
+            "call it yourself and correct it",
         ) from err
     network, processor = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(network, nn.Module):

@@ -1,10 +1,8 @@
-"""The teacher at rest: in eval mode, without gradients, its buffers untouched, and known by a fingerprint."""
+"""Frozen models: in eval mode, without gradients, known by a fingerprint."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,7 +10,6 @@ import torch
 import xxhash
 from torch import Tensor, nn
 
-from potstill.errors import ModelError
 from potstill.ground.disk import fingerprint
 
 # Settings that say nothing about what the model computes.
@@ -53,38 +50,6 @@ def ensure_eval(model: nn.Module) -> None:
     """Put the model back in eval mode where any part of it has left it."""
     if any(module.training for module in model.modules()):
         model.eval()
-
-
-@contextlib.contextmanager
-def frozen(model: nn.Module) -> Iterator[nn.Module]:
-    """Check that what happens inside leaves the model at rest.
-
-    Buffers are compared bit by bit, parameters by having no gradient. For tests and for the ends of runs: the buffers are copied.
-
-    Raises:
-        ModelError: On leaving: a part is in train mode, a parameter has a gradient, or a buffer changed; names them.
-    """
-    freeze(model)
-    buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
-    yield model
-    faults = [f"{name or 'the model'} is in train mode" for name, module in model.named_modules() if module.training]
-    faults += [f"{name} has a gradient" for name, parameter in model.named_parameters() if parameter.grad is not None]
-    faults += [f"{name} takes gradients" for name, parameter in model.named_parameters() if parameter.requires_grad]
-    changed = dict(model.named_buffers())
-    faults += [f"buffer {name} changed" for name, old in buffers.items() if not _same_bits(old, changed.get(name))]
-    if faults:
-        shown = "; ".join(faults[:5]) + (f"; and {len(faults) - 5} more" if len(faults) > 5 else "")
-        raise ModelError(
-            f"the teacher did not stay at rest: {shown}", todo="give the teacher to LiveTeacher and train nothing in it"
-        )
-
-
-def _same_bits(one: Tensor, other: Tensor | None) -> bool:
-    return other is not None and one.shape == other.shape and _bytes_of(one) == _bytes_of(other)
-
-
-def _bytes_of(tensor: Tensor) -> bytes:
-    return _byte_view(tensor).tobytes()
 
 
 def _byte_view(tensor: Tensor) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Which entries of a batch a model's forward takes."""
+"""The entries of a batch that a model's forward takes."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class TaskLike(Protocol):
 
 @dataclass(frozen=True)
 class LoadedTeacher:
-    """A teacher at rest and what was found out about it.
+    """A frozen teacher and what was found out about it.
 
     Args:
         model: In eval mode, without gradients, its classes in the order of the data.
@@ -91,7 +91,7 @@ def load_teacher(
     """Load a teacher for a task.
 
     Args:
-        source: A folder or hub name that transformers can load, or a model (left as it is, but put at rest).
+        source: A folder or hub name that transformers can load, or a model (left as it is, but frozen).
         task: Names the task and loads the processor.
         num_labels: Classes of the data; taken from `label_names`, else from the teacher, where left out.
         label_names: Labels of the data in the order of their ids; the head's rows are brought into this order.
@@ -231,7 +231,7 @@ def _from_pretrained(
 
 @contextlib.contextmanager
 def _quiet_transformers() -> Iterator[None]:
-    """No report of missing weights and no progress bar; what matters of them is told as a note or an error."""
+    """No report of missing weights and no progress bar; what matters of them becomes a note or an error."""
     from transformers.utils import logging as transformers_logging
 
     verbosity, has_bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()

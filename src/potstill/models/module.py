@@ -82,7 +82,7 @@ def wrap(
     Args:
         network: Its forward takes images [B, C, H, W] and returns logits, or an object (mapping, tuple) with them.
         factory: What makes it anew when it is loaded.
-        processor: The image processor, which tells the size of images; None for 224 pixels.
+        processor: The image processor, which has the size of images; None for 224 pixels.
         label_names: Names of its classes in order; left out, they are numbers.
 
     Raises:

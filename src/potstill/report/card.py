@@ -10,7 +10,7 @@ import yaml
 
 from potstill.report import headline, numbers, snippets
 from potstill.report.metrics import Metrics
-from potstill.report.names import in_order
+from potstill.report.words import in_order
 
 _HUB_ID = re.compile(r"^[\w-][\w.-]*(/[\w.-]+)?$")
 

@@ -1,4 +1,4 @@
-"""Which plots a run's figures allow: metrics in, ready figures out, nothing where there is nothing to show."""
+"""Plots of a run: metrics in, figures out; nothing where there is nothing to show."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from markupsafe import Markup
 
 from potstill.report.headline import fastest
 from potstill.report.metrics import ATTENTION_WARNING, HistoryPoint, Metrics
-from potstill.report.names import in_order, model_name
 from potstill.report.numbers import SHARES, milliseconds, quality, seconds, significant, size
 from potstill.report.plots.bars import Bar, bars
 from potstill.report.plots.canvas import style_of
@@ -16,7 +15,7 @@ from potstill.report.plots.classes import recall_per_class
 from potstill.report.plots.curves import calibration_curve, training_curve
 from potstill.report.plots.maps import attention_maps, similarity_map
 from potstill.report.plots.tradeoff import tradeoff
-from potstill.report.words import Said, same, say
+from potstill.report.words import Said, in_order, model_name, same, say
 
 MOST_MAPS = 2
 FEWEST_IN_BIN = 8

@@ -1,13 +1,12 @@
-"""The few figures that are read first, and what must be known before they are used."""
+"""Headline figures, and the doubts about them."""
 
 from __future__ import annotations
 
 import math
 
 from potstill.report.metrics import ATTENTION_WARNING, Metrics, ModelFigures
-from potstill.report.names import model_name
 from potstill.report.numbers import SHARES, percent, quality, significant
-from potstill.report.words import Said, say
+from potstill.report.words import Said, model_name, say
 
 GOOD_RETENTION = 0.95
 RATIO_TOLERANCE = 0.0101

@@ -1,4 +1,4 @@
-"""Everything that a run measured, as one strict document: `report/metrics.json`.
+"""All figures of a run as one strict document: `report/metrics.json`.
 
 The page, the model card, the table and TensorBoard are all drawn from this document alone.
 Units are in the names: `_ms`, `_seconds`, `_bytes`, `_nats`; shares are 0 to 1. A figure that is not finite is written as null.

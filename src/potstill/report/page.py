@@ -11,9 +11,8 @@ from markupsafe import Markup
 
 from potstill.report import charts, headline, numbers, snippets
 from potstill.report.metrics import Metrics
-from potstill.report.names import in_order, model_name
 from potstill.report.plots.canvas import style_of
-from potstill.report.words import Said, check_language, same, say
+from potstill.report.words import Said, check_language, in_order, model_name, same, say
 from potstill.report.words_en import ENGLISH
 
 

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from potstill.report import headline, numbers
 from potstill.report.metrics import Metrics
-from potstill.report.names import in_order
+from potstill.report.words import in_order
 
 MODEL_WIDTH = 12  # of the first column: with it the table fits a terminal of 80 characters
 

@@ -1,7 +1,8 @@
-"""Every word of the page in English and Chinese; both travel in the page, a switch shows one."""
+"""Texts of the page in English and Chinese: both are in the page, a switch shows one; names of models and their order."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from markupsafe import Markup, escape
@@ -11,6 +12,7 @@ from potstill.report.words_en import ENGLISH
 from potstill.report.words_zh import CHINESE
 
 LANGUAGES = ("en", "zh")
+ORDER = ("teacher", "baseline", "student", "student-int8")
 
 
 class Said(NamedTuple):
@@ -50,3 +52,14 @@ def check_language(lang: str) -> str:
     if lang not in LANGUAGES:
         raise RecipeError(f"report language {lang!r} does not exist", ", ".join(LANGUAGES), 'use lang="en" or lang="zh"')
     return lang
+
+
+def model_name(name: str) -> Said:
+    """A model's name in both languages; names that the page does not know stay as they are."""
+    return say(name) if name in (*ORDER, "student-onnxruntime") else same(name)
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Teacher, baseline, student, student-int8, then the others as they came."""
+    given = list(names)
+    return [name for name in ORDER if name in given] + [name for name in given if name not in ORDER]

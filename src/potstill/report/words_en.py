@@ -1,4 +1,4 @@
-"""The page's words in English; the same keys as `words_zh`."""
+"""Texts of the page in English; the same keys as `words_zh`."""
 
 from __future__ import annotations
 
@@ -24,32 +24,32 @@ ENGLISH: dict[str, str] = {
     "card_gap": "of the gap closed",
     "card_gap_note": "between the same student trained without a teacher ({baseline}) and the teacher",
     "card_removed": "of the parameters removed",
-    "card_removed_note": "{student} left of {teacher}; asked for {asked}",
+    "card_removed_note": "{student} of {teacher} remain; {asked} requested",
     "card_agreement": "same answer as the teacher",
     "card_agreement_note": "weighted by the teacher's confidence (WDSR): {wdsr}",
     "served_as": "Figures of the model to serve: {name}.",
     "interval": "95 % interval {low} to {high}",
     # warnings
-    "warnings": "Read this first",
+    "warnings": "Before you use it",
     "warn_retention": "{name} keeps {value} of the teacher's {metric}; below 95 %. "
     "A lower ratio, more epochs or unlabelled text raise it.",
     "warn_attention": "Attention of teacher layer {teacher} and student layer {student} "
-    "differs by {value} nats (warned above {limit}).",
+    "differs by {value} nats (warning above {limit}).",
     "warn_target": "Speeds on {target} were not measured here: files were made for it, and their answers checked on the CPU.",
     "warn_int8": "INT8 costs {drop} points of {metric}. Set quantization: none where that is too much.",
     "warn_rows": "The test split has only {rows} rows; differences below {margin} points are noise.",
-    "warn_ratio": "{achieved} of the parameters were removed, {asked} were asked for.",
-    "warn_baseline": "The student trained without a teacher does as well as the distilled one: "
-    "on this data, distilling gained nothing.",
+    "warn_ratio": "{achieved} of the parameters were removed; {asked} were requested.",
+    "warn_baseline": "The student trained without a teacher is as good as the distilled one: "
+    "on this data, distillation gained nothing.",
     # sections
     "models": "Models",
-    "tradeoff": "What it costs and what it keeps",
+    "tradeoff": "Quality against size and speed",
     "speed": "Speed",
-    "plan": "What was cut",
+    "plan": "Architecture",
     "training": "Training",
     "classes": "Per class",
     "calibration": "Calibration",
-    "layers": "Inside the models",
+    "layers": "Layer comparison",
     "quantization": "Quantization",
     "worst": "Worst examples",
     "data": "Data",
@@ -73,15 +73,15 @@ ENGLISH: dict[str, str] = {
     "of the true label. ECE: expected calibration error. p50: median time of one row in the fastest runtime measured. "
     "Faster: against the teacher in {reference}.",
     "models_note_plain": "Kept: share of the teacher's {metric}. p50: median time of one row in the fastest runtime measured.",
-    "note_tasks": "Each row is answered inside the classes of its own task. The metric is the plain mean over tasks; what stands "
-    "after a task's name and a slash is of that task alone. The teacher's answers are those of each row's own teacher.",
+    "note_tasks": "Each row is answered inside the classes of its own task. The metric is the plain mean over tasks; a name "
+    "such as task/metric is of that task alone. The teacher's answers are those of each row's own teacher.",
     "note_labels": "Each label of a row is a decision of its own, at a probability of one half: agreement, WDSR, KL and ECE are "
     "over decisions. Subset accuracy: share of rows with every label right.",
     "note_numbers": "Answers are numbers: concordance (1 only where order, scale and level are right) is compared; "
-    "teacher_pearson and teacher_rmse are against the teacher's numbers. Agreement, WDSR, KL and ECE mean nothing here.",
+    "teacher_pearson and teacher_rmse are against the teacher's numbers. Agreement, WDSR, KL and ECE do not apply.",
     "note_embedding": "Answers are vectors of length one: teacher_cosine is the mean cosine to the teacher's vector "
     "of the same text, same_neighbour the share of rows whose nearest row is the same. "
-    "Agreement, WDSR, KL and ECE mean nothing here.",
+    "Agreement, WDSR, KL and ECE do not apply.",
     # charts
     "chart_size": "{metric} against size on disk",
     "chart_latency": "{metric} against latency of one row",
@@ -89,7 +89,7 @@ ENGLISH: dict[str, str] = {
     "axis_latency": "median latency at batch 1, ms (log scale)",
     "axis_step": "optimizer steps",
     "axis_confidence": "confidence",
-    "axis_accuracy": "share that is right",
+    "axis_accuracy": "accuracy",
     "axis_loss": "loss",
     "axis_nats": "Jensen-Shannon divergence, nats",
     "axis_recall": "recall, %",
@@ -100,19 +100,19 @@ ENGLISH: dict[str, str] = {
     "chart_quality": "{stage}: validation",
     "chart_classes": "recall of every class",
     "chart_classes_some": "recall of the {shown} classes of {total} where the student loses most",
-    "chart_calibration": "confidence against share that is right (bins of {rows} rows or more)",
-    "chart_cka": "CKA of hidden states (1 = alike)",
+    "chart_calibration": "reliability curve: accuracy against confidence (bins of {rows} rows or more)",
+    "chart_cka": "CKA of hidden states (1 = identical)",
     "axis_teacher_layer": "teacher layer",
     "axis_student_layer": "student layer",
-    "chart_attention": "difference of attention per mapped pair",
+    "chart_attention": "attention difference per mapped pair of layers",
     "pair": "{teacher} → {student}",
-    "limit": "warned above {limit}",
+    "limit": "warning above {limit}",
     "chart_maps": "attention of one example, layers {teacher} → {student}",
     "map_teacher": "teacher",
     "map_student": "student",
     "map_difference": "difference",
     "chart_stages": "wall time of every stage",
-    "perfect": "perfect",
+    "perfect": "perfectly calibrated",
     "dashed": "dashed: validation",
     "speed_note": "Measured on this machine, runtimes interleaved, after warm-up; lengths of the data's own rows. {machine}",
     "runtime": "runtime",
@@ -128,7 +128,7 @@ ENGLISH: dict[str, str] = {
     "mean_difference": "mean difference",
     "rounding_kl": "KL fp32 to bf16, nats",
     "same_decisions": "equal decisions",
-    "precision_note": "Where a stage computed in bf16, the trained model answers a few rows in fp32 and in bf16, and these are "
+    "precision_note": "For a stage that computed in bf16, answers of the trained model to a few rows in fp32 and in bf16 are "
     "compared. A stage in fp32 has nothing to compare.",
     # plan
     "part": "part",
@@ -145,12 +145,12 @@ ENGLISH: dict[str, str] = {
     # worst examples
     "example": "example",
     "label": "true label",
-    "teacher_says": "teacher says",
-    "student_says": "student says",
+    "teacher_says": "teacher's answer",
+    "student_says": "student's answer",
     "probability": "p(true) teacher → student",
     "says": "teacher {teacher}, student {student}",
     "worst_note": "Test rows on which the student falls furthest behind the teacher. "
-    "When many share a subject, more such rows help most.",
+    "If many have the same subject, more rows of that subject help most.",
     # data, machine
     "split": "split",
     "rows": "rows",
@@ -169,22 +169,22 @@ ENGLISH: dict[str, str] = {
     "name": "name",
     "energy": "energy per row",
     "joules": "{value} J",
-    "command": "Repeat this run",
-    "load_torch": "Plain transformers, no Potstill needed:",
-    "load_onnx": "Plain onnxruntime:",
-    "sources": "Every figure of this page: metrics.json beside it.",
+    "command": "Reproduce this run",
+    "load_torch": "With transformers alone:",
+    "load_onnx": "With onnxruntime alone:",
+    "sources": "Every figure of this page: metrics.json in the same folder.",
     # what is missing and why
-    "no_baseline": "No student was trained without a teacher (baseline: true does it), so the gap closed is not known.",
+    "no_baseline": "No student was trained without a teacher (set baseline: true), so the share of the gap closed is unknown.",
     "no_int8": "There is no quantized model in this report.",
     "no_speed": "No latency was measured.",
     "no_history": "No training curve: nothing was trained in this run, or nothing was logged.",
     "no_classes": "No results per class were measured.",
     "no_calibration": "Calibration was not measured.",
-    "no_layers": "Layers were not compared: the two models have no layers that can be mapped, or it was switched off.",
-    "no_attention": "Attention was not compared: one of the models has no attention, or it was switched off.",
+    "no_layers": "Layers were not compared: the two models have no layers that can be mapped, or the comparison is switched off.",
+    "no_attention": "Attention was not compared: one of the models has no attention, or the comparison is switched off.",
     "no_worst": "No row on which the student does worse than the teacher was recorded.",
     "no_plan": "The student was not planned from the teacher, so there is nothing to compare.",
     "no_quantization": "Nothing was quantized in this run.",
-    "no_energy": "not read: {reason}",
+    "no_energy": "not available: {reason}",
     "unknown": "unknown",
 }

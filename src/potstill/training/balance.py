@@ -1,4 +1,4 @@
-"""How much each term of the objective pulls: by phase of training, by the norm of its gradient, or by learned variances.
+"""Balance of the terms of the objective: by phase of training, by the norm of their gradients, or by learned variances.
 
 Shapes: K terms.
 """
@@ -25,7 +25,7 @@ MEASURED_EVERY_STEPS = 20
 KEPT = 0.9  # of the running norms at each measurement
 LARGEST_FACTOR = 1e4
 LARGEST_LOG_VARIANCE = 6.0
-NOT_LOOKED_FOR, NONE = -1, -2  # in place of the shared matrix's position
+NOT_LOOKED_FOR, NONE = -1, -2  # instead of the position of a shared matrix
 
 
 class Balance(nn.Module):
@@ -38,7 +38,7 @@ class Balance(nn.Module):
         raise TypeError(f"{type(self).__name__} does not define factors")
 
     def penalty(self, position: int, share: Tensor | float) -> Tensor | None:
-        """What a term adds beside its weighted value; `share` is the micro-batch's part of the term's global count."""
+        """What a term adds to its weighted value; `share` is the micro-batch's part of the term's global count."""
         return None
 
     def measure(self, position: int, part: Tensor) -> None:
@@ -72,7 +72,7 @@ class Phases(Balance):
 
 
 class Uncertainty(Balance):
-    """Learned log variances: objective = Σ_k [ exp(−s_k) w_k L_k + s_k / 2 ], s_k trained beside the student.
+    """Learned log variances: objective = Σ_k [ exp(−s_k) w_k L_k + s_k / 2 ], s_k trained with the student.
 
     Source: Kendall et al. 2018 (arXiv 1705.07115), eq. 10, with s = log σ² as its section 3.2 advises.
     s_k is kept from −6 to 6, and learns 100 times as fast as the student, whose rates are made for weights.
@@ -227,7 +227,7 @@ def build(name: str, losses: Sequence[Loss], parameters: Mapping[str, nn.Paramet
         parameters: The student's trained weights by name, in the order of the forward pass.
 
     Raises:
-        RecipeError: No such balance, or one that a loss does not bear.
+        RecipeError: No such balance, or one that a loss does not allow.
     """
     if known(name) == "none" or len(losses) < 2:
         return None

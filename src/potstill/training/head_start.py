@@ -1,6 +1,6 @@
-"""A final layer for features that were taught without it: fitted to the teacher's answers before its stage of training.
+"""A start for the final layer: fitted to the teacher's answers before the phase that trains it.
 
-A stage that teaches features alone leaves the final layer as it was. Gradients need many steps to build one, and move the
+A phase that teaches features alone leaves the final layer as it was. Gradients need many steps to build one, and move the
 features away from where they are meanwhile; least squares need none.
 """
 

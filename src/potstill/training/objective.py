@@ -1,4 +1,4 @@
-"""The training objective: terms over micro-batches, normalised by counts over the whole global batch.
+"""The training objective: terms summed over micro-batches, normalised by counts over the whole global batch.
 
 objective = Σ_terms weight · Σ sum / count, where the count runs over accumulation × ranks. Losses return sums, so the same
 gradient comes out however the global batch is cut. Weights of rows (`RowMemory`, mean one over the training set) and factors of
@@ -7,7 +7,6 @@ terms (`Balance`) change between optimizer steps only, so they leave that law as
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,9 +23,7 @@ from potstill.training.row_memory import RowMemory, weighted_view
 from potstill.training.schedules import PerSample
 from potstill.training.terms import Term
 
-logger = logging.getLogger(__name__)
-
-# Beside the losses; a name of a term cannot be one of them.
+# Modules besides the losses; a name of a term cannot be one of them.
 ROWS_KEY, BALANCE_KEY = "rows of training", "balance of terms"
 
 
@@ -34,7 +31,7 @@ class Objective:
     """Weighs, normalises and watches the terms of one training run.
 
     Args:
-        terms: The terms; their losses are the modules that train beside the student.
+        terms: The terms; their losses are the modules that train with the student.
         device: Where sums are accumulated.
     """
 
@@ -52,14 +49,14 @@ class Objective:
         self._suspects: list[_Suspect] = []
         self._rows: list[Tensor] = []  # row ids of the micro-batches of this step
         self._gradient: _Suspect | None = None
-        self.num_networks = 1  # peers share the objective: what is told is their mean
+        self.num_networks = 1  # peers share the objective: what is logged is their mean
         self.checks_at_once = device.type == "cpu"  # elsewhere before the optimizer moves, when the device has long gone on
         self.checks_batches = True  # off where a step is recorded as a graph: only the totals are looked at, rows stay unnamed
         self._progress = 0.0
         self.knows_answers = False
 
     def attach(self, *, rows: RowMemory | None, balance: Balance | None, knows_answers: bool) -> None:
-        """Take on weights of rows and factors of terms; their state is kept beside that of the losses.
+        """Take on weights of rows and factors of terms; their state is kept with that of the losses.
 
         Args:
             rows: Of the training set.

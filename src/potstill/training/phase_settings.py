@@ -1,4 +1,4 @@
-"""How one stage trains: what may be set, how many steps that makes, and the `TrainingArguments` of it."""
+"""Settings of a phase of training, the number of steps that follows, and its `TrainingArguments`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_EVALUATIONS, MIN_EVALUATIONS = 20, 5
 
 @dataclass(frozen=True)
 class PhaseSettings:
-    """How one stage trains; the defaults fit small encoders.
+    """How one phase trains; the defaults fit small encoders.
 
     Args:
         epochs: Passes over the rows.
@@ -30,11 +30,11 @@ class PhaseSettings:
         warmup: Share of the steps over which the rate rises.
         schedule: What the rate does then: "linear", "cosine", "constant_with_warmup" (of transformers).
         seed: Of order, dropout and new weights.
-        max_steps: Stop after so many optimizer steps; None for whole epochs.
+        max_steps: Stop after this number of optimizer steps; None for whole epochs.
         precision: fp32, bf16, or auto: fp32 on a CPU, on a GPU bf16 where the measured step gains.
         select: Keep the model with the best task metric, the one closest to the teacher (the untrained one is asked too), or
             the last.
-        patience: Stop after so many evaluations without gain; None for never.
+        patience: Stop after this number of evaluations without gain; None for never.
         evaluations: How often to evaluate and checkpoint; None for once an epoch, at least 5 and at most 20 times.
         weight_decay: Of matrices; norms and biases have none.
         head_multiple: Factor of the learning rate for the final layer, where it is new.
@@ -71,12 +71,12 @@ class PhaseSettings:
 
 
 def usual_evaluations(epochs: float) -> int:
-    """How often a stage evaluates and saves where nobody says so."""
+    """How often a phase evaluates and saves by default."""
     return min(MAX_EVALUATIONS, max(MIN_EVALUATIONS, math.ceil(epochs)))
 
 
 def total_steps(num_rows: int, settings: PhaseSettings) -> int:
-    """Optimizer steps of a stage, with as many ranks as there are."""
+    """Optimizer steps of a phase, with as many ranks as there are."""
     if settings.max_steps is not None:
         return settings.max_steps
     batches = math.ceil(math.ceil(num_rows / settings.batch_size) / ranks.num_ranks())
@@ -89,8 +89,8 @@ def training_arguments(
     """The settings as transformers takes them.
 
     Args:
-        settings: Of the stage.
-        folder: Of the stage; checkpoints go below it.
+        settings: Of the phase.
+        folder: Of the phase; checkpoints go below it.
         num_rows: Training rows.
         has_evaluation: There are rows to evaluate on.
         has_choice: They choose the weights that are kept.

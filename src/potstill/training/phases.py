@@ -1,9 +1,8 @@
-"""One stage of training on disk: checkpoints while it runs, the best model when it ends, the same result after a kill."""
+"""One phase of training on disk: checkpoints while it runs, the best model when it ends, the same result after a kill."""
 
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,8 +34,6 @@ from potstill.training.terms import Term
 from potstill.training.threads import fastest_threads
 from potstill.training.trainer import DistillationTrainer
 
-logger = logging.getLogger(__name__)
-
 Progress = Callable[[int, int, Mapping[str, float]], None]
 _PROGRESS_SECONDS = 0.1
 _PRECISION_ROWS = 48  # on which bfloat16 is compared with float32
@@ -54,7 +51,7 @@ class Measured(Protocol):
 
 @dataclass
 class PhaseOutcome:
-    """What a stage gave.
+    """The result of a phase.
 
     Args:
         model: The model that was given in, with the chosen weights, in eval mode.
@@ -73,11 +70,6 @@ class PhaseOutcome:
     seconds: float = 0.0
     is_resumed: bool = False
     precision: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def best_metric(self) -> float | None:
-        """The figure by which the weights were chosen, higher is better."""
-        return self.best.get("eval_selection")
 
 
 def train_phase(
@@ -101,14 +93,14 @@ def train_phase(
         model: Teacher (with ``terms=["ce"]``) or student; trained on a GPU where there is one, and left where it was.
         rows: Training rows.
         collator: Makes batches of rows.
-        folder: Where checkpoints and the result are kept; of this stage alone.
+        folder: Where checkpoints and the result are kept; of this phase alone.
         terms: The objective, as `DistillationTrainer` takes it.
         teacher: A model, a source of knowledge, or None.
         eval_rows: Rows that decide which weights are kept; None keeps the last.
         task: Measures the evaluation rows.
         metric: Which of the task's measures decides; the task's own by default.
         settings: How to train.
-        on_progress: Told ``(steps done, steps in all, newest figures)``.
+        on_progress: Called with ``(steps done, steps in all, newest figures)``.
         callbacks: Of transformers, besides those of the phase.
 
     Raises:
@@ -263,7 +255,7 @@ class _Watch(TrainerCallback):
         self.file = folder / "checkpoints" / "seconds.json"
         self.on_progress = on_progress
         self.figures: dict[str, float] = {}
-        self.before, self.start, self.last_told = self._read(), time.monotonic(), 0.0
+        self.before, self.start, self.last_reported = self._read(), time.monotonic(), 0.0
 
     def seconds(self) -> float:
         """Training time up to now, over all sittings up to the checkpoint that each left."""
@@ -273,22 +265,22 @@ class _Watch(TrainerCallback):
         if state.global_step >= state.max_steps:
             control.should_evaluate = args.eval_strategy != "no"
             control.should_save = True
-        self._tell(state, is_last=state.global_step >= state.max_steps)
+        self._report(state, is_last=state.global_step >= state.max_steps)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         self.figures.update({name: value for name, value in (logs or {}).items() if isinstance(value, (int, float))})
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._tell(state, is_last=True)
+        self._report(state, is_last=True)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if args.should_save:
             write_json_atomic(self.file, {"seconds": self.seconds()})
 
-    def _tell(self, state: Any, *, is_last: bool) -> None:
-        if self.on_progress is None or (not is_last and time.monotonic() - self.last_told < _PROGRESS_SECONDS):
+    def _report(self, state: Any, *, is_last: bool) -> None:
+        if self.on_progress is None or (not is_last and time.monotonic() - self.last_reported < _PROGRESS_SECONDS):
             return
-        self.last_told = time.monotonic()
+        self.last_reported = time.monotonic()
         self.on_progress(state.global_step, state.max_steps, dict(self.figures))
 
     def _read(self) -> float:

@@ -1,4 +1,4 @@
-"""The way of a model through its training: states kept while it learns, for students that follow it."""
+"""Snapshots of a model while it trains, for students that follow its way."""
 
 from __future__ import annotations
 

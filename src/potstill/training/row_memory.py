@@ -1,4 +1,4 @@
-"""What is known of every training row: how unsure the teacher is, how far the student is, and the weights that follow.
+"""Memory of every training row: how unsure the teacher is, how far the student is, and the weights that follow.
 
 Shapes: N rows of the training set, B batch, C classes, T tokens. All of it is in buffers, so a checkpoint holds it.
 """

@@ -1,4 +1,4 @@
-"""What a user asks of the rows: easy ones first, or more of those that teach most."""
+"""The plan of the rows: easy ones first, or more of those that teach most."""
 
 from __future__ import annotations
 

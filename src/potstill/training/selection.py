@@ -1,4 +1,4 @@
-"""Which of a stage's weights are kept: the figure that evaluations are compared by, and the one that was chosen."""
+"""Selection of the weights that a phase keeps: the figure that evaluations are compared by, and the chosen evaluation."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def chosen_evaluation(history: Sequence[Mapping[str, float]], *, keeps_best: boo
 
 
 class Patience(EarlyStoppingCallback):
-    """Stops after so many evaluations in a row without gain; those before an interruption count as well.
+    """Stops after a number of evaluations in a row without gain; those before an interruption count as well.
 
     Args:
         evaluations: How many.
@@ -68,7 +68,7 @@ class Patience(EarlyStoppingCallback):
 
 
 def _distance(metrics: Mapping[str, float]) -> float | None:
-    """How far the student is from the teacher, in whatever measure fits the answers; None where the teacher was not heard."""
+    """How far the student is from the teacher, in whatever measure fits the answers; None where the teacher was not asked."""
     if "teacher_cosine" in metrics:
         return 1.0 - metrics["teacher_cosine"]
     return metrics.get("teacher_kl", metrics.get("teacher_rmse"))

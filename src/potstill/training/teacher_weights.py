@@ -88,8 +88,8 @@ class TeacherWeights(Loss):
         at_label = teacher.taps[EACH].gather(-1, index)[..., 0]
         likelihood = torch.logsumexp(at_label + self._log_shares(), dim=-1)
         value = -torch.where(has_label, likelihood, 0.0).sum()
-        told = {f"teacher_{number}": share for number, share in enumerate(self.shares().detach(), start=1)}
-        return LossValue(value.detach() + GRADIENT_SHARE * (value - value.detach()), has_label.sum(), told)
+        shares = {f"teacher_{number}": share for number, share in enumerate(self.shares().detach(), start=1)}
+        return LossValue(value.detach() + GRADIENT_SHARE * (value - value.detach()), has_label.sum(), shares)
 
     def _log_shares(self) -> Tensor:
         return (SPEED * self.scores).log_softmax(0)

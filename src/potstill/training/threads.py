@@ -1,4 +1,4 @@
-"""How many threads a model trains fastest with: small ones lose more by waiting for each other than they gain."""
+"""The number of threads that a model trains fastest with: small models lose more by waiting than they gain."""
 
 from __future__ import annotations
 

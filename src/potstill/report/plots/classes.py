@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from potstill.report.metrics import ClassResult
-from potstill.report.names import in_order, model_name
 from potstill.report.numbers import percent
 from potstill.report.plots.canvas import Axis, Canvas, shorten, style_of, text_width, tick_text
-from potstill.report.words import say
+from potstill.report.words import in_order, model_name, say
 
 WIDTH, ROW, TOP, LEGEND_ROW = 520, 22, 30, 18
 MOST_CLASSES = 30

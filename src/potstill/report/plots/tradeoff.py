@@ -1,4 +1,4 @@
-"""Quality against size and against latency: one point per model, named beside it."""
+"""Quality against size and against latency: one point per model, with its name."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from collections.abc import Mapping
 
 from markupsafe import Markup
 
-from potstill.report.names import model_name
 from potstill.report.numbers import SHARES
 from potstill.report.plots.canvas import Axis, Canvas, draw_axes, padded, padded_log, style_of, text_width
-from potstill.report.words import Said, same, say
+from potstill.report.words import Said, model_name, same, say
 
 WIDTH, HEIGHT = 520, 320
 BOLD = 1.15
