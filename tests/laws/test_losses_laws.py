@@ -6,6 +6,8 @@ import copy
 import inspect
 import pickle
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +31,27 @@ DOCS = Path(__file__).parents[2] / "docs" / "losses.md"
 def test_table_laws_and_functions_name_the_same_losses() -> None:
     assert set(LAWS) == set(NAMES)
     assert set(NAMES) == set(functional.NAMES)
+
+
+def test_functions_are_imported_when_asked_for() -> None:
+    code = """
+import sys
+from potstill.losses import functional
+assert "kl" in dir(functional) and not [name for name in sys.modules if name.startswith("potstill.losses.d")]
+functional.kl
+assert "potstill.losses.divergences" in sys.modules and "potstill.losses.distribution" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(AttributeError, match="has no loss 'kll'"):
+        _ = functional.kll
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_response_loss_says_whether_it_is_of_classes(name: str) -> None:
+    loss = losses.build(name)
+    of_numbers = name in ("logit_mse", "bce", "regression", "bounded_regression", "output_cosine", "similarity_kl")
+    assert loss.of_classes == (loss.kind == "response" and not of_numbers)
+    assert loss.responses
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -35,10 +35,10 @@ class CacheRows(Rows):
         self.row_ids = np.array([row["row_id"] for row in self.rows])
 
 
-class Told:
+class Answered:
     """A source of responses that were kept of one forward over all rows, found by row id."""
 
-    fingerprint = "told"
+    fingerprint = "answered"
 
     def __init__(self, rows: CacheRows, keep: Any) -> None:
         order = np.lexsort((rows.row_ids, -np.asarray(rows.lengths)))  # of writing, on which draws depend
@@ -69,11 +69,11 @@ def test_cached_run_is_the_live_run(keep: Any, tmp_path: Path) -> None:
     rows, losses = CacheRows(), [{"name": "kl", "temperature": 2.0, "weight": 0.7}, {"name": "ce", "weight": 0.3}]
     write_cache(LiveTeacher(opinionated(), dtype="float32"), rows, collate, tmp_path / "cache", keep=keep, batch_size=len(rows))
     cached = trained(tmp_path / "a", CachedTeacher.open(tmp_path / "cache"), losses)
-    live = trained(tmp_path / "b", Told(rows, keep), losses)
+    live = trained(tmp_path / "b", Answered(rows, keep), losses)
     assert all(torch.equal(value, live[name]) for name, value in cached.items())
 
 
 @pytest.mark.parametrize("keep", KINDS[1:])
 def test_a_loss_of_every_logit_is_refused_before_the_first_step(keep: Any, tmp_path: Path) -> None:
     with pytest.raises(NeedsError, match=r"loss 'dkd' reads dense answers.*take 'kl', or keep every logit"):
-        trained(tmp_path, Told(CacheRows(), keep), ["dkd"])
+        trained(tmp_path, Answered(CacheRows(), keep), ["dkd"])

@@ -73,7 +73,7 @@ class Response(ABC):
             mask: [B] or [B, T], true on what counts; the rest is finite and has no gradient.
 
         Raises:
-            NeedsError: It cannot be compared at that temperature, or with so many classes.
+            NeedsError: It cannot be compared at that temperature, or with that number of classes.
         """
 
     @abstractmethod

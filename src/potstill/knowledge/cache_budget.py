@@ -118,7 +118,7 @@ class Layout:
         """Refuse what is over the budget or over what the disk has.
 
         Raises:
-            CacheError: Over the budget; tells the arithmetic.
+            CacheError: Over the budget; shows the arithmetic.
             OutputError: Over the free bytes of the disk.
         """
         total, free = sum(self.tap_bytes.values()), free_bytes(folder)

@@ -32,13 +32,13 @@ _NO_INPUT = frozenset({"labels"})
 
 
 class LiveTeacher:
-    """A model that answers every batch, at rest.
+    """A frozen model that answers every batch.
 
     At every call it is in eval mode, without gradients, its buffers untouched. It reads its own inputs
     (``teacher_input_ids`` …) where the batch has them, else the student's.
 
     Args:
-        model: A classifier whose forward returns logits, or an object with ``logits``; it is put at rest in place.
+        model: A classifier whose forward returns logits, or an object with ``logits``; it is frozen in place.
         tap_reader: Reads intermediate values by need name; without one, only logits and hidden states are at hand.
         dtype: What to compute in: "float32", also inside a caller's autocast; "bfloat16", which moves the logits of small models
             by hundredths; or "auto" (bfloat16 where a measurement says that it pays). The weights stay as they are.

@@ -22,7 +22,7 @@ from potstill.knowledge.responses.dense import DenseLogits
 class NoisyTeacher:
     """Logits (1 + ξ) · z with ξ ~ N(0, σ²) for every class, in a share of the rows drawn anew at every step.
 
-    The noise is drawn from PyTorch's random state, which checkpoints hold; evaluation hears the answers as they are.
+    The noise is drawn from PyTorch's random state, which checkpoints hold; evaluation gets the answers as they are.
 
     Args:
         source: Whose answers are disturbed.

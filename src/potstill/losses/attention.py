@@ -15,9 +15,9 @@ from torch import Tensor
 
 from potstill.errors import NeedsError
 from potstill.ground.precision import FLOOR, full_precision
-from potstill.losses.layers import PairedLoss, loss_name, other_tokens, refuse_ranks
+from potstill.losses.layers import PairedLoss, loss_name, other_tokens
 from potstill.losses.options import LAST_LAYER, LayerPair, one_of, positive
-from potstill.losses.reduction import Reduction, over_rows
+from potstill.losses.reduction import Reduction, divergence, over_rows
 
 HEADS_CHOICES = ("auto", "match", "mean")
 
@@ -92,8 +92,7 @@ def attention_kl(
     """
     log_p = _log_attention(teacher_scores, mask, average_heads)
     log_q = _log_attention(student_scores, mask, average_heads)
-    values = (log_p.exp() * (log_p - log_q)).sum(-1)
-    return over_rows(values, None if mask is None else mask.bool()[:, None, :], reduction)
+    return over_rows(divergence(log_p, log_q), None if mask is None else mask.bool()[:, None, :], reduction)
 
 
 def _pair_mask(mask: Tensor | None) -> Tensor | None:
@@ -124,7 +123,19 @@ class AttentionTransfer(PairedLoss):
         self.power = positive("power", power)
 
 
-class ScoresLoss(PairedLoss):
+class HeadsLoss(PairedLoss):
+    """Base of losses over values of attention heads [B, H, T, …] of the same tokens."""
+
+    kind: ClassVar[str] = "attention"
+    ranks: ClassVar[tuple[int, ...]] = (4,)
+
+    def check(self, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], names: str) -> None:
+        super().check(student_shape, teacher_shape, names)
+        if student_shape[2] != teacher_shape[2]:
+            raise other_tokens(self, names)
+
+
+class ScoresLoss(HeadsLoss):
     """Base of losses over attention scores [B, H, T, T].
 
     Args:
@@ -132,17 +143,14 @@ class ScoresLoss(PairedLoss):
         heads: "match" compares head by head, "mean" the mean over heads, "auto" matches where the numbers are equal.
     """
 
-    kind: ClassVar[str] = "attention"
-    role: ClassVar[str] = "attention"
+    roles: ClassVar[tuple[str, ...]] = ("attention",)
 
     def __init__(self, *, layers: Sequence[LayerPair] = LAST_LAYER, heads: str = "auto") -> None:
         super().__init__(layers=layers)
         self.heads = one_of("heads", heads, HEADS_CHOICES)
 
     def check(self, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], names: str) -> None:
-        refuse_ranks(self, student_shape, teacher_shape, names, (4,))
-        if student_shape[2:] != teacher_shape[2:]:
-            raise other_tokens(self, names)
+        super().check(student_shape, teacher_shape, names)
         if self.heads == "match" and student_shape[1] != teacher_shape[1]:
             raise NeedsError(
                 f"{loss_name(self)}: {names} have {student_shape[1]} and {teacher_shape[1]} heads, and heads is match",

@@ -43,11 +43,11 @@ class _BatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 class VectorNorm(_BatchNorm, nn.BatchNorm1d):
-    """A batch norm over [B, D] that bears a batch of a single row."""
+    """A batch norm over [B, D] that takes a batch of a single row."""
 
 
 class MapNorm(_BatchNorm, nn.BatchNorm2d):
-    """A batch norm over [B, C, H, W] that bears a batch of a single position."""
+    """A batch norm over [B, C, H, W] that takes a batch of a single position."""
 
 
 def width_of(shape: tuple[int, ...]) -> int:

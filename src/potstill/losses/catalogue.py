@@ -109,7 +109,7 @@ def find(name: str) -> type[Loss]:
 
 
 def function(name: str) -> Callable[..., Tensor]:
-    """The pure function of a loss, which stands beside its class under the loss's name.
+    """The pure function of a loss, which stands in the module of its class under the loss's name.
 
     Raises:
         RecipeError: No such loss.

@@ -14,8 +14,8 @@ from torch import Tensor
 from potstill.ground.precision import finite, full_precision, log_probabilities
 from potstill.losses.contract import IGNORED_LABEL
 from potstill.losses.options import positive
-from potstill.losses.reduction import Reduction, over_rows
-from potstill.losses.response import LabelLoss, ResponseLoss, divergence
+from potstill.losses.reduction import Reduction, divergence, over_rows
+from potstill.losses.response import LabelLoss, ResponseLoss
 
 
 @full_precision

@@ -152,15 +152,17 @@ class FormulaLoss(Loss):
 
     def arguments(self, mask: Tensor | None = None) -> dict[str, Any]:
         """What the formula takes by keyword."""
-        accepted = _keywords(self.formula)
-        given = {name: getattr(self, name) for name in accepted if hasattr(self, name)}
-        return {**given, "mask": mask} if "mask" in accepted else given
+        options, takes_mask = _keywords(self.formula)
+        given = {name: getattr(self, name) for name in options if hasattr(self, name)}
+        return given | {"mask": mask} if takes_mask else given
 
 
 @functools.cache
-def _keywords(formula: Callable[..., Tensor]) -> tuple[str, ...]:
+def _keywords(formula: Callable[..., Tensor]) -> tuple[tuple[str, ...], bool]:
+    """A formula's options, and whether it takes a mask."""
     parameters = inspect.signature(formula).parameters.values()
-    return tuple(each.name for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY)
+    names = [each.name for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY]
+    return tuple(name for name in names if name not in ("mask", "reduction")), "mask" in names
 
 
 def _num_rows(batch: Mapping[str, Any]) -> int:

@@ -17,11 +17,10 @@ from torch import Tensor, nn
 from potstill.contracts.signal import TeacherSignal
 from potstill.errors import DataError
 from potstill.ground.precision import full_precision
-from potstill.losses.bridges import width_of
 from potstill.losses.contract import LossValue, Shapes, StudentView
-from potstill.losses.layers import PairedLoss, shape_of, teacher_taps, vectors
+from potstill.losses.layers import PairedLoss
 from potstill.losses.memory import Draw, draw_for_each, draw_shared, log_normaliser, memory_contrast
-from potstill.losses.options import HEAD_INPUT, LayerPair, between, positive, tap_name
+from potstill.losses.options import HEAD_INPUT, LayerPair, between, positive
 from potstill.losses.reduction import Reduction, over_rows
 
 UNSEEN = torch.iinfo(torch.int64).max
@@ -82,6 +81,7 @@ class CRD(PairedLoss):
 
     kind: ClassVar[str] = "contrast"
     nearest: ClassVar[str] = "kl"
+    of_vectors: ClassVar[bool] = True
     student_memory: Tensor
     teacher_memory: Tensor
     known_ids: Tensor
@@ -113,10 +113,7 @@ class CRD(PairedLoss):
         return ("row_id",)
 
     def prepare(self, student: Shapes, teacher: Shapes | None, *, num_rows: int) -> None:
-        student_layer, teacher_layer = self.layers[0]
-        student_width = width_of(shape_of(student, tap_name(self.role, student_layer), "student", self))
-        teacher_width = width_of(shape_of(teacher, tap_name(self.role, teacher_layer), "teacher", self))
-        self.bridges = nn.ModuleList([EmbeddingPair(student_width, teacher_width, self.width)])
+        super().prepare(student, teacher, num_rows=num_rows)
         spread = 1 / math.sqrt(self.width / 3)
         for side in ("student", "teacher"):
             memory = torch.empty(num_rows, self.width).uniform_(-spread, spread)
@@ -127,13 +124,12 @@ class CRD(PairedLoss):
         self.register_buffer("log_constants", torch.full((2,), math.nan))
         self._has_constants, self._on_host = False, None
 
+    def bridge(self, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], names: str) -> nn.Module:
+        return EmbeddingPair(student_shape[-1], teacher_shape[-1], self.width)
+
     def forward(self, student: StudentView, teacher: TeacherSignal | None, batch: Mapping[str, Any]) -> LossValue:
         """Sum over rows."""
-        student_layer, teacher_layer = self.layers[0]
-        mask = student.token_mask
-        student_value = vectors(student.taps[tap_name(self.role, student_layer)], mask)
-        teacher_value = vectors(teacher_taps(teacher)[tap_name(self.role, teacher_layer)].detach(), mask)
-        own, other = self.bridges[0](student_value, teacher_value)
+        own, other = self.bridges[0](*self.pairs(student, teacher)[0])
         own, other = F.normalize(own.float(), dim=-1), F.normalize(other.float(), dim=-1)
         rows = self.rows_of(batch)
         draw = self.draw(rows, self.classes_of(batch, rows))

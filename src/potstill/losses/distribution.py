@@ -19,8 +19,8 @@ from potstill.ground.precision import finite, full_precision, log_probabilities
 from potstill.losses.contract import LossValue, Shapes, StudentView
 from potstill.losses.divergences import kl
 from potstill.losses.options import between, positive
-from potstill.losses.reduction import Reduction, of_batch, over_rows
-from potstill.losses.response import ResponseLoss, TemperatureLoss, divergence, logit_mask
+from potstill.losses.reduction import Reduction, divergence, of_batch, over_rows
+from potstill.losses.response import ResponseLoss, TemperatureLoss, logit_mask
 
 
 @full_precision

@@ -19,8 +19,8 @@ from potstill.knowledge.responses.head_and_tail import HeadAndTail
 from potstill.knowledge.responses.samples import Samples
 from potstill.losses.contract import LossValue, StudentView
 from potstill.losses.options import between, one_of, positive
-from potstill.losses.reduction import Reduction, over_rows
-from potstill.losses.response import ResponseLoss, TemperatureLoss, divergence, logit_mask
+from potstill.losses.reduction import Reduction, divergence, over_rows
+from potstill.losses.response import ResponseLoss, TemperatureLoss, logit_mask
 
 Direction = Literal["forward", "reverse"]
 

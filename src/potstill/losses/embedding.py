@@ -13,7 +13,7 @@ from torch import Tensor
 
 from potstill.ground.precision import finite, full_precision
 from potstill.losses.options import positive
-from potstill.losses.reduction import Reduction, of_batch, over_rows
+from potstill.losses.reduction import Reduction, divergence, of_batch, over_rows
 from potstill.losses.response import ResponseLoss
 
 
@@ -55,7 +55,7 @@ def similarity_kl(
     if num_rows < 3:  # one other row has probability one, whatever it is
         return of_batch(finite(student_embedding).sum() * 0.0, num_rows, reduction)
     log_p, log_q = (_neighbours(rows, temperature) for rows in (teacher_embedding, student_embedding))
-    return of_batch((log_p.exp() * (log_p - log_q)).sum(1).mean(), num_rows, reduction)
+    return of_batch(divergence(log_p, log_q).mean(), num_rows, reduction)
 
 
 def _neighbours(rows: Tensor, temperature: float) -> Tensor:

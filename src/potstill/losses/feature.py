@@ -16,7 +16,7 @@ from potstill.ground.precision import full_precision
 from potstill.losses.bridges import match_maps
 from potstill.losses.layers import BridgedLoss, mask_for, refuse_ranks
 from potstill.losses.options import LAST_LAYER, LayerPair, between, one_of, positive, scales
-from potstill.losses.reduction import Reduction, alike, over_rows
+from potstill.losses.reduction import Reduction, alike, divergence, over_rows
 
 
 @full_precision
@@ -103,9 +103,8 @@ def cwd(
     """
     log_p = _log_softmax_over_positions(teacher_map, temperature, mask)
     log_q = _log_softmax_over_positions(student_map, temperature, mask)
-    values = (log_p.exp() * (log_p - log_q)).sum(-1)
     rows = None if mask is None else mask.bool().any(1, keepdim=True)
-    return over_rows(temperature**2 * values, rows, reduction)
+    return over_rows(temperature**2 * divergence(log_p, log_q), rows, reduction)
 
 
 @full_precision

@@ -17,8 +17,8 @@ from potstill.errors import NeedsError, RecipeError
 from potstill.ground.precision import full_precision
 from potstill.losses.bridges import match_maps
 from potstill.losses.contract import LossValue, StudentView
-from potstill.losses.layers import BridgedLoss, loss_name, mask_for, teacher_taps
-from potstill.losses.options import LayerPair, tap_name
+from potstill.losses.layers import BridgedLoss, loss_name, mask_for
+from potstill.losses.options import LayerPair
 from potstill.losses.reduction import Reduction, over_rows
 from potstill.losses.relation import positions
 
@@ -47,17 +47,12 @@ def fsp(
         mask: [B, T], true on real tokens.
         reduction: Over rows.
     """
-    student = [_positions(value, mask) for value in match_maps(student_first, student_second)]
-    teacher = [_positions(value, mask) for value in match_maps(teacher_first, teacher_second)]
+    student = [positions(value, mask) for value in match_maps(student_first, student_second)]
+    teacher = [positions(value, mask) for value in match_maps(teacher_first, teacher_second)]
     counts = [float(side[0].shape[1]) if mask is None else mask.sum(1).clamp(min=1) for side in (student, teacher)]
     widths = student[0].shape[2] * student[1].shape[2]
     values = _flow_distance(*student, *teacher, *counts) / widths
     return over_rows(values, None if mask is None else mask.bool().any(1), reduction)
-
-
-def _positions(values: Tensor, mask: Tensor | None) -> Tensor:
-    flat = positions(values)
-    return flat if mask is None else flat.masked_fill(~mask.bool().unsqueeze(-1), 0.0)
 
 
 def _flow_distance(
@@ -106,11 +101,8 @@ class FlowLoss(BridgedLoss):
     def forward(self, student: StudentView, teacher: TeacherSignal | None, batch: Mapping[str, Any]) -> LossValue:
         """Mean over flows of the sum over rows."""
         del batch
-        taps = teacher_taps(teacher)
-        students, teachers = [], []
-        for index, (student_layer, teacher_layer) in enumerate(self.layers):
-            students.append(self.bridged(index, student.taps[tap_name(self.role, student_layer)]))
-            teachers.append(taps[tap_name(self.role, teacher_layer)].detach())
+        ours, teachers = zip(*self.pairs(student, teacher))
+        students = [self.bridged(index, value) for index, value in enumerate(ours)]
         arguments = self.arguments(mask_for(teachers[0], student.token_mask))
         flows = [
             self.formula(*own, *other, **arguments, reduction="sum") for own, other in zip(pairwise(students), pairwise(teachers))

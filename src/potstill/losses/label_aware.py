@@ -16,8 +16,8 @@ from torch import Tensor
 from potstill.ground.precision import FLOOR, finite, full_precision
 from potstill.losses.contract import IGNORED_LABEL
 from potstill.losses.options import between, positive
-from potstill.losses.reduction import Reduction, over_labelled, over_rows
-from potstill.losses.response import LabelLoss, ResponseLoss, TemperatureLoss, divergence
+from potstill.losses.reduction import Reduction, divergence, over_labelled, over_rows
+from potstill.losses.response import LabelLoss, ResponseLoss, TemperatureLoss
 
 
 @full_precision

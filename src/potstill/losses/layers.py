@@ -26,14 +26,14 @@ class PairedLoss(FormulaLoss):
     The mean over pairs keeps the weight of the term the same for 1 and for 12 pairs. Of two grids the smaller is taken.
 
     Attributes:
-        role: What a block number means: "hidden:k", "attention:k" …
+        roles: What a block number means: "hidden:k", "attention:k" …; of several, each pair of layers is read in all of them.
         ranks: Accepted numbers of axes of a value.
         nearest: What to take instead where the needs cannot be met: `sp` compares rows with rows, whatever their shapes.
         of_vectors: Whether every value becomes one vector per row first, so that any shapes can be compared.
     """
 
     kind: ClassVar[str] = "feature"
-    role: ClassVar[str] = "hidden"
+    roles: ClassVar[tuple[str, ...]] = ("hidden",)
     ranks: ClassVar[tuple[int, ...]] = (2, 3, 4)
     nearest: ClassVar[str] = "sp"
     of_vectors: ClassVar[bool] = False
@@ -44,16 +44,19 @@ class PairedLoss(FormulaLoss):
         self.bridges = nn.ModuleList()
 
     def needs_student(self) -> tuple[str, ...]:
-        return unique(tap_name(self.role, pair[0]) for pair in self.layers)
+        return unique(own for own, _ in self.names())
 
     def needs_teacher(self) -> tuple[str, ...]:
-        return unique(tap_name(self.role, pair[1]) for pair in self.layers)
+        return unique(theirs for _, theirs in self.names())
+
+    def names(self) -> list[tuple[str, str]]:
+        """Need names (student, teacher) of each pair of layers in each role."""
+        return [(tap_name(role, own), tap_name(role, theirs)) for own, theirs in self.layers for role in self.roles]
 
     def prepare(self, student: Shapes, teacher: Shapes | None, *, num_rows: int) -> None:
         del num_rows
         bridges = []
-        for student_layer, teacher_layer in self.layers:
-            student_name, teacher_name = tap_name(self.role, student_layer), tap_name(self.role, teacher_layer)
+        for student_name, teacher_name in self.names():
             student_shape = shape_of(student, student_name, "student", self)
             teacher_shape = shape_of(teacher, teacher_name, "teacher", self)
             names = f"student {student_name} {list(student_shape)} and teacher {teacher_name} {list(teacher_shape)}"
@@ -81,20 +84,22 @@ class PairedLoss(FormulaLoss):
     def forward(self, student: StudentView, teacher: TeacherSignal | None, batch: Mapping[str, Any]) -> LossValue:
         """Mean over pairs of the sum over rows."""
         del batch
+        pairs = enumerate(self.pairs(student, teacher))
+        terms = [self.compare(index, own, theirs, student.token_mask) for index, (own, theirs) in pairs]
+        return LossValue(sum=torch.stack(terms).sum() / len(terms), count=float(student.logits.shape[0]))
+
+    def pairs(self, student: StudentView, teacher: TeacherSignal | None) -> list[tuple[Tensor, Tensor]]:
+        """The values that are compared, the teacher's without a gradient."""
         taps = teacher_taps(teacher)
-        terms = []
-        for index, (student_layer, teacher_layer) in enumerate(self.layers):
-            student_value = student.taps[tap_name(self.role, student_layer)]
-            teacher_value = taps[tap_name(self.role, teacher_layer)].detach()
-            if self.of_vectors:
-                student_value, teacher_value = (vectors(value, student.token_mask) for value in (student_value, teacher_value))
-            terms.append(self.compare(index, student_value, teacher_value, student.token_mask))
-        num_rows = student.logits.shape[0]
-        return LossValue(sum=torch.stack(terms).sum() / len(terms), count=float(num_rows))
+        found = [(student.taps[own], taps[theirs].detach()) for own, theirs in self.names()]
+        if not self.of_vectors:
+            return found
+        return [(vectors(own, student.token_mask), vectors(theirs, student.token_mask)) for own, theirs in found]
 
     def bridged(self, index: int, student_value: Tensor) -> Tensor:
-        """The student's value of pair `index` in the teacher's width."""
-        return self.bridges[index](student_value) if index < len(self.bridges) else student_value
+        """The student's value of pair `index` as it is compared; as it is here."""
+        del index
+        return student_value
 
     def compare(self, index: int, student_value: Tensor, teacher_value: Tensor, token_mask: Tensor | None) -> Tensor:
         """Sum over rows for one pair: the formula of the two values, in the teacher's width and on the smaller grid."""
@@ -118,6 +123,10 @@ class BridgedLoss(PairedLoss):
     def bridge(self, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], names: str) -> nn.Module:
         """The trained module between the two values."""
         return build_bridge(student_shape, teacher_shape, self.project, names=f"{loss_name(self)}: {names}")
+
+    def bridged(self, index: int, student_value: Tensor) -> Tensor:
+        """The student's value of pair `index` in the teacher's width."""
+        return self.bridges[index](student_value) if index < len(self.bridges) else student_value
 
 
 def loss_name(loss: Loss) -> str:

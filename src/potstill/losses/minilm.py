@@ -15,10 +15,9 @@ from torch import Tensor
 from potstill.contracts.signal import TeacherSignal
 from potstill.errors import NeedsError
 from potstill.ground.precision import full_precision
-from potstill.losses.attention import attention_kl
-from potstill.losses.contract import Loss, LossValue, Shapes, StudentView
-from potstill.losses.layers import other_tokens, refuse_ranks, shape_of, teacher_taps, unique
-from potstill.losses.options import LAST_LAYER, LayerPair, layer_pairs, tap_name
+from potstill.losses.attention import HeadsLoss, attention_kl
+from potstill.losses.contract import LossValue, StudentView
+from potstill.losses.options import LAST_LAYER, LayerPair
 from potstill.losses.reduction import Reduction
 
 MOST_RELATION_HEADS = 48
@@ -99,54 +98,20 @@ def split_anew(values: Tensor, num_heads: int) -> Tensor:
     return joined.transpose(1, 2)
 
 
-class RolesLoss(Loss):
-    """Base of losses that read several roles (attention, query, key, value) of the same layers."""
-
-    kind: ClassVar[str] = "attention"
-    roles: ClassVar[tuple[str, ...]] = ()
-
-    def __init__(self, *, layers: Sequence[LayerPair] = LAST_LAYER) -> None:
-        super().__init__()
-        self.layers = layer_pairs(layers)
-
-    def needs_student(self) -> tuple[str, ...]:
-        return unique(tap_name(role, pair[0]) for pair in self.layers for role in self.roles)
-
-    def needs_teacher(self) -> tuple[str, ...]:
-        return unique(tap_name(role, pair[1]) for pair in self.layers for role in self.roles)
-
-    def prepare(self, student: Shapes, teacher: Shapes | None, *, num_rows: int) -> None:
-        del num_rows
-        for student_layer, teacher_layer in self.layers:
-            for role in self.roles:
-                names = tap_name(role, student_layer), tap_name(role, teacher_layer)
-                shapes = shape_of(student, names[0], "student", self), shape_of(teacher, names[1], "teacher", self)
-                both = f"student {names[0]} {list(shapes[0])} and teacher {names[1]} {list(shapes[1])}"
-                refuse_ranks(self, *shapes, both, (4,))
-                self.check(*shapes, both)
-
-    def check(self, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], names: str) -> None:
-        """Refuse shapes that cannot be compared.
-
-        Raises:
-            NeedsError: Another number of tokens.
-        """
-        if student_shape[2] != teacher_shape[2]:
-            raise other_tokens(self, names)
+class RolesLoss(HeadsLoss):
+    """Base of losses that compare several roles (attention, query, key, value) of the same layers together."""
 
     def forward(self, student: StudentView, teacher: TeacherSignal | None, batch: Mapping[str, Any]) -> LossValue:
         """Mean over pairs of layers of the sum over rows."""
         del batch
-        taps, terms = teacher_taps(teacher), []
-        for student_layer, teacher_layer in self.layers:
-            own = [student.taps[tap_name(role, student_layer)] for role in self.roles]
-            other = [taps[tap_name(role, teacher_layer)].detach() for role in self.roles]
-            terms.append(self.compare(own, other, student.token_mask))
+        found, count = self.pairs(student, teacher), len(self.roles)
+        layers = [zip(*found[start : start + count]) for start in range(0, len(found), count)]
+        terms = [self.together(own, theirs, student.token_mask) for own, theirs in layers]
         return LossValue(sum=torch.stack(terms).mean(), count=float(student.logits.shape[0]))
 
-    def compare(self, student_values: list[Tensor], teacher_values: list[Tensor], mask: Tensor | None) -> Tensor:
-        """Sum over rows for one pair of layers."""
-        raise TypeError(f"{type(self).__name__} does not define compare")
+    def together(self, student_values: Sequence[Tensor], teacher_values: Sequence[Tensor], mask: Tensor | None) -> Tensor:
+        """Sum over rows for one pair of layers, one value for each role."""
+        raise TypeError(f"{type(self).__name__} does not define together")
 
 
 class MiniLM(RolesLoss):
@@ -163,7 +128,7 @@ class MiniLM(RolesLoss):
                 "take the loss minilm_v2, which splits heads anew",
             )
 
-    def compare(self, student_values: list[Tensor], teacher_values: list[Tensor], mask: Tensor | None) -> Tensor:
+    def together(self, student_values: Sequence[Tensor], teacher_values: Sequence[Tensor], mask: Tensor | None) -> Tensor:
         return minilm(student_values[0], teacher_values[0], student_values[1], teacher_values[1], mask=mask, reduction="sum")
 
 
@@ -191,7 +156,7 @@ class MiniLMv2(RolesLoss):
                 f"set relation_heads: {largest_divisor(math.gcd(*widths))}",
             )
 
-    def compare(self, student_values: list[Tensor], teacher_values: list[Tensor], mask: Tensor | None) -> Tensor:
+    def together(self, student_values: Sequence[Tensor], teacher_values: Sequence[Tensor], mask: Tensor | None) -> Tensor:
         widths = [values[0].shape[1] * values[0].shape[3] for values in (student_values, teacher_values)]
         heads = self.relation_heads or largest_divisor(math.gcd(*widths))
         terms = [

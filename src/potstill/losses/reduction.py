@@ -1,4 +1,4 @@
-"""From values per unit to one number: the mean within a row, then none, sum or mean over rows.
+"""From values per unit to one number: the mean within a row, then none, sum or mean over rows; and a divergence to one per unit.
 
 Shapes: B rows; a row may hold further units (tokens, heads, positions), of which a mask keeps some.
 """
@@ -65,6 +65,12 @@ def alike(student: Tensor, teacher: Tensor, *others: Tensor) -> None:
             "the same shape on both sides",
             "reshape one of them, or bring the student's into the teacher's width first",
         )
+
+
+def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL(p ‖ q) over the last axis from log-probabilities of one shape."""
+    alike(log_q, log_p)
+    return (log_p.exp() * (log_p - log_q)).sum(-1)
 
 
 def of_batch(value: Tensor, num_rows: int, reduction: Reduction) -> Tensor:

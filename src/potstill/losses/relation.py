@@ -38,9 +38,10 @@ def gram(student_hidden: Tensor, teacher_hidden: Tensor, *, mask: Tensor | None 
     return over_rows(difference.square(), pairs, reduction)
 
 
-def positions(values: Tensor) -> Tensor:
-    """[B, C, H, W] as [B, H·W, C]; [B, T, D] as it is."""
-    return values.flatten(2).transpose(1, 2) if values.dim() == 4 else values
+def positions(values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """[B, C, H, W] as [B, H·W, C]; [B, T, D] as it is, zero where the mask [B, T] is false."""
+    flat = values.flatten(2).transpose(1, 2) if values.dim() == 4 else values
+    return flat if mask is None else flat.masked_fill(~mask.bool().unsqueeze(-1), 0.0)
 
 
 class RelationLoss(PairedLoss):
@@ -79,11 +80,8 @@ def affinity(
         mask: [B, T], true on real tokens.
         reduction: Over rows.
     """
-    kept = None if mask is None else mask.bool().unsqueeze(-1)
-    student, teacher = (positions(value) for value in (student_map, teacher_map))
-    if kept is not None:
-        student, teacher = student.masked_fill(~kept, 0.0), teacher.masked_fill(~kept, 0.0)
-    count: Tensor | float = float(student.shape[1]) if kept is None else kept.sum((1, 2)).clamp(min=1).to(student.dtype)
+    student, teacher = (positions(value, mask) for value in (student_map, teacher_map))
+    count: Tensor | float = float(student.shape[1]) if mask is None else mask.bool().sum(1).clamp(min=1).to(student.dtype)
     if over == "channels":
         product = (F.normalize(student, dim=1) * F.normalize(teacher, dim=1)).sum(1)
         values = _safe_root(2 - 2 * product.square()).mean(1) / count
@@ -129,11 +127,8 @@ def nst(student_map: Tensor, teacher_map: Tensor, *, mask: Tensor | None = None,
         mask: [B, T], true on real tokens.
         reduction: Over rows.
     """
-    channels = []
-    for value in (student_map, teacher_map):
-        flat = positions(value)
-        flat = flat if mask is None else flat.masked_fill(~mask.bool().unsqueeze(-1), 0.0)
-        channels.append(F.normalize(flat, dim=1) * flat.shape[2] ** -0.5)
+    flat = (positions(value, mask) for value in (student_map, teacher_map))
+    channels = (F.normalize(value, dim=1) * value.shape[2] ** -0.5 for value in flat)
     return over_rows(distance_of_grams(*channels), None if mask is None else mask.bool().any(1), reduction)
 
 
@@ -149,11 +144,7 @@ def ickd(student_map: Tensor, teacher_map: Tensor, *, mask: Tensor | None = None
         mask: [B, T], true on real tokens.
         reduction: Over rows.
     """
-    channels = []
-    for value in (student_map, teacher_map):
-        flat = positions(value)
-        flat = flat if mask is None else flat.masked_fill(~mask.bool().unsqueeze(-1), 0.0)
-        channels.append(flat.transpose(1, 2))
+    channels = [positions(value, mask).transpose(1, 2) for value in (student_map, teacher_map)]
     values = _distance_of_unit_rows(*channels) / channels[0].shape[1]
     return over_rows(values, None if mask is None else mask.bool().any(1), reduction)
 

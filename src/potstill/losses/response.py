@@ -41,12 +41,6 @@ def ce(student_logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0, 
     return over_labelled(values, labels, reduction)
 
 
-def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """KL(p ‖ q) over the last axis from log-probabilities of one shape."""
-    alike(log_q, log_p)
-    return (log_p.exp() * (log_p - log_q)).sum(-1)
-
-
 @full_precision
 def tvd(
     student_logits: Tensor,

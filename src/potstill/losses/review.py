@@ -16,8 +16,8 @@ from potstill.contracts.signal import TeacherSignal
 from potstill.ground.precision import full_precision
 from potstill.losses.bridges import MapNorm
 from potstill.losses.contract import LossValue, Shapes, StudentView
-from potstill.losses.layers import BridgedLoss, teacher_taps
-from potstill.losses.options import LayerPair, between, tap_name
+from potstill.losses.layers import BridgedLoss
+from potstill.losses.options import LayerPair, between
 from potstill.losses.reduction import Reduction, over_rows
 
 LAST_STAGES: tuple[LayerPair, ...] = ((-3, -3), (-2, -2), (-1, -1))
@@ -121,7 +121,7 @@ class ReviewKD(BridgedLoss):
         self.middle_channels = int(between("middle_channels", middle_channels, 1, 65536))
 
     def prepare(self, student: Shapes, teacher: Shapes | None, *, num_rows: int) -> None:
-        deepest = student.taps.get(tap_name(self.role, self.layers[-1][0]), (0, self.middle_channels))
+        deepest = student.taps.get(self.names()[-1][0], (0, self.middle_channels))
         self._middle = min(self.middle_channels, deepest[1])
         self._built = 0
         super().prepare(student, teacher, num_rows=num_rows)
@@ -138,9 +138,7 @@ class ReviewKD(BridgedLoss):
     def forward(self, student: StudentView, teacher: TeacherSignal | None, batch: Mapping[str, Any]) -> LossValue:
         """Mean over stages of the sum over rows, from the deepest stage to the shallowest."""
         del batch
-        taps, deeper, terms = teacher_taps(teacher), None, []
-        names = [tuple(tap_name(self.role, layer) for layer in pair) for pair in self.layers]
-        maps = [(student.taps[own], taps[other].detach()) for own, other in names]
+        maps, deeper, terms = self.pairs(student, teacher), None, []
         if self.pooled:
             maps.append((_pooled(maps[-1][0]), _pooled(maps[-1][1])))
         for (student_map, teacher_map), fusion in zip(reversed(maps), reversed(list(self.bridges)), strict=True):

@@ -158,8 +158,8 @@ class Routed(Loss):
             mask = mask_for(value, student.token_mask)
             terms.append(routed(value, theirs, shares=shares[index].float(), distance=self.distance, mask=mask, reduction="sum"))
         places = torch.arange(1, len(theirs) + 1, device=shares.device, dtype=shares.dtype)
-        told = {f"{tap} from": (shares[index] * places).sum() for index, tap in enumerate(self.student_taps)}
-        return LossValue(torch.stack(terms).mean(), float(student.logits.shape[0]), told)
+        metrics = {f"{tap} from": (shares[index] * places).sum() for index, tap in enumerate(self.student_taps)}
+        return LossValue(torch.stack(terms).mean(), float(student.logits.shape[0]), metrics)
 
     def _chosen(self, ours: list[Tensor], theirs: list[Tensor], token_mask: Tensor | None) -> Tensor:
         if not self.training or ours[0].shape[0] < LEAST_ROWS_DEBIASED:

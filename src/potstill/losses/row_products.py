@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from potstill.losses.memory import block_size
 
-# Squared distances below it are none; so are those below so many units of rounding of the lengths that they are made of.
+# Squared distances below it are none; so are those below this number of units of rounding of the lengths that they are made of.
 TINY, ROUNDING = 1e-12, 4.0
 # Angles held at a time: what a core keeps in its cache.
 ANGLES = 2**17

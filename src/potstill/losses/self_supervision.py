@@ -16,9 +16,9 @@ from potstill.contracts.signal import TeacherSignal
 from potstill.ground.precision import full_precision
 from potstill.losses.bridges import width_of
 from potstill.losses.contract import LossValue, Shapes, StudentView
-from potstill.losses.layers import PairedLoss, shape_of, teacher_taps, vectors
-from potstill.losses.options import HEAD_INPUT, LayerPair, between, positive, tap_name
-from potstill.losses.reduction import Reduction, over_rows
+from potstill.losses.layers import PairedLoss, shape_of
+from potstill.losses.options import HEAD_INPUT, LayerPair, between, positive
+from potstill.losses.reduction import Reduction, divergence, over_rows
 
 
 @full_precision
@@ -50,7 +50,7 @@ def sskd(
     log_a = F.log_softmax(similarity / temperature, -1)
     log_b = F.log_softmax(similarities(student_embedding, view)[0] / temperature, -1)
     kept = _kept(similarity, origin, kept_share)
-    values = temperature**2 * (log_a.exp() * (log_a - log_b)).sum(-1)
+    values = temperature**2 * divergence(log_a, log_b)
     return over_rows(values * kept * (len(kept) / kept.sum().clamp(min=1)), None, reduction)
 
 
@@ -84,7 +84,7 @@ class SSKD(PairedLoss):
     """Self-supervised transfer over turned images; see `functional.sskd`. Source: Xu et al. 2020 (arXiv 2006.07114).
 
     Each side's last feature goes through two layers of its own. Those of the teacher learn the pretext task, to find the
-    plain row of a turned one (cross-entropy of A_t, eq. 4), beside the student, whose loss has no gradient into them; the
+    plain row of a turned one (cross-entropy of A_t, eq. 4), together with the student, whose loss has no gradient into them; the
     paper trains them before, and the authors' code at a τ of 1. The teacher itself stays as it is.
 
     Args:
@@ -95,6 +95,8 @@ class SSKD(PairedLoss):
 
     kind: ClassVar[str] = "contrast"
     nearest: ClassVar[str] = "kl"
+    of_vectors: ClassVar[bool] = True
+    formula = staticmethod(sskd)
 
     def __init__(self, *, layers: Sequence[LayerPair] = HEAD_INPUT, temperature: float = 0.5, kept_share: float = 0.75) -> None:
         super().__init__(layers=layers)
@@ -106,11 +108,8 @@ class SSKD(PairedLoss):
 
     def prepare(self, student: Shapes, teacher: Shapes | None, *, num_rows: int) -> None:
         del num_rows
-        own, theirs = self.layers[0]
-        widths = (
-            width_of(shape_of(student, tap_name(self.role, own), "student", self)),
-            width_of(shape_of(teacher, tap_name(self.role, theirs), "teacher", self)),
-        )
+        own, theirs = self.names()[0]
+        widths = width_of(shape_of(student, own, "student", self)), width_of(shape_of(teacher, theirs, "teacher", self))
         self.bridges = nn.ModuleList(Projection(width) for width in widths)
 
     def count(self, batch: Mapping[str, Any]) -> Tensor | float:
@@ -121,22 +120,12 @@ class SSKD(PairedLoss):
         """Sum over turned rows."""
         if "view" not in batch:
             return LossValue(sum=student.logits.new_zeros(()), count=0.0)
-        own, theirs = self.layers[0]
-        mask = student.token_mask
-        values = student.taps[tap_name(self.role, own)], teacher_taps(teacher)[tap_name(self.role, theirs)].detach()
-        dtype = next(self.bridges.parameters()).dtype
+        values, dtype = self.pairs(student, teacher)[0], next(self.bridges.parameters()).dtype
         own_embedding, their_embedding = (
-            bridge(vectors(value, mask).to(dtype)).float() for bridge, value in zip(self.bridges, values, strict=True)
+            bridge(value.to(dtype)).float() for bridge, value in zip(self.bridges, values, strict=True)
         )
         view = batch["view"]
-        transfer = sskd(
-            own_embedding,
-            their_embedding.detach(),
-            view,
-            temperature=self.temperature,
-            kept_share=self.kept_share,
-            reduction="sum",
-        )
+        transfer = self.formula(own_embedding, their_embedding.detach(), view, **self.arguments(), reduction="sum")
         similarity, origin = similarities(their_embedding, view)
         pretext = F.cross_entropy(similarity / self.temperature, origin, reduction="sum")
         solved = (similarity.detach().argmax(-1) == origin).float().mean()

@@ -55,8 +55,8 @@ def kd_svd(
     """
     teacher, aligned = [], []
     for own, other in ((student_first, teacher_first), (student_second, teacher_second)):
-        scales, vectors = top_singular(_kept(other, mask), num_vectors)
-        found: Tensor = NearestSingular.apply(_kept(own, mask), vectors)  # type: ignore[no-untyped-call]
+        scales, vectors = top_singular(positions(other, mask), num_vectors)
+        found: Tensor = NearestSingular.apply(positions(own, mask), vectors)  # type: ignore[no-untyped-call]
         teacher.append(scales.unsqueeze(1) * vectors)
         aligned.append(scales.unsqueeze(1) * found)
     is_one_number = teacher[0].shape[-1] == teacher[1].shape[-1] == 1 and teacher[0].device.type != "mps"
@@ -99,11 +99,6 @@ def _expanded(numbers: Tensor) -> Tensor:
     for power in range(1, TERMS):
         terms.append(terms[-1] * (numbers / (2 * math.sqrt(power))))
     return torch.cat(terms, -1)
-
-
-def _kept(values: Tensor, mask: Tensor | None) -> Tensor:
-    flat = positions(values)
-    return flat if mask is None else flat.masked_fill(~mask.bool().unsqueeze(-1), 0.0)
 
 
 @torch.no_grad()

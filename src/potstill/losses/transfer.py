@@ -125,8 +125,8 @@ class FT(BridgedLoss):
         layers: Pairs of (student, teacher) blocks.
         rate: Factors per channel of the teacher, the paper's k.
         stage: "joint", "paraphraser" or "transfer".
-        reconstruction: Weight of the paraphraser's reconstruction beside the transfer. The weight of the whole term multiplies
-            both, so a term of weight 500 takes 0.002 where the paraphraser should train with weight 1.
+        reconstruction: Weight of the paraphraser's reconstruction relative to the transfer. The weight of the whole term
+            multiplies both, so a term of weight 500 takes 0.002 where the paraphraser should train with weight 1.
     """
 
     def __init__(

@@ -34,7 +34,7 @@ class Kept:
         return self.kind.of(logits, seed=seed, **self.options)
 
     def example(self, num_classes: int) -> dict[str, np.ndarray]:
-        """What is packed of one answer over so many classes: arrays [1, …], and numbers [] that are those of all rows."""
+        """What is packed of one answer over `num_classes` classes: arrays [1, …], and numbers [] that are those of all rows."""
         return self.of(torch.zeros(1, num_classes)).pack()
 
     @property
