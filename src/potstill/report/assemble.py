@@ -18,6 +18,7 @@ from potstill.data.task_rows import blocks_of
 from potstill.evaluate.measured_model import Bench, Subject, reference
 from potstill.evaluate.quality import Predictions
 from potstill.exports.delivery import kept_in, plain_in
+from potstill.exports.timing import Timing
 from potstill.ground.hardware import choose_threads, describe, package_versions
 from potstill.report.metrics import (
     ClassResult,
@@ -316,9 +317,10 @@ def figures_of(rows: Rows, subject: Subject, teacher: Predictions, speeds: Mappi
         wdsr=close.wdsr,
         mean_kl_nats=close.mean_kl_nats,
         closeness=dict(close.others),
-        latency_ms={
-            way: {str(size): Latency(p50=one.p50, p95=one.p95, p99=one.p99) for size, one in by_size.items()}
-            for way, by_size in speeds.items()
-        },
-        throughput={way: {str(size): one.rows_per_second for size, one in by_size.items()} for way, by_size in speeds.items()},
+        latency_ms={way: {str(size): _percentiles(one) for size, one in times.items()} for way, times in speeds.items()},
+        throughput={way: {str(size): one.rows_per_second(size) for size, one in times.items()} for way, times in speeds.items()},
     )
+
+
+def _percentiles(one: Timing) -> Latency:
+    return Latency(p50=one.p50, p95=one.percentile(95), p99=one.percentile(99))
