@@ -7,7 +7,7 @@ import transformers
 from transformers import AutoConfig, PreTrainedModel
 
 from potstill.models.architectures import coded
-from potstill.models.families import FAMILIES
+from potstill.models.families import family_of
 
 TEXT_TYPES = ("bert", "roberta", "xlm-roberta", "distilbert", "electra", "potstill-encoder")
 IMAGE_TYPES = ("vit", "deit", "resnet", "convnext", "mobilenet_v2")
@@ -41,7 +41,7 @@ def tiny_config(model_type: str, **changes):
 
 def model_class(model_type: str):
     """The class with a classification head."""
-    name = FAMILIES[model_type].architecture
+    name = family_of(model_type).architecture
     return getattr(coded, name, None) or getattr(transformers, name)
 
 

@@ -13,7 +13,7 @@ from potstill.models.checkpoint import has_own_processor
 from potstill.models.factory import make
 from potstill.models.load import new_model
 from potstill.models.party import Teacher
-from potstill.students.cost import parameters_of
+from potstill.models.size import parameters_of
 from potstill.tasks.image_classification import size_of
 from potstill.tasks.text_classification import position_limit
 
