@@ -113,11 +113,11 @@ def copy_layers(teacher: PreTrainedModel, student: PreTrainedModel, kept: Kept, 
     calibration data"; it needs only the Gram matrix of the inputs.
     """
     old, new = _families(teacher, student)
-    size = old.head_size(teacher.config)
+    size, projections = old.head_size(teacher.config), old.projections_of(teacher)
     for j, (k, heads, neurons) in enumerate(zip(kept.layers, kept.heads, kept.neurons), start=1):
         context = (heads[:, None] * size + torch.arange(size)).flatten()
-        for role in (*old.projections, *old.expansions):
-            units = context if role in old.projections else neurons
+        for role in (*projections, *old.expansions):
+            units = context if role in projections else neurons
             copy_linear(old.part(teacher, k, role), new.part(student, j, role), units, kept.hidden)
         for role, inputs, gram in (
             ("attention_output", context, importance.context_grams[k - 1] if importance else None),

@@ -71,7 +71,7 @@ class Encoder(Family):
     config_keys: Mapping[str, str] = MappingProxyType(
         {"hidden": "hidden_size", "ffn": "intermediate_size", "layers": "num_hidden_layers", "heads": "num_attention_heads"}
     )
-    projections: tuple[str, ...] = ("query", "key", "value")  # roles from the residual stream into the heads
+    projections: tuple[str, ...] = ("query", "key", "value")  # roles from the residual stream into the heads, where they exist
     expansions: tuple[str, ...] = ("up",)  # roles from the residual stream into the FFN
     drops_heads = False  # whether the attention may be narrower than the residual stream
     scores_by_output = False  # whether heads and neurons are chosen by what they add to the output, else by Fisher information
@@ -81,6 +81,11 @@ class Encoder(Family):
     def head_size(self, config: Any) -> int:
         """Units per attention head, which cutting heads does not change."""
         return int(getattr(config, "head_dim", None) or self.size(config, "hidden") // self.size(config, "heads"))
+
+    def projections_of(self, model: nn.Module) -> list[str]:
+        """Those of `projections` that the blocks of this model have."""
+        present = dict(self.block(model, 1).named_modules())
+        return [role for role in self.projections if self.roles[role] in present]
 
     def depth(self, config: Any) -> int:
         """Blocks."""

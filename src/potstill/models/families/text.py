@@ -14,7 +14,7 @@ from transformers import AutoConfig
 from potstill.models.families import family_of
 from potstill.models.families.base import Family, copy_linear, copy_norm
 from potstill.models.families.encoder import EmbeddingFacts, Encoder, Shape
-from potstill.models.families.narrow import EmbeddingTarget, fit_narrow, principal_start, regress_projection
+from potstill.models.families.narrow import EmbeddingTarget, Pairs, fit_narrow, principal_start, regress_projection
 
 
 class TextEncoder(Encoder):
@@ -27,8 +27,9 @@ class TextEncoder(Encoder):
     head_paths: tuple[str, ...] = ("classifier", "qa_outputs", "sentence_head")
     cuts_vocabulary = True
     scores_by_output = True
-    narrow_type = "electra"
-    coded_type = "potstill-encoder"
+    narrow_type: str | None = "electra"
+    coded_type: str | None = "potstill-encoder"
+    projects_before_norm = False  # whether the projection of a narrow token table stands before the norm or behind it
     shared_keys: Mapping[str, str] = MappingProxyType(  # what encoders of texts have in common → this type's key
         {
             "hidden_act": "hidden_act",
@@ -121,19 +122,22 @@ class TextEncoder(Encoder):
 
     def embedded(self, model: Any, ids: Tensor, positions: Tensor, types: Tensor) -> Tensor:
         """The embedding output [N, H] of tokens [N] at positions [N] (from 0) with token types [N]."""
-        project = self.projection(model)
-        value = self.normed(model, ids, positions, types)
-        return value if project is None else project(value)
+        norm, project = self.base(model).embeddings.LayerNorm, self.projection(model)
+        value = self.summed(model, ids, positions, types)
+        if project is None:
+            return norm(value)
+        return norm(project(value)) if self.projects_before_norm else project(norm(value))
 
-    def normed(self, model: Any, ids: Tensor, positions: Tensor, types: Tensor) -> Tensor:
-        """The same [N, E] before the projection, where there is one."""
+    def summed(self, model: Any, ids: Tensor, positions: Tensor, types: Tensor) -> Tensor:
+        """The sum [N, E] of the rows of the tables."""
         tables = self.base(model).embeddings
+        places, kinds = (getattr(tables, f"{name}_embeddings", None) for name in ("position", "token_type"))
         value = tables.word_embeddings.weight[ids]
-        value = value + tables.position_embeddings.weight[positions + self.position_offset(model.config)]
-        kinds = getattr(tables, "token_type_embeddings", None)
+        if places is not None:
+            value = value + places.weight[positions + self.position_offset(model.config)]
         if kinds is not None:
             value = value + kinds.weight[types.clamp(max=kinds.num_embeddings - 1)]
-        return tables.LayerNorm(value)
+        return value
 
     def projection(self, model: Any) -> nn.Linear | None:
         """From a narrow embedding to the width of the blocks; None where there is none."""
@@ -153,8 +157,14 @@ class TextEncoder(Encoder):
         self, student: Any, target: EmbeddingTarget, weights: Tensor, root: Tensor, generator: torch.Generator
     ) -> None:
         """First values of narrow tables and of their projection, before they are fitted to the target."""
-        principal_start(self.base(student).embeddings, target, weights / weights.sum(), root, generator)
-        regress_projection(self.projection(student), lambda pairs: self.normed(student, *pairs), target, weights, generator)
+        tables = self.base(student).embeddings
+        principal_start(tables, target, weights / weights.sum(), root, generator)
+
+        def normed(pairs: Pairs) -> Tensor:
+            value: Tensor = tables.LayerNorm(self.summed(student, *pairs))
+            return value
+
+        regress_projection(self.projection(student), normed, target, weights, generator)
 
     @torch.no_grad()
     def _gather(self, teacher: Any, student: Any, ids: Tensor, hidden: Tensor) -> None:
@@ -165,6 +175,6 @@ class TextEncoder(Encoder):
         for name in ("position_embeddings", "token_type_embeddings"):
             if getattr(source, name, None) is not None:
                 getattr(target, name).weight.copy_(getattr(source, name).weight[:, units])
-        copy_norm(source.LayerNorm, target.LayerNorm, units)
+        copy_norm(source.LayerNorm, target.LayerNorm, hidden if self.projects_before_norm else units)
         if projection is not None and own is not None:
-            copy_linear(projection, own, hidden, torch.arange(projection.in_features))
+            copy_linear(projection, own, hidden, units)
