@@ -24,6 +24,8 @@ FAMILIES: dict[str, str] = {
     "convnext": "potstill.models.families.convnext:ConvNext",
     "mobilenet_v2": "potstill.models.families.mobilenet_v2:MobileNetV2",
 }
+# Further types whose positions are numbered from the padding id + 1, as RoBERTa's are.
+COUNTED_FROM_PADDING = frozenset({"camembert", "xlm-roberta-xl", "roberta-prelayernorm", "longformer", "mpnet"})
 
 
 def family_of(model: Any) -> Family:
@@ -50,6 +52,14 @@ def family_or_none(model: Any) -> Family | None:
     """The same, or None for a model of no family."""
     model_type = _type_of(model)
     return _family(model_type) if model_type in FAMILIES else None
+
+
+def position_offset(config: Any) -> int:
+    """Rows of a position table that come before the first token's; also of types that are no families here."""
+    family = family_or_none(config)
+    if family is not None:
+        return family.position_offset(config)
+    return int(config.pad_token_id or 0) + 1 if _type_of(config) in COUNTED_FROM_PADDING else 0
 
 
 @cache
