@@ -16,7 +16,7 @@ from potstill.models.size import flops, parameters, parameters_of
 from potstill.students.cut import cut_student
 from potstill.students.importance import measure
 from potstill.students.plan import plan
-from students.builders import ALL_TYPES, CONVOLUTIONAL, model_class, tiny_batches, tiny_config, tiny_model
+from students.builders import ALL_TYPES, CONVOLUTIONAL, DEBERTA_V3, model_class, tiny_batches, tiny_config, tiny_model
 
 BIG = {
     "bert": {},
@@ -24,6 +24,13 @@ BIG = {
     "xlm-roberta": {"vocab_size": 250002, "max_position_embeddings": 514, "type_vocab_size": 1},
     "distilbert": {},
     "electra": {},
+    "deberta-v2": {
+        **DEBERTA_V3,
+        "hidden_size": 768,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "intermediate_size": 3072,
+    },
     "potstill-encoder": {"hidden_size": 384, "embedding_size": 384, "num_attention_heads": 3, "head_dim": 32},
     "vit": {},
     "deit": {},
@@ -76,6 +83,9 @@ PLANNED = {
     ),
     "xlm-roberta-base": transformers.XLMRobertaConfig(vocab_size=250002, max_position_embeddings=514, type_vocab_size=1),
     "distilbert": transformers.DistilBertConfig(),
+    "deberta-v3-base": transformers.DebertaV2Config(
+        hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072, num_labels=2, **DEBERTA_V3
+    ),
     "electra-small": transformers.ElectraConfig(num_hidden_layers=12),
     "vit-base": transformers.ViTConfig(num_labels=10),
     "resnet-50": transformers.ResNetConfig(num_labels=10),

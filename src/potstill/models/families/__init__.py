@@ -17,6 +17,7 @@ FAMILIES: dict[str, str] = {
     "xlm-roberta": "potstill.models.families.roberta:XlmRoberta",
     "electra": "potstill.models.families.electra:Electra",
     "potstill-encoder": "potstill.models.families.coded:Coded",
+    "deberta-v2": "potstill.models.families.deberta_v2:DebertaV2",
     "distilbert": "potstill.models.families.distilbert:DistilBert",
     "vit": "potstill.models.families.vit:ViT",
     "deit": "potstill.models.families.vit:DeiT",
