@@ -14,8 +14,7 @@ from potstill.report.metrics import ClassResult, Metrics
 from potstill.report.page import page, render
 from potstill.report.plots.canvas import text_width
 from potstill.report.plots.classes import recall_per_class
-from potstill.report.plots.curves import training_curve
-from potstill.report.plots.tradeoff import tradeoff
+from potstill.report.plots.curves import tradeoff, training_curve
 from potstill.report.snippets import load_with_onnxruntime
 from potstill.report.words import LANGUAGES, same, say
 from potstill.report.words_en import ENGLISH

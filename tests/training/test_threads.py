@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from potstill.training.threads import fastest_threads
+from potstill.training.precision import fastest_threads
 
 
 @pytest.fixture

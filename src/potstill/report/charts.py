@@ -12,9 +12,8 @@ from potstill.report.numbers import SHARES, milliseconds, quality, seconds, sign
 from potstill.report.plots.bars import Bar, bars
 from potstill.report.plots.canvas import style_of
 from potstill.report.plots.classes import recall_per_class
-from potstill.report.plots.curves import calibration_curve, training_curve
+from potstill.report.plots.curves import calibration_curve, tradeoff, training_curve
 from potstill.report.plots.maps import attention_maps, similarity_map
-from potstill.report.plots.tradeoff import tradeoff
 from potstill.report.words import Said, in_order, model_name, same, say
 
 MOST_MAPS = 2

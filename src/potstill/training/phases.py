@@ -28,10 +28,9 @@ from potstill.training.checkpoints import newest_checkpoint
 from potstill.training.companions import catalogue as companions
 from potstill.training.head_start import ROWS, start_head
 from potstill.training.phase_settings import PhaseSettings, total_steps, training_arguments
-from potstill.training.precision import Computing, computing_of, precision_facts
+from potstill.training.precision import Computing, computing_of, fastest_threads, precision_facts
 from potstill.training.selection import Patience, chosen_evaluation, selection_figure
 from potstill.training.terms import Term
-from potstill.training.threads import fastest_threads
 from potstill.training.trainer import DistillationTrainer
 
 Progress = Callable[[int, int, Mapping[str, float]], None]

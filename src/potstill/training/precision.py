@@ -1,18 +1,19 @@
-"""What training computes in, what a step of it takes, and what bfloat16 costs in fidelity.
+"""Precision and threads of training, chosen by the time of a step, and what bfloat16 costs in fidelity.
 
 Shapes: N answers, C numbers of an answer.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import statistics
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from torch.nn.functional import kl_div
 from transformers import TrainingArguments
 
 from potstill.answers.units import FLOOR, answers_of
-from potstill.ground.devices import device_of, frozen
+from potstill.ground.devices import compute_device, device_of, frozen
 from potstill.ground.disk import read_json, write_json_atomic
 from potstill.ground.hardware import bf16_pays
 from potstill.models.inputs import MAIN_INPUTS, InputNames
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 WORTHWHILE_SHARE = 0.8  # bfloat16 must save a fifth of the step before it is worth its rounding
 ROUNDS, MEASURING_SHARE = 4, 0.05
 LONG_TRAINING = 1000
+Way = TypeVar("Way")
 
 
 @dataclass(frozen=True)
@@ -94,15 +96,59 @@ def step_seconds(
     """Median seconds of forward and backward of this model on this batch, in float32 and in bfloat16."""
     trial = copy.deepcopy(model).to(device).train()
     batch = {name: value.to(device) for name, value in inputs.items()}
-    seconds: dict[bool, list[float]] = {False: [], True: []}
-    for turn in range(rounds + 1):
-        for is_half in (False, True):
-            spent = time_step(trial, batch, device, is_half=is_half)
-            if turn > 0:
-                seconds[is_half].append(spent)
-    full, half = statistics.median(seconds[False]), statistics.median(seconds[True])
+    full, half = _medians((False, True), lambda is_half: time_step(trial, batch, device, is_half=is_half), rounds).values()
     logger.info("a step takes %.1f ms in float32 and %.1f ms in bfloat16", full * 1e3, half * 1e3)
     return full, half
+
+
+def _medians(ways: Iterable[Way], timed: Callable[[Way], float], rounds: int) -> dict[Way, float]:
+    """Median seconds of each way, timed in turns, after a first turn that is not counted."""
+    seconds: dict[Way, list[float]] = {way: [] for way in ways}
+    for turn in range(rounds + 1):
+        for way, times in seconds.items():
+            spent = timed(way)
+            if turn > 0:
+                times.append(spent)
+    return {way: statistics.median(times) for way, times in seconds.items()}
+
+
+@contextlib.contextmanager
+def fastest_threads(model: nn.Module, batch: Mapping[str, Any], folder: Path, *, steps: int = LONG_TRAINING) -> Iterator[int]:
+    """Use one thread or all that PyTorch has, whichever trains this model faster, while the block runs.
+
+    The answer is remembered in the folder, so that a resumed run computes alike. Where a GPU trains, all threads are left.
+
+    Args:
+        model: The model to be trained; a copy of it is timed.
+        batch: One batch as the collator makes it.
+        folder: Remembers the answer.
+        steps: Of the training, of which measuring may take a small part; a long one by default.
+    """
+    most = torch.get_num_threads()
+    chosen = _best_threads(model, batch, folder, most, rounds_for(steps)) if most > 1 and compute_device().type == "cpu" else most
+    torch.set_num_threads(chosen)
+    try:
+        yield chosen
+    finally:
+        torch.set_num_threads(most)
+
+
+def _best_threads(model: nn.Module, batch: Mapping[str, Any], folder: Path, most: int, rounds: int) -> int:
+    file = folder / "threads.json"
+    known = read_json(file)
+    if isinstance(known, dict) and "threads" in known:
+        return min(most, int(known["threads"]))
+    trial, inputs = copy.deepcopy(model).train(), model_inputs(model, batch)
+
+    def timed(count: int) -> float:
+        torch.set_num_threads(count)
+        return time_step(trial, inputs, torch.device("cpu"), is_half=False)
+
+    medians = _medians((1, most), timed, rounds)
+    chosen = min(medians, key=lambda count: medians[count])
+    logger.info("a step takes %s", ", ".join(f"{spent * 1e3:.1f} ms with {count} threads" for count, spent in medians.items()))
+    write_json_atomic(file, {"threads": chosen})
+    return chosen
 
 
 def precision_facts(
