@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from potstill.contracts.target import TARGETS
+
 if TYPE_CHECKING:
     from potstill.flows import DistillationPipeline
     from potstill.recipe import Recipe
@@ -31,7 +33,9 @@ DataFlag = Annotated[str | None, typer.Option("--data", help="File, folder or hu
 RatioFlag = Annotated[
     float | None, typer.Option("--ratio", help="Share of parameters to remove: 0, or 0.10 to 0.95.  [default: 0.9]")
 ]
-TargetFlag = Annotated[str | None, typer.Option("--target", help="Hardware that will serve the student.  [default: cpu]")]
+TargetFlag = Annotated[
+    str | None, typer.Option("--target", help=f"Hardware that will serve the student: {' or '.join(TARGETS)}.  [default: cpu]")
+]
 TaskFlag = Annotated[
     str | None,
     typer.Option("--task", help="text-classification, image-classification, multi-label, regression …  [default: auto]"),

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 import transformers
@@ -169,6 +170,11 @@ def test_messages(tmp_path):
     with pytest.raises(ModelError, match=r"cannot be loaded by ONNX Runtime.*What to do: export the model again"):
         OnnxRunner(tmp_path / "broken.onnx")
     export_onnx(model, tmp_path / "model.onnx", example_inputs=inputs, dynamic_axes=axes)
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        with pytest.raises(ModelError, match=r"ONNX Runtime cannot use cuda here.*What to do: pip install onnxruntime-gpu"):
+            OnnxRunner(tmp_path / "model.onnx", device="cuda")
+    with pytest.raises(ModelError, match=r"ONNX Runtime cannot use mps here"):
+        OnnxRunner(tmp_path / "model.onnx", device="mps")
     with pytest.raises(ModelError, match=r"the batch lacks 'attention_mask'"):
         OnnxRunner(tmp_path / "model.onnx", threads=1).run({"input_ids": inputs["input_ids"]})
     assert ONNX.bytes(tmp_path / "model.onnx") > 0

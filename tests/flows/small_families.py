@@ -13,6 +13,8 @@ import transformers
 from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from students.builders import DEBERTA_V3
+
 TELLING = {"good": ["bright", "lovely", "warm", "clever"], "bad": ["dull", "dreary", "cold", "clumsy"]}
 CHINESE = {"good": list("好美喜爱佳"), "bad": list("坏丑厌恨劣")}
 NEUTRAL = ["film", "book", "song", "the", "a", "this", "was", "is", "very", "with"]
@@ -23,6 +25,7 @@ KIND = {
     "electra": "WordPiece",
     "roberta": "bytes",
     "xlm-roberta": "Unigram",
+    "deberta-v2": "Unigram",
 }
 
 
@@ -87,6 +90,8 @@ def text_teacher(folder: Path, model_type: str, *, labels: Sequence[str] = ("bad
         sizes |= {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4}
     if model_type == "electra":
         sizes["embedding_size"] = 48
+    if model_type == "deberta-v2":
+        sizes |= DEBERTA_V3 | {"position_buckets": 16}
     config = transformers.AutoConfig.for_model(model_type, **(sizes | _names(labels) | changes))
     _build(transformers.AutoModelForSequenceClassification, config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -198,3 +198,11 @@ def test_a_live_teacher_says_what_the_cache_says_though_the_student_reads_a_cut_
             (tmp_path / "out/work/cache").rename(tmp_path / "out/work/no-cache")
             flow.start(tmp_path / "out", LoggingObserver())
     torch.testing.assert_close(answers[0], answers[1], atol=1e-3, rtol=0)
+
+
+@pytest.mark.slow
+def test_a_deberta_is_distilled_and_quantized(tmp_path: Path) -> None:
+    teacher = text_teacher(tmp_path / "teacher", "deberta-v2")
+    config = TINY | {"ratio": 0.5, "quantize": "int8"}
+    metrics = DistillationPipeline(teacher, dataset(100), config=config, output_dir=tmp_path / "out").run()
+    assert {"student", "student-int8"} <= set(metrics.models)

@@ -53,6 +53,7 @@ LAWS: dict[str, Law] = {
     "jsd": Law(),
     "skew_kl": Law(),
     "skew_reverse_kl": Law(),
+    "ttm": TARGET,
     "tvd": Law(),
     "logit_mse": Law(),
     "soft_ce": CROSS_ENTROPY,

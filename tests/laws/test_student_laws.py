@@ -11,13 +11,12 @@ import torch
 import transformers
 from torch.utils.flop_counter import FlopCounterMode
 
-from potstill.models.families import FAMILIES
-from potstill.students.cost import bytes_of, flops, parameters, parameters_of
+from potstill.models.families import family_of
+from potstill.models.size import flops, parameters, parameters_of
 from potstill.students.cut import cut_student
 from potstill.students.importance import measure
 from potstill.students.plan import plan
-from potstill.students.resnet_cut import cut_resnet
-from students.builders import ALL_TYPES, CONVOLUTIONAL, model_class, tiny_batches, tiny_config, tiny_model
+from students.builders import ALL_TYPES, CONVOLUTIONAL, DEBERTA_V3, model_class, tiny_batches, tiny_config, tiny_model
 
 BIG = {
     "bert": {},
@@ -25,6 +24,13 @@ BIG = {
     "xlm-roberta": {"vocab_size": 250002, "max_position_embeddings": 514, "type_vocab_size": 1},
     "distilbert": {},
     "electra": {},
+    "deberta-v2": {
+        **DEBERTA_V3,
+        "hidden_size": 768,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "intermediate_size": 3072,
+    },
     "potstill-encoder": {"hidden_size": 384, "embedding_size": 384, "num_attention_heads": 3, "head_dim": 32},
     "vit": {},
     "deit": {},
@@ -55,7 +61,6 @@ def test_counted_parameters_are_the_parameters_of_the_built_model(model_type):
     for config in (tiny_config(model_type), transformers.AutoConfig.for_model(model_type, **BIG[model_type])):
         built = size_of(meta_model(config))
         assert parameters(config) == built == parameters_of(meta_model(config))
-        assert bytes_of(config) == 4 * built
 
 
 @pytest.mark.parametrize("model_type", [*ALL_TYPES, "resnet-basic"])
@@ -78,6 +83,9 @@ PLANNED = {
     ),
     "xlm-roberta-base": transformers.XLMRobertaConfig(vocab_size=250002, max_position_embeddings=514, type_vocab_size=1),
     "distilbert": transformers.DistilBertConfig(),
+    "deberta-v3-base": transformers.DebertaV2Config(
+        hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072, num_labels=2, **DEBERTA_V3
+    ),
     "electra-small": transformers.ElectraConfig(num_hidden_layers=12),
     "vit-base": transformers.ViTConfig(num_labels=10),
     "resnet-50": transformers.ResNetConfig(num_labels=10),
@@ -152,7 +160,7 @@ def test_cutting_leaves_the_teacher_as_it_was_and_draws_the_same_twice(model_typ
 def test_a_masked_model_equals_the_cut_model(model_type):
     """Neurons whose output weights are zero add nothing, so cutting them, and fitting what stays, changes no logit."""
     teacher = tiny_model(model_type)
-    family = FAMILIES[model_type]
+    family = family_of(model_type)
     for k in (1, 2, 3):
         family.part(teacher, k, "down").weight.data[:, 10:30] = 0
     batches = tiny_batches(model_type)
@@ -165,7 +173,7 @@ def test_a_masked_model_equals_the_cut_model(model_type):
 def test_a_model_with_masked_heads_equals_the_model_without_them(model_type):
     teacher = tiny_model(model_type)
     for k in (1, 2, 3):
-        FAMILIES[model_type].part(teacher, k, "attention_output").weight.data[:, 8:16] = 0
+        family_of(model_type).part(teacher, k, "attention_output").weight.data[:, 8:16] = 0
     batches = tiny_batches(model_type)
     student = cut_student(teacher, shrunk_plan(teacher, num_attention_heads=3, head_dim=8), batches)
     torch.testing.assert_close(logits_of(student, batches[0]), logits_of(teacher, batches[0]), atol=1e-4, rtol=1e-4)
@@ -182,7 +190,7 @@ def test_channels_that_are_masked_in_a_resnet_may_be_cut():
                 norm.weight.data[half:] = 0
                 norm.bias.data[half:] = 0
     student = transformers.ResNetForImageClassification(shrunk_plan(teacher, hidden_sizes=[32, 64]).build_config()).eval()
-    cut_resnet(teacher, student, measure(teacher, batches))
+    family_of("resnet").copy_channels(teacher, student, measure(teacher, batches).channels)
     torch.testing.assert_close(logits_of(student, batches[0]), logits_of(teacher, batches[0]), atol=1e-4, rtol=1e-4)
 
 

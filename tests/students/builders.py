@@ -7,12 +7,22 @@ import transformers
 from transformers import AutoConfig, PreTrainedModel
 
 from potstill.models.architectures import coded
-from potstill.models.families import FAMILIES
+from potstill.models.families import family_of
 
-TEXT_TYPES = ("bert", "roberta", "xlm-roberta", "distilbert", "electra", "potstill-encoder")
+TEXT_TYPES = ("bert", "roberta", "xlm-roberta", "distilbert", "electra", "potstill-encoder", "deberta-v2")
 IMAGE_TYPES = ("vit", "deit", "resnet", "convnext", "mobilenet_v2")
 CONVOLUTIONAL = ("resnet", "convnext", "mobilenet_v2")
 ALL_TYPES = TEXT_TYPES + IMAGE_TYPES
+DEBERTA_V3 = {  # what the configurations of microsoft/deberta-v3-* say
+    "relative_attention": True,
+    "position_biased_input": False,
+    "pos_att_type": ["p2c", "c2p"],
+    "position_buckets": 256,
+    "norm_rel_ebd": "layer_norm",
+    "share_att_key": True,
+    "type_vocab_size": 0,
+    "legacy": False,
+}
 
 
 def tiny_config(model_type: str, **changes):
@@ -32,8 +42,10 @@ def tiny_config(model_type: str, **changes):
             values |= {"image_size": 16, "patch_size": 8}
         else:
             values |= {"vocab_size": 120, "max_position_embeddings": 24}
-        if model_type in ("electra", "potstill-encoder"):
+        if model_type in ("electra", "potstill-encoder", "deberta-v2"):
             values["embedding_size"] = 32
+        if model_type == "deberta-v2":
+            values |= DEBERTA_V3 | {"position_buckets": 8}
         if model_type == "potstill-encoder":
             values |= {"head_dim": 8, "code_groups": 4, "codes_per_group": 48, "position_rank": 6}
     return AutoConfig.for_model(model_type, **(values | changes))
@@ -41,7 +53,7 @@ def tiny_config(model_type: str, **changes):
 
 def model_class(model_type: str):
     """The class with a classification head."""
-    name = FAMILIES[model_type].architecture
+    name = family_of(model_type).architecture
     return getattr(coded, name, None) or getattr(transformers, name)
 
 

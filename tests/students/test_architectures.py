@@ -19,7 +19,6 @@ from potstill.models.architectures import ARCHITECTURES, is_architecture, modali
 from potstill.models.architectures.bilstm import reading_places
 from potstill.models.loading import load
 from potstill.models.taps import Taps, can_give
-from potstill.students.architectures import cost
 from potstill.students.architectures.plan import plan_architecture
 from potstill.students.architectures.start import init_architecture, principal_components
 from potstill.students.vocabulary import count_tokens, cut_vocabulary, required_size
@@ -198,7 +197,7 @@ def test_counted_flops_are_those_that_run(name):
     from potstill.evaluate.cost import flops
 
     model, inputs = small(name), batch(name)
-    counted = cost.flops(model.config, tokens=10)
+    counted = model.config.flops(10)
     measured = flops(model, inputs)
     if name == "bilstm":  # the counter does not see inside an LSTM
         measured = counted - 2 * 10 * 8 * 6 * (8 + 6 + 12 + 6)
@@ -219,7 +218,7 @@ def test_params_and_bytes_are_budgets_too():
 
 def test_latency_is_a_budget_too():
     teacher = teacher_config("textcnn")
-    planned = plan_architecture("textcnn", teacher, latency_ms=1.0, latency_of=lambda config: cost.flops(config) / 1e8)
+    planned = plan_architecture("textcnn", teacher, latency_ms=1.0, latency_of=lambda config: config.flops() / 1e8)
     assert 0.8e8 <= planned.flops <= 1e8
 
 

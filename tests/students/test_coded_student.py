@@ -14,7 +14,7 @@ import potstill.models.architectures  # noqa: F401  makes the type known to tran
 from potstill.exports.onnx import OnnxRunner, export_onnx
 from potstill.exports.ways.dynamic import quantize_dynamic
 from potstill.models.architectures.coded import CodedForSequenceClassification
-from potstill.students.coding import product_codes, rebuilt
+from potstill.models.families.product_codes import product_codes, rebuilt
 from potstill.students.cut import cut_student
 from potstill.students.plan import plan
 

@@ -7,7 +7,7 @@ import torch
 
 from potstill.errors import ModelError
 from potstill.models.architectures.coded import CodedEmbedding, LowRankEmbedding, code_type
-from potstill.students.coding import product_codes, rebuilt
+from potstill.models.families.product_codes import product_codes, rebuilt
 
 
 def error(table, groups, codes, weights=None, metric=None):

@@ -8,7 +8,9 @@ from torch import nn
 
 from potstill.errors import ModelError, NeedsError
 from potstill.methods.contract import facts_of
-from potstill.models.families import BLOCK_ROLES, FAMILIES, family_of
+from potstill.models.families import FAMILIES, family_of
+from potstill.models.families.base import BLOCK_ROLES
+from potstill.models.families.encoder import Encoder
 from potstill.models.taps import Taps
 from students.builders import ALL_TYPES, CONVOLUTIONAL, tiny_batches, tiny_model
 
@@ -24,13 +26,13 @@ def test_parts_exist_with_the_shapes_of_the_configuration(model_type):
     assert type(model).__name__ == family.architecture
     assert family.head(model).out_features == 3
     assert isinstance(family.embedding(model), nn.Module)
-    if family.structure == "convolution":
+    if not isinstance(family, Encoder):
         assert len(family.blocks(model)) == len(family.size(model.config, "layers")) == len(family.size(model.config, "hidden"))
         return
     assert len(family.blocks(model)) == family.size(model.config, "layers")
     for k in (1, -1):
         assert all(family.part(model, k, role) is not None for role in BLOCK_ROLES)
-        assert family.attention(model, k)[3] == family.size(model.config, "heads")
+        assert family.part(model, k, "query").out_features == family.size(model.config, "heads") * family.head_size(model.config)
         assert family.part(model, k, "up").out_features == family.size(model.config, "ffn")
 
 
@@ -72,7 +74,7 @@ def test_unknown_model_types_and_blocks_are_told_in_three_beats():
         family_of("gpt2")
     model = tiny_model("resnet")
     with pytest.raises(NeedsError, match=r"'query' of a block is asked of a resnet model.*Accepted: .*bert"):
-        family_of(model).attention(model, 1)
+        family_of(model).part(model, 1, "query")
     bert = tiny_model("bert")
     with pytest.raises(NeedsError, match=r"block 4 of a bert model with 3 blocks.*1 to 3.*-1 for the last"):
         family_of(bert).block(bert, 4)

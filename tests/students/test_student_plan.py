@@ -7,7 +7,7 @@ import pytest
 from transformers import BertConfig, ResNetConfig, ViTConfig
 
 from potstill.errors import ModelError, RecipeError
-from potstill.students.cost import flops
+from potstill.models.size import flops
 from potstill.students.cut import cut_student
 from potstill.students.plan import plan, plan_from_config, spaced_layers
 from students.builders import tiny_batches, tiny_config, tiny_model

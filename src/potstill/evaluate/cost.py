@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from potstill.exports.runtimes import model_bytes
 from potstill.ground.devices import device_of, frozen
-from potstill.students.cost import parameters_of
+from potstill.models.size import parameters_of
 
 
 @dataclass(frozen=True)

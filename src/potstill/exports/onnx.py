@@ -62,7 +62,7 @@ class OnnxRunner:
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting threads would take the others' cores
-        provider = PROVIDERS[device]
+        provider = PROVIDERS.get(device, device)
         try:
             self.session = onnxruntime.InferenceSession(str(self.path), options, providers=[provider])
         except Exception as error:

@@ -13,13 +13,13 @@ from potstill.ground.devices import compute_device
 from potstill.knowledge.cache import estimate, measure_seconds_per_row
 from potstill.knowledge.live import LiveTeacher
 from potstill.models.party import Teacher
+from potstill.models.size import flops
 from potstill.planning.block_means import bytes_of_states
 from potstill.planning.check import check_recipe
 from potstill.planning.phases import can_augment
 from potstill.recipe import Recipe
 from potstill.report.numbers import size
 from potstill.stages.augment import num_augmented
-from potstill.students import cost
 from potstill.students.make import latency_table, plan_student
 from potstill.students.vocabulary import count_tokens
 
@@ -117,7 +117,7 @@ def preview(recipe: Recipe) -> Preview:
         estimated = estimate(num_rows, teacher.num_answers, passes=epochs, seconds_per_row=seconds)
         config = planned.build_config()
         latency = latency_table(teacher)(config)
-        share = planned.flops / max(1, cost.flops(teacher.model.config))
+        share = planned.flops / max(1, flops(teacher.model.config))
         return Preview(
             architecture=_shape(config),
             teacher_parameters=planned.teacher_parameters,

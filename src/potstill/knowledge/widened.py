@@ -18,7 +18,7 @@ from potstill.knowledge.live import LiveTeacher
 from potstill.knowledge.per_task import widen_head
 from potstill.models.labels import final_linear, name_classes
 from potstill.models.party import Teacher
-from potstill.students.cut import NEW_HEAD_RIDGE, regress
+from potstill.students.head_fit import NEW_HEAD_RIDGE, regress
 
 FITTED_ROWS, FITTED_BATCH = 512, 32  # of each task, for the first weights of its classes
 

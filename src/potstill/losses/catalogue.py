@@ -24,6 +24,7 @@ LOSSES: dict[str, str] = {
     "jsd": "potstill.losses.divergences:JSD",
     "skew_kl": "potstill.losses.divergences:SkewKL",
     "skew_reverse_kl": "potstill.losses.divergences:SkewReverseKL",
+    "ttm": "potstill.losses.transformed:TTM",
     "tvd": "potstill.losses.response:TVD",
     "logit_mse": "potstill.losses.response:LogitMSE",
     "soft_ce": "potstill.losses.response:SoftCE",

@@ -202,24 +202,32 @@ class Method(Protocol):
 
 
 def facts_of(model: Any, *, kept_layers: Sequence[int] = ()) -> ModelFacts:
-    """The facts of a transformers model (or its configuration) of a supported family.
+    """The facts of a model or its configuration: of a supported family, or else what the configuration says.
 
-    Raises:
-        ModelError: The family is not supported.
+    Args:
+        model: A transformers model or configuration.
+        kept_layers: The teacher's blocks that it was cut from; they count only where its blocks are layers of one width.
     """
-    from potstill.models.families import family_of
-    from potstill.students.cost import parameters_of
+    from potstill.models.families import family_or_none
+    from potstill.models.size import parameters_of
 
-    family, config = family_of(model), getattr(model, "config", model)
+    family, config = family_or_none(model), getattr(model, "config", model)
+    size = parameters_of(model) if hasattr(model, "named_buffers") else None
+    classes = getattr(config, "num_labels", None)
+    if family is None:
+        depth = getattr(config, "num_hidden_layers", None) or len(getattr(config, "depths", getattr(config, "stages", (1,))))
+        width = getattr(config, "hidden_size", None) or (getattr(config, "hidden_sizes", None) or [0])[-1]
+        modality = "image" if hasattr(config, "image_size") or hasattr(config, "num_channels") else "text"
+        heads, strides = getattr(config, "num_attention_heads", None), tuple(getattr(config, "strides", ()))
+        return ModelFacts(int(depth), int(width), heads, modality, num_classes=classes, strides=strides, parameters=size)
     depth, width = family.size(config, "layers"), family.size(config, "hidden")
-    heads = family.size(config, "heads") if "heads" in family.config_keys else None
+    heads = family.size(config, "heads") if family.roles else None
     layers = len(depth) if isinstance(depth, (list, tuple)) else int(depth)
     last_width = width[-1] if isinstance(width, (list, tuple)) else width
     # the stages of a convolutional net are not the blocks that a plan counts
     kept = tuple(kept_layers) if heads is not None and len(kept_layers) == layers else ()
-    size = parameters_of(model) if hasattr(model, "named_buffers") else None
-    named = {"kept_layers": kept, "num_classes": config.num_labels, "strides": _strides(config, layers), "parameters": size}
-    return ModelFacts(layers, int(last_width), heads, family.modality, **named, head_inputs=_head_inputs(family, model))
+    inputs, strides = _head_inputs(family, model), family.strides(config)
+    return ModelFacts(layers, int(last_width), heads, family.modality, kept, classes, strides, size, head_inputs=inputs)
 
 
 def _head_inputs(family: Any, model: Any) -> int | None:
@@ -230,24 +238,6 @@ def _head_inputs(family: Any, model: Any) -> int | None:
         return getattr(family.head(model), "in_features", None)
     except NeedsError:
         return None
-
-
-def _strides(config: Any, layers: int) -> tuple[int, ...]:
-    """Strides of the stages of a convolutional net (a ResNet's stem has 4) or of a vision transformer's patches."""
-    from potstill.students import convnext_cost, mobilenet_shapes
-
-    model_type = getattr(config, "model_type", "")
-    if model_type == "convnext":
-        return convnext_cost.strides(config)
-    if model_type == "mobilenet_v2":
-        return mobilenet_shapes.stage_strides(config)
-    if hasattr(config, "patch_size"):
-        patch = config.patch_size
-        return (int(patch[0] if isinstance(patch, (list, tuple)) else patch),) * layers
-    if hasattr(config, "downsample_in_first_stage"):
-        first = 8 if config.downsample_in_first_stage else 4
-        return tuple(first * 2**stage for stage in range(layers))
-    return ()
 
 
 def with_wishes(stages: Sequence[Phase], options: MethodOptions) -> tuple[Phase, ...]:

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
-import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +17,9 @@ from torch import Tensor, nn
 from potstill.answers.units import head_output
 from potstill.errors import NeedsError, PotstillError
 from potstill.ground.tables import nearest
+from potstill.models.families import family_or_none
+from potstill.models.families.base import Family
+from potstill.models.families.encoder import Encoder
 from potstill.models.tap_gradients import exchanged, largest_logit_by, leaf_of
 
 INDEXED = ("hidden", "mean", "attention", "query", "key", "value")
@@ -53,7 +55,7 @@ class Taps:
     def __init__(self, model: nn.Module, needs: Collection[str]) -> None:
         self.model = model
         self.needs = tuple(dict.fromkeys(need for need in needs if need != "logits"))
-        self._family = family_or_none(model)
+        self._family: Family | None = family_or_none(model)
         self._slots: dict[str, tuple[nn.Module, bool]] = {}
         self._recipes: dict[str, Callable[[Mapping[str, Tensor], Any], Tensor]] = {}
         self._places: dict[str, str] = {}  # need → the slot that holds the value itself
@@ -227,22 +229,23 @@ class Taps:
         if index == 0:
             self._slot("hidden:0", self._family.embedding(self.model), need)
             return
-        blocks = list(self._family.blocks(self.model))
+        blocks = self._family.blocks(self.model)
         position = self._position(need, index, len(blocks), lowest=0)
         self._slot(f"hidden:{position}", blocks[position - 1], need)
 
     def _resolve_attention(self, need: str, kind: str, index: int) -> None:
-        if self._family is None:
+        family = self._family
+        if not isinstance(family, Encoder):
             raise self._missing(need)
-        position = self._position(need, index, len(list(self._family.blocks(self.model))), lowest=1)
-        *linears, num_heads = self._family.attention(self.model, position)
-        for name, linear in zip(_PROJECTIONS, linears):
-            if name == kind or (kind == "attention" and name != "value"):
-                self._slots[f"{name}:{position}"] = (linear, False)
-        if kind == "attention":
-            self._recipes[need] = partial(_scores, position=position, num_heads=num_heads)
-        else:
-            self._recipes[need] = lambda caught, _: split_heads(caught[f"{kind}:{position}"], num_heads)
+        position = self._position(need, index, len(family.blocks(self.model)), lowest=1)
+        tapped = family.tapped(self.model, position, kind)
+        slots = {name: f"{name}:{position}" for name in tapped}
+        self._slots |= {slots[name]: place for name, place in tapped.items()}
+
+        def read(caught: Mapping[str, Tensor], _: Any) -> Tensor:
+            return family.read(self.model, position, kind, {name: _found(caught, slot) for name, slot in slots.items()})
+
+        self._recipes[need] = read
 
     def _resolve_modules(self, need: str, pattern: str) -> None:
         modules = dict(self.model.named_modules())
@@ -316,22 +319,12 @@ class TapReader:
         return {"logits": logits, **values}
 
 
-def family_or_none(model: nn.Module) -> Any:
-    """The student family that knows this model's parts, or None for a model of no family."""
-    from potstill.models import families
-
-    try:
-        return families.family_of(model)
-    except PotstillError:
-        return None
-
-
 def head_of(model: nn.Module) -> nn.Module | None:
     """The final linear layer: the family's head, else the last `nn.Linear` of the model."""
     family = family_or_none(model)
     if family is not None:
         try:
-            return cast(nn.Module, family.head(model))
+            return family.head(model)
         except PotstillError:
             return None
     linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
@@ -366,11 +359,11 @@ def available(model: nn.Module) -> list[str]:
     stages = stages_of(model)
     if stages:
         return [*names, *(f"{kind}:{k}" for kind in INDEXED[:2] for k in range(1, len(stages) + 1))]
-    count = len(list(family.blocks(model))) if family is not None else _block_count(model)
+    count = len(family.blocks(model)) if family is not None else _block_count(model)
     if count is None:
         return names
     names += ["embedding", *(f"{kind}:{k}" for kind in INDEXED[:2] for k in range(1, count + 1))]
-    if family is not None and _has_attention(family, model):
+    if isinstance(family, Encoder):
         names += [f"{kind}:{k}" for kind in INDEXED[2:] for k in range(1, count + 1)]
     return names
 
@@ -402,12 +395,6 @@ def logits_of(outputs: Any) -> Tensor:
     )
 
 
-def split_heads(projected: Tensor, num_heads: int) -> Tensor:
-    """[B, T, H·D] → [B, H, T, D]."""
-    batch, tokens, width = projected.shape
-    return projected.view(batch, tokens, num_heads, width // num_heads).transpose(1, 2)
-
-
 def _mean_state(caught: Mapping[str, Tensor], outputs: Any, *, read: Callable[[Mapping[str, Tensor], Any], Tensor]) -> Tensor:
     """Mean over the real tokens of [B, T, D], or over the positions of [B, C, H, W]."""
     value, mask = read(caught, outputs), caught.get(_MASK)
@@ -417,12 +404,6 @@ def _mean_state(caught: Mapping[str, Tensor], outputs: Any, *, read: Callable[[M
         return value.mean(dim=1) if value.dim() == 3 else value
     weights = mask.to(value.dtype).unsqueeze(-1)
     return (value * weights).sum(1) / weights.sum(1).clamp_min(1)
-
-
-def _scores(caught: Mapping[str, Tensor], _: Any, *, position: int, num_heads: int) -> Tensor:
-    query = split_heads(_found(caught, f"query:{position}"), num_heads)
-    key = split_heads(_found(caught, f"key:{position}"), num_heads)
-    return torch.matmul(query, key.transpose(-1, -2)) / math.sqrt(query.shape[-1])
 
 
 def _found(caught: Mapping[str, Tensor], slot: str) -> Tensor:
@@ -452,11 +433,3 @@ def _block_count(model: nn.Module) -> int | None:
             return int(getattr(config, name))
     stages = getattr(config, "depths", None)
     return len(stages) if stages else None
-
-
-def _has_attention(family: Any, model: nn.Module) -> bool:
-    try:
-        family.attention(model, 1)
-    except PotstillError:
-        return False
-    return True

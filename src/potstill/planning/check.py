@@ -8,13 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from potstill.errors import Faults, ModelError, PotstillError, RecipeError
+from potstill.errors import Faults, PotstillError, RecipeError
 from potstill.exports.catalogue import check_ways
 from potstill.methods import catalogue as methods
 from potstill.methods.chains import CHAINS
 from potstill.methods.contract import MethodOptions, ModelFacts, facts_of
 from potstill.methods.layers import check_choice
 from potstill.models.factory import find_factory, is_factory, require_trust
+from potstill.models.families import family_or_none
 from potstill.planning.loss_table import read_losses
 from potstill.planning.task_checks import check_tasks
 from potstill.planning.unused_settings import unheard
@@ -158,10 +159,9 @@ def check_method(recipe: Recipe, teacher: Any) -> None:
         check_modality(student.architecture, teacher.config)
     if distill.losses is not None or student.model is not None or student.architecture is not None:
         return
-    try:
-        facts = replace(facts_of(teacher), parameters=None)
-    except ModelError:
+    if family_or_none(teacher) is None:
         return
+    facts = replace(facts_of(teacher), parameters=None)
     methods.build(distill.method, facts, facts)
 
 

@@ -20,11 +20,11 @@ from potstill.contracts.source import is_of_whole_row
 from potstill.errors import Faults, NeedsError, PotstillError
 from potstill.losses.contract import Loss, Shapes
 from potstill.methods.catalogue import default_epochs
-from potstill.methods.contract import ModelFacts, Phase
+from potstill.methods.contract import ModelFacts, Phase, facts_of
 from potstill.methods.needs import require_need, require_outputs
 from potstill.models.checkpoint import has_own_processor
 from potstill.models.load import new_model
-from potstill.planning.phases import RunFacts, known_facts, phases_of
+from potstill.planning.phases import RunFacts, phases_of
 from potstill.recipe import Recipe
 
 logger = logging.getLogger(__name__)
@@ -133,7 +133,7 @@ def _facts(config: Any, run: RunFacts) -> ModelFacts | None:
     try:
         with torch.device("meta"):
             model = new_model(run.task, copy.deepcopy(config))
-        return replace(known_facts(model), num_classes=_fewest_classes(run) or None)
+        return replace(facts_of(model), num_classes=_fewest_classes(run) or None)
     except Exception as error:  # a model's own code, which may not bear tensors without values
         logger.debug("facts of %s are not known: %s", type(config).__name__, error)
         return None

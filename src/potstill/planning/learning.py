@@ -23,12 +23,12 @@ from potstill.knowledge.teachers import (
     training_source,
 )
 from potstill.losses.per_task import PerTask
-from potstill.methods.contract import ModelFacts, Phase
+from potstill.methods.contract import ModelFacts, Phase, facts_of
 from potstill.models.load import LoadedTeacher
 from potstill.models.party import Student, Teacher
 from potstill.planning.block_means import with_states
 from potstill.planning.measured_start import ROWS, match, reads_pairs, reads_start, start_error, training_batches
-from potstill.planning.phases import RunFacts, known_facts, phases_of
+from potstill.planning.phases import RunFacts, phases_of
 from potstill.recipe.model import DistillRecipe, StudentRecipe
 from potstill.training.companions.catalogue import kinds
 from potstill.training.companions.contract import Companion
@@ -98,8 +98,8 @@ class Learning:
         Args:
             model: The student as it is before the first phase.
         """
-        own = known_facts(model, self.student.kept_layers)
-        teacher = with_states(known_facts(self.teacher.model), self.teachers, self.options.seed)
+        own = facts_of(model, kept_layers=self.student.kept_layers)
+        teacher = with_states(facts_of(self.teacher.model), self.teachers, self.options.seed)
         planned = self._planned(own, teacher)
         measured, asked = own, self.options.distill
         if reads_start(asked, self.student, planned):

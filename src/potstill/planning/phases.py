@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from potstill.contracts.answers import Answers
-from potstill.errors import ModelError, PotstillError
+from potstill.errors import PotstillError
 from potstill.methods.catalogue import EXAMPLES
 from potstill.methods.catalogue import build as build_method
-from potstill.methods.contract import MethodOptions, ModelFacts, OnlineOptions, Phase, facts_of
+from potstill.methods.contract import MethodOptions, ModelFacts, OnlineOptions, Phase
 from potstill.methods.response import in_units
 from potstill.planning.loss_table import read_losses
 from potstill.recipe import Recipe
-from potstill.students.cost import parameters_of
 
 if TYPE_CHECKING:
     from potstill.tasks.contract import Task
@@ -94,18 +92,3 @@ def method_of(recipe: Recipe, task: Task) -> str:
 def can_augment(task: Task) -> bool:
     """Whether rows of this task can be made out of others: texts and words, but no questions, whose answers would be lost."""
     return task.modality == "text" and getattr(task, "can_augment", True)
-
-
-def known_facts(model: Any, layers: Sequence[int] = ()) -> ModelFacts:
-    """Facts of any model, from its configuration where its family is not known."""
-    try:
-        return facts_of(model, kept_layers=layers)
-    except ModelError:
-        config = model.config
-        depth = getattr(config, "num_hidden_layers", None) or len(getattr(config, "depths", getattr(config, "stages", (1,))))
-        width = getattr(config, "hidden_size", None) or (getattr(config, "hidden_sizes", None) or [0])[-1]
-        modality = "image" if hasattr(config, "image_size") or hasattr(config, "num_channels") else "text"
-        heads = getattr(config, "num_attention_heads", None)
-        classes, size = getattr(config, "num_labels", None), parameters_of(model)
-        strides = tuple(getattr(config, "strides", ()))
-        return ModelFacts(int(depth), int(width), heads, modality, num_classes=classes, strides=strides, parameters=size)

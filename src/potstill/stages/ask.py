@@ -15,12 +15,12 @@ from potstill.data.run_rows import AUGMENTED, Rows
 from potstill.ground.devices import compute_device
 from potstill.knowledge.cache import estimate, measure_seconds_per_row, write_cache
 from potstill.knowledge.live import LiveTeacher
+from potstill.methods.contract import facts_of
 from potstill.models.frozen import fingerprint_of_processor
 from potstill.models.party import Teacher
 from potstill.models.taps import TapReader
 from potstill.planning.block_means import dtype_of, states_to_keep
 from potstill.planning.learning import progress
-from potstill.planning.phases import known_facts
 from potstill.report.numbers import size
 
 CACHE_BATCH = 64
@@ -70,7 +70,7 @@ def open_answers(folder: Path, given: Given, *, is_first: bool = True) -> Teache
 def _keep_answers(teacher: Teacher, options: AskOptions, folder: Path, tell: Observer) -> None:
     rows = teacher.encoded(*teacher.rows.names)
     source = LiveTeacher(teacher.model, TapReader(), device=compute_device())
-    states = states_to_keep(known_facts(teacher.model), len(rows), folder) if options.keeps_states else ()
+    states = states_to_keep(facts_of(teacher.model), len(rows), folder) if options.keeps_states else ()
     seconds = measure_seconds_per_row(source, rows, teacher.collator, sample=min(64, max(8, len(rows) // 32)))
     cost = estimate(len(rows), teacher.num_answers, passes=options.passes(), seconds_per_row=seconds)
     tell.note(

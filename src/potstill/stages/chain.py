@@ -17,9 +17,9 @@ from potstill.knowledge.cache import write_cache
 from potstill.knowledge.live import LiveTeacher
 from potstill.methods.contract import Phase
 from potstill.models.party import Student
+from potstill.models.size import parameters_of
 from potstill.planning.learning import Learning, LearningOptions, last_shares
 from potstill.recipe.model import StudentRecipe
-from potstill.students.cost import parameters_of
 from potstill.students.make import StudentOptions, make_student
 
 LEAST_RATIO = 0.10

@@ -1,4 +1,4 @@
-"""Copy an encoder's layers into a smaller encoder: whole rows and columns, and what least squares can mend.
+"""Copy an encoder's layers into a smaller encoder: whole rows and columns, and what least squares can fit.
 
 Index arrays name what stays: `hidden` units [H], `heads` per kept layer, `neurons` per kept layer.
 """
@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from potstill.errors import ModelError
-from potstill.models.families import Family, family_of, head_size
+from potstill.models.families import family_of
+from potstill.models.families.base import copy_linear, copy_norm
+from potstill.models.families.encoder import Encoder
 from potstill.students.importance import Importance
 
 RIDGE = 1e-3  # of the mean diagonal of the Gram matrix
@@ -48,37 +50,38 @@ def choose(teacher: PreTrainedModel, student: PreTrainedModel, layers: tuple[int
     Raises:
         ModelError: The student is larger than the teacher somewhere, or its head size differs.
     """
-    old, new = family_of(teacher), family_of(student)
-    depth = new.size(student.config, "layers")
-    if len(layers) != depth or any(not 1 <= k <= old.size(teacher.config, "layers") for k in layers):
+    old, new = _families(teacher, student)
+    depth, whole_depth = new.depth(student.config), old.depth(teacher.config)
+    if len(layers) != depth or any(not 1 <= k <= whole_depth for k in layers):
         raise ModelError(
-            f"layers {layers} are named for a student of {depth} layers and a teacher of {old.size(teacher.config, 'layers')}",
+            f"layers {layers} are named for a student of {depth} layers and a teacher of {whole_depth}",
             "one teacher layer, counted from 1, per student layer",
-            "plan the student again, or mend plan.layers",
+            "plan the student again, or correct plan.layers",
         )
-    if head_size(old, teacher.config) != head_size(new, student.config):
+    sizes = new.head_size(student.config), old.head_size(teacher.config)
+    if sizes[0] != sizes[1]:
         raise ModelError(
-            f"the student's heads have {head_size(new, student.config)} units, the teacher's {head_size(old, teacher.config)}",
+            f"the student's heads have {sizes[0]} units, the teacher's {sizes[1]}",
             "the same head size, so that heads can be copied whole",
             "choose hidden_size and num_attention_heads with the teacher's quotient",
         )
     none = np.zeros(0)
     scores = importance or Importance(none, none, none, none)
     hidden = _top(scores.hidden, new.size(student.config, "hidden"), old.size(teacher.config, "hidden"), "hidden units")
-    heads, neurons = [], []
-    for j, k in enumerate(layers, start=1):
+    heads: list[Tensor] = []
+    neurons: list[Tensor] = []
+    for k in layers:
         of_layer = (none, none)
         if importance:
-            is_text = old.modality == "text"
-            of_layer = _energies(old, teacher, k, importance) if is_text else (scores.heads[k - 1], scores.neurons[k - 1])
-        heads.append(_top(of_layer[0], new.attention(student, j)[3], old.attention(teacher, k)[3], "heads"))
-        size, whole = new.part(student, j, "up").out_features, old.part(teacher, k, "up").out_features
-        neurons.append(_top(of_layer[1], size, whole, "FFN neurons"))
+            by_output = old.scores_by_output
+            of_layer = _energies(old, teacher, k, importance) if by_output else (scores.heads[k - 1], scores.neurons[k - 1])
+        for found, score, name, what in ((heads, of_layer[0], "heads", "heads"), (neurons, of_layer[1], "ffn", "FFN neurons")):
+            found.append(_top(score, new.size(student.config, name), old.size(teacher.config, name), what))
     return Kept(layers, hidden, tuple(heads), tuple(neurons))
 
 
 @torch.no_grad()
-def _energies(family: Family, teacher: PreTrainedModel, k: int, importance: Importance) -> tuple[np.ndarray, np.ndarray]:
+def _energies(family: Encoder, teacher: PreTrainedModel, k: int, importance: Importance) -> tuple[np.ndarray, np.ndarray]:
     """What each head and each neuron of a layer adds to its output: the variance of its contribution, over tokens.
 
     What stays is re-fitted to the whole output by least squares, so what matters is how much there is to rebuild. Measured on
@@ -87,7 +90,7 @@ def _energies(family: Family, teacher: PreTrainedModel, k: int, importance: Impo
     """
     context = _spread(importance.context_grams[k - 1])
     weight = family.part(teacher, k, "attention_output").weight.double()
-    size = head_size(family, teacher.config)
+    size = family.head_size(teacher.config)
     blocks = [slice(start, start + size) for start in range(0, weight.shape[1], size)]
     heads = [torch.trace(weight[:, block] @ context[block, block] @ weight[:, block].T).item() for block in blocks]
     neurons = _spread(importance.neuron_grams[k - 1]).diagonal()
@@ -109,13 +112,13 @@ def copy_layers(teacher: PreTrainedModel, student: PreTrainedModel, kept: Kept, 
     The re-fit is the least-squares answer to "which weights on the kept inputs reproduce the whole layer's output on the
     calibration data"; it needs only the Gram matrix of the inputs.
     """
-    old, new = family_of(teacher), family_of(student)
-    size = head_size(old, teacher.config)
+    old, new = _families(teacher, student)
+    size, projections = old.head_size(teacher.config), old.projections_of(teacher)
     for j, (k, heads, neurons) in enumerate(zip(kept.layers, kept.heads, kept.neurons), start=1):
         context = (heads[:, None] * size + torch.arange(size)).flatten()
-        for role in ("query", "key", "value"):
-            copy_linear(old.part(teacher, k, role), new.part(student, j, role), context, kept.hidden)
-        copy_linear(old.part(teacher, k, "up"), new.part(student, j, "up"), neurons, kept.hidden)
+        for role in (*projections, *old.expansions):
+            units = context if role in projections else neurons
+            copy_linear(old.part(teacher, k, role), new.part(student, j, role), units, kept.hidden)
         for role, inputs, gram in (
             ("attention_output", context, importance.context_grams[k - 1] if importance else None),
             ("down", neurons, importance.neuron_grams[k - 1] if importance else None),
@@ -129,19 +132,11 @@ def copy_layers(teacher: PreTrainedModel, student: PreTrainedModel, kept: Kept, 
             copy_norm(old.part(teacher, k, role), new.part(student, j, role), kept.hidden)
 
 
-@torch.no_grad()
-def copy_linear(source: nn.Linear, target: nn.Linear, rows: Tensor, columns: Tensor) -> None:
-    """Copy the `rows` (outputs) and `columns` (inputs) of a linear layer."""
-    target.weight.copy_(source.weight[rows][:, columns])
-    if source.bias is not None and target.bias is not None:
-        target.bias.copy_(source.bias[rows])
-
-
-@torch.no_grad()
-def copy_norm(source: nn.LayerNorm, target: nn.LayerNorm, units: Tensor) -> None:
-    """Copy the `units` of a layer norm."""
-    target.weight.copy_(source.weight[units])
-    target.bias.copy_(source.bias[units])
+def _families(teacher: PreTrainedModel, student: PreTrainedModel) -> tuple[Encoder, Encoder]:
+    old, new = family_of(teacher), family_of(student)
+    assert isinstance(old, Encoder)
+    assert isinstance(new, Encoder)
+    return old, new
 
 
 def _fit_linear(source: nn.Linear, target: nn.Linear, rows: Tensor, inputs: Tensor, gram: Tensor) -> None:

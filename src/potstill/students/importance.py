@@ -16,19 +16,26 @@ import contextlib
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from potstill.answers.units import answers_of, head_output
 from potstill.errors import DataError
 from potstill.ground.devices import placed
-from potstill.models.families import Family, family_of, head_size
+from potstill.models.families import family_of
+from potstill.models.families.base import Family
+from potstill.models.families.encoder import Encoder
+from potstill.models.families.stages import Stages
 from potstill.models.sentence_model import HEAD
 
+FILE_NAME = "importance.safetensors"
 IGNORED_LABEL = -100
 UNIT_STRIDE = 1 << 20  # keys of the units of one row follow each other, far from those of the next row
 
@@ -58,6 +65,33 @@ class Importance:
     context_grams: tuple[Tensor, ...] = ()
     embedding_metric: Tensor | None = None
     rows: int = 0
+
+    def save(self, folder: str | Path) -> None:
+        """Write the scores to a folder, which is made where it is not there."""
+        tensors = {name: torch.as_tensor(getattr(self, name)) for name in ("heads", "neurons", "hidden", "layers")}
+        tensors |= {f"channels:{path}": torch.as_tensor(score) for path, score in self.channels.items()}
+        for kind in ("neuron_grams", "context_grams"):
+            tensors |= {f"{kind}:{layer}": gram for layer, gram in enumerate(getattr(self, kind))}
+        if self.embedding_metric is not None:
+            tensors["embedding_metric"] = self.embedding_metric
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        tensors = {name: value.contiguous() for name, value in tensors.items()}
+        save_file(tensors, Path(folder) / FILE_NAME, metadata={"rows": str(self.rows)})
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Importance:
+        """Read what `save` wrote."""
+        with safe_open(Path(folder) / FILE_NAME, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            rows = int(file.metadata()["rows"])
+        channels = {name.removeprefix("channels:"): tensors[name].numpy() for name in tensors if name.startswith("channels:")}
+        heads, neurons, hidden, layers = (tensors[name].numpy() for name in ("heads", "neurons", "hidden", "layers"))
+        neuron_grams, context_grams = (
+            tuple(tensors[f"{kind}:{layer}"] for layer in range(sum(name.startswith(f"{kind}:") for name in tensors)))
+            for kind in ("neuron_grams", "context_grams")
+        )
+        metric = tensors.get("embedding_metric")
+        return cls(heads, neurons, hidden, layers, channels, neuron_grams, context_grams, metric, rows)
 
 
 def measure(teacher: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]], *, seed: int = 0) -> Importance:
@@ -122,7 +156,15 @@ class _Recorder:
 
     @contextlib.contextmanager
     def hooks(self) -> Iterator[None]:
-        handles = self._convolution_hooks() if self.family.structure == "convolution" else self._encoder_hooks()
+        family = self.family
+        if isinstance(family, Stages):
+            scored = family.scored_modules(self.model)
+            handles = [
+                module.register_forward_hook(self._channel_hook(f"channels:{name}", axis)) for name, module, axis in scored
+            ]
+        else:
+            assert isinstance(family, Encoder)
+            handles = self._encoder_hooks(family)
         try:
             yield
         finally:
@@ -151,19 +193,17 @@ class _Recorder:
     def result(self) -> Importance:
         sums = {name: total.cpu() for name, total in self.sums.items()}
         mean = {name: total / self.rows for name, total in sums.items()}
-        if self.family.structure == "convolution":
-            channels = {name.removeprefix("channels:"): value.numpy() for name, value in mean.items()}
-            none = np.zeros(0)
-            return Importance(none, none, none, none, channels, rows=self.rows)
-        depth = range(1, len(self.family.blocks(self.model)) + 1)
+        depth = range(1, 1 + sum(name.startswith("layers:") for name in mean))
+        channels = {name.removeprefix("channels:"): value.numpy() for name, value in mean.items() if name.startswith("channels:")}
         return Importance(
-            heads=np.stack([mean[f"heads:{k}"].numpy() for k in depth]),
-            neurons=np.stack([mean[f"neurons:{k}"].numpy() for k in depth]),
-            hidden=mean["hidden"].numpy(),
+            heads=np.array([mean[f"heads:{k}"].numpy() for k in depth]),
+            neurons=np.array([mean[f"neurons:{k}"].numpy() for k in depth]),
+            hidden=mean["hidden"].numpy() if depth else np.zeros(0),
             layers=np.array([float(mean[f"layers:{k}"]) for k in depth]),
+            channels=channels,
             neuron_grams=tuple(sums[f"neuron_gram:{k}"] for k in depth),
-            embedding_metric=mean["embedding"],
             context_grams=tuple(sums[f"context_gram:{k}"] for k in depth),
+            embedding_metric=mean.get("embedding"),
             rows=self.rows,
         )
 
@@ -175,10 +215,10 @@ class _Recorder:
         self.masks[name] = torch.ones(value.shape[0], size, device=value.device, dtype=value.dtype, requires_grad=True)
         return self.masks[name]
 
-    def _encoder_hooks(self) -> list[Any]:
-        family, model = self.family, self.model
+    def _encoder_hooks(self, family: Encoder) -> list[Any]:
+        model = self.model
         handles = [family.embedding(model).register_forward_hook(self._embedding_hook)]
-        size = head_size(family, model.config)
+        size = family.head_size(model.config)
         for k in range(1, len(family.blocks(model)) + 1):
             output, down = family.part(model, k, "attention_output"), family.part(model, k, "down")
             handles.append(output.register_forward_pre_hook(self._input_hook(f"heads:{k}", f"context_gram:{k}", size)))
@@ -189,11 +229,6 @@ class _Recorder:
             ]
             handles.append(family.block(model, k).register_forward_hook(self._change_hook(k)))
         return handles
-
-    def _convolution_hooks(self) -> list[Any]:
-        norms = [(name, module) for name, module in self.model.named_modules() if isinstance(module, nn.BatchNorm2d)]
-        scored = [(name, module, 1) for name, module in norms] or _scored_modules(self.model)
-        return [module.register_forward_hook(self._channel_hook(f"channels:{name}", axis)) for name, module, axis in scored]
 
     def _input_hook(self, name: str, gram: str, group: int) -> Any:
         def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -297,14 +332,3 @@ def _uniform(keys: np.ndarray, seed: int) -> np.ndarray:
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         z = z ^ (z >> np.uint64(31))
     return (z >> np.uint64(11)).astype(np.float64) / float(1 << 53)
-
-
-def _scored_modules(model: nn.Module) -> list[tuple[str, nn.Module, int]]:
-    """Of a ConvNeXt: name, module and axis of the channels that are scored: what enters a residual sum, and inner units."""
-    found: list[tuple[str, nn.Module, int]] = []
-    for name, module in model.named_modules():
-        if name.endswith(("patch_embeddings", "downsampling_layer.1")):
-            found.append((name, module, 1))
-        elif name.endswith(("pwconv1", "pwconv2")):
-            found.append((name, module, -1))
-    return found

@@ -11,9 +11,10 @@ from potstill.errors import ModelError
 from potstill.ground.devices import seeded
 from potstill.models.checkpoint import has_own_processor
 from potstill.models.factory import make
+from potstill.models.families import family_or_none
 from potstill.models.load import new_model
 from potstill.models.party import Teacher
-from potstill.students.cost import parameters_of
+from potstill.models.size import parameters_of
 from potstill.tasks.image_classification import size_of
 from potstill.tasks.text_classification import position_limit
 
@@ -103,9 +104,10 @@ def check_reads(name: str, config: Any, processor: Any) -> None:
                 f"set vocab_size: {len(processor)} in its config.json, or save its own tokenizer beside it",
             )
         return
-    if hasattr(config, "hidden_sizes") or config.model_type == "mobilenet_v2":
+    family = family_or_none(config)
+    if family is None and hasattr(config, "hidden_sizes"):
         return  # a convolutional net takes images of any size
-    wanted, made = getattr(config, "image_size", None), size_of(processor)
+    wanted, made = getattr(config, "image_size", None) if family is None else family.image_sides(config), size_of(processor)
     sides = (wanted, wanted) if isinstance(wanted, int) else tuple(wanted or ())
     if sides and made and sides != made:
         raise ModelError(

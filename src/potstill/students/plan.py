@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from potstill.errors import ModelError, RecipeError
-from potstill.models.families import FAMILIES, family_of
-from potstill.students import cost
-from potstill.students.budget import BYTES_PER_PARAMETER, MAX_RATIO, asked_ratio
-from potstill.students.configurations import CODED_TYPE, student_config
-from potstill.students.mobilenet_shapes import best_mobilenet
-from potstill.students.resnet_shapes import best_resnet
-from potstill.students.search_space import Words, notes_on, space_of, words_of
-from potstill.students.shapes import best_shape
-from potstill.students.size import built_parameters, count_of, depth_of, flops_of
+from potstill.errors import ModelError
+from potstill.models.families import family_of, family_or_none
+from potstill.models.families.encoder import Encoder
+from potstill.models.families.stages import Stages
+from potstill.models.size import built_parameters, depth_of, flops, parameters, parameters_of
+from potstill.students.budget import BYTES_PER_PARAMETER, asked_ratio, largest_within_latency
+from potstill.students.search import VocabularyCounts, best_shape, space_of
 
-LATENCY_STEPS = 12
+MAX_RATIO = 0.97
+VOLATILE_KEYS = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype")
 
 
 @dataclass(frozen=True)
@@ -102,17 +100,32 @@ def plan(
     config: Any = copy.deepcopy(getattr(teacher, "config", teacher))
     family = family_of(config)
     if isinstance(teacher, PreTrainedModel):
-        config.architectures = [type(teacher).__name__]  # tells the kind of head, which a freshly made model does not record
+        config.architectures = [type(teacher).__name__]  # says the kind of head, which a freshly made model does not record
     if num_labels is not None and num_labels != config.num_labels:
         config.num_labels = num_labels
     whole = count_of(teacher, config)
-    asked = asked_ratio(whole, ratio=ratio, params=params, bytes=bytes, latency_ms=latency_ms)
-    can_cut_words = family.modality == "text" and family.model_type != CODED_TYPE
-    words = words_of(config, token_counts if can_cut_words else None, min_vocabulary, required_ids)
-    words = replace(words, may_be_coded=embeddings != "table")
-    if asked is None:
-        return _plan_for_latency(config, whole, words, float(latency_ms or 0), latency_of)
-    return _plan_for_ratio(config, whole, words, asked)
+    asked = asked_ratio(
+        whole,
+        {"ratio": ratio, "params": params, "bytes": bytes, "latency_ms": latency_ms},
+        least=0,
+        top=MAX_RATIO,
+        accepted=f"0 (same architecture) to {MAX_RATIO}",
+        todo=f"ask for ratio 0.10 to 0.95, or params {round(whole * (1 - MAX_RATIO))} to {whole}",
+    )
+    counts = token_counts if family.cuts_vocabulary else None
+    words = VocabularyCounts.of(config, counts, min_vocabulary, required_ids, may_be_coded=embeddings != "table")
+
+    def planned(share: float) -> StudentPlan:
+        return _plan_for_ratio(config, whole, words, share)
+
+    if asked is not None:
+        return planned(asked)
+    too_small = (
+        f"latency_ms={latency_ms} is below what the smallest student of this teacher needs",
+        "a latency that a student with 3 % of the teacher's parameters reaches",
+        "raise latency_ms, shorten the inputs, or take a smaller teacher",
+    )
+    return largest_within_latency(planned, latency_ms or 0.0, latency_of, top=MAX_RATIO, too_small=too_small)
 
 
 def plan_from_config(
@@ -129,15 +142,16 @@ def plan_from_config(
     """
     config: Any = copy.deepcopy(student) if isinstance(student, PreTrainedConfig) else read_config(student)
     config.num_labels = num_labels or getattr(teacher, "config", teacher).num_labels
-    if isinstance(teacher, PreTrainedModel) and config.model_type in FAMILIES:
-        config.architectures = [family_of(config).class_like(teacher)]
+    family = family_or_none(config)
+    if isinstance(teacher, PreTrainedModel) and family is not None:
+        config.architectures = [family.class_like(teacher)]
     whole = count_of(teacher, getattr(teacher, "config", teacher))
     size = built_parameters(config) if parameters is None else parameters
     ratio = 1 - size / whole
     depth = depth_of(config)
     teacher_depth = depth_of(getattr(teacher, "config", teacher))
     layers = spaced_layers(teacher_depth, depth) if _has_like_blocks(teacher, config) else ()
-    return _finish(config, layers, None, size, whole, ratio, ("the architecture was named, not searched",))
+    return finished(config, layers, None, size, whole, ratio, ("the architecture was named, not searched",))
 
 
 def read_config(student: str | Path) -> Any:
@@ -158,9 +172,8 @@ def read_config(student: str | Path) -> Any:
 
 def _has_like_blocks(teacher: Any, config: Any) -> bool:
     """Whether the blocks of a student can stand for blocks of the teacher: not where tokens meet maps, or a family is unknown."""
-    kinds = [str(getattr(getattr(model, "config", model), "model_type", "")) for model in (teacher, config)]
-    structures = {FAMILIES[kind].structure if kind in FAMILIES else "" for kind in kinds}
-    return "" not in structures and ("convolution" not in structures or len(structures) == 1)
+    old, new = family_or_none(teacher), family_or_none(config)
+    return old is not None and new is not None and (old.build == new.build or bool(old.roles and new.roles))
 
 
 def spaced_layers(total: int, kept: int) -> tuple[int, ...]:
@@ -173,83 +186,61 @@ def spaced_layers(total: int, kept: int) -> tuple[int, ...]:
     return tuple(-(-total * k // kept) for k in range(1, kept + 1)) if kept < total else tuple(range(1, total + 1))
 
 
-def _plan_for_ratio(config: Any, whole: int, words: Words, asked: float) -> StudentPlan:
+def _plan_for_ratio(config: Any, whole: int, words: VocabularyCounts, asked: float) -> StudentPlan:
     family = family_of(config)
     if asked == 0:
-        total = depth_of(config)
-        return _finish(config, tuple(range(1, total + 1)), None, cost.parameters(config), whole, 0.0, ())
+        return finished(config, tuple(range(1, family.depth(config) + 1)), None, parameters(config), whole, 0.0)
     budget = round(whole * (1 - asked))
-    if family.structure == "convolution":
-        student = best_mobilenet(config, budget, whole) if family.stage_ends else best_resnet(config, budget, whole)
-        depths = [list(family.size(of, "layers")) for of in (config, student)]
-        layers = _stage_blocks(*depths)
-        return _finish(student, layers, None, cost.parameters(student), whole, asked, ())
-    shape = best_shape(space_of(config, family, whole, words), budget)
-    student = student_config(config, family, shape)
-    layers = spaced_layers(family.size(config, "layers"), shape.layers)
-    cut = shape.vocabulary if family.modality == "text" and shape.vocabulary < config.vocab_size else None
-    return _finish(student, layers, cut, cost.parameters(student), whole, asked, notes_on(shape, config, words))
+    if isinstance(family, Stages):
+        student = family.narrowed(config, budget, whole)
+        return finished(student, family.kept_blocks(config, student), None, parameters(student), whole, asked)
+    assert isinstance(family, Encoder)
+    space = space_of(config, family, whole, words)
+    shape = best_shape(space, budget)
+    student = space.config_of(shape)
+    layers = spaced_layers(space.teacher.layers, shape.layers)
+    cut = shape.vocabulary if shape.vocabulary < space.teacher.vocabulary else None
+    return finished(student, layers, cut, parameters(student), whole, asked, space.notes_on(shape))
 
 
-def _plan_for_latency(
+def count_of(teacher: PreTrainedModel | PreTrainedConfig, config: Any) -> int:
+    """Parameters of a teacher, counted where there is a model, else from its configuration."""
+    return parameters_of(teacher) if isinstance(teacher, PreTrainedModel) else parameters(config)
+
+
+def finished(
     config: Any,
+    layers: tuple[int, ...],
+    vocabulary: int | None,
+    size: int,
     whole: int,
-    words: Words,
-    latency_ms: float,
-    latency_of: Callable[[PreTrainedConfig], float] | None,
+    asked: float,
+    notes: tuple[str, ...] = (),
+    *,
+    nearest: str = "regular architecture",
 ) -> StudentPlan:
-    if latency_of is None:
-        raise RecipeError(
-            f"latency_ms={latency_ms} is given without a way to tell the latency of an architecture",
-            "latency_of: a function from a configuration to milliseconds",
-            "pass latency_of=, or ask for ratio=, params= or bytes=",
-        )
-    low, high, best = 0.0, MAX_RATIO, None
-    for _ in range(LATENCY_STEPS):
-        middle = (low + high) / 2
-        candidate = _plan_for_ratio(config, whole, words, middle)
-        if latency_of(candidate.build_config()) <= latency_ms:
-            best, high = candidate, middle
-        else:
-            low = middle
-    if best is None:
-        raise RecipeError(
-            f"latency_ms={latency_ms} is below what the smallest student of this teacher needs",
-            "a latency that a student with 3 % of the teacher's parameters reaches",
-            "raise latency_ms, shorten the inputs, or take a smaller teacher",
-        )
-    return best
-
-
-def _finish(
-    config: Any, layers: tuple[int, ...], vocabulary: int | None, size: int, whole: int, asked: float, notes: tuple[str, ...]
-) -> StudentPlan:
+    """The plan of a student of that configuration and size, with a note where it misses what was asked."""
     ratio = 1 - size / whole
     if abs(ratio - asked) > 0.01:
-        notes = (*notes, f"ratio {asked:.3f} was asked; the nearest regular architecture gives {ratio:.3f}")
-    values = config.to_dict()
-    for name in ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype"):
-        values.pop(name, None)
+        notes = (*notes, f"ratio {asked:.3f} was asked; the nearest {nearest} gives {ratio:.3f}")
     return StudentPlan(
         model_type=config.model_type,
-        config=values,
+        config={name: value for name, value in config.to_dict().items() if name not in VOLATILE_KEYS},
         layers=layers,
         vocabulary=vocabulary,
         parameters=size,
         teacher_parameters=whole,
         ratio_asked=asked,
         ratio=ratio,
-        flops=flops_of(config),
+        flops=_flops_of(config),
         bytes=size * BYTES_PER_PARAMETER,
         notes=notes,
     )
 
 
-def _stage_blocks(teacher_depths: list[int], student_depths: list[int]) -> tuple[int, ...]:
-    """Blocks kept, counted over all stages; every stage keeps its first block, which changes the resolution."""
-    kept: list[int] = []
-    offset = 0
-    for teacher_depth, student_depth in zip(teacher_depths, student_depths):
-        kept += [offset + block for block in range(1, student_depth + 1)]
-        offset += teacher_depth
-    return tuple(kept)
+def _flops_of(config: Any) -> int:
+    """FLOPs of one row; 0 where there is no closed form."""
+    try:
+        return flops(config)
+    except ModelError:
+        return 0

@@ -18,6 +18,7 @@ from potstill.errors import ModelError
 from potstill.students import tokenizer_file as file
 
 SAMPLED_TOKENS = 500
+TOKEN_ID_KEYS = ("pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id")
 _COUNTED_AT_ONCE = 1 << 20
 
 
@@ -45,6 +46,15 @@ class VocabularyCut:
         table = np.full(old_size, -1, dtype=np.int64)
         table[self.kept_ids] = np.arange(len(self.kept_ids))
         return table
+
+    def renumber(self, config: Any, old_size: int) -> None:
+        """Give a configuration of a model of `old_size` tokens the size and the special ids of the cut vocabulary, in place."""
+        config.vocab_size = len(self.kept_ids)
+        table = self.new_ids(max(int(self.kept_ids.max()) + 1, old_size))
+        for key in TOKEN_ID_KEYS:
+            old_id = getattr(config, key, None)
+            if isinstance(old_id, int) and 0 <= old_id < len(table):
+                setattr(config, key, int(table[old_id]) if table[old_id] >= 0 else None)
 
 
 def count_tokens(encoded: Iterable[Sequence[int] | np.ndarray], vocab_size: int) -> np.ndarray:

@@ -21,6 +21,7 @@ from potstill.data.columns import find_text
 from potstill.data.encoded import EncodedText
 from potstill.errors import ModelError
 from potstill.modalities.text.segments import split_long
+from potstill.models.families import position_offset
 from potstill.tasks.loading import head_names, loading_error
 
 _DEFAULT_TOKENS = 128
@@ -129,16 +130,7 @@ def position_limit(config: Any) -> int | None:
     positions = getattr(config, "max_position_embeddings", None)
     if not isinstance(positions, int) or positions <= 0:
         return None
-    from_padding = config.model_type in (
-        "roberta",
-        "xlm-roberta",
-        "camembert",
-        "xlm-roberta-xl",
-        "roberta-prelayernorm",
-        "longformer",
-        "mpnet",
-    )
-    return positions - (int(config.pad_token_id or 0) + 1 if from_padding else 0)
+    return positions - position_offset(config)
 
 
 def _takes_token_types(model: PreTrainedModel) -> bool:

@@ -18,7 +18,7 @@ from potstill.answers.units import has_units, is_span, read_units
 from potstill.ground.devices import device_of, frozen
 from potstill.knowledge.responses.dense import DenseLogits
 from potstill.models.taps import Taps, head_of
-from potstill.students.cut import regress
+from potstill.students.head_fit import regress
 from potstill.training.precision import model_inputs
 from potstill.training.preparation import provides
 

@@ -18,7 +18,8 @@ from potstill.errors import Faults, NeedsError, PotstillError
 from potstill.ground.devices import frozen
 from potstill.knowledge.ensemble import EACH
 from potstill.losses.contract import Shapes
-from potstill.models.taps import Taps, available, can_give, family_or_none, head_of, stages_of
+from potstill.models.families import family_or_none
+from potstill.models.taps import Taps, available, can_give, head_of, stages_of
 from potstill.training.terms import Term
 
 PROBE_ROWS = 4

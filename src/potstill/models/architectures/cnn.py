@@ -11,7 +11,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceCl
 from transformers.utils.generic import can_return_tuple
 
 from potstill.models.architectures.classifier import StudentClassifier, StudentModel, pooled_output
-from potstill.models.architectures.configuration import CNNConfig
+from potstill.models.architectures.configuration import CNNConfig, stem_kernel
 
 
 class CNNModel(StudentModel):
@@ -71,11 +71,6 @@ class CNNForImageClassification(StudentClassifier):
             ignored: Inputs that other models take.
         """
         return self.classify(self.encoder(pixel_values, output_hidden_states=output_hidden_states), labels)
-
-
-def stem_kernel(stride: int) -> int:
-    """Pixels per side that the first convolution sees."""
-    return 3 if stride == 1 else 2 * stride - 1
 
 
 def _stage(inputs: int, outputs: int, depth: int, *, stride: int) -> list[nn.Module]:

@@ -2,10 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from transformers import PreTrainedConfig
 
 
-class BiLSTMConfig(PreTrainedConfig):
+class OwnConfig(PreTrainedConfig):
+    """The base: what such a model costs, by arithmetic, without allocating weights.
+
+    One multiply-accumulate counts as two FLOPs; gathers, norms, activations and pooling count as none.
+    """
+
+    @property
+    def pooled_size(self) -> int:
+        """Numbers that the classifier reads."""
+        raise NotImplementedError
+
+    def parameters(self) -> int:
+        """Trainable parameters of the classifier; equals the sum of `p.numel()` of the built model."""
+        return self._encoder_parameters() + self._head_weights() + getattr(self, "classifier_size", 0) + int(self.num_labels or 0)
+
+    def flops(self, tokens: int = 128) -> int:
+        """FLOPs of one row of `tokens` tokens, or of one image of the configuration's size."""
+        return int(2 * (self._multiply_adds(tokens) + self._head_weights()))
+
+    def _encoder_parameters(self) -> int:
+        raise NotImplementedError
+
+    def _multiply_adds(self, tokens: int) -> int:
+        raise NotImplementedError
+
+    def _head_weights(self) -> int:
+        """Weights of the hidden layer, where there is one, and of the classes."""
+        middle = getattr(self, "classifier_size", 0)
+        labels = int(self.num_labels or 0)
+        return self.pooled_size * middle + middle * labels if middle else self.pooled_size * labels
+
+
+class BiLSTMConfig(OwnConfig):
     """A bidirectional LSTM over token embeddings.
 
     Args:
@@ -38,8 +72,18 @@ class BiLSTMConfig(PreTrainedConfig):
         """Maximum and mean of both directions."""
         return 4 * self.num_units
 
+    def _inputs(self) -> list[int]:
+        return [self.embedding_size] + [self.hidden_size] * (self.num_hidden_layers - 1)
 
-class TextCNNConfig(PreTrainedConfig):
+    def _encoder_parameters(self) -> int:
+        layers = sum(8 * self.num_units * (width + self.num_units + 2) for width in self._inputs())
+        return self.vocab_size * self.embedding_size + layers
+
+    def _multiply_adds(self, tokens: int) -> int:
+        return tokens * sum(8 * self.num_units * (width + self.num_units) for width in self._inputs())
+
+
+class TextCNNConfig(OwnConfig):
     """Convolutions of several widths over token embeddings.
 
     Args:
@@ -72,8 +116,15 @@ class TextCNNConfig(PreTrainedConfig):
         """The maximum of every filter."""
         return self.hidden_size
 
+    def _encoder_parameters(self) -> int:
+        seen = sum(self.kernel_sizes) * self.embedding_size + len(self.kernel_sizes)
+        return self.vocab_size * self.embedding_size + seen * self.num_filters
 
-class StaticEmbeddingConfig(PreTrainedConfig):
+    def _multiply_adds(self, tokens: int) -> int:
+        return tokens * sum(self.kernel_sizes) * self.embedding_size * self.num_filters
+
+
+class StaticEmbeddingConfig(OwnConfig):
     """A weighted mean of token embeddings and a small perceptron.
 
     Args:
@@ -104,8 +155,14 @@ class StaticEmbeddingConfig(PreTrainedConfig):
         """The mean embedding."""
         return self.embedding_size
 
+    def _encoder_parameters(self) -> int:
+        return self.vocab_size * (self.embedding_size + 1)
 
-class CNNConfig(PreTrainedConfig):
+    def _multiply_adds(self, tokens: int) -> int:
+        return tokens * self.embedding_size
+
+
+class CNNConfig(OwnConfig):
     """Stages of convolution, batch norm and ReLU.
 
     Args:
@@ -130,3 +187,25 @@ class CNNConfig(PreTrainedConfig):
     def pooled_size(self) -> int:
         """Channels of the last stage."""
         return int(self.hidden_sizes[-1])
+
+    def convolutions(self) -> Iterator[tuple[int, int, int, int]]:
+        """Every convolution as (input channels, output channels, kernel, output side in pixels)."""
+        side = -(-self.image_size // self.stem_stride)
+        inputs = self.hidden_sizes[0]
+        yield self.num_channels, inputs, stem_kernel(self.stem_stride), side
+        for stage, (outputs, depth) in enumerate(zip(self.hidden_sizes, self.depths)):
+            side = side if stage == 0 else -(-side // 2)
+            for _ in range(depth):
+                yield inputs, outputs, 3, side
+                inputs = outputs
+
+    def _encoder_parameters(self) -> int:
+        return sum(inputs * outputs * kernel**2 + 2 * outputs for inputs, outputs, kernel, _ in self.convolutions())
+
+    def _multiply_adds(self, tokens: int) -> int:
+        return sum(inputs * outputs * kernel**2 * side**2 for inputs, outputs, kernel, side in self.convolutions())
+
+
+def stem_kernel(stride: int) -> int:
+    """Pixels per side that the first convolution sees."""
+    return 3 if stride == 1 else 2 * stride - 1

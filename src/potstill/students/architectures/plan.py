@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,18 +9,16 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from potstill.errors import ModelError, RecipeError
+from potstill.errors import ModelError
 from potstill.models.architectures.registration import architecture_of
-from potstill.students.architectures import cost
 from potstill.students.architectures.shapes import Room, best_config
-from potstill.students.budget import BYTES_PER_PARAMETER, only_budget
-from potstill.students.plan import StudentPlan
-from potstill.students.size import count_of
+from potstill.students.budget import asked_ratio, largest_within_latency
+from potstill.students.plan import StudentPlan, count_of, finished
+from potstill.students.search import VocabularyCounts
 
+MIN_RATIO = 1e-12  # above 0
 MAX_RATIO = 0.999
-LATENCY_STEPS = 12
 SMALL_IMAGE = 64  # pixels per side up to which the first convolution keeps the resolution
-VOLATILE_KEYS = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "model_type")
 
 
 def plan_architecture(
@@ -64,7 +61,16 @@ def plan_architecture(
     config: Any = getattr(teacher, "config", teacher)
     check_modality(name, config)
     whole = count_of(teacher, config)
-    counts = _sorted_counts(token_counts, config) if vocabulary_size is None else None
+    counts = token_counts if vocabulary_size is None and getattr(config, "vocab_size", None) is not None else None
+    asked = asked_ratio(
+        whole,
+        {"ratio": ratio, "params": params, "bytes": bytes, "latency_ms": latency_ms},
+        least=MIN_RATIO,
+        top=MAX_RATIO,
+        accepted=f"above 0 and up to {MAX_RATIO}, for a student of another architecture",
+        todo=f"ask for ratio 0.10 to 0.99, or params {max(1, round(whole * (1 - MAX_RATIO)))} to {whole - 1}",
+        digits=4,
+    )
     room = Room(
         name=name,
         start=_start(name, config, num_labels or config.num_labels),
@@ -72,66 +78,31 @@ def plan_architecture(
         teacher_parameters=whole,
         vocabulary=vocabulary_size or int(getattr(config, "vocab_size", 0)),
         embedding=_embedding_width(config),
-        counts=counts,
-        min_vocabulary=min_vocabulary or 0,
+        words=VocabularyCounts.of(config, counts, min_vocabulary, None, may_be_coded=False),
     )
-    asked = _asked_ratio(whole, {"ratio": ratio, "params": params, "bytes": bytes, "latency_ms": latency_ms})
-    if asked is None:
-        return _plan_for_latency(room, config, float(latency_ms or 0), latency_of)
-    return _plan_for_ratio(room, config, asked)
+
+    def planned(share: float) -> StudentPlan:
+        return _plan_for_ratio(room, config, share)
+
+    if asked is not None:
+        return planned(asked)
+    too_small = (
+        f"latency_ms={latency_ms} is below what the smallest {name} needs",
+        "a latency that a student with a thousandth of the teacher's parameters reaches",
+        "raise latency_ms, or shorten the inputs",
+    )
+    return largest_within_latency(planned, latency_ms or 0.0, latency_of, top=MAX_RATIO, too_small=too_small)
 
 
 def _plan_for_ratio(room: Room, teacher_config: Any, asked: float) -> StudentPlan:
     whole = room.teacher_parameters
     student = best_config(dataclasses.replace(room, budget=round(whole * (1 - asked))))
-    size = cost.parameters(student)
-    ratio = 1 - size / whole
-    notes = [f"a {room.name} student: its embeddings start from the teacher's, the rest is new"]
-    if room.name == "cnn":
-        notes = ["a cnn student: nothing of the teacher fits into it, its weights are new"]
-    if abs(ratio - asked) > 0.01:
-        notes.append(f"ratio {asked:.3f} was asked; the nearest {room.name} gives {ratio:.3f}")
+    note = f"a {room.name} student: its embeddings start from the teacher's, the rest is new"
+    if not room.vocabulary:
+        note = f"a {room.name} student: nothing of the teacher fits into it, its weights are new"
     vocabulary = getattr(student, "vocab_size", None)
-    values = {key: value for key, value in student.to_dict().items() if key not in VOLATILE_KEYS}
-    return StudentPlan(
-        model_type=student.model_type,
-        config=copy.deepcopy(values),
-        layers=(),
-        vocabulary=vocabulary if vocabulary is not None and vocabulary < teacher_config.vocab_size else None,
-        parameters=size,
-        teacher_parameters=whole,
-        ratio_asked=asked,
-        ratio=ratio,
-        flops=cost.flops(student),
-        bytes=size * BYTES_PER_PARAMETER,
-        notes=tuple(notes),
-    )
-
-
-def _plan_for_latency(
-    room: Room, teacher_config: Any, latency_ms: float, latency_of: Callable[[PreTrainedConfig], float] | None
-) -> StudentPlan:
-    if latency_of is None:
-        raise RecipeError(
-            f"latency_ms={latency_ms} is given without a way to tell the latency of an architecture",
-            "latency_of: a function from a configuration to milliseconds",
-            "pass latency_of=, or ask for ratio=, params= or bytes=",
-        )
-    low, high, best = 0.0, MAX_RATIO, None
-    for _ in range(LATENCY_STEPS):
-        middle = (low + high) / 2
-        candidate = _plan_for_ratio(room, teacher_config, middle)
-        if latency_of(candidate.build_config()) <= latency_ms:
-            best, high = candidate, middle
-        else:
-            low = middle
-    if best is None:
-        raise RecipeError(
-            f"latency_ms={latency_ms} is below what the smallest {room.name} needs",
-            "a latency that a student with a thousandth of the teacher's parameters reaches",
-            "raise latency_ms, or shorten the inputs",
-        )
-    return best
+    cut = vocabulary if vocabulary is not None and vocabulary < teacher_config.vocab_size else None
+    return finished(student, (), cut, student.parameters(), whole, asked, (note,), nearest=room.name)
 
 
 def _start(name: str, teacher: Any, num_labels: int) -> Any:
@@ -166,22 +137,6 @@ def check_modality(name: str, config: Any) -> None:
     )
 
 
-def _asked_ratio(whole: int, given: Mapping[str, float | None]) -> float | None:
-    """The share to remove, or None where a latency is asked for."""
-    name, value = only_budget(given)
-    if name == "latency_ms":
-        return None
-    per_unit = {"params": 1, "bytes": BYTES_PER_PARAMETER}
-    asked = float(value) if name == "ratio" else 1 - value / per_unit[name] / whole
-    if not 0 < asked <= MAX_RATIO:
-        raise RecipeError(
-            f"{name}={value} means a ratio of {asked:.4f} for a teacher of {whole} parameters",
-            f"above 0 and up to {MAX_RATIO}, for a student of another architecture",
-            f"ask for ratio 0.10 to 0.99, or params {max(1, round(whole * (1 - MAX_RATIO)))} to {whole - 1}",
-        )
-    return asked
-
-
 def _embedding_width(config: Any) -> int:
     """Width of the teacher's token embeddings; 0 for an image model."""
     if getattr(config, "vocab_size", None) is None:
@@ -194,11 +149,3 @@ def _embedding_width(config: Any) -> int:
         "a configuration with embedding_size, hidden_size, dim or d_model",
         "take another teacher, or name a ready student as student.model",
     )
-
-
-def _sorted_counts(token_counts: Mapping[int, int] | np.ndarray | None, config: Any) -> np.ndarray | None:
-    if token_counts is None or getattr(config, "vocab_size", None) is None:
-        return None
-    values = list(token_counts.values()) if isinstance(token_counts, Mapping) else token_counts
-    counts = np.sort(np.asarray(values, dtype=np.int64))[::-1]
-    return counts[counts > 0][: config.vocab_size]

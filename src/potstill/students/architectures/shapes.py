@@ -11,13 +11,12 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from potstill.students.architectures import cost
-from potstill.students.shapes import COVERAGES, RESERVED_TOKENS, coverage
+from potstill.students.search import VocabularyCounts
 
 TOLERANCE_OF_TEACHER = 0.004  # how far below its budget a student may land, of the teacher's parameters …
 TOLERANCE_OF_BUDGET = 0.05  # … and of the budget, whichever is smaller
@@ -47,8 +46,7 @@ class Room:
         teacher_parameters: What ratios refer to.
         vocabulary: The teacher's, or the one that was asked for; 0 for images.
         embedding: The teacher's embedding width, which a student's does not pass; 0 for images.
-        counts: Sorted token counts, most frequent first; None where the vocabulary stays whole.
-        min_vocabulary: Tokens that a cut vocabulary must keep.
+        words: What the data says of the vocabulary.
     """
 
     name: str
@@ -57,8 +55,7 @@ class Room:
     teacher_parameters: int
     vocabulary: int = 0
     embedding: int = 0
-    counts: np.ndarray | None = None
-    min_vocabulary: int = 0
+    words: VocabularyCounts = field(default_factory=VocabularyCounts)
 
     @property
     def step(self) -> int:
@@ -71,7 +68,7 @@ def best_config(room: Room) -> Any:
     tolerance = min(TOLERANCE_OF_TEACHER * room.teacher_parameters, TOLERANCE_OF_BUDGET * room.budget)
     best, best_key = None, (math.inf, math.inf)
     for config, penalty in _cnns(room) if room.name == "cnn" else _texts(room):
-        gap = room.budget - cost.parameters(config)
+        gap = room.budget - config.parameters()
         missed = 0.0 if 0 <= gap <= tolerance else float(abs(gap))
         if (missed, penalty) < best_key:
             best, best_key = config, (missed, penalty)
@@ -80,7 +77,7 @@ def best_config(room: Room) -> Any:
 
 def _texts(room: Room) -> Iterator[tuple[Any, float]]:
     solved = SOLVED[room.name]
-    for vocabulary in _vocabularies(room):
+    for vocabulary in room.words.sizes(room.vocabulary):
         for embedding in _multiples(room.step, room.embedding):
             if vocabulary * embedding > room.budget and embedding > room.step:
                 break
@@ -110,7 +107,7 @@ def _largest(build: Callable[[int], Any], room: Room, top: int) -> int:
     low, high = 1, max(1, top // room.step)
     while low < high:
         middle = (low + high + 1) // 2
-        if cost.parameters(build(middle * room.step)) <= room.budget:
+        if build(middle * room.step).parameters() <= room.budget:
             low = middle
         else:
             high = middle - 1
@@ -123,19 +120,9 @@ def _text_penalty(room: Room, vocabulary: int, embedding: int, width: int, extra
     total += PENALTIES["width"] * math.log2(USUAL_WIDTH[room.name] / width) ** 2
     total += PENALTIES["vocabulary"] * math.log2(room.vocabulary / vocabulary)
     total += PENALTIES["layers"] * (extra.get("num_hidden_layers", 1) - 1)
-    if room.counts is not None:
-        total += PENALTIES["coverage"] * 100 * float(1 - coverage(room.counts, np.array(vocabulary)))
+    if room.words.counts is not None:
+        total += PENALTIES["coverage"] * 100 * float(1 - room.words.coverage(np.array(vocabulary)))
     return total
-
-
-def _vocabularies(room: Room) -> list[int]:
-    if room.counts is None:
-        return [room.vocabulary]
-    reserve = min(RESERVED_TOKENS, room.vocabulary // 10)
-    cumulative = np.cumsum(room.counts) / max(int(room.counts.sum()), 1)
-    needed = [int(np.searchsorted(cumulative, share - 1e-12)) + 1 + reserve for share in COVERAGES]
-    sizes = {min(room.vocabulary, max(room.min_vocabulary, -(-size // 16) * 16)) for size in needed}
-    return sorted(sizes | {room.vocabulary})
 
 
 def _cnns(room: Room) -> Iterator[tuple[Any, float]]:
@@ -148,7 +135,7 @@ def _cnns(room: Room) -> Iterator[tuple[Any, float]]:
                 return _changed(room.start, {"hidden_sizes": [*stages, last], "depths": [depth] * 4})
 
             last = _largest(build, room, LARGEST_WIDTH["cnn"])
-            if cost.parameters(build(last)) > room.budget and width > room.step:
+            if build(last).parameters() > room.budget and width > room.step:
                 break
             penalty = PENALTIES["last_stage"] * abs(math.log2(last / (2 * stages[-1])))
             penalty += PENALTIES["width"] * math.log2(USUAL_WIDTH["cnn"] / width) ** 2

@@ -16,11 +16,10 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from potstill.errors import ModelError
 from potstill.ground.devices import seeded
 from potstill.models.architectures.registration import ARCHITECTURES, is_architecture
-from potstill.students.embedding_fit import COUNT_POWER
+from potstill.models.families.narrow import COUNT_POWER
 from potstill.students.vocabulary import VocabularyCut
 
 SMOOTHING = 1e-3  # the `a` of a / (a + p(token)), Arora et al. 2017
-TOKEN_ID_KEYS = ("pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id")
 
 
 def init_architecture(
@@ -57,7 +56,9 @@ def init_architecture(
             "take the configuration from plan_architecture, or call cut_student for a student of the teacher's own architecture",
         )
     name = config.model_type.removeprefix("potstill-")
-    own = _with_token_ids(config, vocabulary_cut, teacher)
+    own: Any = copy.deepcopy(config)
+    if vocabulary_cut is not None and hasattr(own, "vocab_size"):
+        vocabulary_cut.renumber(own, int(teacher.config.vocab_size))
     with seeded(seed):
         student: Any = ARCHITECTURES[name].part("classifier")(own).eval()
     if ARCHITECTURES[name].modality == "text":
@@ -132,17 +133,3 @@ def _counts(
         if 0 <= token_id < len(counts):
             counts[token_id] = count
     return counts
-
-
-def _with_token_ids(config: PreTrainedConfig, cut: VocabularyCut | None, teacher: PreTrainedModel) -> Any:
-    """A copy of the configuration whose size and special ids are those of the cut vocabulary."""
-    own: Any = copy.deepcopy(config)
-    if cut is None or not hasattr(own, "vocab_size"):
-        return own
-    own.vocab_size = len(cut.kept_ids)
-    table = cut.new_ids(max(int(cut.kept_ids.max()) + 1, int(teacher.config.vocab_size)))
-    for key in TOKEN_ID_KEYS:
-        old_id = getattr(own, key, None)
-        if isinstance(old_id, int) and 0 <= old_id < len(table):
-            setattr(own, key, int(table[old_id]) if table[old_id] >= 0 else None)
-    return own
