@@ -36,7 +36,7 @@ def distilled(world: tuple[Path, Path], output: Path, store: Path, **distill: An
 
 def test_runs_that_differ_in_distill_alone_share_one_teacher(small_bert: Path, reviews: Path, tmp_path: Path) -> None:
     world, store = (small_bert, reviews), tmp_path / "store"
-    methods = [{"method": "kd"}, {"method": "augmented_kd"}, {"losses": ["kl"]}, {"method": "dkd", "temperature": 3.0}]
+    methods = [{"method": "kd"}, {"method": "augmented_kd"}, {"losses": ["kl"]}, {"method": "kd", "temperature": 3.0}]
     found = [distilled(world, tmp_path / f"out-{number}", store, **one) for number, one in enumerate(methods)]
     assert found[0].store == {kind: {"made": 1, "found": 0} for kind in KINDS}
     for metrics in found[1:]:
@@ -95,7 +95,7 @@ def counts(folder: Path, name: str) -> dict[str, dict[str, int]]:
 @pytest.mark.slow
 def test_two_runs_at_the_same_time(small_bert: Path, reviews: Path, tmp_path: Path) -> None:
     world = (small_bert, reviews)
-    both = [start(tmp_path, name, world, method=method) for name, method in (("one", "kd"), ("two", "dkd"))]
+    both = [start(tmp_path, name, world, method=method) for name, method in (("one", "kd"), ("two", "augmented_kd"))]
     for process in both:
         _, told = process.communicate(timeout=280)
         assert process.returncode == 0, told[-2000:]
@@ -120,7 +120,7 @@ def test_killed_while_it_fills_the_store(small_bert: Path, reviews: Path, tmp_pa
             time.sleep(0.002)
         process.communicate()
     assert len(hit) >= len(KINDS) - 1
-    other = start(tmp_path, "other", world, method="dkd")
+    other = start(tmp_path, "other", world, method="augmented_kd")
     _, told = other.communicate(timeout=280)
     assert other.returncode == 0, told[-2000:]
     assert not list((tmp_path / "store").rglob("*.partial"))
