@@ -102,7 +102,7 @@ def step(stage: Phase, student: PreTrainedModel, teacher: PreTrainedModel, batch
     inputs = {name: value for name, value in batch.items() if name not in ("labels", "row_id")}
     taps = Taps(student, objective.needs_student())
     student_shapes = shapes_of_student(taps, inputs, answers_of(student))
-    teacher_shapes = shapes_of_teacher(source, batch, objective.needs_teacher())
+    teacher_shapes = shapes_of_teacher(source, batch, terms)
     for term in terms:
         term.loss.prepare(student_shapes, teacher_shapes if term.loss.needs_teacher() else None, num_rows=ROWS)
     objective.begin_step(0.5, objective.count([batch]))

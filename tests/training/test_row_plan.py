@@ -11,7 +11,8 @@ from small_models import Remembered, Rows, arguments, collate, encoder, opiniona
 
 from potstill.answers import build
 from potstill.answers.one_class import class_uncertainty
-from potstill.contracts.signal import DenseLogits, TeacherSignal
+from potstill.contracts.signal import TeacherSignal
+from potstill.knowledge.responses.dense import DenseLogits
 from potstill.errors import NeedsError, RecipeError
 from potstill.losses import catalogue
 from potstill.losses.contract import StudentView

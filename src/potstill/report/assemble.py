@@ -302,8 +302,12 @@ def figures_of(rows: Rows, subject: Subject, teacher: Predictions, speeds: Mappi
         mean_kl_nats=close.mean_kl_nats,
         closeness=dict(close.others),
         latency_ms={
-            way: {str(size): Latency(p50=one.p50, p95=one.p95, p99=one.p99) for size, one in by_size.items()}
+            way: {
+                str(size): Latency(p50=one.p50, p95=one.percentile(95), p99=one.percentile(99)) for size, one in by_size.items()
+            }
             for way, by_size in speeds.items()
         },
-        throughput={way: {str(size): one.rows_per_second for size, one in by_size.items()} for way, by_size in speeds.items()},
+        throughput={
+            way: {str(size): one.rows_per_second(size) for size, one in by_size.items()} for way, by_size in speeds.items()
+        },
     )
