@@ -15,8 +15,8 @@ from transformers.modeling_outputs import ImageClassifierOutput
 from potstill.errors import ModelError
 from potstill.ground.devices import frozen
 from potstill.models.factory import make
+from potstill.models.image_sizes import size_of
 from potstill.models.inputs import InputNames
-from potstill.tasks.image_classification import size_of
 
 DEFAULT_SIDE = 224
 
