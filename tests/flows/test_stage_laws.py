@@ -33,7 +33,7 @@ OPENS = {  # what each stage opens of what it declares, where one teacher has on
     "teach": ("inputs", "rows"),
     "augment": ("rows", "teacher", "teachers"),
     "cache": ("rows", "teacher"),
-    "student": ("rows", "teacher"),
+    "student": ("rows", "teacher", "scores"),
     "baseline": ("rows", "teachers", "student"),
     "distill": ("rows", "teachers", "student", "chain"),
     "export": ("student",),

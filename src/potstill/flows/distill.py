@@ -33,9 +33,10 @@ from potstill.stages.distill import distill
 from potstill.stages.evaluate import evaluate
 from potstill.stages.export import ExportOptions, export_student
 from potstill.stages.report import ReportOptions, write_report
-from potstill.stages.rows import RowsOptions, know_labels, open_rows, read_rows
+from potstill.stages.rows import RowsOptions, open_rows, open_task_rows, read_rows
+from potstill.stages.score import ScoreOptions, open_scores, score
 from potstill.stages.student import CutOptions, cut, open_student, open_version
-from potstill.stages.teach import TeachOptions, open_teacher, read_and_teach, teach, wants_teaching
+from potstill.stages.teach import TeachOptions, open_teacher, open_with_all_rows, read_and_teach, teach, wants_teaching
 
 CHAINED = ("takd", "ban")  # methods that train further models
 
@@ -83,10 +84,11 @@ class DistillFlow:
         self.rows = Slot("rows", open_rows, "work/data", {"task": task}, kind="rows")
         self.augmented = Slot("augmented", open_augmented, "work/augment", {"rows": self.rows}, kind="augmented")
         self.parties = self._parties()
+        self.scores = Slot("scores", open_scores, "work/scores", kind="scores")
         first = self.parties[0].teacher
         self.teacher: Slot[Teacher] = first
         if recipe.tasks:
-            self.teacher = Slot("teacher of all rows", _with_all_rows, builds_on={"first": first, "rows": self.rows})
+            self.teacher = Slot("teacher of all rows", open_with_all_rows, builds_on={"first": first, "rows": self.rows})
         self._given, self._task = given, task
         self.student_versions: list[Slot[Student]] = []
         self.stages = tuple(self._stages())
@@ -162,7 +164,7 @@ class DistillFlow:
         label = "teacher" if not name else f"teacher of {name}" if self.recipe.tasks else f"teacher {name}"
         given = Slot(f"given-{name}", lambda folder, given: inputs, content=lambda: [inputs.name, inputs.teacher_content()])
         if self.recipe.tasks:
-            view = partial(_of_task, number=number)
+            view = partial(open_task_rows, number=number)
             rows = Slot(f"rows-{name}", view, builds_on={"rows": self.rows, "inputs": given})
             augmented = Slot(f"augmented-{name}", view, builds_on={"rows": self.augmented, "inputs": given})
         builds_on = {"inputs": given, "rows": rows}
@@ -184,7 +186,7 @@ class DistillFlow:
         recipe, first = self.recipe, self.parties[0]
         stages = [self._read()]
         stages += [self._teach(party, number) for number, party in enumerate(self.parties)]
-        stages += [self._augment(), *(self._ask(party) for party in self.parties), self._cut()]
+        stages += [self._augment(), *(self._ask(party) for party in self.parties), self._score(), self._cut()]
         for step in STUDENT_STEPS:
             made = step(self, self.student_versions[-1])
             stages += made
@@ -289,6 +291,23 @@ class DistillFlow:
             is_needed=lambda given, asked: asked.keeps_answers or not is_first,
         )
 
+    def _score(self) -> Stage:
+        asked, seed = self.recipe.student, self.recipe.seed
+        is_cut = asked.model is None and asked.architecture is None and asked.ratio != 0 and not self.recipe.tasks
+
+        def options() -> ScoreOptions:
+            return ScoreOptions(seed, is_cut and self.run is not None and self.run.store is not None)
+
+        return Stage(
+            name="score",
+            title="measure how important the teacher's parts are",
+            writes=self.scores,
+            reads={"teacher": self.teacher},
+            options=options,
+            work=score,
+            is_needed=lambda given, asked: asked.is_needed,
+        )
+
     def _cut(self) -> Stage:
         recipe = self.recipe
         parties = self.parties if recipe.tasks else ()
@@ -298,7 +317,12 @@ class DistillFlow:
             name="student",
             title="plan the student and cut it out of the teacher",
             writes=start,
-            reads={"rows": self.augmented, "teacher": self.teacher, "teachers": tuple(party.teacher for party in parties)},
+            reads={
+                "rows": self.augmented,
+                "teacher": self.teacher,
+                "teachers": tuple(party.teacher for party in parties),
+                "scores": self.scores,
+            },
             options=CutOptions(recipe.student, recipe.data.max_tokens, recipe.seed, tuple(recipe.tasks)),
             work=cut,
         )
@@ -417,20 +441,3 @@ STUDENT_STEPS: tuple[Callable[[DistillFlow, Slot[Student]], list[Stage]], ...] =
 def stages_for(recipe: Recipe) -> tuple[Stage, ...]:
     """The stages of a recipe in order: those of every run, and two for each further teacher or task."""
     return DistillFlow(recipe).stages
-
-
-def _of_task(folder: Path, given: Any, *, number: int) -> Rows:
-    """The rows of one of several tasks."""
-    del folder
-    rows: Rows = given.rows
-    own = rows.of_task(number, given.inputs.task)
-    know_labels(own.task, own.label_names)
-    return own
-
-
-def _with_all_rows(folder: Path, given: Any) -> Teacher:
-    """The first task's teacher with the rows of all tasks in its tokens."""
-    del folder
-    first: Teacher = given.first
-    rows: Rows = given.rows
-    return replace(first, rows=rows, places=rows.places, number=None, load=lambda: first.loaded, measured={}, _opened={})

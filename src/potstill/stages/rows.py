@@ -97,6 +97,15 @@ def open_rows(folder: Path, given: Given) -> Rows:
     return rows
 
 
+def open_task_rows(folder: Path, given: Given, *, number: int) -> Rows:
+    """The rows of one of several tasks."""
+    del folder
+    rows: Rows = given.rows
+    own = rows.of_task(number, given.inputs.task)
+    know_labels(own.task, own.label_names)
+    return own
+
+
 def know_labels(task: Any, names: tuple[str, ...]) -> None:
     """Give the task its labels, where it judges by their names."""
     task.label_names = names

@@ -31,7 +31,7 @@ def cut(given: Given, options: CutOptions, folder: Path, tell: Observer) -> Sequ
     teacher: Teacher = given.teacher
     if options.tasks:
         teacher = widened_teacher(teacher, given.teachers, options.seed)
-    return make_student(options, rows, replace(teacher, rows=rows), folder, tell)
+    return make_student(options, rows, replace(teacher, rows=rows), folder, tell, given.scores)
 
 
 def open_student(folder: Path, given: Given, *, name: str = "student") -> Student:

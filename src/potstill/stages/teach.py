@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -100,6 +100,14 @@ def open_teacher(folder: Path, given: Given, *, name: str = "teacher", own: str 
 
     places = places_in(folder / "encoded") if own else rows.places
     return Teacher(name, rows, places, load, trained, number=None if own else rows.number)
+
+
+def open_with_all_rows(folder: Path, given: Given) -> Teacher:
+    """The first task's teacher with the rows of all tasks in its tokens."""
+    del folder
+    first: Teacher = given.first
+    rows: Rows = given.rows
+    return replace(first, rows=rows, places=rows.places, number=None, load=lambda: first.loaded, measured={}, _opened={})
 
 
 def _train(

@@ -20,6 +20,7 @@ from potstill.models.load import new_model
 from potstill.models.party import Teacher
 from potstill.recipe.model import StudentRecipe
 from potstill.students.cut import cut_student
+from potstill.students.importance import Importance
 from potstill.students.named import module_student, named_processor, named_student
 from potstill.students.plan import StudentPlan, plan, plan_from_config
 from potstill.students.vocabulary import VocabularyCut, count_tokens, cut_vocabulary, required_ids
@@ -41,7 +42,14 @@ class StudentOptions:
     seed: int
 
 
-def make_student(options: StudentOptions, rows: Rows, teacher: Teacher, folder: Path, tell: Observer) -> Sequence[str]:
+def make_student(
+    options: StudentOptions,
+    rows: Rows,
+    teacher: Teacher,
+    folder: Path,
+    tell: Observer,
+    importance: Importance | None = None,
+) -> Sequence[str]:
     """Plan the student, cut it out of the teacher, and encode the rows in its tokens.
 
     Args:
@@ -50,6 +58,7 @@ def make_student(options: StudentOptions, rows: Rows, teacher: Teacher, folder: 
         teacher: Who it is cut out of.
         folder: Receives ``model``, ``encoded`` where the tokens are others, and ``facts.json``.
         tell: Receives progress and warnings.
+        importance: Scores of the teacher's parts on `calibration_batches`; measured where they are needed and not given.
 
     Returns:
         Notes for the user.
@@ -74,8 +83,9 @@ def make_student(options: StudentOptions, rows: Rows, teacher: Teacher, folder: 
 
         student = init_architecture(teacher.model, planned.build_config(), cut, counts, seed=options.seed)
     else:
-        batches = _calibration(teacher, options.seed)
-        student = cut_student(teacher.model, planned, batches, vocabulary_cut=cut, seed=options.seed, token_counts=counts)
+        batches = calibration_batches(teacher, options.seed)
+        known: dict[str, Any] = {"token_counts": counts, "importance": importance}
+        student = cut_student(teacher.model, planned, batches, cut, options.seed, **known)
     tell.stage_advanced(2, 4, {})
     student.save_pretrained(folder / "model")
     (own or processor).save_pretrained(folder / "model")
@@ -165,7 +175,8 @@ def _unseen_texts(rows: Rows) -> list[str]:
     return [rows.task.text_of(row) for row in found.select(range(min(UNSEEN_TEXTS, len(found))))]
 
 
-def _calibration(teacher: Teacher, seed: int) -> list[Any]:
+def calibration_batches(teacher: Teacher, seed: int) -> list[Any]:
+    """Batches of training rows in the teacher's tokens, drawn by the seed, on which the teacher's parts are scored."""
     rows = teacher.encoded("train")
     drawn = np.random.default_rng(seed).permutation(len(rows))[:CALIBRATION_ROWS]
     drawn = drawn[np.argsort(rows.lengths[drawn], kind="stable")]
