@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import AutoConfig, BertConfig, BertForSequenceClassification
 
 from potstill.models import families
 from potstill.models.families import FAMILIES, family_of
@@ -18,6 +18,7 @@ from potstill.models.families.encoder import Encoder
 from potstill.models.families.stages import Stages
 from potstill.models.size import parameters_of
 from potstill.models.taps import Taps, available
+from potstill.students import cut
 from potstill.students.cut import cut_student
 from potstill.students.importance import Importance, measure
 from potstill.students.plan import plan
@@ -99,11 +100,9 @@ def test_every_family_keeps_its_laws(model_type: str) -> None:
 
 
 def test_a_family_is_one_class_and_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    import transformers
-
-    transformers.AutoConfig.register("toy", ToyConfig, exist_ok=True)
+    AutoConfig.register("toy", ToyConfig, exist_ok=True)
     monkeypatch.setitem(families.FAMILIES, "toy", f"{__name__}:Toy")
-    monkeypatch.setattr(transformers, "ToyForSequenceClassification", ToyForSequenceClassification, raising=False)
+    monkeypatch.setattr(cut.transformers, "ToyForSequenceClassification", ToyForSequenceClassification, raising=False)
     bert = tiny_model("bert")
     model = ToyForSequenceClassification(ToyConfig(**bert.config.to_dict() | {"model_type": "toy"})).eval()
     model.load_state_dict(bert.state_dict())

@@ -13,8 +13,7 @@ import transformers
 
 from flows.small_families import texts, tokenizer_of
 from potstill import tasks
-from potstill.exports.onnx import export_onnx
-from potstill.exports.runtimes import OnnxRunner
+from potstill.exports.onnx import OnnxRunner, export_onnx
 from potstill.exports.ways.dynamic import quantize_dynamic
 from potstill.exports.ways.fuse import fuse
 from potstill.models.size import parameters, parameters_of
@@ -116,5 +115,5 @@ def test_its_files_for_onnx_runtime_answer_as_it_does(tmp_path: Path) -> None:
         with torch.no_grad():
             expected = model(**inputs).logits.numpy()
         for name, tolerance in (("model", 1e-5), ("fused", 1e-5), ("int8", 0.1)):
-            found = OnnxRunner(tmp_path / f"{name}.onnx").run({key: value.numpy() for key, value in inputs.items()})
+            found = OnnxRunner(tmp_path / f"{name}.onnx").run({key: value.numpy() for key, value in inputs.items()})["logits"]
             np.testing.assert_allclose(found, expected, atol=tolerance)
