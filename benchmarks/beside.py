@@ -24,6 +24,7 @@ from potstill.contracts.signal import TeacherSignal
 from potstill.losses.contract import StudentView
 from potstill.methods.contract import Phase
 from potstill.models.taps import Taps
+from potstill.tasks import answers_of
 from potstill.training import preparation
 from potstill.training.head_start import ROWS as HEAD_ROWS
 from potstill.training.head_start import start_head
@@ -119,7 +120,7 @@ class Learner:
         objective.checks_at_once = False
         objective.checks_batches = self.lane is None
         taps = Taps(self.net, objective.needs_student())
-        student = preparation.shapes_of_student(taps, {"pixel_values": probe["pixel_values"]}, probe)
+        student = preparation.shapes_of_student(taps, {"pixel_values": probe["pixel_values"]}, answers_of(self.net), probe)
         teacher = preparation.shapes_of_teacher(source, probe, objective.needs_teacher())
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.settings.seed)

@@ -327,8 +327,8 @@ def with_potstill(place: Path) -> dict[str, Any]:
     from potstill.knowledge.cache import CachedTeacher, write_cache
     from potstill.knowledge.live import LiveTeacher
     from potstill.models.load import load_teacher
-    from potstill.models.loading import load as load_student
     from potstill.tasks import build
+    from potstill.tasks.loading import load as load_student
     from potstill.training.phase_settings import PhaseSettings, total_steps
     from potstill.training.phases import train_phase
 

@@ -7,9 +7,8 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from potstill.data import augment_texts
 from potstill.errors import DataError
-from potstill.modalities.text.augment import METHODS, augmented_rows, nearest_words, whole_words
+from potstill.modalities.text.augment import METHODS, augment_texts, augmented_rows, nearest_words, whole_words
 
 TEXTS = [
     "the film was good",

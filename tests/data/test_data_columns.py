@@ -5,13 +5,21 @@ from __future__ import annotations
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, Value
 
-from potstill.data.columns import find_image, find_text
+from potstill import tasks
 from potstill.errors import DataError
 
 
 def _features(**columns: object) -> Features:
     kinds = {str: Value("string"), int: Value("int64"), bool: Value("bool")}
     return Features({name: kinds[kind] if isinstance(kind, type) else kind for name, kind in columns.items()})
+
+
+TEXT, IMAGE = "text-classification", "image-classification"
+
+
+def find(task: str, features: Features, asked: dict[str, str] | None, **options: bool) -> dict[str, str]:
+    """The columns of a data set without rows."""
+    return tasks.build(task).find_columns(Dataset.from_dict({name: [] for name in features}, features=features), asked, **options)
 
 
 CLASS = ClassLabel(names=["no", "yes"])
@@ -36,7 +44,7 @@ CLASS = ClassLabel(names=["no", "yes"])
     ],
 )
 def test_text_columns_are_found(features: Features, roles: dict[str, str]) -> None:
-    assert find_text(features, None) == roles
+    assert find(TEXT, features, None) == roles
 
 
 @pytest.mark.parametrize(
@@ -52,7 +60,7 @@ def test_text_columns_are_found(features: Features, roles: dict[str, str]) -> No
 )
 def test_unclear_columns_are_refused_with_the_choices(features: Features, choices: list[str]) -> None:
     with pytest.raises(DataError) as caught:
-        find_text(features, None)
+        find(TEXT, features, None)
     assert all(choice in str(caught.value) for choice in choices)
     assert "data.columns: {" in str(caught.value)
 
@@ -60,19 +68,22 @@ def test_unclear_columns_are_refused_with_the_choices(features: Features, choice
 def test_what_is_asked_for_wins() -> None:
     features = _features(text=str, review=str, label=str, category=str)
     asked = {"text": "review", "label": "category"}
-    assert find_text(features, asked) == asked
-    assert find_text(features, {"text": "text", "text_pair": "review", "label": "label"})["text_pair"] == "review"
+    assert find(TEXT, features, asked) == asked
+    assert find(TEXT, features, {"text": "text", "text_pair": "review", "label": "label"})["text_pair"] == "review"
 
 
 def test_no_label_is_wanted_of_unlabelled_rows() -> None:
-    assert find_text(_features(text=str), None, labelled=False) == {"text": "text"}
+    assert find(TEXT, _features(text=str), None, labelled=False) == {"text": "text"}
 
 
 def test_image_columns_are_found() -> None:
     image = {"bytes": Value("binary"), "path": Value("string")}
-    assert find_image(_features(img=Image(), label=CLASS), None) == {"image": "img", "label": "label"}
-    assert find_image(_features(picture=image, label=int), None) == {"image": "picture", "label": "label"}
-    assert find_image(_features(file_name=str, label=str), None) == {"image": "file_name", "label": "label"}
-    assert find_image(Dataset.from_dict({"data": [b"x"], "class": [1]}).features, None) == {"image": "data", "label": "class"}
+    assert find(IMAGE, _features(img=Image(), label=CLASS), None) == {"image": "img", "label": "label"}
+    assert find(IMAGE, _features(picture=image, label=int), None) == {"image": "picture", "label": "label"}
+    assert find(IMAGE, _features(file_name=str, label=str), None) == {"image": "file_name", "label": "label"}
+    assert find(IMAGE, Dataset.from_dict({"data": [b"x"], "class": [1]}).features, None) == {
+        "image": "data",
+        "label": "class",
+    }
     with pytest.raises(DataError, match="'fine_label', 'coarse_label'"):
-        find_image(_features(img=Image(), fine_label=CLASS, coarse_label=CLASS), None)
+        find(IMAGE, _features(img=Image(), fine_label=CLASS, coarse_label=CLASS), None)

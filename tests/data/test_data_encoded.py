@@ -14,10 +14,12 @@ from datasets import Dataset
 from transformers import ConvNextImageProcessor, ViTImageProcessor
 
 from potstill import tasks
-from potstill.data import EncodedImages, EncodedText, concatenate, load
+from potstill.data import EncodedText, concatenate, load
 from potstill.data.encoded import open_rows
 from potstill.data.paired import PairedCollator, PairedRows
 from potstill.errors import CacheError, DataError
+from potstill.modalities.image.imaging import encode_images
+from potstill.modalities.text.tokenising import encode_text
 
 TEXT = tasks.build("text-classification")
 IMAGE = tasks.build("image-classification")
@@ -34,13 +36,13 @@ def _equal(first: dict, second: dict) -> bool:
 
 @pytest.fixture
 def encoded(tmp_path: Path, tokenizer) -> EncodedText:
-    return EncodedText.encode(_rows(["good film", "", "the movie was awful", "bad"]), tokenizer, tmp_path / "rows")
+    return encode_text(_rows(["good film", "", "the movie was awful", "bad"]), tokenizer, tmp_path / "rows")
 
 
 @pytest.mark.parametrize("pairs", [None, ["a good film is good", "bad", "", "好电影"]])
 def test_batches_equal_the_tokenizers_own(tmp_path: Path, tokenizer, pairs: list[str] | None) -> None:
     texts = ["good film", "", "the movie was awful", "bad"]
-    rows = EncodedText.encode(_rows(texts, pairs), tokenizer, tmp_path, max_tokens=8)
+    rows = encode_text(_rows(texts, pairs), tokenizer, tmp_path, max_tokens=8)
     batch = TEXT.collator(tokenizer)(rows.__getitems__([0, 1, 2, 3]))
     expected = tokenizer(texts, pairs, truncation=True, max_length=8, padding=True, return_tensors="pt")
     for name, value in expected.items():
@@ -59,13 +61,13 @@ def test_left_padding_equals_the_tokenizers_own(encoded: EncodedText, tokenizer)
 
 
 def test_cut_texts_are_counted(tmp_path: Path, tokenizer) -> None:
-    rows = EncodedText.encode(_rows(["good " * 30, "good " * 6, "bad"]), tokenizer, tmp_path, max_tokens=8)
+    rows = encode_text(_rows(["good " * 30, "good " * 6, "bad"]), tokenizer, tmp_path, max_tokens=8)
     assert rows.notes == ("1 of 3 texts are longer than 8 tokens and were cut",)
     assert rows.lengths.tolist() == [8, 8, 3]
 
 
 def test_saved_views_open_as_they_were(tmp_path: Path, encoded: EncodedText, tokenizer) -> None:
-    more = EncodedText.encode(_rows(["好电影", "坏"], first=10), tokenizer, tmp_path / "more")
+    more = encode_text(_rows(["好电影", "坏"], first=10), tokenizer, tmp_path / "more")
     view = concatenate([encoded.subset([2, 0]), more]).subset(np.array([3, 0, 2]))
     assert view.row_ids.tolist() == [11, 2, 10]
     saved = view.save(tmp_path / "saved")
@@ -84,16 +86,16 @@ def test_rows_are_pickled_as_a_path(encoded: EncodedText) -> None:
 
 def test_encoding_again_opens_what_is_there(tmp_path: Path, tokenizer) -> None:
     rows = _rows(["good film", "bad"])
-    EncodedText.encode(rows, tokenizer, tmp_path)
+    encode_text(rows, tokenizer, tmp_path)
     written = (tmp_path / "manifest.json").stat().st_mtime_ns
     tokenizer("padding and truncation set by others do not matter", truncation=True, max_length=4, padding="max_length")
-    assert EncodedText.encode(rows, tokenizer, tmp_path).row_ids.tolist() == [0, 1]
+    assert encode_text(rows, tokenizer, tmp_path).row_ids.tolist() == [0, 1]
     assert (tmp_path / "manifest.json").stat().st_mtime_ns == written
-    assert len(EncodedText.encode(_rows(["good", "film", "a"]), tokenizer, tmp_path)) == 3
+    assert len(encode_text(_rows(["good", "film", "a"]), tokenizer, tmp_path)) == 3
 
 
 def test_no_rows_can_be_encoded(tmp_path: Path, tokenizer) -> None:
-    assert len(EncodedText.encode(_rows(["a"]).select([]), tokenizer, tmp_path)) == 0
+    assert len(encode_text(_rows(["a"]).select([]), tokenizer, tmp_path)) == 0
 
 
 def test_damaged_files_are_refused(tmp_path: Path, encoded: EncodedText) -> None:
@@ -154,7 +156,7 @@ def test_dataloader_workers_read_the_same_rows(encoded: EncodedText, tmp_path: P
 def test_image_batches_equal_the_processors_own(tmp_path: Path, image_folder: Path, make) -> None:
     processor = make()
     splits = load(image_folder, task=IMAGE)
-    rows = EncodedImages.encode(splits.train, processor, tmp_path / "rows")
+    rows = encode_images(splits.train, processor, tmp_path / "rows")
     batch = IMAGE.collator(processor)(rows.__getitems__(range(len(rows))))
     expected = processor([row["image"].convert("RGB") for row in splits.train], return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(batch["pixel_values"], expected.float(), atol=1e-5, rtol=1e-5)
@@ -167,7 +169,7 @@ def test_grey_images_and_pixel_arrays(tmp_path: Path) -> None:
     rows = Dataset.from_dict({"image": pixels.tolist(), "label": [i % 2 for i in range(20)]})
     splits = load(rows, task=IMAGE, columns={"image": "image"})
     processor = ViTImageProcessor(size={"height": 8, "width": 8}, image_mean=[0.5], image_std=[0.5])
-    encoded = EncodedImages.encode(splits.train, processor, tmp_path)
+    encoded = encode_images(splits.train, processor, tmp_path)
     assert encoded.shape == (1, 8, 8)
     batch = IMAGE.collator(processor)(encoded.__getitems__([0, 1]))
     assert batch["pixel_values"].shape == (2, 1, 8, 8)

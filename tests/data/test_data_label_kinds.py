@@ -11,7 +11,7 @@ import pytest
 from datasets import Dataset
 
 from potstill import tasks
-from potstill.answers.label_columns import tells_of_labels
+from potstill.answers.label_columns import kind_by_column
 from potstill.data import load
 from potstill.data.encoded import open_rows
 from potstill.data.row_files import TextWriter
@@ -144,4 +144,4 @@ def test_vectors_survive_the_disk(tmp_path: Path) -> None:
 )
 def test_the_label_column_tells_the_task(columns: dict[str, Any], asked: Any, told: str | None) -> None:
     rows = len(next(iter(columns.values())))
-    assert tells_of_labels(Dataset.from_dict({"text": TEXTS[:rows], **columns}), asked) == told
+    assert kind_by_column(Dataset.from_dict({"text": TEXTS[:rows], **columns}), asked) == told

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from potstill import tasks
+from potstill import modalities, tasks
 from potstill.data import load, load_rows
 from potstill.data.sources import read_source, split_of
 from potstill.errors import DataError
@@ -73,7 +73,7 @@ def test_folder_of_split_files_and_dataset_dict_agree(tmp_path: Path, reviews: l
 def test_numbered_parts_are_joined(tmp_path: Path, reviews: list[dict]) -> None:
     _write(reviews[:20], tmp_path / "train-00000-of-00002.parquet")
     _write(reviews[20:], tmp_path / "train-00001-of-00002.parquet")
-    assert len(read_source(tmp_path, modality="text").splits["train"]) == 40
+    assert len(read_source(tmp_path, modality=modalities.build("text")).splits["train"]) == 40
 
 
 def test_validation_test_and_unlabelled_may_be_sources_of_their_own(tmp_path: Path, reviews: list[dict]) -> None:
@@ -124,7 +124,7 @@ def test_load_rows_keeps_the_models_order_and_may_lack_classes(tmp_path: Path, r
 def test_a_tsv_with_stray_quotes_is_read(tmp_path: Path) -> None:
     path = tmp_path / "a.tsv"
     path.write_text('text\tlabel\n"oh" he said\tx\n5" pipe\ty\n', "utf-8")
-    assert read_source(path, modality="text").splits["train"]["text"][:] == ['"oh" he said', '5" pipe']
+    assert read_source(path, modality=modalities.build("text")).splits["train"]["text"][:] == ['"oh" he said', '5" pipe']
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from potstill.answers.calibration import ece, reliability
-from potstill.answers.fidelity import accuracy_interval, agreement, gap_closed, mean_kl, retention, retention_interval, wdsr
-from potstill.errors import DataError
+from potstill.answers import build
+from potstill.answers.calibration import reliability_of
+from potstill.answers.fidelity import gap_closed, retention
+from potstill.answers.judging import intervals, judged
+from potstill.contracts.answers import Predictions
+from potstill.errors import DataError, ModelError
+
+
+def judge(student, labels, teacher=None):
+    """The judge of classes [N, C] against labels [N]."""
+    sides = [None if side is None else Predictions(side, labels, np.arange(len(labels))) for side in (student, teacher)]
+    return judged(build("class").judge(), *sides)
+
+
+def no_labels(logits):
+    """Labels of rows that have none."""
+    return np.full(len(logits), -100)
 
 
 @st.composite
@@ -40,9 +54,9 @@ def test_wdsr_equals_its_definition(case):
             weight = slow_softmax(t)[label]
             below += weight
             above += weight * (s.index(max(s)) == t.index(max(t)))
-    got = wdsr(student, teacher, labels)
+    got = judge(student, labels, teacher).closeness().wdsr
     assert (got is None) if below == 0 else got == pytest.approx(above / below, abs=1e-9)
-    perfect = wdsr(teacher, teacher, labels)
+    perfect = judge(teacher, labels, teacher).closeness().wdsr
     assert perfect is None or perfect == pytest.approx(1.0)
 
 
@@ -55,10 +69,11 @@ def test_agreement_and_kl_equal_their_definitions(case):
         same += s.index(max(s)) == t.index(max(t))
         log_s, log_t = ([v - max(row) - math.log(sum(math.exp(w - max(row)) for w in row)) for v in row] for row in (s, t))
         total += sum(math.exp(b) * (b - a) for a, b in zip(log_s, log_t))
-    assert agreement(student, teacher) == pytest.approx(same / len(student))
-    assert mean_kl(student, teacher) == pytest.approx(total / len(student), rel=1e-9, abs=1e-9)
-    assert mean_kl(teacher, teacher) == 0.0
-    assert mean_kl(student, teacher) >= 0.0
+    found = judge(student, no_labels(student), teacher).closeness()
+    assert found.agreement == pytest.approx(same / len(student))
+    assert found.mean_kl_nats == pytest.approx(total / len(student), rel=1e-9, abs=1e-9)
+    assert found.mean_kl_nats >= 0.0
+    assert judge(teacher, no_labels(teacher), teacher).closeness().mean_kl_nats == 0.0
 
 
 @settings(max_examples=60, deadline=None)
@@ -77,14 +92,18 @@ def test_ece_equals_its_definition(case, num_bins):
         len(rows) / len(known) * abs(np.mean([right for _, right in rows]) - np.mean([sure for sure, _ in rows]))
         for rows in bins.values()
     )
-    assert ece(student, labels, num_bins=num_bins) == pytest.approx(expected, abs=1e-9)
-    assert reliability(student, labels, num_bins=num_bins).counts.sum() == len(known)
+    sure, right = (np.array(values) for values in zip(*((max(row), row.index(max(row)) == label) for row, label in known)))
+    found = reliability_of(sure, right, num_bins=num_bins)
+    assert found.ece == pytest.approx(expected, abs=1e-9)
+    assert found.counts.sum() == len(known)
+    if num_bins == 15:
+        assert judge(student, labels).calibration().ece == pytest.approx(expected, abs=1e-9)
 
 
 def test_ece_of_a_sure_and_right_model_is_zero_and_of_a_sure_and_wrong_one_is_one():
     logits = np.eye(3) * 1e3
-    assert ece(logits, np.arange(3)) == pytest.approx(0.0)
-    assert ece(logits, np.array([1, 2, 0])) == pytest.approx(1.0)
+    assert judge(logits, np.arange(3)).calibration().ece == pytest.approx(0.0)
+    assert judge(logits, np.array([1, 2, 0])).calibration().ece == pytest.approx(1.0)
 
 
 @given(st.floats(0.01, 1), st.floats(0, 1), st.floats(0, 1))
@@ -105,11 +124,11 @@ def test_intervals_hold_the_value_and_narrow_with_rows():
         labels = generator.integers(0, 2, num_rows)
         right = generator.random(num_rows) < 0.8
         logits = np.eye(2)[np.where(right, labels, 1 - labels)]
-        interval = accuracy_interval(logits, labels)
+        own = judge(logits, labels)
+        found = intervals({"student": own, "teacher": own}, "accuracy")
+        interval, same = found["student.accuracy"], found["retention"]
         assert interval.low <= interval.value == right.mean() <= interval.high
         widths.append(interval.high - interval.low)
-        same = retention_interval(logits, logits, labels)
-        assert same is not None
         assert (same.value, same.low, same.high) == (1.0, 1.0, 1.0)
     assert widths[0] == pytest.approx(2 * 1.96 * math.sqrt(0.16 / 100), rel=0.3)  # the normal approximation
     assert widths[1] < widths[0] / 4
@@ -117,10 +136,10 @@ def test_intervals_hold_the_value_and_narrow_with_rows():
 
 def test_messages():
     with pytest.raises(DataError, match=r"student logits \[2, 3\] and teacher logits \[2, 4\] cannot be compared.*Accepted"):
-        agreement(np.zeros((2, 3)), np.zeros((2, 4)))
+        judge(np.zeros((2, 3)), np.zeros(2, int), np.zeros((2, 4)))
     with pytest.raises(DataError, match=r"labels go from 0 to 7.*Accepted: 0 to 2"):
-        wdsr(np.zeros((2, 3)), np.zeros((2, 3)), np.array([0, 7]))
-    with pytest.raises(DataError, match=r"no row has a label.*What to do"):
-        accuracy_interval(np.zeros((1, 2)), np.array([-100]))
+        judge(np.zeros((2, 3)), np.array([0, 7]), np.zeros((2, 3)))
+    with pytest.raises(ModelError, match=r"no row has a label.*What to do"):
+        judge(np.zeros((1, 2)), np.array([-100])).row_sums("accuracy")
     with pytest.raises(DataError, match=r"0 labelled rows"):
-        ece(np.zeros((1, 2)), np.array([-100]))
+        judge(np.zeros((1, 2)), np.array([-100])).calibration()

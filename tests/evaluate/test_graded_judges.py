@@ -6,18 +6,16 @@ import numpy as np
 import pytest
 
 from potstill import tasks
-from potstill.answers.judges import JUDGES, judge_of
-from potstill.evaluate.quality import Predictions
-from potstill.ground.tables import resolve
-
-
-@pytest.mark.parametrize("kind", JUDGES)
-def test_every_kind_has_a_judge(kind: str) -> None:
-    assert resolve(JUDGES, kind, kind="judge")() is not None
+from potstill.answers.judging import intervals, judged
+from potstill.contracts.answers import Judge, Predictions
 
 
 def predictions(logits: np.ndarray, labels: np.ndarray) -> Predictions:
     return Predictions(logits.astype(np.float32), labels.astype(np.float32), np.arange(len(logits)))
+
+
+def judge(name: str, found: Predictions) -> Judge:
+    return judged(tasks.build(name).answers().judge(), found)
 
 
 @pytest.mark.parametrize(
@@ -31,21 +29,21 @@ def test_intervals_hold_the_figure_and_worst_rows_are_found(name: str, metric: s
     spoilt = teacher.logits.copy()
     spoilt[17] = -6 * np.sign(truth[17])
     student = predictions(spoilt, labels)
-    judge = judge_of(task)
-    found = judge.intervals({"teacher": teacher, "student": student}, metric)
+    own, reference = (judged(task.answers().judge(), found, teacher) for found in (student, teacher))
+    found = intervals({"teacher": reference, "student": own}, metric)
     quality = task.quality(student.logits, student.labels, teacher=teacher.logits)[metric]
     assert found[f"student.{metric}"].value == pytest.approx(quality)
     assert found[f"student.{metric}"].low <= quality <= found[f"student.{metric}"].high
     assert "retention" in found
-    assert judge.worst(student, teacher, ("a", "b", "c"), 5)[0].row_id == 17
-    assert judge.worst(teacher, teacher, ("a", "b", "c"), 5) == []
+    assert own.worst(("a", "b", "c"), 5)[0].row_id == 17
+    assert reference.worst(("a", "b", "c"), 5) == []
 
 
 def test_decisions_are_calibrated_where_their_probability_is_their_rate() -> None:
     chance = np.random.default_rng(0)
     logits = chance.normal(size=(4000, 3)) * 2
     labels = chance.random(logits.shape) < 1 / (1 + np.exp(-logits))
-    calibration = judge_of(tasks.build("multi-label")).calibration(predictions(logits, labels))
+    calibration = judge("multi-label", predictions(logits, labels)).calibration()
     assert calibration is not None
     assert calibration.ece < 0.02
-    assert judge_of(tasks.build("regression")).calibration(predictions(logits, logits)) is None
+    assert judge("regression", predictions(logits, logits)).calibration() is None

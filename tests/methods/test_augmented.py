@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from potstill.contracts.answers import CLASS_OF_EACH_UNIT, ONE_CLASS, SPAN
+from potstill.answers import build as build_answers
 from potstill.errors import RecipeError
 from potstill.methods import catalogue
 from potstill.methods.contract import MethodOptions, ModelFacts
@@ -58,7 +58,7 @@ def test_states_that_the_cache_holds_of_the_kept_blocks_are_matched_in_units_of_
 def test_states_weigh_less_where_words_are_answered() -> None:
     student, teacher = replace(STUDENT, kept_layers=(2, 4, 6)), replace(TEACHER, states=(("mean:2", 0.5),))
     weights = []
-    for answers in (ONE_CLASS, CLASS_OF_EACH_UNIT, SPAN):
+    for answers in (build_answers("class"), build_answers("tags"), build_answers("span")):
         (stage,) = catalogue.build("augmented_kd", student, teacher, MethodOptions(answers=answers))
         weights.append(stage.terms[1].weight)
     assert weights == [10.0, 1.0, 1.0]

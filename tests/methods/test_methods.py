@@ -12,7 +12,7 @@ import pytest
 from transformers import MobileNetV2Config, MobileNetV2ForImageClassification
 
 import potstill.methods
-from potstill.contracts.answers import CLASS_OF_EACH_UNIT, SEVERAL_LABELS, SPAN
+from potstill.answers import build as build_answers
 from potstill.errors import NeedsError, RecipeError
 from potstill.losses import catalogue as losses
 from potstill.methods import catalogue
@@ -148,7 +148,7 @@ def test_simkd_reads_what_the_classifier_reads():
     assert layers(mobile) == [("head.in", "head.in")]
 
 
-@pytest.mark.parametrize("answers", [CLASS_OF_EACH_UNIT, SPAN])
+@pytest.mark.parametrize("answers", [build_answers("tags"), build_answers("span")])
 def test_what_compares_whole_rows_is_refused_for_words_and_places(answers):
     for name in ("cs_kd", "mlkd"):
         with pytest.raises(NeedsError, match=f"method '{name}' is of one answer for each row"):
@@ -161,7 +161,7 @@ def test_what_compares_whole_rows_is_refused_for_words_and_places(answers):
 def test_losses_on_a_distribution_are_refused_for_several_labels():
     for name in ("probability_mse", "cs_kd"):
         with pytest.raises(NeedsError, match=f"loss '{name}' compares probabilities of classes that exclude each other"):
-            in_units([TermSpec(name)], SEVERAL_LABELS)
+            in_units([TermSpec(name)], build_answers("labels"))
 
 
 def test_tinybert_sums_over_blocks_as_its_paper_does():

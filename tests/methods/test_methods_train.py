@@ -23,6 +23,7 @@ from potstill.losses.contract import StudentView
 from potstill.methods import catalogue
 from potstill.methods.contract import MethodOptions, ModelFacts, Phase, facts_of
 from potstill.models.taps import TapReader, Taps
+from potstill.tasks import answers_of
 from potstill.training.objective import Objective
 from potstill.training.preparation import check_needs, shapes_of_student, shapes_of_teacher
 from potstill.training.terms import read_terms
@@ -100,7 +101,7 @@ def step(stage: Phase, student: PreTrainedModel, teacher: PreTrainedModel, batch
     objective = Objective(terms, torch.device("cpu"))
     inputs = {name: value for name, value in batch.items() if name not in ("labels", "row_id")}
     taps = Taps(student, objective.needs_student())
-    student_shapes = shapes_of_student(taps, inputs)
+    student_shapes = shapes_of_student(taps, inputs, answers_of(student))
     teacher_shapes = shapes_of_teacher(source, batch, terms)
     for term in terms:
         term.loss.prepare(student_shapes, teacher_shapes if term.loss.needs_teacher() else None, num_rows=ROWS)

@@ -17,11 +17,11 @@ from potstill.errors import ModelError, PotstillError, RecipeError
 from potstill.exports.onnx import OnnxRunner, export_onnx
 from potstill.models.architectures import ARCHITECTURES, is_architecture, modality_of
 from potstill.models.architectures.bilstm import reading_places
-from potstill.models.loading import load
 from potstill.models.taps import Taps, can_give
 from potstill.students.architectures.plan import plan_architecture
 from potstill.students.architectures.start import init_architecture, principal_components
 from potstill.students.vocabulary import count_tokens, cut_vocabulary, required_size
+from potstill.tasks.loading import load
 from potstill.training.trainer import DistillationTrainer
 from students.builders import tiny_batches, tiny_model
 from students.tokenizers_for_tests import sentences, trained

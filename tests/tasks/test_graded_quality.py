@@ -8,10 +8,11 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn import metrics
 
 from potstill import tasks
-from potstill.answers.closeness import embedding_closeness, label_closeness, number_closeness
-from potstill.answers.graded_quality import label_set_quality, number_quality, per_label, ranks
+from potstill.answers.correlations import ranks
+from potstill.answers.embedding import embedding_closeness, pair_correlation
+from potstill.answers.label_sets import label_closeness, label_set_quality
+from potstill.answers.numbers import number_closeness, number_quality
 from potstill.errors import ModelError
-from potstill.tasks.pair_scores import pair_correlation
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def test_label_sets_equal_scikit_learn(chance: np.random.Generator) -> None:
     assert found["micro_f1"] == pytest.approx(metrics.f1_score(labels, answered, average="micro"))
     assert found["macro_f1"] == pytest.approx(metrics.f1_score(labels, answered, average="macro"))
     assert found["subset_accuracy"] == pytest.approx(metrics.accuracy_score(labels, answered))
-    classes = per_label(logits, labels)
+    classes = tasks.build("multi-label").per_class(logits, labels)
     assert [one["f1"] for one in classes] == pytest.approx(metrics.f1_score(labels, answered, average=None).tolist())
     assert [one["support"] for one in classes] == labels.sum(0).tolist()
 

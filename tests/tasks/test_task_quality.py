@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from sklearn import metrics
 
 from potstill import tasks
-from potstill.answers.quality import classification_quality, per_class
 from potstill.errors import ModelError
+
+CLASSES = tasks.build("text-classification")
 
 
 @settings(max_examples=40, deadline=None)
@@ -19,30 +20,32 @@ def test_measures_equal_an_independent_computation(rows: int, classes: int, seed
     random = np.random.default_rng(seed)
     logits, labels = random.normal(size=(rows, classes)), random.integers(0, classes, rows)
     answers = logits.argmax(1)
-    quality = classification_quality(logits, labels)
+    quality = CLASSES.quality(logits, labels)
     assert quality["accuracy"] == pytest.approx(metrics.accuracy_score(labels, answers))
     assert quality["macro_f1"] == pytest.approx(metrics.f1_score(labels, answers, average="macro", zero_division=0))
     assert quality["mcc"] == pytest.approx(metrics.matthews_corrcoef(labels, answers), abs=1e-9)
     recalls = metrics.recall_score(labels, answers, average=None, labels=range(classes), zero_division=np.nan)
-    for row, recall in zip(per_class(logits, labels), recalls, strict=True):
+    for row, recall in zip(CLASSES.per_class(logits, labels), recalls, strict=True):
         assert (row["recall"] is None and np.isnan(recall)) or row["recall"] == pytest.approx(recall)
 
 
 def test_rows_without_labels_are_left_out() -> None:
-    assert classification_quality(np.eye(3), np.array([0, -100, 1]))["accuracy"] == 0.5
+    assert CLASSES.quality(np.eye(3), np.array([0, -100, 1]))["accuracy"] == 0.5
     with pytest.raises(ModelError, match="no row has a label"):
-        classification_quality(np.eye(3), np.full(3, -100))
+        CLASSES.quality(np.eye(3), np.full(3, -100))
 
 
 def test_logits_that_are_not_finite_are_refused() -> None:
     logits = np.eye(3)
     logits[2, 0] = np.nan
     with pytest.raises(ModelError, match=r"1 of 3 rows have logits that are not finite \(the first is row 2\)"):
-        classification_quality(logits, np.arange(3))
+        CLASSES.quality(logits, np.arange(3))
 
 
 # Right answers to labels of the shape that each task has; one class a row where a task is not listed.
 RIGHT = {
+    "image-multi-label": (9.0 * np.eye(2) - 4, np.eye(2, dtype=np.float32)),
+    "image-regression": (np.array([[1.0], [2.0], [4.0]]), np.array([[1.0], [2.0], [4.0]], np.float32)),
     "multi-label": (9.0 * np.eye(2) - 4, np.eye(2, dtype=np.float32)),
     "regression": (np.array([[1.0], [2.0], [4.0]]), np.array([[1.0], [2.0], [4.0]], np.float32)),
     "sentence-embeddings": (np.eye(2), np.full((2, 1), np.nan, np.float32)),
@@ -53,12 +56,11 @@ RIGHT = {
 
 @pytest.mark.parametrize("name", tasks.TASKS)
 def test_every_task_keeps_the_contract(name: str) -> None:
-    from potstill.tasks.contract import Task
+    from potstill.contracts.task import Task
 
     task = tasks.build(name)
     assert isinstance(task, Task)
     assert task.name == name
     logits, labels = RIGHT.get(name, (np.eye(2), np.arange(2)))
-    if hasattr(task, "label_names"):
-        task.label_names = ("B-LOC", "O")
+    task.label_names = ("B-LOC", "O")
     assert task.quality(logits, labels, teacher=logits)[task.metric_for(labels)] == pytest.approx(1.0)

@@ -12,14 +12,14 @@ from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoModelForQuestionAnswering, BertConfig, PreTrainedTokenizerFast
 
-from potstill.answers.spans import best_spans, exact_match, span_scores, text_f1
+from potstill.answers.span import best_spans, exact_match, span_scores, text_f1
 from potstill.data.splits import load
+from potstill.data.words import words_of
 from potstill.errors import DataError
 from potstill.evaluate.quality import predict
 from potstill.exports.runtimes import TorchRunner
 from potstill.knowledge.cache import CachedTeacher, write_cache
 from potstill.knowledge.live import LiveTeacher
-from potstill.modalities.text.windows import words_of
 from potstill.tasks import build
 
 WORDS = [f"w{number}" for number in range(40)]
@@ -58,7 +58,7 @@ def windows(rows: Dataset, tokenizer: Any) -> Dataset:
     """The rows in windows."""
     task = build("question-answering")
     train = load(rows, task=task, validation=rows, test=rows).train
-    made, note = task.split_long(train, tokenizer, first_row_id=1000, split="train")  # type: ignore[attr-defined]
+    made, note = task.modality.split_long(train, tokenizer, first_row_id=1000, split="train")
     assert "4 of 16 contexts" in note
     return made
 
@@ -99,7 +99,7 @@ def test_answers_are_read_at_words_and_the_cache_gives_them_back(windows: Datase
     last = int(batch["unit_ends"][0, 2])
     assert float(expected[0, 1, 2]) == pytest.approx(float(output.end_logits[0, last]), abs=1e-5)
     found = predict(TorchRunner(model), encoded, collator)
-    scores = task.text_quality(found, windows)  # type: ignore[attr-defined]
+    scores = task.answers().text_quality(found, windows)
     assert 0 <= scores["exact_match"] <= scores["f1"] <= 1
 
 
@@ -110,7 +110,7 @@ def test_perfect_answers_score_one(windows: Dataset, tokenizer: Any, tmp_path: P
     logits = torch.nn.functional.one_hot(batch["labels"], batch["unit_positions"].shape[1]).float().numpy() * 9
     found = _Found(logits, batch["row_id"].numpy())
     assert task.quality(logits, batch["labels"].numpy()) == {"f1": 1.0, "exact_match": 1.0}
-    assert task.text_quality(found, windows) == {"f1": 1.0, "exact_match": 1.0}  # type: ignore[attr-defined]
+    assert task.answers().text_quality(found, windows) == {"f1": 1.0, "exact_match": 1.0}
 
 
 class _Found:

@@ -17,7 +17,7 @@ from transformers import (
 
 from potstill import tasks
 from potstill.errors import ModelError
-from potstill.tasks.text_classification import position_limit
+from potstill.modalities.text.texts import position_limit
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 30}
 CONFIGS = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,12 @@ from datasets import List as ListFeature
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoModelForTokenClassification, BertConfig, PreTrainedTokenizerFast
 
-from potstill.answers.entities import count_entities, entities_of
+from potstill.answers.judging import shared_units
+from potstill.answers.tags import EntityCounts, entities_of
+from potstill.data.row_files import ABSENT
 from potstill.data.splits import load
-from potstill.data.unit_rows import ABSENT
 from potstill.errors import DataError, ModelError
-from potstill.evaluate.quality import predict, shared_units
+from potstill.evaluate.quality import predict
 from potstill.exports.runtimes import TorchRunner
 from potstill.knowledge.cache import CachedTeacher, write_cache
 from potstill.knowledge.live import LiveTeacher
@@ -27,7 +29,6 @@ from potstill.students.cut import cut_student
 from potstill.students.plan import plan
 from potstill.students.vocabulary import count_tokens, cut_vocabulary, required_ids
 from potstill.tasks import build
-from potstill.tasks.token_classification import TokenClassification
 from potstill.training.trainer import DistillationTrainer
 
 NAMES = ("B-LOC", "I-LOC", "O")
@@ -73,29 +74,44 @@ def model(tokenizer: Any) -> Any:
     return AutoModelForTokenClassification.from_config(config).eval()
 
 
+def tagging(names: Sequence[str] = ()) -> Any:
+    """The task with these tags."""
+    task = build("token-classification")
+    task.label_names = names
+    return task
+
+
+def count_entities(true: Sequence[Sequence[str]], named: Sequence[Sequence[str]]) -> EntityCounts:
+    """Counts over rows of tags, of both sides in the same order."""
+    counts = EntityCounts()
+    for one, other in zip(true, named, strict=True):
+        counts.add(entities_of(one), entities_of(other))
+    return counts
+
+
 def _train(rows: Dataset) -> Dataset:
-    return load(rows, task=TokenClassification(), validation=rows, test=rows).train
+    return load(rows, task=tagging(), validation=rows, test=rows).train
 
 
 def test_the_first_token_of_a_word_carries_its_tag(rows: Dataset, tokenizer: Any, tmp_path: Path) -> None:
-    encoded = TokenClassification().encode(_train(rows), tokenizer, tmp_path / "rows")
+    encoded = tagging().encode(_train(rows), tokenizer, tmp_path / "rows")
     row = encoded[1]
     assert tokenizer.convert_ids_to_tokens(row["input_ids"]) == ["[CLS]", "a", "##b", "##c", "oslo", "[SEP]"]
     assert row["unit_positions"].tolist() == [1, 4]
-    batch = TokenClassification().collator(tokenizer)([encoded[0], encoded[1]])
+    batch = tagging().collator(tokenizer)([encoded[0], encoded[1]])
     assert batch["labels"].tolist() == [[2, 0, 1, 2], [2, 0, -100, -100]]
 
 
 def test_words_beyond_the_window_are_absent_and_told(tokenizer: Any, tmp_path: Path) -> None:
     rows = Dataset.from_list([{"tokens": ["abcdefgh"] * 4, "tags": ["O", "B-LOC", "I-LOC", "O"]}] * 8)
-    encoded = TokenClassification().encode(_train(rows), tokenizer, tmp_path / "rows")
+    encoded = tagging().encode(_train(rows), tokenizer, tmp_path / "rows")
     assert encoded[0]["unit_positions"].tolist() == [1, 9, 17, ABSENT]
     assert encoded[0]["labels"].tolist() == [2, 0, 1, -100]
     assert "8 of 32 words lie beyond 24 tokens" in encoded.notes[0]
 
 
 def test_cached_answers_equal_live_ones_whatever_the_batch(rows: Dataset, tokenizer: Any, model: Any, tmp_path: Path) -> None:
-    task = TokenClassification(NAMES)
+    task = tagging(NAMES)
     encoded, collator = task.encode(_train(rows), tokenizer, tmp_path / "rows"), task.collator(tokenizer)
     live = LiveTeacher(model, dtype="float32")
     write_cache(live, encoded, collator, tmp_path / "cache", batch_size=4)
@@ -107,7 +123,7 @@ def test_cached_answers_equal_live_ones_whatever_the_batch(rows: Dataset, tokeni
 
 
 def test_a_cut_student_reads_other_tokens_and_the_same_words(rows: Dataset, tokenizer: Any, model: Any, tmp_path: Path) -> None:
-    task, train = TokenClassification(NAMES), _train(rows)
+    task, train = tagging(NAMES), _train(rows)
     encoded, collator = task.encode(train, tokenizer, tmp_path / "rows"), task.collator(tokenizer)
     counts = count_tokens([encoded.tokens], model.config.vocab_size)
     counts[tokenizer.convert_tokens_to_ids("river")] = 0
@@ -133,7 +149,7 @@ def test_the_counted_parameters_of_a_planned_student_are_the_built_ones(model: A
 
 
 def test_padding_and_batches_change_no_loss(rows: Dataset, tokenizer: Any, model: Any, tmp_path: Path) -> None:
-    task = TokenClassification(NAMES)
+    task = tagging(NAMES)
     encoded, collator = task.encode(_train(rows), tokenizer, tmp_path / "rows"), task.collator(tokenizer)
     student = AutoModelForTokenClassification.from_config(model.config)
     trainer = DistillationTrainer(
@@ -181,12 +197,12 @@ def test_quality_ignores_padding_and_tags_without_entities_are_judged_by_accurac
     labels = np.array([[0, 1, 2], [2, -100, -100]])
     logits = np.eye(3)[np.maximum(labels, 0)] * 5
     logits[1, 1:] = [0, 9, 0]
-    assert TokenClassification(NAMES).quality(logits, labels) == {"precision": 1.0, "recall": 1.0, "f1": 1.0, "accuracy": 1.0}
-    plain = TokenClassification(("NOUN", "VERB", "ADJ"))
+    assert tagging(NAMES).quality(logits, labels) == {"precision": 1.0, "recall": 1.0, "f1": 1.0, "accuracy": 1.0}
+    plain = tagging(("NOUN", "VERB", "ADJ"))
     assert plain.metric == "accuracy"
     assert plain.quality(logits, labels)["accuracy"] == 1.0
     with pytest.raises(ModelError, match="have 3 tags, and 2 names"):
-        TokenClassification(("B-LOC", "O")).quality(logits, labels)
+        tagging(("B-LOC", "O")).quality(logits, labels)
 
 
 def test_tags_may_be_names_or_class_labels() -> None:

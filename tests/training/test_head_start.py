@@ -8,7 +8,7 @@ import pytest
 import torch
 from small_models import CLASSES, Rows, collate, encoder, opinionated
 
-from potstill.data.unit_rows import PADDING
+from potstill.data.row_files import PADDING
 from potstill.knowledge.live import LiveTeacher
 from potstill.training.head_start import start_head
 from potstill.training.phase_settings import PhaseSettings

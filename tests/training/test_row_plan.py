@@ -9,14 +9,17 @@ import pytest
 import torch
 from small_models import Remembered, Rows, arguments, collate, encoder, opinionated
 
+from potstill.answers import build
+from potstill.answers.one_class import class_uncertainty
 from potstill.contracts.signal import TeacherSignal
 from potstill.errors import NeedsError, RecipeError
 from potstill.knowledge.responses.dense import DenseLogits
 from potstill.losses import catalogue
 from potstill.losses.contract import StudentView
 from potstill.losses.functional import kl
+from potstill.tasks import answers_of
 from potstill.training.order import PlannedBatches
-from potstill.training.row_measures import kind_of_answers, row_losses, uncertainty_of
+from potstill.training.row_measures import row_losses
 from potstill.training.row_memory import RowMemory, weighted_view
 from potstill.training.row_plan import RowPlan, read_row_plan
 from potstill.training.row_statistics import refuse_certain
@@ -35,7 +38,7 @@ PLANS = [
 def memory(plan: RowPlan, count: int = 40, seed: int = 0) -> RowMemory:
     generator = torch.Generator().manual_seed(seed)
     values = torch.rand(count, generator=generator)
-    return RowMemory(plan, torch.randperm(count, generator=generator) + 500, values, values)
+    return RowMemory(plan, torch.randperm(count, generator=generator) + 500, values, values, build("class"))
 
 
 def trainer_for(folder, rows_plan, *, losses=KL_CE, teacher=None, rows=None, student=None, **options):
@@ -114,47 +117,47 @@ def test_rows_of_words_are_weighed_and_measured_by_the_words_that_count():
     (wanted,) = torch.autograd.grad((weight * kl(student, teacher, mask=counts, reduction="none")).sum(), student)
     torch.testing.assert_close(found, wanted)
     torch.testing.assert_close(
-        row_losses(words, signal, {}), kl(student, teacher, temperature=1.0, mask=counts, reduction="none")
+        row_losses(words, signal, {}, build("class")), kl(student, teacher, temperature=1.0, mask=counts, reduction="none")
     )
 
 
 def test_uncertainty_runs_from_sure_to_undecided_and_skips_padding():
     logits = torch.tensor([[1e4, 0.0, 0.0], [0.0, 0.0, 0.0], [float("-inf"), 0.0, 0.0]])
-    assert uncertainty_of(logits).tolist() == pytest.approx([0.0, 1.0, 1.0], abs=1e-5)
+    assert class_uncertainty(logits).tolist() == pytest.approx([0.0, 1.0, 1.0], abs=1e-5)
     tokens = torch.stack([logits[:2], logits[:2]])
     mask = torch.tensor([[1, 0], [0, 1]])
-    assert uncertainty_of(tokens, mask).tolist() == pytest.approx([0.0, 1.0], abs=1e-5)
+    assert class_uncertainty(tokens, mask).tolist() == pytest.approx([0.0, 1.0], abs=1e-5)
 
 
 def test_uncertainty_is_of_the_choices_that_a_row_has():
     two_of_many = torch.full((1, 20), -1e4)
     two_of_many[0, :2] = 0.0
-    assert uncertainty_of(two_of_many).tolist() == pytest.approx([1.0], abs=1e-5)
+    assert class_uncertainty(two_of_many).tolist() == pytest.approx([1.0], abs=1e-5)
     sure, undecided, half = torch.tensor([8.0, 8.0]), torch.tensor([0.0, 0.0]), torch.tensor([8.0, 0.0])
-    assert uncertainty_of(torch.stack([sure, undecided, half]), kind="labels").tolist() == pytest.approx([0, 1, 0.5], abs=0.01)
+    assert build("labels").uncertainty(torch.stack([sure, undecided, half])).tolist() == pytest.approx([0, 1, 0.5], abs=0.01)
     for kind in ("numbers", "embedding"):
         with pytest.raises(NeedsError, match=r"its answers \(.*\) do not say.*rows.focus: student_loss"):
-            refuse_certain(RowPlan(focus="teacher_uncertainty"), kind)
+            refuse_certain(RowPlan(focus="teacher_uncertainty"), build(kind))
 
 
 def test_the_loss_of_a_row_fits_its_answers():
     student, teacher = torch.tensor([[8.0, 8.0], [2.0, 1.0]]), torch.tensor([[-8.0, -8.0], [2.0, 1.0]])
     signal, view = TeacherSignal(DenseLogits(teacher)), StudentView(student)
-    assert row_losses(view, signal, {}, kind="labels").tolist() == pytest.approx([8.0, 0.0], abs=0.01)
-    assert row_losses(view, signal, {}, kind="numbers").tolist() == pytest.approx([256.0, 0.0])
-    assert row_losses(view, signal, {}, kind="embedding").tolist() == pytest.approx([2.0, 0.0], abs=1e-5)
+    assert row_losses(view, signal, {}, build("labels")).tolist() == pytest.approx([8.0, 0.0], abs=0.01)
+    assert row_losses(view, signal, {}, build("numbers")).tolist() == pytest.approx([256.0, 0.0])
+    assert row_losses(view, signal, {}, build("embedding")).tolist() == pytest.approx([2.0, 0.0], abs=1e-5)
     labels = {"labels": torch.tensor([[1.0, -100.0], [float("nan"), float("nan")]])}
-    assert row_losses(view, None, labels, kind="numbers").tolist() == pytest.approx([49.0, np.nan], nan_ok=True)
-    assert row_losses(view, None, labels, kind="labels").tolist() == pytest.approx([0.0003, np.nan], abs=1e-3, nan_ok=True)
+    assert row_losses(view, None, labels, build("numbers")).tolist() == pytest.approx([49.0, np.nan], nan_ok=True)
+    assert row_losses(view, None, labels, build("labels")).tolist() == pytest.approx([0.0003, np.nan], abs=1e-3, nan_ok=True)
 
 
 def test_the_configuration_says_what_a_model_answers():
     model = encoder()
-    assert kind_of_answers(model) == "class"
+    assert answers_of(model).kind == "class"
     model.config.problem_type = "multi_label_classification"
-    assert kind_of_answers(model) == "labels"
+    assert answers_of(model).kind == "labels"
     model.config.problem_type = "regression"
-    assert kind_of_answers(model) == "numbers"
+    assert answers_of(model).kind == "numbers"
 
 
 def test_peers_that_see_the_same_row_count_alike():
@@ -169,12 +172,12 @@ def test_the_loss_of_a_row_is_towards_the_teacher_else_the_label():
     torch.manual_seed(0)
     student, teacher = torch.randn(4, 3), torch.randn(4, 3)
     labels = torch.tensor([0, -100, 2, 1])
-    found = row_losses(StudentView(student), TeacherSignal(DenseLogits(teacher)), {"labels": labels})
+    found = row_losses(StudentView(student), TeacherSignal(DenseLogits(teacher)), {"labels": labels}, build("class"))
     torch.testing.assert_close(found, kl(student, teacher, temperature=1.0, reduction="none"))
-    found = row_losses(StudentView(student), None, {"labels": labels})
+    found = row_losses(StudentView(student), None, {"labels": labels}, build("class"))
     assert torch.isnan(found).tolist() == [False, True, False, False]
     torch.testing.assert_close(found[0], torch.nn.functional.cross_entropy(student[0], labels[0]))
-    assert torch.isnan(row_losses(StudentView(student), None, {})).all()
+    assert torch.isnan(row_losses(StudentView(student), None, {}, build("class"))).all()
 
 
 def test_a_curriculum_begins_with_the_easiest_and_ends_with_all():
@@ -329,7 +332,7 @@ def test_plans_that_do_not_exist_are_refused(given, message):
 
 def test_rows_of_one_difficulty_come_in_a_drawn_order():
     plan = RowPlan(order="curriculum", difficulty="length", start=0.2)
-    held = RowMemory(plan, torch.arange(100), torch.ones(100), torch.zeros(100))
+    held = RowMemory(plan, torch.arange(100), torch.ones(100), torch.zeros(100), build("class"))
     drawn = [PlannedBatches(plan, held, 10, seed=seed, total_batches=100) for seed in (0, 0, 1)]
     first = [next(iter(batches)) for batches in drawn]
     assert first[0] == first[1] != first[2]

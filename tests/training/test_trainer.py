@@ -17,6 +17,7 @@ from potstill.errors import CacheError, Faults, NeedsError, TrainingError
 from potstill.knowledge.live import LiveTeacher
 from potstill.losses.contract import Loss, LossValue
 from potstill.models.taps import TapReader
+from potstill.tasks import answers_of
 from potstill.training.schedules import Constant, Linear
 from potstill.training.terms import Term
 from potstill.training.trainer import DistillationTrainer
@@ -360,7 +361,7 @@ def test_labels_of_another_kind_are_refused(tmp_path):
         trainer.train()
     model = encoder()
     model.config.num_labels = 1
-    assert default_losses(model, has_teacher=True)[0]["name"] == "regression"
+    assert default_losses(answers_of(model), has_teacher=True)[0]["name"] == "regression"
 
 
 @pytest.mark.parametrize("label", [3, -1])

@@ -1,6 +1,6 @@
-"""Does a model know how sure it may be?
+"""Expected calibration error and reliability curve.
 
-Shapes: N rows, C classes, K bins.
+Shapes: N decisions, K bins.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from potstill.answers.fidelity import IGNORED_LABEL, log_softmax
 from potstill.errors import DataError
 
 
@@ -37,34 +36,19 @@ class Reliability:
         return float((self.counts[filled] * gaps).sum() / self.counts.sum())
 
 
-def reliability(logits: np.ndarray, labels: np.ndarray, *, num_bins: int = 15) -> Reliability:
-    """Bin rows by the probability of the class that is named.
-
-    *Source*: Guo et al. 2017, On Calibration of Modern Neural Networks (https://arxiv.org/abs/1706.04599).
-
-    Args:
-        logits: [N, C].
-        labels: [N]; rows with −100 are left out.
-        num_bins: Bins of equal width; a row on an edge belongs to the bin below.
-
-    Raises:
-        DataError: No row has a label, or there are fewer than one bin.
-    """
-    known = np.asarray(labels) != IGNORED_LABEL
-    if not known.any() or num_bins < 1:
-        raise DataError(f"{int(known.sum())} labelled rows and {num_bins} bins were given", "at least one of each")
-    probabilities = np.exp(log_softmax(logits[known]))
-    return reliability_of(probabilities.max(-1), probabilities.argmax(-1) == np.asarray(labels)[known], num_bins=num_bins)
-
-
 def reliability_of(sure: np.ndarray, right: np.ndarray, *, num_bins: int = 15) -> Reliability:
     """Bin decisions by their probability.
 
     Args:
         sure: [N] probability of what was decided.
         right: [N] whether it was right.
-        num_bins: As for `reliability`.
+        num_bins: Bins of equal width; a decision on an edge belongs to the bin below.
+
+    Raises:
+        DataError: No decision, or there are fewer than one bin.
     """
+    if not len(sure) or num_bins < 1:
+        raise DataError(f"{len(sure)} labelled rows and {num_bins} bins were given", "at least one of each")
     sure, right = np.minimum(sure, 1.0), np.asarray(right, np.float64)
     edges = np.linspace(0.0, 1.0, num_bins + 1)
     bins = np.clip(np.searchsorted(edges, sure, side="left") - 1, 0, num_bins - 1)
@@ -73,8 +57,3 @@ def reliability_of(sure: np.ndarray, right: np.ndarray, *, num_bins: int = 15) -
         confidence = np.bincount(bins, weights=sure, minlength=num_bins) / counts
         accuracy = np.bincount(bins, weights=right, minlength=num_bins) / counts
     return Reliability(edges, counts, confidence, accuracy)
-
-
-def ece(logits: np.ndarray, labels: np.ndarray, *, num_bins: int = 15) -> float:
-    """Expected calibration error, from 0 (as sure as right) to 1; see `reliability`."""
-    return reliability(logits, labels, num_bins=num_bins).ece

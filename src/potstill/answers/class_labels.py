@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset
 
+from potstill.contracts.answers import NO_LABEL
 from potstill.data.arrow import table_of
 from potstill.errors import DataError
 
-NO_LABEL = -100
 _PLACEHOLDER = re.compile(r"label_\d+", re.IGNORECASE)
 _INTEGER = re.compile(r"[+-]?\d+(\.0+)?")
 _SHOWN_NAMES = 8
@@ -80,22 +80,6 @@ def _plain(value: Any, column: str, split: str, row: int) -> str | int | bool | 
         "one class a row (a name, a whole number, true or false)",
         "choose a column with one class a row: data.columns: {label: …}",
     )
-
-
-def refuse_missing(labels: Sequence[object], column: str, split: str) -> None:
-    """Raise where some rows of a split have no label.
-
-    Raises:
-        DataError: Names the first such rows, counted from 1 without the header.
-    """
-    missing = [row for row, label in enumerate(labels, 1) if label is None]
-    if missing:
-        raise DataError(
-            f"{len(missing)} of {len(labels)} rows of the {split} split have no label in column {column!r} "
-            f"(empty or NaN: row {listed(missing, 5)})",
-            "a label in every row",
-            "fill them in, or move these rows to a file of their own and give it as data.unlabelled",
-        )
 
 
 def names_of(labels: Iterable[str | int | bool], feature: object = None) -> tuple[str, ...]:
@@ -180,7 +164,7 @@ class LabelMap:
                 'write the names into the teacher\'s config.json ("id2label"), or the labels as integers',
             )
         raise DataError(
-            _difference(set(found), self.names), "data and teacher with the same set of labels", _mend(set(found), self.names)
+            _difference(set(found), self.names), "data and teacher with the same set of labels", _remedy(set(found), self.names)
         )
 
     def position(self, label: str | int | bool) -> int | None:
@@ -222,7 +206,7 @@ def _difference(found: set[str], names: Sequence[str]) -> str:
     return "data and teacher have different labels: " + "; ".join(sides)
 
 
-def _mend(found: set[str], names: Sequence[str]) -> str:
+def _remedy(found: set[str], names: Sequence[str]) -> str:
     if found < set(names):
         return "add rows of the missing labels, or take a teacher for these labels"
     return "rename or remove the rows with other labels, or take a teacher trained for these labels"

@@ -1,17 +1,19 @@
-"""Which columns hold several labels or numbers, and which column the texts beside them."""
+"""Which columns hold several labels or numbers, found by name and type."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from datasets import ClassLabel, Dataset, Features
 
-from potstill.answers.multi_labels import inner_feature
 from potstill.data.arrow import table_of
-from potstill.data.columns import IGNORED, LABEL_NAMES, checked_roles, find_text, is_string
+from potstill.data.columns import LABEL_NAMES, checked_roles, is_string, named, others
 from potstill.errors import DataError
+
+if TYPE_CHECKING:
+    from potstill.contracts.modality import Modality
 
 NUMBER_NAMES = (
     *("score", "scores", "rating", "stars", "value", "values", "similarity", "similarity_score", "similarity score"),
@@ -21,51 +23,43 @@ _LOOKED_AT = 2_000
 Roles = dict[str, str]
 
 
-def find_label_sets(dataset: Dataset, asked: Mapping[str, Any] | None, *, labelled: bool = True) -> Roles:
-    """The columns of a text task with several labels a row.
+def find_label_sets(dataset: Dataset, asked: Mapping[str, Any] | None, modality: Modality, *, labelled: bool = True) -> Roles:
+    """The content columns, and those of several labels a row.
 
     Args:
         dataset: Rows.
         asked: Roles that the user has fixed; ``label`` may be a list of 0/1 columns.
+        modality: Finds the content.
         labelled: Whether label columns are wanted.
 
     Returns:
-        ``text``, ``text_pair`` and either ``label`` (lists or delimited strings) or ``label:NAME`` for each 0/1 column.
+        The roles of the content, and either ``label`` (lists or delimited strings) or ``label:NAME`` for each 0/1 column.
 
     Raises:
         DataError: Columns that do not exist, none that fits, or more than one.
     """
-    features = dataset.features
-    roles, given = _label_roles(features, asked)
+    roles, given = _label_roles(dataset.features, asked, modality)
     if not given and labelled:
         given = _guessed_sets(dataset, set(roles.values()))
-    return _with_texts(features, roles, given, labelled)
+    return _with_content(dataset.features, roles, given, modality, labelled)
 
 
-def find_numbers(dataset: Dataset, asked: Mapping[str, Any] | None, *, labelled: bool = True, is_optional: bool = False) -> Roles:
-    """The columns of a text task whose labels are numbers; arguments, results and errors as in `find_label_sets`.
-
-    Args:
-        dataset: Rows.
-        asked: Roles that the user has fixed; ``label`` may be a list of columns of numbers.
-        labelled: Whether label columns are wanted.
-        is_optional: Whether rows may do without.
-    """
-    features = dataset.features
-    roles, given = _label_roles(features, asked)
+def find_numbers(dataset: Dataset, asked: Mapping[str, Any] | None, modality: Modality, *, labelled: bool = True) -> Roles:
+    """The content columns, and those of numbers; arguments, results and errors as in `find_label_sets`."""
+    roles, given = _label_roles(dataset.features, asked, modality)
     if not given and labelled:
-        given = _guessed_number(features, set(roles.values()), is_optional)
-    return _with_texts(features, roles, given, labelled)
+        given = {"label": _guessed_number(dataset.features, set(roles.values()))}
+    return _with_content(dataset.features, roles, given, modality, labelled)
 
 
-def tells_of_labels(dataset: Dataset, asked: Mapping[str, Any] | None) -> str | None:
+def kind_by_column(dataset: Dataset, asked: Mapping[str, Any] | None) -> str | None:
     """``"labels"`` or ``"numbers"`` where the label column says so by itself: lists of names, or fractions; else None."""
     features = dataset.features
     column = (asked or {}).get("label")
     if isinstance(column, list | tuple):
-        named = [name for name in column if name in features]
-        return "labels" if named and all(_is_flag(dataset, name) for name in named) else "numbers"
-    names = [column] if column is not None else _named(features, LABEL_NAMES) or _named(features, NUMBER_NAMES)
+        found = [name for name in column if name in features]
+        return "labels" if found and all(_is_flag(dataset, name) for name in found) else "numbers"
+    names = [column] if column is not None else named(features, LABEL_NAMES) or named(features, NUMBER_NAMES)
     if len(names) != 1 or names[0] not in features:
         return None
     feature = features[names[0]]
@@ -75,54 +69,53 @@ def tells_of_labels(dataset: Dataset, asked: Mapping[str, Any] | None) -> str | 
     return "numbers" if _holds_fractions(dataset, names[0]) else None
 
 
-def _label_roles(features: Features, asked: Mapping[str, Any] | None) -> tuple[Roles, Roles]:
-    """The asked text roles, and the asked label roles."""
+def inner_feature(feature: Any) -> Any:
+    """What the lists of a column hold; None where it holds no lists."""
+    if isinstance(feature, list):
+        return feature[0]
+    return getattr(feature, "feature", None)
+
+
+def _label_roles(features: Features, asked: Mapping[str, Any] | None, modality: Modality) -> tuple[Roles, Roles]:
+    """The asked content roles, and the asked label roles."""
     given = dict(asked or {})
     label = given.pop("label", None)
-    roles = checked_roles(features, given, ("text", "text_pair", "label"))
+    roles = checked_roles(features, given, (*modality.roles, "label"))
     if label is None:
         return roles, {}
     columns = list(label) if isinstance(label, list | tuple) else [str(label)]
-    if len(columns) == 1:
-        return roles, checked_roles(features, {"label": columns[0]}, ("label",))
-    found = {f"label:{column}": checked_roles(features, {"label": column}, ("label",))["label"] for column in columns}
-    return roles, found
+    found = {column: checked_roles(features, {"label": column}, ("label",))["label"] for column in columns}
+    return roles, {"label": columns[0]} if len(columns) == 1 else {f"label:{column}": name for column, name in found.items()}
 
 
-def _with_texts(features: Features, roles: Roles, label: Roles, labelled: bool) -> Roles:
+def _with_content(features: Features, roles: Roles, label: Roles, modality: Modality, labelled: bool) -> Roles:
     rest = Features({name: feature for name, feature in features.items() if name not in label.values()})
-    named = {} if labelled else dict.fromkeys(_named(rest, (*LABEL_NAMES, *NUMBER_NAMES)))
-    rest = Features({name: feature for name, feature in rest.items() if name not in named}) if len(named) < len(rest) else rest
-    return find_text(rest, roles, labelled=False) | label
+    hidden = set() if labelled else set(named(rest, (*LABEL_NAMES, *NUMBER_NAMES)))
+    if len(hidden) < len(rest):
+        rest = Features({name: feature for name, feature in rest.items() if name not in hidden})
+    return modality.find_content(rest, roles) | label
 
 
 def _guessed_sets(dataset: Dataset, taken: set[str]) -> Roles:
     features = dataset.features
-    others = [name for name in features if name not in taken and name.lower() not in IGNORED]
-    lists = [name for name in others if inner_feature(features[name]) is not None]
-    named = [name for name in _named(features, LABEL_NAMES) if name in others]
-    chosen = [name for name in named if name in lists] or lists or [name for name in named if is_string(features[name])]
+    free = others(features, taken)
+    lists = [name for name in free if inner_feature(features[name]) is not None]
+    by_name = named(free, LABEL_NAMES)
+    chosen = [name for name in by_name if name in lists] or lists or [name for name in by_name if is_string(features[name])]
     if len(chosen) == 1:
         return {"label": chosen[0]}
-    flags = [name for name in others if _is_flag(dataset, name)]
+    flags = [name for name in free if _is_flag(dataset, name)]
     if not chosen and len(flags) > 1:
         return {f"label:{name}": name for name in flags}
     raise _unclear("the labels", chosen or flags, features, "label: [toxic, insult]")
 
 
-def _guessed_number(features: Features, taken: set[str], is_optional: bool) -> Roles:
-    others = {name for name in features if name not in taken and name.lower() not in IGNORED}
-    named = [name for name in _named(features, (*NUMBER_NAMES, *LABEL_NAMES)) if name in others]
-    chosen = named or [name for name in others if _is_float(features[name])]
+def _guessed_number(features: Features, taken: set[str]) -> str:
+    free = others(features, taken)
+    chosen = named(free, (*NUMBER_NAMES, *LABEL_NAMES)) or [name for name in free if _is_float(features[name])]
     if len(chosen) == 1:
-        return {"label": chosen[0]}
-    if not chosen and is_optional:
-        return {}
+        return chosen[0]
     raise _unclear("the number to predict", sorted(chosen), features, "label: score")
-
-
-def _named(features: Iterable[str], names: Sequence[str]) -> list[str]:
-    return [column for column in features if column.strip().lower() in names]
 
 
 def _is_float(feature: Any) -> bool:

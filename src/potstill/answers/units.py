@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from potstill.answers.class_ranges import FLOOR, of_own_task
-from potstill.data.unit_rows import PADDING
+from potstill.data.row_files import PADDING
 
 
 def head_output(output: Any) -> Tensor:

@@ -10,7 +10,6 @@ _LAZY = {
     "EncodedRows": "potstill.data.encoded:EncodedRows",
     "EncodedText": "potstill.data.encoded:EncodedText",
     "Splits": "potstill.data.splits:Splits",
-    "augment_texts": "potstill.modalities.text.augment:augment_texts",
     "concatenate": "potstill.data.encoded:concatenate",
     "load": "potstill.data.splits:load",
     "load_rows": "potstill.data.splits:load_rows",

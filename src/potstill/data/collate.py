@@ -1,6 +1,6 @@
 """Encoded rows → one batch of tensors, padded to its longest row."""
 
-# B batch, T tokens of the longest row, C channels, H height, W width
+# B batch, T tokens of the longest row, U units of the row with most, C channels, H height, W width
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from potstill.contracts.answers import NO_LABEL
+from potstill.data.row_files import PADDING
 
 TASK_CLASSES = "task_classes"
 """Key of a batch with rows of several tasks: the first class of each row's task and the one after its last [B, 2] int64."""
@@ -55,6 +58,33 @@ class TextCollator:
 
 
 @dataclass(frozen=True)
+class UnitCollator:
+    """Pads tokens as `TextCollator` does, and units beside them.
+
+    Gives the keys of `TextCollator`, with ``labels`` [B, U] (−100 where there is none) and ``unit_positions`` [B, U], the first
+    token of each unit: `row_files.ABSENT` where it has none, `row_files.PADDING` beyond the row's units. Rows with
+    ``unit_ends`` give those too, and ``labels`` [B, 2], the first and the last unit of the span.
+
+    Attributes:
+        tokens: Pads the tokens.
+    """
+
+    tokens: TextCollator
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        batch = self.tokens([row | {"labels": NO_LABEL} for row in rows])
+        width = batch["input_ids"].shape[1]
+        lengths = [len(row["input_ids"]) for row in rows]
+        shifts = [0 if self.tokens.padding_side == "right" else width - length for length in lengths]
+        for name in ("unit_positions", "unit_ends"):
+            if name in rows[0]:
+                moved = [np.where(row[name] >= 0, row[name] + shift, row[name]) for row, shift in zip(rows, shifts)]
+                batch[name] = _padded(moved, PADDING)
+        batch["labels"] = _padded([row["labels"] for row in rows], NO_LABEL)
+        return batch
+
+
+@dataclass(frozen=True)
 class ImageCollator:
     """Stacks images and scales and normalises them as the image processor would: (pixel · factor − mean) / deviation.
 
@@ -96,3 +126,12 @@ def _identity(rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
     labels = np.asarray([row["labels"] for row in rows])
     labels = labels.astype(np.float32 if labels.dtype.kind == "f" else np.int64)
     return {"labels": torch.from_numpy(labels), "row_id": torch.tensor([row["row_id"] for row in rows], dtype=torch.int64)}
+
+
+def _padded(arrays: Sequence[np.ndarray], fill: int) -> torch.Tensor:
+    """[B, U] int64, at least one unit wide."""
+    width = max(1, *(len(array) for array in arrays))
+    padded = np.full((len(arrays), width), fill, np.int64)
+    for row, array in zip(padded, arrays):
+        row[: len(array)] = array
+    return torch.from_numpy(padded)

@@ -11,62 +11,11 @@ from datasets import ClassLabel, Features, Image
 from potstill.errors import DataError
 from potstill.ground.tables import nearest
 
-TEXT_NAMES = (
-    *("text", "sentence", "review", "review_text", "content", "utterance", "query", "question", "comment", "tweet", "document"),
-    *("body", "message", "review_body", "input", "texts", "sentences", "文本", "内容", "句子", "评论", "正文"),
-)
-PAIR_NAMES = (
-    *(("premise", "hypothesis"), ("sentence1", "sentence2"), ("sentence_1", "sentence_2"), ("question1", "question2")),
-    *(
-        ("text", "text_pair"),
-        ("text1", "text2"),
-        ("text_a", "text_b"),
-        ("sentence_a", "sentence_b"),
-        ("sentence_A", "sentence_B"),
-    ),
-    *(("question", "sentence"), ("question", "passage"), ("query", "document"), ("query", "passage"), ("query", "title")),
-    *(("q1", "q2"), ("s1", "s2"), ("文本1", "文本2"), ("句子1", "句子2"), ("前提", "假设")),
-)
 LABEL_NAMES = (
     *("label", "labels", "target", "targets", "class", "category", "sentiment", "intent", "topic", "gold_label", "y"),
     *("fine_label", "coarse_label", "标签", "类别", "分类", "情感", "意图"),
 )
-IMAGE_NAMES = (
-    *("image", "img", "images", "picture", "photo", "jpg", "png", "image_path", "image_file", "file_name", "filename"),
-    *("file", "path", "图片", "图像"),
-)
 IGNORED = ("id", "idx", "index", "row_id", "guid", "uid", "uuid", "unnamed: 0", "__index_level_0__", "编号", "序号")
-
-
-def find_text(features: Features, asked: Mapping[str, str] | None, *, labelled: bool = True) -> dict[str, str]:
-    """The columns of a text task: role (``text``, ``text_pair``, ``label``) → column.
-
-    Args:
-        features: The features of the data set.
-        asked: Roles that the user has fixed.
-        labelled: Whether a label column is wanted.
-
-    Raises:
-        DataError: A column asked for does not exist, none fits, or more than one does.
-    """
-    roles = checked_roles(features, asked, ("text", "text_pair", "label"))
-    label = _named_label(features, roles)
-    if "text" not in roles:
-        strings = [name for name in _others(features, {*roles.values(), *label}) if is_string(features[name])]
-        roles |= _text_columns(features, strings, has_pair="text_pair" in roles)
-    return roles | _label_role(features, roles, label, labelled)
-
-
-def find_image(features: Features, asked: Mapping[str, str] | None, *, labelled: bool = True) -> dict[str, str]:
-    """The columns of an image task: role (``image``, ``label``) → column; arguments and errors as in `find_text`."""
-    roles = checked_roles(features, asked, ("image", "label"))
-    label = _named_label(features, roles)
-    if "image" not in roles:
-        others = _others(features, {*roles.values(), *label})
-        roles["image"] = _only(
-            "image", [name for name in others if is_image(features[name])] or _named(others, IMAGE_NAMES), features
-        )
-    return roles | _label_role(features, roles, label, labelled)
 
 
 def checked_roles(features: Features, asked: Mapping[str, str] | None, known: Sequence[str]) -> dict[str, str]:
@@ -96,6 +45,11 @@ def is_string(feature: object) -> bool:
     return getattr(feature, "dtype", None) in ("string", "large_string")
 
 
+def is_list(feature: object) -> bool:
+    """Whether a feature holds lists."""
+    return isinstance(feature, list) or hasattr(feature, "feature")
+
+
 def is_image(feature: object) -> bool:
     """Whether a feature holds encoded images or pixel arrays."""
     if isinstance(feature, Image):
@@ -106,39 +60,35 @@ def is_image(feature: object) -> bool:
     return dtype in ("binary", "large_binary") or type(feature).__name__ in ("Array2D", "Array3D")
 
 
-def _others(features: Features, taken: set[str]) -> list[str]:
+def others(features: Features, taken: set[str]) -> list[str]:
+    """The columns that are not taken and hold no row numbers."""
     return [name for name in features if name not in taken and name.lower() not in IGNORED]
 
 
-def _named(columns: Iterable[str], names: Sequence[str]) -> list[str]:
+def named(columns: Iterable[str], names: Sequence[str]) -> list[str]:
+    """The columns with one of these names."""
     return [column for column in columns if column.strip().lower() in names]
 
 
-def _text_columns(features: Features, strings: list[str], *, has_pair: bool) -> dict[str, str]:
-    lower = {name.lower(): name for name in strings}
-    pairs = [(first, second) for first, second in PAIR_NAMES if first.lower() in lower and second.lower() in lower]
-    if not has_pair and len(pairs) == 1:
-        first, second = pairs[0]
-        named = set(_named(strings, TEXT_NAMES)) - {lower[first.lower()], lower[second.lower()]}
-        if not named:
-            return {"text": lower[first.lower()], "text_pair": lower[second.lower()]}
-        raise _unclear("text", [*strings], features)
-    return {"text": _only("text", _named(strings, TEXT_NAMES) or strings, features)}
-
-
-def _named_label(features: Features, roles: Mapping[str, str]) -> list[str]:
+def named_label(features: Features, roles: Mapping[str, str]) -> list[str]:
+    """The columns that hold labels by their role or name."""
     if "label" in roles:
         return [roles["label"]]
-    return _named(_others(features, set(roles.values())), LABEL_NAMES)
+    return named(others(features, set(roles.values())), LABEL_NAMES)
 
 
-def _label_role(features: Features, roles: Mapping[str, str], named: list[str], labelled: bool) -> dict[str, str]:
+def label_role(features: Features, roles: Mapping[str, str], found: list[str], labelled: bool) -> dict[str, str]:
+    """The role ``label``, of the columns found by name, else by type; empty where it is there or not wanted.
+
+    Raises:
+        DataError: No column fits, or more than one does.
+    """
     if not labelled or "label" in roles:
         return {}
-    others = _others(features, set(roles.values()))
+    free = others(features, set(roles.values()))
     for fits in (lambda f: isinstance(f, ClassLabel), _is_category, is_string):
-        named = named or [name for name in others if fits(features[name])]
-    return {"label": _only("label", named, features)}
+        found = found or [name for name in free if fits(features[name])]
+    return {"label": only("label", found, features)}
 
 
 def _is_category(feature: object) -> bool:
@@ -146,18 +96,58 @@ def _is_category(feature: object) -> bool:
     return dtype == "bool" or (dtype.startswith(("int", "uint")) and not isinstance(feature, ClassLabel))
 
 
-def _only(role: str, candidates: Sequence[str], features: Features) -> str:
+def one_of(
+    role: str,
+    columns: Sequence[str],
+    names: Sequence[str],
+    features: Features,
+    accepted: str,
+    *,
+    first: bool = False,
+    or_any: bool = False,
+) -> str:
+    """The column with one of the usual names, the likeliest of which come first.
+
+    Args:
+        role: For messages.
+        columns: To choose from.
+        names: In lower case.
+        features: All columns, for messages.
+        accepted: What the column has to be.
+        first: Whether the likeliest name is taken where several columns have one.
+        or_any: Whether any of the columns will do where none has such a name.
+
+    Raises:
+        DataError: No column fits, or more than one does.
+    """
+    candidates = [column for name in names for column in columns if column.strip().lower() == name]
+    candidates = candidates[:1] if first else candidates or (list(columns) if or_any else [])
     if len(candidates) == 1:
         return candidates[0]
-    raise _unclear(role, candidates, features)
+    given = f"more than one column could be the {role}" if candidates else f"no column looks like the {role}"
+    choice = candidates[0] if candidates else next(iter(features), "…")
+    todo = f"say which, for example data.columns: {{{role}: {written(choice)}}}"
+    raise DataError(f"{given}: {_listed(candidates or features)}", accepted, todo)
 
 
-def _unclear(role: str, candidates: Sequence[str], features: Features) -> DataError:
+def only(role: str, candidates: Sequence[str], features: Features) -> str:
+    """The one candidate.
+
+    Raises:
+        DataError: There is none, or more than one.
+    """
+    if len(candidates) == 1:
+        return candidates[0]
+    raise unclear(role, candidates, features)
+
+
+def unclear(role: str, candidates: Sequence[str], features: Features) -> DataError:
+    """The error for a role that no column fits, or more than one."""
     if candidates:
         given = f"more than one column could be the {role}: {_listed(candidates)}"
     else:
         given = f"no column of the data looks like the {role}; the columns are {_listed(features)}"
-    choice = candidates[0] if candidates else next(iter(_others(features, set())), "…")
+    choice = candidates[0] if candidates else next(iter(others(features, set())), "…")
     return DataError(given, f"one column as {role}", f"say which, for example data.columns: {{{role}: {written(choice)}}}")
 
 

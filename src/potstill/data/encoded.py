@@ -1,6 +1,6 @@
 """Encoded rows: written once, memory-mapped after that, handed to DataLoader workers as a path."""
 
-# N rows, T tokens of a row, C channels, H height, W width
+# N rows, T tokens of a row, U units of a row, C channels, H height, W width
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from torch.utils.data import Dataset as TorchDataset
 
 from potstill.data.fingerprint import hash_of
-from potstill.data.row_files import FORMAT, MANIFEST, ImageWriter, RowWriter, TextWriter
+from potstill.data.row_files import FORMAT, MANIFEST, ImageWriter, RowWriter, TextWriter, UnitWriter
 from potstill.errors import CacheError, DataError
 
 _COPIED_ROWS = 2_048
@@ -158,12 +158,46 @@ class EncodedText(_Stored):
             total.update(dict(zip(ids.tolist(), counts.tolist())))
         return dict(sorted(total.items()))
 
-    @classmethod
-    def encode(cls, dataset: Any, tokenizer: Any, folder: Path | str, *, max_tokens: int | None = None) -> EncodedText:
-        """Tokenise the rows of a data set into a folder; see `potstill.modalities.text.tokenising.encode_text`."""
-        from potstill.modalities.text.tokenising import encode_text
 
-        return encode_text(dataset, tokenizer, Path(folder), max_tokens=max_tokens)
+class EncodedUnits(EncodedText):
+    """Texts as token ids, and for each unit of the row's answer where it stands among them.
+
+    A unit is a word. Student and teacher cut words into different tokens, but they have the same words, so what they say is
+    compared unit by unit. With `ends`, units are places where a span may begin or end, and labels are a first and a last unit.
+
+    Attributes:
+        num_units: Units of each row [N] int64.
+        has_ends: Whether the last token of each unit is kept beside the first.
+    """
+
+    kind = "units"
+
+    def _map(self, manifest: dict[str, Any]) -> None:
+        super()._map(manifest)
+        self.has_ends = bool(manifest["ends"])
+        self.unit_offsets = self._array("unit_offsets", np.int64, (self.rows + 1,))
+        total = int(self.unit_offsets[-1])
+        self.num_units = np.diff(self.unit_offsets)
+        self.unit_positions = self._array("unit_positions", np.int32, (total,))
+        self.unit_ends = self._array("unit_ends", np.int32, (total,)) if self.has_ends else None
+        self.unit_labels = self._array("unit_labels", np.int64, (2 * self.rows if self.has_ends else total,))
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        rows = super().__getitems__(indices)
+        for index, row in zip(indices, rows):
+            index = self.rows + index if index < 0 else index
+            start, end = self.unit_offsets[index], self.unit_offsets[index + 1]
+            row["unit_positions"] = self.unit_positions[start:end]
+            if self.unit_ends is not None:
+                row["unit_ends"] = self.unit_ends[start:end]
+                row["labels"] = self.unit_labels[2 * index : 2 * index + 2]
+            else:
+                row["labels"] = self.unit_labels[start:end]
+        return rows
+
+    def writer(self, folder: Path) -> UnitWriter:
+        """A writer of rows with the same inputs."""
+        return UnitWriter(folder, token_types=self.has_types, ends=self.has_ends, groups=self.groups is not None)
 
 
 class EncodedImages(_Stored):
@@ -183,13 +217,6 @@ class EncodedImages(_Stored):
     def writer(self, folder: Path) -> ImageWriter:
         """A writer of images."""
         return ImageWriter(folder)
-
-    @classmethod
-    def encode(cls, dataset: Any, processor: Any, folder: Path | str) -> EncodedImages:
-        """Decode and resize the images of a data set into a folder; see `potstill.modalities.image.imaging.encode_images`."""
-        from potstill.modalities.image.imaging import encode_images
-
-        return encode_images(dataset, processor, Path(folder))
 
 
 class _Selection(EncodedRows):
@@ -264,12 +291,11 @@ def open_rows(folder: Path | str) -> EncodedRows:
     Raises:
         CacheError: No encoded rows there, or files that are not as they were written.
     """
+    kinds = {stored.kind: stored for stored in (EncodedText, EncodedUnits, EncodedImages)}
     kind = _read_manifest(Path(folder))["kind"]
-    if kind == "units":
-        from potstill.data.unit_rows import EncodedUnits
-
-        return EncodedUnits(folder)
-    return EncodedText(folder) if kind == "text" else EncodedImages(folder)
+    if kind not in kinds:
+        raise CacheError(f"{folder} holds rows of kind {kind!r}", " or ".join(kinds), f"remove {folder} and encode again")
+    return kinds[kind](folder)
 
 
 def has_rows(folder: Path, fingerprint: str) -> bool:

@@ -1,29 +1,30 @@
-"""One split on its way: columns found, texts and images checked, labels as written."""
+"""One split on its way: columns found, content checked, labels as written."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
-import pyarrow.compute as pc
-from datasets import Dataset, Image
+from datasets import Dataset
 
-from potstill.answers import class_labels as labels
-from potstill.answers.label_kinds import kind_of, label_columns
-from potstill.data.arrow import table_of
-from potstill.data.images import corrupt_image, image_array, is_readable, name_of
+from potstill.contracts.answers import LabelReader
+from potstill.contracts.modality import Modality
 from potstill.data.sources import Source, read_source
 from potstill.errors import DataError
-from potstill.modalities.text.word_content import read_contexts, read_words
+
+_SHOWN_ROWS = 5
 
 
-class Columns(Protocol):
-    """What `load` needs of a task."""
+class Readable(Protocol):
+    """What reading needs of a task."""
 
-    modality: str
+    modality: Modality
+
+    def answers(self) -> LabelReader:
+        """What reads the labels."""
+        ...
 
     def find_columns(self, dataset: Dataset, asked: Mapping[str, Any] | None, *, labelled: bool = True) -> dict[str, str]:
         """Role → column."""
@@ -36,7 +37,6 @@ class Part:
 
     content: pa.Table
     raw: list[Any]
-    label_column: str = "label"
     feature: Any = None
     roles: Mapping[str, str] = field(default_factory=dict)
 
@@ -44,10 +44,10 @@ class Part:
 class Reader:
     """Brings each split into fixed columns and collects what there is to say."""
 
-    def __init__(self, task: Columns, columns: Mapping[str, Any] | None, skip_corrupt: bool) -> None:
+    def __init__(self, task: Readable, columns: Mapping[str, Any] | None, skip_corrupt: bool) -> None:
         self.task, self.asked, self.skip_corrupt = task, dict(columns or {}), skip_corrupt
         self.notes: list[str] = []
-        self.kind = kind_of(task)
+        self.labels = task.answers()
         self.roles: dict[str, str] | None = None
 
     def part(self, dataset: Dataset, split: str, source: Source) -> Part:
@@ -57,8 +57,19 @@ class Reader:
         return self._build(dataset, split, roles, raw, source)
 
     def _refuse_missing(self, raw: list[Any], roles: Mapping[str, str], split: str) -> None:
-        if not self.kind.is_optional:
-            labels.refuse_missing(raw, " or ".join(label_columns(roles)), split)
+        if self.labels.is_optional:
+            return
+        missing = [row for row, label in enumerate(raw, 1) if label is None]
+        if missing:
+            columns = " or ".join(repr(column) for role, column in roles.items() if role.partition(":")[0] == "label")
+            shown = ", ".join(map(str, missing[:_SHOWN_ROWS]))
+            more = f" and {len(missing) - _SHOWN_ROWS} more" if len(missing) > _SHOWN_ROWS else ""
+            raise DataError(
+                f"{len(missing)} of {len(raw)} rows of the {split} split have no label in column {columns} "
+                f"(empty or NaN: row {shown}{more})",
+                "a label in every row",
+                "fill them in, or move these rows to a file of their own and give it as data.unlabelled",
+            )
 
     def extra(self, split: str, given: Any, found: Source) -> Part | None:
         """The validation or test split: from its own source, else from the main one; None where there is none with labels."""
@@ -67,7 +78,7 @@ class Reader:
             return None
         chosen = split if split in source.splits else next(iter(source.splits))
         dataset, roles, raw = self._labelled(source.splits[chosen], split)
-        if given is None and not self.kind.is_optional and all(label is None or label == -1 for label in raw):
+        if given is None and not self.labels.is_optional and all(label is None or label == -1 for label in raw):
             self.notes.append(f"the {split} split has no labels and is not used")
             return None
         self._refuse_missing(raw, roles, split)
@@ -94,80 +105,11 @@ class Reader:
             self.roles = self.roles or roles
         else:
             roles = self.roles
-        return dataset, roles, self.kind.read(dataset, roles, split)
+        return dataset, roles, self.labels.read(dataset, roles, split)
 
     def _build(self, dataset: Dataset, split: str, roles: dict[str, str], raw: list[Any], source: Source) -> Part:
-        label = roles.get("label", "")
-        feature = dataset.features.get(label)
-        if self.task.modality == "image":
-            content, keep = self._images(dataset, roles["image"], split, source.folder)
-            raw = [raw[i] for i in keep] if raw and len(keep) < len(raw) else raw
-        elif "tokens" in roles:
-            content = read_words(dataset, roles["tokens"], split)
-        elif "context" in roles:
-            content = read_contexts(dataset, roles, split)
-        else:
-            content = self._texts(dataset, roles, split)
-        return Part(content, raw, label, feature, roles)
-
-    def _texts(self, dataset: Dataset, roles: Mapping[str, str], split: str) -> pa.Table:
-        wanted = [role for role in ("text", "text_pair") if role in roles]
-        table = table_of(dataset, [roles[role] for role in wanted])
-        content = pa.table({role: _strings(table.column(roles[role]), roles[role]) for role in wanted})
-        empty = sum(_num_empty(chunk) for chunk in content["text"].chunks)
-        if empty == content.num_rows:
-            raise DataError(
-                f"all {empty} texts of the {split} split are empty (column {roles['text']!r})",
-                "texts with at least one character",
-                "name the column that holds the texts: data.columns: {text: …}",
-            )
-        if empty:
-            self.notes.append(f"{empty} of {content.num_rows} texts of the {split} split are empty; they are kept")
-        return content
-
-    def _images(self, dataset: Dataset, column: str, split: str, folder: Path | None) -> tuple[pa.Table, list[int]]:
-        values = _image_column(dataset, column, folder)
-        faults = {}
-        for row in range(len(values)):
-            value = values[row].as_py()
-            if fault := is_readable(value, whole=self.skip_corrupt):
-                faults[row] = (value, fault)
-                if not self.skip_corrupt:
-                    break
-        if faults and not self.skip_corrupt:
-            row, (value, fault) = next(iter(faults.items()))
-            raise corrupt_image(value, row, fault)
-        keep = [row for row in range(len(values)) if row not in faults]
-        if faults:
-            named = ", ".join(name_of(value, row) for row, (value, _) in list(faults.items())[:5])
-            self.notes.append(f"{len(faults)} images of the {split} split cannot be read and are left out: {named}")
-        if not keep:
-            raise DataError(
-                f"none of the {len(values)} images of the {split} split can be read", "whole images", "check the files"
-            )
-        return pa.table({"image": values.take(keep) if faults else values}), keep
-
-
-def _strings(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
-    try:
-        texts = pc.cast(column, pa.large_string())
-        return pc.fill_null(texts, "") if texts.null_count else texts
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as err:
-        raise DataError(
-            f"column {name!r} holds {column.type}", "a column of texts", "name another column: data.columns: {text: …}"
-        ) from err
-
-
-def _num_empty(texts: pa.Array) -> int:
-    return pc.sum(pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(texts)), 0)).as_py() or 0
-
-
-def _image_column(dataset: Dataset, column: str, folder: Path | None) -> pa.ChunkedArray:
-    feature = dataset.features[column]
-    values = table_of(dataset, [column]).column(0)
-    if isinstance(feature, Image) or pa.types.is_struct(values.type):
-        return values
-    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
-        paths = [str(Path(folder or ".") / str(value)) for value in values.to_pylist()]
-        return pa.chunked_array([image_array(paths)])
-    return values
+        content, keep = self.task.modality.read(
+            dataset, roles, split, self.notes, folder=source.folder, skip_corrupt=self.skip_corrupt
+        )
+        raw = [raw[row] for row in keep] if raw and keep is not None else raw
+        return Part(content, raw, dataset.features.get(roles.get("label", "")), roles)

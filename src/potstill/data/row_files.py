@@ -12,6 +12,8 @@ import numpy as np
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+ABSENT, PADDING = -1, -2
+"""Positions of a unit that the tokenizer dropped or cut off, and of a place that only pads a batch."""
 
 
 class RowWriter:
@@ -119,3 +121,32 @@ class ImageWriter(RowWriter):
 
     def facts(self) -> dict[str, Any]:
         return {"shape": list(self.shape)}
+
+
+class UnitWriter(TextWriter):
+    """Writes token ids and the units of each row."""
+
+    kind = "units"
+
+    def __init__(self, folder: Path, *, token_types: bool, ends: bool, groups: bool = False) -> None:
+        super().__init__(folder, token_types=token_types, groups=groups)
+        self.ends, self.units_end = ends, 0
+        self.append("unit_offsets", np.zeros(1, np.int64))
+        for name in ("unit_positions", "unit_labels", *(("unit_ends",) if ends else ())):
+            self.append(name, np.zeros(0, np.uint8))
+
+    def add(self, rows: Sequence[dict[str, Any]]) -> None:
+        if not rows:
+            return
+        is_labelled = [bool((np.asarray(row["labels"]) >= 0).any()) for row in rows]
+        super().add([row | {"labels": 0 if labelled else -100} for row, labelled in zip(rows, is_labelled)])
+        ends = self.units_end + np.cumsum([len(row["unit_positions"]) for row in rows], dtype=np.int64)
+        self.units_end = int(ends[-1])
+        self.append("unit_offsets", ends)
+        self.append("unit_positions", np.concatenate([np.asarray(row["unit_positions"], np.int32) for row in rows]))
+        self.append("unit_labels", np.concatenate([np.asarray(row["labels"], np.int64) for row in rows]))
+        if self.ends:
+            self.append("unit_ends", np.concatenate([np.asarray(row["unit_ends"], np.int32) for row in rows]))
+
+    def facts(self) -> dict[str, Any]:
+        return super().facts() | {"ends": self.ends}

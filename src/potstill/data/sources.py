@@ -7,16 +7,19 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import datasets
 from datasets import Dataset, DatasetDict
 
-from potstill.data import images
 from potstill.data.arrow import dataset_of
+from potstill.data.images import METADATA
 from potstill.data.tables import SUFFIXES, data_suffix, read_table
 from potstill.errors import DataError
 from potstill.ground.tables import nearest
+
+if TYPE_CHECKING:
+    from potstill.contracts.modality import Modality
 
 logger = logging.getLogger(__name__)
 
@@ -54,13 +57,13 @@ def split_of(name: str) -> str | None:
     return SPLIT_NAMES[match.group(1).lower()] if match else None
 
 
-def read_source(source: Any, *, modality: str, labelled: bool = True) -> Source:
+def read_source(source: Any, *, modality: Modality, labelled: bool = True) -> Source:
     """Read a source of any kind.
 
     Args:
         source: A path, a hub id (``name``, ``owner/name`` or ``owner/name:config``), a Dataset, DatasetDict, mapping of
             split name → Dataset, or a pandas DataFrame.
-        modality: ``"text"`` or ``"image"``.
+        modality: Knows folders that are laid out for it.
         labelled: False for data without labels, where a folder of images needs no class folders and ``.txt`` is read.
 
     Raises:
@@ -165,7 +168,7 @@ def _spelling(path: Path) -> str:
     return f"did you mean {path.parent / guess}?" if guess else "check the spelling of the path"
 
 
-def _read_folder(folder: Path, modality: str, labelled: bool) -> Source:
+def _read_folder(folder: Path, modality: Modality, labelled: bool) -> Source:
     try:
         entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith((".", "_")))
     except PermissionError as err:
@@ -176,29 +179,18 @@ def _read_folder(folder: Path, modality: str, labelled: bool) -> Source:
         raise DataError(f"{folder} is empty", _ACCEPTED, "check the path")
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         return _read_saved(folder)
-    files = [
-        entry for entry in entries if entry.is_file() and (data_suffix(entry) in SUFFIXES) and entry.name not in images.METADATA
-    ]
+    files = [entry for entry in entries if entry.is_file() and (data_suffix(entry) in SUFFIXES) and entry.name not in METADATA]
     if any(split_of(file.name) for file in files):
         return _read_split_files(folder, files, labelled)
     folders = [entry for entry in entries if entry.is_dir() and split_of(entry.name)]
     if folders:
         return _read_split_folders(folder, folders, modality, labelled)
-    metadata = images.metadata_file(folder)
-    if metadata is not None and modality == "image":
-        return Source({"train": images.read_metadata_folder(folder, metadata)}, folder=folder)
-    if modality == "image" and (images.class_folders(folder) or (not labelled and images.image_files(folder))):
-        return Source({"train": images.read_class_folders(folder, labelled=labelled)}, folder=folder)
+    if (rows := modality.read_folder(folder, files, labelled=labelled)) is not None:
+        return Source({"train": rows}, folder=folder)
     if (folder / "data").is_dir():
         return _read_folder(folder / "data", modality, labelled)
     if len(files) == 1:
         return Source({"train": read_file(files[0], labelled=labelled)}, folder=folder)
-    if modality == "text" and not files and (images.class_folders(folder) or images.image_files(folder)):
-        raise DataError(
-            f"{folder} holds images, and the teacher reads texts",
-            "texts with labels for this teacher, or a teacher of images",
-            "give another source, or another teacher",
-        )
     raise _unclear_folder(folder, files)
 
 
@@ -260,7 +252,7 @@ def _joined(folder: Path, split: str, parts: list[Dataset]) -> Dataset:
         ) from err
 
 
-def _read_split_folders(folder: Path, folders: list[Path], modality: str, labelled: bool) -> Source:
+def _read_split_folders(folder: Path, folders: list[Path], modality: Modality, labelled: bool) -> Source:
     found: dict[str, Dataset] = {}
     notes = []
     for entry in folders:

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset, Features, Image, Value
+from datasets import Dataset, Features, Image
 
-from potstill.answers.label_kinds import LabelKind
-from potstill.data import holdout as carving
+from potstill.contracts.answers import LabelReader
+from potstill.data import holdout
 from potstill.data.arrow import dataset_of
 from potstill.data.fingerprint import hash_of, row_hashes, rows_hash
-from potstill.data.reading import Columns, Reader
+from potstill.data.reading import Readable, Reader
 from potstill.data.sources import read_source
 from potstill.data.spool import taken
 from potstill.errors import DataError
@@ -55,7 +55,7 @@ class Splits:
 def load(
     source: Any,
     *,
-    task: Columns,
+    task: Readable,
     columns: Mapping[str, Any] | None = None,
     label_names: Sequence[str] | None = None,
     validation: Any = None,
@@ -95,28 +95,28 @@ def load(
     for split, given in (("validation", validation), ("test", test)):
         if part := reader.extra(split, given, found):
             parts[split] = part
-    train, kind = parts["train"], reader.kind
-    names, mapping = kind.order(train.raw, train.roles, train.feature, label_names)
+    train, labels = parts["train"], reader.labels
+    names, mapping = labels.order(train.raw, train.roles, train.feature, label_names)
     reader.notes += mapping.notes
     positions = {split: mapping.positions(part.raw, split) for split, part in parts.items()}
     tables = {split: (part.content, positions[split]) for split, part in parts.items()}
-    carving.note_duplicates(tables, reader.notes)
-    _carve_missing(tables, seed, reader.notes, kind)
+    holdout.note_duplicates(tables, reader.notes)
+    _carve_missing(tables, seed, reader.notes, labels)
     if max_rows is not None:
         tables = {
-            split: carving.thin(*table, max_rows, seed, split, reader.notes, strata=kind.strata(table[1]))
+            split: holdout.thin(*table, max_rows, seed, split, reader.notes, strata=labels.strata(table[1]))
             for split, table in tables.items()
         }
     extra = reader.unlabelled(unlabelled, found)
     if extra is not None:
-        tables["unlabelled"] = (extra, kind.missing(extra.num_rows, names))
-    return _finish({split: kind.spread(*table) for split, table in tables.items()}, names, reader.notes)
+        tables["unlabelled"] = (extra, labels.missing(extra.num_rows, names))
+    return _finish({split: labels.spread(*table) for split, table in tables.items()}, names, reader.notes)
 
 
 def load_rows(
     source: Any,
     *,
-    task: Columns,
+    task: Readable,
     label_names: Sequence[str],
     columns: Mapping[str, Any] | None = None,
     split: str = "test",
@@ -139,19 +139,19 @@ def load_rows(
     found = read_source(source, modality=task.modality)
     chosen = split if split in found.splits else next(iter(found.splits))
     part = reader.part(found.splits[chosen], chosen, found)
-    values = reader.kind.known(label_names, part.raw, part.roles).positions(part.raw, chosen)
-    return _as_dataset(*reader.kind.spread(part.content, values), 0)
+    values = reader.labels.known(label_names, part.raw, part.roles).positions(part.raw, chosen)
+    return _as_dataset(*reader.labels.spread(part.content, values), 0)
 
 
-def _carve_missing(tables: dict[str, tuple[pa.Table, np.ndarray]], seed: int, notes: list[str], kind: LabelKind) -> None:
+def _carve_missing(tables: dict[str, tuple[pa.Table, np.ndarray]], seed: int, notes: list[str], labels: LabelReader) -> None:
     missing = [split for split in ("validation", "test") if split not in tables]
     if not missing:
         return
     content, label = tables["train"]
-    hashes, strata = row_hashes(content), kind.strata(label)
+    hashes, strata = row_hashes(content), labels.strata(label)
     left = np.arange(len(label))
     for offset, split in enumerate(missing):
-        rows = left[carving.stratified(hashes[left], strata[left], round(len(label) * SHARE), seed + offset)]
+        rows = left[holdout.stratified(hashes[left], strata[left], round(len(label) * SHARE), seed + offset)]
         if len(rows) == 0:
             if len(label) > 2 and len(np.unique(strata)) == len(label):
                 raise DataError(
@@ -189,10 +189,9 @@ def _as_dataset(content: pa.Table, label: np.ndarray, start: int) -> Dataset:
     row_ids = pa.array(np.arange(start, start + content.num_rows, dtype=np.int64))
     table = content.append_column("label", _label_column(label)).append_column("row_id", row_ids)
     if "image" in content.column_names and pa.types.is_struct(table.schema.field("image").type):
-        features = Features({"image": Image(), "label": Value("int64"), "row_id": Value("int64")})
-        struct = table.column("image")
-        table = table.set_column(0, "image", _plain_images(struct))
-        return dataset_of(table.replace_schema_metadata(None).cast(features.arrow_schema))
+        features = Features.from_arrow_schema(table.schema.remove_metadata()) | {"image": Image()}
+        table = table.set_column(0, "image", _plain_images(table.column("image")))
+        return dataset_of(table.replace_schema_metadata(None).cast(Features(features).arrow_schema))
     return dataset_of(table.replace_schema_metadata(None))
 
 

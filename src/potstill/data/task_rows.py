@@ -1,4 +1,4 @@
-"""Rows of several tasks in one run: label spaces side by side, and a row's task told by its id.
+"""Rows of several tasks in one run: label spaces side by side, and a row's task known by its id.
 
 The labels of task k are the classes from `start` to `stop` of one joint order, named ``task/label``. Row ids of task k lie from
 k · `SPAN` to (k + 1) · `SPAN`, so that encoded, cut, augmented and cached rows keep their task without a column of their own.
@@ -17,7 +17,7 @@ import pyarrow as pa
 import torch
 from datasets import Dataset
 
-from potstill.answers.class_labels import NO_LABEL
+from potstill.contracts.answers import NO_LABEL
 from potstill.data.arrow import dataset_of, table_of
 from potstill.data.collate import TASK_CLASSES
 from potstill.data.encoded import EncodedRows

@@ -9,11 +9,12 @@ import numpy as np
 from scipy.special import log_softmax, logsumexp
 
 from potstill.answers.class_ranges import FLOOR
+from potstill.contracts.answers import Predictions
 from potstill.contracts.party import Party
 from potstill.data.encoded import EncodedRows
 from potstill.evaluate.cost import cost
 from potstill.evaluate.measured_model import TOGETHER, Bench, Subject
-from potstill.evaluate.quality import Predictions, predict
+from potstill.evaluate.quality import predict
 from potstill.exports.runtimes import TorchRunner, num_cores
 from potstill.ground.devices import placed
 from potstill.models.party import Teacher
@@ -45,15 +46,14 @@ def further_subjects(bench: Bench, teacher: Subject, student: Subject) -> dict[s
 def example_of(party: Party, model: Any, *, batch: int, tokens: int | None = None) -> Any:
     """Inputs as the model reads them; parties may read images of other sizes."""
     task = party.rows.task
-    if task.modality == "image":
-        height, width = party.encoded("test")[0]["pixel_values"].shape[-2:]
-        task.image_size = (int(height), int(width))
+    task.modality.see(party.encoded("test"))
     return task.example_inputs(model, batch=batch, tokens=tokens)
 
 
 def median_tokens(party: Party) -> int | None:
     """Tokens of a row of median length; None for images."""
-    return int(np.median(party.encoded("test").lengths)) if party.rows.task.modality == "text" else None
+    middle: int | None = party.rows.task.modality.middle(party.encoded("test"))
+    return middle
 
 
 def _untimed(party: Party) -> Subject:

@@ -6,12 +6,13 @@ Shapes: N rows, C classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from potstill.answers.units import FLOOR, answers_of, joined, pooled
+from potstill.contracts.answers import Predictions
 from potstill.contracts.runner import LOGITS, Runner
 from potstill.data.collate import NOT_INPUTS
 from potstill.errors import DataError, ModelError
@@ -26,37 +27,6 @@ class Rows(Protocol):
     def lengths(self) -> np.ndarray: ...
     def __len__(self) -> int: ...
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]: ...
-
-
-class Predictions(NamedTuple):
-    """Answers in the order of the rows.
-
-    Args:
-        logits: [N, C] float32; [N, U, C] where rows have several units.
-        labels: [N] or [N, U] int64, −100 where there is none.
-        row_ids: [N] int64.
-        mask: [N, U], true on the units that count; None where a row is one unit.
-    """
-
-    logits: np.ndarray
-    labels: np.ndarray
-    row_ids: np.ndarray
-    mask: np.ndarray | None = None
-
-    def units(self) -> Predictions:
-        """One row for each unit that counts: logits [M, C], labels [M], row ids [M]; itself where a row is one unit."""
-        if self.mask is None:
-            return self
-        row_ids = np.broadcast_to(self.row_ids[:, None], self.mask.shape)[self.mask]
-        return Predictions(self.logits[self.mask], self.labels[self.mask], row_ids)
-
-
-def shared_units(first: Predictions, second: Predictions) -> tuple[Predictions, Predictions]:
-    """Both, each with the units that count in both: a word that only one model's tokenizer cut off is left out."""
-    if first.mask is None or second.mask is None:
-        return first, second
-    both = first.mask & second.mask
-    return first._replace(mask=both).units(), second._replace(mask=both).units()
 
 
 def predict(

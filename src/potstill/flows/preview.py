@@ -107,7 +107,7 @@ def preview(recipe: Recipe) -> Preview:
         teacher: Teacher = flow.open(flow.teacher)
         rows, task = teacher.encoded("train"), teacher.rows.task
         counts = None
-        if task.modality == "text" and recipe.student.vocabulary != "keep" and recipe.student.ratio != 0:
+        if task.modality.has_tokens and recipe.student.vocabulary != "keep" and recipe.student.ratio != 0:
             counts = count_tokens([rows.tokens], int(teacher.model.config.vocab_size))  # type: ignore[attr-defined]
         planned = plan_student(recipe.student, teacher, counts)
         num_rows = len(rows) + (num_augmented(recipe.data.augment, teacher) if can_augment(task) else 0)

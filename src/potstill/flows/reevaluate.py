@@ -8,13 +8,14 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from potstill.answers.fidelity import retention
-from potstill.answers.judges import judge_of
+from potstill.answers.judging import judged
+from potstill.contracts.answers import Predictions
 from potstill.data.run_rows import read_facts
 from potstill.data.splits import load_rows
 from potstill.data.task_rows import of_task, to_task
 from potstill.errors import OutputError, RecipeError
 from potstill.evaluate.further_models import joint_answers, own_answers
-from potstill.evaluate.quality import Predictions, predict
+from potstill.evaluate.quality import predict
 from potstill.exports.delivery import kept_in, plain_in
 from potstill.exports.runtimes import TorchRunner
 from potstill.flows.distill import DistillFlow
@@ -60,13 +61,13 @@ def reevaluate(folder: str | Path, *, data: str | None = None, task: str | None 
             rows = _read(flow, data, number)
             ours = all_rows.task.encode(rows, student.processor, Path(place) / "student", max_tokens=limit)
         teacher = _of_teacher(flow, None if data is None else rows, number, Path(place) / "teacher")
-        judge, metric = judge_of(all_rows.task), all_rows.task.metric_for(teacher.labels)
-        quality = _quality(all_rows.task, teacher, teacher, rows)
+        kind, metric = all_rows.answers, all_rows.task.metric_for(teacher.labels)
+        quality = judged(kind.judge(), teacher, teacher).quality() | kind.text_quality(teacher, rows)
         models: dict[str, dict[str, Any]] = {"teacher": {"quality": quality}}
         for name, runner in _served(flow, student).items():
             answers = predict(runner, ours, student.collator)
-            found = _quality(all_rows.task, answers, teacher, rows)
-            close = judge.closeness(answers, teacher)
+            judge = judged(kind.judge(), answers, teacher)
+            found, close = judge.quality() | kind.text_quality(answers, rows), judge.closeness()
             models[name] = {
                 "quality": found,
                 "retention": retention(found[metric], quality[metric]),
@@ -120,12 +121,6 @@ def _of_teacher(flow: DistillFlow, rows: Dataset | None, number: int | None, pla
     theirs = teacher.encoded("test") if rows is None else task.encode(rows, teacher.processor, place, max_tokens=limit)
     with placed(teacher.model) as model:
         return predict(TorchRunner(model), theirs, teacher.collator)
-
-
-def _quality(task: Any, answers: Predictions, teacher: Predictions, rows: Dataset) -> dict[str, float]:
-    found = task.quality(answers.logits, answers.labels, teacher=teacher.logits)
-    by_text = getattr(task, "text_quality", None)
-    return found if by_text is None else found | by_text(answers, rows)
 
 
 def as_table(figures: dict[str, Any]) -> Table:

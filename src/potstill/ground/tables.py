@@ -5,9 +5,11 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from potstill.errors import RecipeError
+
+Entry = TypeVar("Entry")
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -27,6 +29,12 @@ def resolve(table: Mapping[str, str], name: str, *, kind: str) -> Any:
     Raises:
         RecipeError: No such name; the message suggests the nearest one.
     """
+    module, _, attribute = look_up(table, name, kind=kind).partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def look_up(table: Mapping[str, Entry], name: str, *, kind: str) -> Entry:
+    """The entry of a table; arguments and errors as in `resolve`."""
     if name not in table:
         guess = nearest(name, table)
         raise RecipeError(
@@ -34,5 +42,4 @@ def resolve(table: Mapping[str, str], name: str, *, kind: str) -> Any:
             ", ".join(sorted(table)),
             f"did you mean {guess!r}?" if guess else "",
         )
-    module, _, attribute = table[name].partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    return table[name]

@@ -14,7 +14,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from potstill.answers.units import answers_of, head_output
+from potstill.answers.units import head_output
+from potstill.contracts.answers import Answers
 from potstill.contracts.signal import TeacherSignal
 from potstill.contracts.source import TapReader, require
 from potstill.errors import ModelError
@@ -23,6 +24,7 @@ from potstill.ground.hardware import bf16_pays
 from potstill.knowledge.responses.dense import DenseLogits
 from potstill.models.frozen import ensure_eval, fingerprint_of, freeze
 from potstill.models.inputs import MAIN_INPUTS, InputNames
+from potstill.tasks import answers_of
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +46,7 @@ class LiveTeacher:
             by hundredths; or "auto" (bfloat16 where a measurement says that it pays). The weights stay as they are.
         device: Where it runs, and is moved to when it is first asked. None: where the batches are, if that is a GPU, else where
             it is; so that a teacher on the CPU does not silently hold up a student that trains on a GPU.
+        answers: What the model answers; None for what its class and its problem type say.
     """
 
     def __init__(
@@ -53,11 +56,13 @@ class LiveTeacher:
         *,
         dtype: Literal["auto", "float32", "bfloat16"] = "float32",
         device: torch.device | str | None = None,
+        answers: Answers | None = None,
     ) -> None:
         self.model = freeze(model)
         self.tap_reader = tap_reader
         self.dtype = dtype
         self.home = device
+        self.answers = answers_of(model) if answers is None else answers
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -145,7 +150,7 @@ class LiveTeacher:
             values = self._forward(inputs, taps, with_logits="logits" in needs or not taps)
         logits = values.pop("logits", None)
         if logits is not None:
-            logits, _ = answers_of(logits, self._units(batch))
+            logits, _ = self.answers.arrange({"logits": logits}, self._units(batch))
             logits = logits.float() if not logits.is_inference() else logits.float().clone()
         return TeacherSignal(
             response=None if logits is None or "logits" not in needs else DenseLogits(logits),

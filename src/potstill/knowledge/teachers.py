@@ -194,7 +194,7 @@ def _first_source(teacher: Teacher, student: Student) -> TeacherSource:
     live = live_teacher(teacher)
     inside: TeacherSource = live
     if student.has_own_tokens or (student.has_other_rows and teacher.cache is None):
-        own = live_rows(teacher, live, token_values=teacher.rows.task.modality == "image")
+        own = live_rows(teacher, live, token_values=not teacher.rows.task.modality.has_tokens)
         if teacher.cache is None:
             return own if student.has_own_tokens else LayeredSource(own, live)
         inside = own

@@ -11,8 +11,6 @@ from potstill.methods.contract import Method, MethodOptions, ModelFacts, Phase
 from potstill.methods.response import not_of_rows
 from potstill.methods.routing import DYNAMIC, route_stages
 
-DESCRIBED = {"labels": "several labels at once", "numbers": "numbers", "embedding": "embeddings"}
-
 DEFAULT = "kd"
 
 METHODS: dict[str, str] = {
@@ -148,7 +146,7 @@ def require_answers(name: str, options: MethodOptions, stages: Sequence[Phase] =
     if (name in OF_CLASSES or any(loss.of_classes for loss in losses)) and not options.answers.is_distribution:
         raise NeedsError(
             f"method {name!r} compares probabilities of classes that exclude each other;"
-            f" the answers of this task are {DESCRIBED.get(options.answers.kind, options.answers.kind)}",
+            f" the answers of this task are {options.answers.noun}",
             f"methods that take the task's own losses: {', '.join(each for each in names() if each not in OF_CLASSES)}",
             "set distill.method: auto",
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from potstill import modalities
 from potstill.errors import NeedsError
 from potstill.methods.assistants import plan_chain
 from potstill.methods.augmented import augmented_kd
@@ -97,5 +98,6 @@ def ban(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tup
 def _school(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> Phase:
     """One step of a chain: plain distillation from answers alone, with its passes and rates for this kind of model."""
     plain = replace(options, has_taps=False)
-    (stage,) = augmented_kd(student, teacher, plain) if student.modality == "text" else kd(student, teacher, plain)
+    method = augmented_kd if modalities.build(student.modality).can_augment else kd
+    (stage,) = method(student, teacher, plain)
     return stage

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
-from potstill.contracts.answers import ONE_CLASS, Answers
+from potstill.answers import build as build_answers
+from potstill.contracts.answers import Answers
 from potstill.errors import NeedsError
 from potstill.training.companions.catalogue import kinds
 
@@ -111,7 +112,7 @@ class MethodOptions:
     layers: LayerChoice = "auto"
     has_taps: bool = True
     has_same_tokens: bool = True
-    answers: Answers = ONE_CLASS
+    answers: Answers = field(default_factory=lambda: build_answers("class"))
     online: OnlineOptions = OnlineOptions()
     assistants: int | None = None
     generations: int | None = None

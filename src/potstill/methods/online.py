@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from potstill import modalities
 from potstill.errors import NeedsError
 from potstill.methods.contract import MethodOptions, ModelFacts, Phase, TermSpec
 from potstill.methods.needs import require_taps
@@ -73,9 +74,10 @@ def sskd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tu
     """
     require_taps("sskd", options, compares_tokens=False)
     for side, facts in (("student", student), ("teacher", teacher)):
-        if facts.modality != "image":
+        rows = modalities.build(facts.modality)
+        if not rows.can_turn:
             raise NeedsError(
-                f"method 'sskd' turns images, the {side} reads tokens of texts",
+                f"method 'sskd' turns images, the {side} reads {rows.noun}",
                 "models of images, or a method for any rows such as 'rkd' and 'crd'",
                 "set distill.method: crd",
             )

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from potstill import modalities
 from potstill.contracts.answers import Answers
 from potstill.errors import NeedsError
 from potstill.losses.catalogue import build, defaults
@@ -17,8 +18,6 @@ from potstill.training.schedules import is_schedule, parse
 
 logger = logging.getLogger(__name__)
 
-# Epochs and peak rate of plain distillation. Small students of images are far from converged at the rates that suit texts.
-PASSES = {"text": (8.0, 3e-4), "image": (16.0, 1e-3), "maps": (16.0, 2e-3)}
 EARLY_FEATURES = {"phases": [[0.5, 1.0], [1.0, 0.2]]}
 
 
@@ -31,7 +30,7 @@ def kd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tupl
     is_alike = options.has_same_tokens and student.has_maps == teacher.has_maps and student.strides[-1:] == teacher.strides[-1:]
     if options.has_taps and is_alike and student.width == teacher.width:
         terms += (TermSpec("hidden_mse", EARLY_FEATURES, options={"layers": pair_layers(options.layers, student, teacher)}),)
-    epochs, rate = PASSES[student.modality if not student.has_maps else "maps"]
+    epochs, rate = modalities.build(student.modality).passes(has_maps=student.has_maps)
     return with_wishes([Phase("prediction", terms, epochs=epochs, learning_rate=rate)], options)
 
 
@@ -128,7 +127,7 @@ def in_units(terms: Sequence[TermSpec], answers: Answers) -> tuple[TermSpec, ...
             fitting = " and ".join(dict.fromkeys(entry["name"] for entry in answers.from_teacher))
             raise NeedsError(
                 f"loss {term.name!r} compares probabilities of classes that exclude each other;"
-                f" the answers of this task are of another kind ({answers.kind})",
+                f" the answers of this task are of another kind ({answers.noun})",
                 f"for the answers: {fitting}; or losses on inner values",
                 "take that loss, or leave distill.losses out",
             )

@@ -3,32 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from potstill.contracts.task import Task
 from potstill.errors import ModelError
 
 _HEADLESS = ("Model", "ForMaskedLM", "ForPreTraining", "ForMaskedImageModeling", "Encoder", "Backbone")
-_HEADS = {
-    "text-classification": "ForSequenceClassification",
-    "image-classification": "ForImageClassification",
-    "token-classification": "ForTokenClassification",
-    "question-answering": "ForQuestionAnswering",
-    "multi-label": "ForSequenceClassification",
-    "regression": "ForSequenceClassification",
-    "sentence-embeddings": "ForSentenceEmbedding",
-}
-PROBLEMS = {"multi-label": "multi_label_classification", "regression": "regression"}
-"""The problem type that transformers writes into the configuration, for tasks that share a head."""
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-
-
-class NamedTask(Protocol):
-    """The name and modality of a task."""
-
-    name: str
-    modality: str
 
 
 PROCESSOR_FILES = (
@@ -84,18 +67,17 @@ def _looks_local(name: str) -> bool:
     return name.startswith((".", "~", os.sep)) or os.path.isabs(name) or name.count("/") > 1 or name.endswith("/")
 
 
-def check_config(name: str, config: Any, task: NamedTask) -> None:
+def check_config(name: str, config: Any, task: Task) -> None:
     """Refuse configurations that no teacher of the task can have.
 
     Raises:
         ModelError: A model trained for another kind of answers, or an encoder with a decoder.
     """
     problem = getattr(config, "problem_type", None)
-    own = PROBLEMS.get(task.name, "single_label_classification")
-    if problem is not None and problem in PROBLEMS.values() and problem != own:
-        fitting = next(each for each, theirs in PROBLEMS.items() if theirs == problem)
+    fitting = task.siblings.get(str(problem))
+    if fitting is not None and fitting != task.name:
         raise ModelError(
-            f"{name} was trained for {problem.replace('_', ' ')}, the task is {task.name}",
+            f"{name} was trained for {str(problem).replace('_', ' ')}, the task is {task.name}",
             f"a teacher for {task.name}",
             f"set task: {fitting}, or choose another teacher",
         )
@@ -105,14 +87,7 @@ def check_config(name: str, config: Any, task: NamedTask) -> None:
         )
 
 
-def check_fits_task(
-    name: str,
-    config: Any,
-    task: NamedTask,
-    auto_classes: Mapping[str, str],
-    *,
-    architectures: Sequence[str] | None = None,
-) -> bool | None:
+def check_fits_task(name: str, config: Any, task: Task, *, architectures: Sequence[str] | None = None) -> bool | None:
     """Whether the checkpoint says that it has a head for the task; None where it says nothing.
 
     Raises:
@@ -120,9 +95,7 @@ def check_fits_task(
     """
     import transformers
 
-    if task.name not in auto_classes:
-        raise ModelError(f"no teacher can be loaded for task {task.name!r}", ", ".join(sorted(auto_classes)))
-    auto_class = getattr(transformers, auto_classes[task.name], transformers.AutoModel)  # a head of our own: any encoder
+    auto_class = getattr(transformers, f"AutoModel{task.head}", transformers.AutoModel)  # a head of our own: any encoder
     if type(config) not in auto_class._model_mapping and not hasattr(config, "auto_map"):
         raise ModelError(
             f"{name} is a {config.model_type} model, which transformers does not offer for {task.name}",
@@ -132,13 +105,13 @@ def check_fits_task(
     kinds = list(architectures or getattr(config, "architectures", None) or [])
     if not kinds:
         return None
-    if any(_HEADS[task.name] in kind for kind in kinds):
+    if any(task.head in kind for kind in kinds):
         return True
     if all(kind.endswith(_HEADLESS) and not kind.endswith("LMHeadModel") for kind in kinds):
         return False
     raise ModelError(
         f"{name} is a {kinds[0]}, which was trained for another task than {task.name}",
-        f"a model {_HEADS[task.name]}, or a pretrained one without a head ({', '.join(_HEADLESS[:3])})",
+        f"a model {task.head}, or a pretrained one without a head ({', '.join(_HEADLESS[:3])})",
         "choose the checkpoint that was fine-tuned for this task, or the pretrained one that it came from",
     )
 

@@ -10,11 +10,12 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from transformers import AutoConfig, PreTrainedModel
 
+from potstill.contracts.task import Task
 from potstill.errors import ModelError
 from potstill.ground.tables import resolve
 from potstill.models.checkpoint import check_config, check_fits_task, check_folder, check_weight_files
@@ -23,44 +24,25 @@ from potstill.models.labels import align_labels, name_classes, reorder_head
 
 logger = logging.getLogger(__name__)
 
-AUTO_CLASSES = {
-    "text-classification": "AutoModelForSequenceClassification",
-    "image-classification": "AutoModelForImageClassification",
-    "token-classification": "AutoModelForTokenClassification",
-    "question-answering": "AutoModelForQuestionAnswering",
-    "multi-label": "AutoModelForSequenceClassification",
-    "regression": "AutoModelForSequenceClassification",
-    "sentence-embeddings": "potstill.models.sentence_model:AutoSentenceEncoder",
-}
+OWN_HEADS = {"ForSentenceEmbedding": "potstill.models.sentence_model:AutoSentenceEncoder"}
+"""Heads that transformers has no Auto class for."""
 
 
-def auto_class(task_name: str) -> Any:
-    """The class whose `from_pretrained` and `from_config` give a model with the task's head."""
+def auto_class(head: str) -> Any:
+    """The class whose `from_pretrained` and `from_config` give a model with a head, such as ``ForSequenceClassification``."""
     import transformers
 
-    name = AUTO_CLASSES[task_name]
-    return resolve(AUTO_CLASSES, task_name, kind="task") if ":" in name else getattr(transformers, name)
+    return resolve(OWN_HEADS, head, kind="head") if head in OWN_HEADS else getattr(transformers, f"AutoModel{head}")
 
 
-def new_model(task: Any, config: Any) -> PreTrainedModel:
+def new_model(task: Task, config: Any) -> PreTrainedModel:
     """A model of a configuration with random weights, in evaluation mode."""
     for key, value in task.config_values.items():
         setattr(config, key, value)
     if config.architectures is None:
         config.architectures = []  # DeiT's Auto class cannot read None
-    model: PreTrainedModel = auto_class(task.name).from_config(config).eval()
+    model: PreTrainedModel = auto_class(task.head).from_config(config).eval()
     return model
-
-
-class TaskLike(Protocol):
-    """What loading reads of a task; see `potstill.tasks`."""
-
-    name: str
-    modality: str
-
-    def load_processor(self, name_or_path: str, *, model_config: Any) -> Any:
-        """The tokenizer or image processor."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -82,7 +64,7 @@ class LoadedTeacher:
 
 def load_teacher(
     source: str | Path | PreTrainedModel,
-    task: TaskLike,
+    task: Task,
     *,
     num_labels: int | None = None,
     label_names: Sequence[str] | None = None,
@@ -108,12 +90,12 @@ def load_teacher(
         name = os.path.expanduser(str(source))
         check_folder(name)
         config = _load_config(name, trust_remote_code, task)
-        has_head = check_fits_task(name, config, task, AUTO_CLASSES)
+        has_head = check_fits_task(name, config, task)
         model, head_is_new, notes = _load_model(
             name, config, task, num_labels=num_labels, has_head=has_head, trust_remote_code=trust_remote_code
         )
         processor = _load_processor(name, model.config, task)
-    for key, value in getattr(task, "config_values", {}).items():
+    for key, value in task.config_values.items():
         setattr(model.config, key, value)
     _check_finite(model, str(source) if not isinstance(source, PreTrainedModel) else type(model).__name__)
     if head_is_new:
@@ -129,9 +111,9 @@ def load_teacher(
     return LoadedTeacher(model, processor, head_is_new, tuple(notes))
 
 
-def _take_model(model: PreTrainedModel, task: TaskLike) -> tuple[PreTrainedModel, Any]:
+def _take_model(model: PreTrainedModel, task: Task) -> tuple[PreTrainedModel, Any]:
     check_config(type(model).__name__, model.config, task)
-    check_fits_task(type(model).__name__, model.config, task, AUTO_CLASSES, architectures=[type(model).__name__])
+    check_fits_task(type(model).__name__, model.config, task, architectures=[type(model).__name__])
     path = getattr(model.config, "_name_or_path", "") or ""
     has_processor = Path(path).is_dir() and any((Path(path) / name).exists() for name in _PROCESSOR_FILES)
     return model, _load_processor(path, model.config, task) if path and has_processor else None
@@ -140,7 +122,7 @@ def _take_model(model: PreTrainedModel, task: TaskLike) -> tuple[PreTrainedModel
 _PROCESSOR_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "preprocessor_config.json", "processor_config.json")
 
 
-def _load_config(name: str, trust_remote_code: bool, task: TaskLike) -> Any:
+def _load_config(name: str, trust_remote_code: bool, task: Task) -> Any:
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
     except json.JSONDecodeError as err:
@@ -171,7 +153,7 @@ def _first_line(err: BaseException) -> str:
 
 
 def _load_model(
-    name: str, config: Any, task: TaskLike, *, num_labels: int | None, has_head: bool | None, trust_remote_code: bool
+    name: str, config: Any, task: Task, *, num_labels: int | None, has_head: bool | None, trust_remote_code: bool
 ) -> tuple[PreTrainedModel, bool, list[str]]:
     if has_head and num_labels is not None and config.num_labels != num_labels:
         raise _wrong_count(name, config.num_labels, num_labels)
@@ -205,12 +187,12 @@ def _and_more(names: Sequence[str]) -> str:
 
 
 def _from_pretrained(
-    name: str, task: TaskLike, trust_remote_code: bool, config: Any, num_labels: int | None
+    name: str, task: Task, trust_remote_code: bool, config: Any, num_labels: int | None
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     settings: dict[str, Any] = {"config": config} if config is not None else {"num_labels": num_labels}
     try:
         with _quiet_transformers():
-            model, info = auto_class(task.name).from_pretrained(
+            model, info = auto_class(task.head).from_pretrained(
                 name,
                 **settings,
                 dtype=torch.float32,
@@ -253,13 +235,13 @@ def _broken_weights(name: str, err: BaseException) -> ModelError:
     )
 
 
-def _load_processor(name: str, config: Any, task: TaskLike) -> Any:
+def _load_processor(name: str, config: Any, task: Task) -> Any:
     try:
         return task.load_processor(name, model_config=config)
     except ModelError:
         raise
     except (OSError, ValueError, KeyError, TypeError, ImportError) as err:
-        kind = "a tokenizer" if task.modality == "text" else "an image processor"
+        kind = task.modality.processor_noun
         raise ModelError(
             f"{name} has no usable {kind.split(maxsplit=1)[1]}: {_first_line(err)}",
             f"{kind} in the same folder as the model",

@@ -176,5 +176,5 @@ def load_student(folder: Path, task: Any, *, without_dropout: bool = False) -> t
         for name in DROPOUT_KEYS:
             if getattr(config, name, None) is not None:
                 setattr(config, name, 0.0)
-    model = auto_class(task.name).from_pretrained(folder, config=config).eval()
+    model = auto_class(task.head).from_pretrained(folder, config=config).eval()
     return model, task.load_processor(str(folder), model_config=model.config)

@@ -70,6 +70,10 @@ class SentenceEncoder:
         embedding = nn.functional.normalize(self.sentence_head(pooled), dim=-1)
         return SequenceClassifierOutput(logits=embedding, hidden_states=outputs.hidden_states)
 
+    def save_extras(self, folder: Path) -> None:
+        """The files of sentence-transformers; see `save_for_sentence_transformers`."""
+        save_for_sentence_transformers(self, folder)
+
 
 class AutoSentenceEncoder:
     """Sentence encoders of any supported type, with the calls of transformers' Auto classes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from potstill.contracts.task import Task
 from potstill.errors import RecipeError
 from potstill.methods.catalogue import require_answers
 from potstill.methods.contract import MethodOptions
@@ -11,11 +12,9 @@ from potstill.methods.response import in_units
 from potstill.planning.check import ANY_MODEL
 from potstill.planning.loss_table import read_losses
 from potstill.recipe import Recipe
-from potstill.tasks.contract import Task
+from potstill.tasks import plain_tasks
 from potstill.training.row_plan import read_row_plan
 from potstill.training.row_statistics import no_lengths, refuse_certain
-
-MIXED = ("text-classification", "image-classification")
 
 
 def check_answers(recipe: Recipe, task: Task) -> None:
@@ -45,17 +44,17 @@ def check_answers(recipe: Recipe, task: Task) -> None:
             "several teachers for classification, one teacher for other tasks",
             "leave one teacher",
         )
-    if recipe.student.architecture is not None and (answers.kind == "embedding" or not answers.is_of_row):
-        lack = "have no sentence embedding" if answers.kind == "embedding" else "answer whole rows, not their words or places"
+    if recipe.student.architecture is not None and not (answers.has_label_names and answers.is_of_row):
+        lack = "have no sentence embedding" if answers.is_of_row else "answer whole rows, not their words or places"
         raise RecipeError(
             f"student.architecture is {recipe.student.architecture!r}, and such students {lack}",
             f"for {task.name}: a student cut out of the teacher, or a named one (student.model)",
             "leave student.architecture out",
         )
     plan = read_row_plan(recipe.distill.rows.model_dump())
-    refuse_certain(plan, answers.kind)
-    if plan.order == "curriculum" and plan.difficulty == "length" and task.modality == "image":
-        raise no_lengths("images have none")
+    refuse_certain(plan, answers)
+    if plan.order == "curriculum" and plan.difficulty == "length" and not task.modality.has_tokens:
+        raise no_lengths(f"{task.modality.noun} have none")
     if recipe.distill.losses is None:
         require_answers(recipe.distill.method, MethodOptions(answers=answers))
     else:
@@ -68,10 +67,10 @@ def check_teachers(recipe: Recipe, task: Task) -> None:
     Raises:
         RecipeError: The task has no one class per row.
     """
-    if recipe.teacher.others and task.name not in MIXED:
+    if recipe.teacher.others and not task.answers().can_average:
         raise RecipeError(
             f"{len(recipe.teacher.all)} teachers are given for {task.name}",
-            f"one teacher; several are mixed as probabilities of one class per row, for {' and '.join(MIXED)}",
+            f"one teacher; several are mixed as probabilities of one class per row, for {' and '.join(plain_tasks())}",
             "leave one teacher",
         )
 

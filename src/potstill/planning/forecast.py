@@ -23,6 +23,7 @@ from potstill.methods.catalogue import default_epochs
 from potstill.methods.contract import ModelFacts, Phase, facts_of
 from potstill.methods.needs import require_need, require_outputs
 from potstill.models.checkpoint import has_own_processor
+from potstill.models.inputs import MAIN_INPUTS
 from potstill.models.load import new_model
 from potstill.planning.phases import RunFacts, phases_of
 from potstill.recipe import Recipe
@@ -123,7 +124,7 @@ def _student_config(run: RunFacts) -> tuple[Any, bool] | None:
         from potstill.students.plan import plan
 
         planned = plan(teacher, num_labels=classes, **recipe.budget)  # type: ignore[arg-type]
-        return planned.build_config(), not _is_text(run)
+        return planned.build_config(), not _has_tokens(run)
     except (PotstillError, OSError, ValueError, AttributeError, TypeError) as error:
         logger.debug("the student's shape is not known yet: %s", error)
         return None
@@ -141,11 +142,11 @@ def _facts(config: Any, run: RunFacts) -> ModelFacts | None:
 
 def _fewest_classes(run: RunFacts) -> int:
     """How many classes a row is told apart by, at least."""
-    return int(getattr(run.task, "fewest_classes", run.num_labels))
+    return run.answers.fewest_classes or run.num_labels
 
 
-def _is_text(run: RunFacts) -> bool:
-    return run.task.modality == "text"
+def _has_tokens(run: RunFacts) -> bool:
+    return run.task.modality.has_tokens
 
 
 def _faults(foreseen: Forecast, shapes: tuple[Shapes, Shapes] | None) -> list[PotstillError]:
@@ -172,7 +173,7 @@ def _distinct(stages: Sequence[Phase]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _require_tokens(foreseen: Forecast, name: str, need: str) -> None:
-    if foreseen.has_same_tokens or not _is_text(foreseen.run) or is_of_whole_row(need):
+    if foreseen.has_same_tokens or not _has_tokens(foreseen.run) or is_of_whole_row(need):
         return
     named = foreseen.run.recipe.student.model
     raise NeedsError(
@@ -222,8 +223,6 @@ def _shapes_of(run: RunFacts, config: Any, needs: set[str]) -> Shapes:
 
 
 def _inputs(run: RunFacts, model: Any) -> dict[str, torch.Tensor]:
-    if _is_text(run):
-        return {"input_ids": torch.ones(ROWS, TOKENS, dtype=torch.int64)}
-    size: Any = getattr(run.task, "image_size", None) or getattr(model.config, "image_size", None) or 32
-    height, width = (size, size) if isinstance(size, int) else tuple(size)[-2:]
-    return {"pixel_values": torch.zeros(ROWS, int(getattr(model.config, "num_channels", 3)), int(height), int(width))}
+    with torch.device("cpu"):
+        made = run.task.example_inputs(model, batch=ROWS, tokens=TOKENS)
+    return {name: value for name, value in made.items() if name in MAIN_INPUTS} or made

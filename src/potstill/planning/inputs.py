@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from transformers import AutoConfig
 
-from potstill.answers.label_columns import tells_of_labels
+from potstill import modalities
+from potstill.contracts.task import Task
 from potstill.data.sources import read_source
 from potstill.data.splits import Splits, load
 from potstill.errors import ModelError, PotstillError, RecipeError
 from potstill.ground.devices import seeded
-from potstill.modalities.text.token_columns import tells_of_units
 from potstill.models.factory import is_factory, make, trust, trust_module
 from potstill.models.frozen import fingerprint_of, freeze
 from potstill.models.labels import teacher_labels
@@ -27,8 +27,8 @@ from potstill.recipe import Recipe
 from potstill.recipe.model import DataRecipe, OneTeacherRecipe
 from potstill.tasks import build as build_task
 from potstill.tasks import infer as infer_task
-from potstill.tasks.contract import Task
-from potstill.tasks.several_tasks import of_several
+from potstill.tasks import of_several
+from potstill.tasks.inference import kind_of_labels
 
 if TYPE_CHECKING:
     from torch import nn
@@ -78,7 +78,7 @@ class Inputs:
             return self.shared_task()
         if self.task_name != "auto":
             return build_task(self.task_name)
-        return infer_task(self.config, labels=self._label_words)
+        return infer_task(self.config, labels=self._kind_of_labels)
 
     @cached_property
     def config(self) -> Any:
@@ -157,7 +157,7 @@ class Inputs:
         given = self.teacher
         network, processor = make(given.model, None if label_names is None else len(label_names))
         if given.processor is not None:
-            processor = build_task("image-classification").load_processor(str(Path(given.processor).expanduser()))
+            processor = modalities.build("image").load_processor(str(Path(given.processor).expanduser()))
         return wrap(network, given.model, processor, label_names=label_names), processor
 
     def read(self) -> Splits:
@@ -183,11 +183,11 @@ class Inputs:
         loaded = self.load_anew(None)
         return None if loaded.head_is_new else teacher_labels(loaded.model.config)
 
-    def _label_words(self) -> str | None:
-        """``"labels"``, ``"numbers"``, ``"tags"`` or ``"spans"`` where the columns say so; None where they do not."""
-        found = read_source(self.memory.data if self.memory.data is not None else self.data.source, modality="text")
-        rows = found.splits.get("train") or next(iter(found.splits.values()))
-        return tells_of_units(rows.features, self.data.columns) or tells_of_labels(rows, self.data.columns)
+    def _kind_of_labels(self, task: Task) -> str | None:
+        """The kind of answers that the columns call for, where they say so and rows are those of this task."""
+        source = self.memory.data if self.memory.data is not None else self.data.source
+        found = read_source(source, modality=task.modality)
+        return kind_of_labels(found.splits.get("train") or next(iter(found.splits.values())), self.data.columns)
 
     def content(self) -> Any:
         """What the teacher and the data are, for fingerprints: by content where they are on this machine, else by name."""
@@ -240,7 +240,7 @@ def joint_task(inputs: Sequence[Inputs]) -> Task:
     if len(set(names.values())) > 1:
         raise RecipeError(
             f"the tasks are of different kinds: {', '.join(f'{name} is {kind}' for name, kind in names.items())}",
-            "tasks of one kind for one student: all text-classification, or all image-classification",
+            "tasks of one kind for one student: all of one task",
             "give each kind a recipe of its own",
         )
     return of_several(next(iter(kinds.values())))

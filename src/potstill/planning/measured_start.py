@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import kl_div
 
-from potstill.answers.units import answers_of
 from potstill.contracts.source import TeacherSource
 from potstill.errors import DataError, NeedsError
 from potstill.ground.devices import device_of, placed
@@ -35,7 +34,7 @@ ROWS, BATCH = 256, 32
 
 def reads_start(asked: DistillRecipe, student: Student, phases: Sequence[Phase]) -> bool:
     """Whether a measured distance decides something in these phases, and the user has not decided it."""
-    if student.rows.answers.kind == "span":  # answers over the places of a row have no mean over rows
+    if not student.rows.answers.has_mean:
         return False
     return (asked.learning_rate is None or asked.epochs is None) and any(phase.by_start for phase in phases)
 
@@ -54,7 +53,7 @@ def start_error(student: Student, model: Any, source: TeacherSource, batches: Se
         for batch in batches:
             theirs = source.signal(batch, ("logits",)).logits
             inputs = {name: value.to(device_of(ours)) for name, value in model_inputs(ours, batch).items()}
-            answers, mask = answers_of(taps.run(inputs)[0].float(), batch)
+            answers, mask = student.rows.answers.arrange({"logits": taps.run(inputs)[0].float()}, batch)
             pairs.append(tuple(_listed(each.cpu(), mask) for each in (answers, theirs)))
     student_answers, teacher_answers = (torch.cat(parts) for parts in zip(*pairs))
     return unexplained(student_answers, teacher_answers, student.rows.answers.is_distribution)

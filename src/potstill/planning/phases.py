@@ -15,7 +15,7 @@ from potstill.planning.loss_table import read_losses
 from potstill.recipe import Recipe
 
 if TYPE_CHECKING:
-    from potstill.tasks.contract import Task
+    from potstill.contracts.task import Task
 
 CUSTOM_EPOCHS, CUSTOM_RATE = 8.0, 3e-4
 
@@ -71,7 +71,7 @@ def phases_of(run: RunFacts, student: ModelFacts, teacher: ModelFacts, *, has_sa
 
 def asks_teacher(run: RunFacts) -> bool:
     """Whether the losses read the teacher's answers, judged by two models of the run's kind; True where these do not say."""
-    student, teacher = next(pair for pair in EXAMPLES if pair[0].modality == run.task.modality)
+    student, teacher = next(pair for pair in EXAMPLES if pair[0].modality == run.task.modality.name)
     try:
         phases = phases_of(run, student, teacher, has_same_tokens=True)
     except PotstillError:
@@ -91,4 +91,4 @@ def method_of(recipe: Recipe, task: Task) -> str:
 
 def can_augment(task: Task) -> bool:
     """Whether rows of this task can be made out of others: texts and words, but no questions, whose answers would be lost."""
-    return task.modality == "text" and getattr(task, "can_augment", True)
+    return task.modality.can_augment

@@ -11,6 +11,7 @@ from potstill.methods import catalogue as methods
 from potstill.methods.contract import MethodOptions, ModelFacts, OnlineOptions, Phase
 from potstill.planning.loss_table import read_losses
 from potstill.recipe import Recipe
+from potstill.tasks import plain_tasks
 from potstill.training.terms import read_terms
 
 ANY_MODEL = ModelFacts(1000, 8, 2, "text")  # deep enough for any block that a term may name
@@ -26,10 +27,10 @@ def check_tasks(recipe: Recipe) -> None:
     """
     if not recipe.tasks:
         return
-    if recipe.task not in ("auto", "text-classification", "image-classification"):
+    if recipe.task not in ("auto", *plain_tasks()):
         raise RecipeError(
             f"tasks are given, and task is {recipe.task}",
-            "text-classification or image-classification, for all of them",
+            f"{' or '.join(plain_tasks())}, for all of them",
             "leave task out, or give each task a recipe of its own",
         )
     if recipe.distill.losses is not None:

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from potstill.contracts.target import TARGETS
+from potstill.contracts.task import TASKS
 from potstill.contracts.way import AUTO, modes
 
 if TYPE_CHECKING:
     QuantizeMode = str
+    TaskName = str
     TargetName = str
 else:  # names of the tables
-    QuantizeMode, TargetName = Literal[modes()], Literal[tuple(TARGETS)]
+    QuantizeMode, TargetName, TaskName = Literal[modes()], Literal[tuple(TARGETS)], Literal["auto", *TASKS]
 
 ANCHORS = 4  # of a route that nobody sized
 Scalar = float | dict[str, Any]
@@ -323,16 +325,7 @@ class Recipe(Section):
         description="Several tasks for one student, instead of teacher and data: name → {teacher, data}. The student is cut out "
         "of the first one's teacher; what teacher and data set beside them holds for every task.",
     )
-    task: Literal[
-        "auto",
-        "text-classification",
-        "multi-label",
-        "regression",
-        "sentence-embeddings",
-        "token-classification",
-        "question-answering",
-        "image-classification",
-    ] = Field("auto", description="What a row means; auto: told by teacher and columns.")
+    task: TaskName = Field("auto", description="What a row means; auto: what teacher and columns say.")
     student: StudentRecipe = Field(default_factory=lambda: StudentRecipe())
     distill: DistillRecipe = Field(default_factory=lambda: DistillRecipe())
     quantize: QuantizeRecipe = Field(default_factory=lambda: QuantizeRecipe())

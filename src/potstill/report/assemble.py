@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import base64
 import datetime
-import io
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from potstill.answers.fidelity import gap_closed, retention
-from potstill.answers.judges import Judge, judge_of
+from potstill.answers.judging import intervals, judged
+from potstill.contracts.answers import Judge, Predictions
 from potstill.contracts.target import Target
 from potstill.data.run_rows import Rows, read_facts
 from potstill.data.task_rows import blocks_of
 from potstill.evaluate.measured_model import Bench, Subject, reference
-from potstill.evaluate.quality import Predictions
 from potstill.exports.delivery import kept_in, plain_in
 from potstill.exports.timing import Timing
 from potstill.ground.hardware import choose_threads, describe, package_versions
@@ -43,7 +41,6 @@ from potstill.report.metrics import (
 from potstill.report.numbers import SHARES
 
 FEW_TEST_ROWS = 200
-THUMBNAIL = 96
 _SHAPE_KEYS = (
     "model_type", "num_hidden_layers", "n_layers", "depths", "hidden_size", "dim", "hidden_sizes", "embedding_size",
     "num_attention_heads", "n_heads", "intermediate_size", "hidden_dim", "vocab_size", "image_size", "patch_size",
@@ -67,7 +64,7 @@ def assemble(
         energy: Energy per row, or why there is none.
     """
     rows, options = bench.rows, bench.options
-    metric, judge = rows.metric, judge_of(rows.task)
+    metric, judges = rows.metric, _judges(rows, answers)
     student, teacher, compared = models["student"], models["teacher"], models[reference(models)]
     baseline = models.get("baseline")
     planned = bench.student.facts["plan"]
@@ -91,17 +88,17 @@ def assemble(
         mean_kl_nats=student.mean_kl_nats,
         models=dict(models),
         served=served,
-        confidence=_confidence(judge, answers, metric),
-        answers=rows.answers.kind,
+        confidence=_confidence(judges, metric),
+        answers=rows.answers.reported,
         tasks=_tasks(bench),
         quantization=_quantization(bench),
         plan=_plan(bench, planned),
         layers=insides,
-        per_class=_per_class(bench, answers),
-        worst_examples=_worst(bench, judge, answers),
+        per_class=_per_class(bench, judges),
+        worst_examples=_worst(bench, judges["student"]),
         history={name: history_points(facts["history"]) for name, facts in trained.items()},
         precision={name: TrainingPrecision(**facts["precision"]) for name, facts in trained.items() if "precision" in facts},
-        calibration={name: bins for name, found in answers.items() if (bins := _bins(judge, found))},
+        calibration={name: bins for name, judge in judges.items() if (bins := _bins(judge))},
         energy=energy,
         data=_data(bench),
         machine=_machine(),
@@ -127,9 +124,20 @@ def served_name(bench: Bench, models: Mapping[str, ModelFigures]) -> str:
     return kept.model_name if kept is not None and kept.model_name in models else "student"
 
 
-def _confidence(judge: Judge, answers: Mapping[str, Predictions], metric: str) -> dict[str, Interval]:
-    compared = {**answers, "teacher": answers[reference(answers)]}
-    found = judge.intervals(compared, metric)
+def _judges(rows: Rows, answers: Mapping[str, Predictions]) -> dict[str, Judge]:
+    """Of each model, against the teacher that it is compared with."""
+    teacher = answers[reference(answers)]
+    place = {int(row_id): index for index, row_id in enumerate(teacher.row_ids)}
+    found = {}
+    for name, own in answers.items():
+        order = np.array([place[int(row_id)] for row_id in own.row_ids])
+        aligned = teacher._replace(**{key: value[order] for key, value in teacher._asdict().items() if value is not None})
+        found[name] = judged(rows.answers.judge(), own, aligned)
+    return found
+
+
+def _confidence(judges: Mapping[str, Judge], metric: str) -> dict[str, Interval]:
+    found = intervals({**judges, "teacher": judges[reference(judges)]}, metric)
     return {name: Interval(low=one.low, high=one.high, level=one.confidence) for name, one in found.items()}
 
 
@@ -157,8 +165,8 @@ def _shape(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: config[key] for key in _SHAPE_KEYS if config.get(key) is not None}
 
 
-def _per_class(bench: Bench, answers: Mapping[str, Predictions]) -> list[ClassResult]:
-    by_model = {name: bench.rows.task.per_class(found.logits, found.labels) for name, found in answers.items()}
+def _per_class(bench: Bench, judges: Mapping[str, Judge]) -> list[ClassResult]:
+    by_model = {name: judge.per_class() for name, judge in judges.items()}
     teacher = by_model["teacher"]
     if not teacher:
         return []
@@ -173,33 +181,14 @@ def _per_class(bench: Bench, answers: Mapping[str, Predictions]) -> list[ClassRe
     ]
 
 
-def _worst(bench: Bench, judge: Judge, answers: Mapping[str, Predictions]) -> list[WorstExample]:
+def _worst(bench: Bench, judge: Judge) -> list[WorstExample]:
     """Test rows on which the student does much worse than the teacher."""
-    teacher, student = answers[reference(answers)], answers["student"]
-    place = {int(row_id): index for index, row_id in enumerate(teacher.row_ids)}
-    order = np.array([place[int(row_id)] for row_id in student.row_ids])
-    aligned = teacher._replace(**{name: value[order] for name, value in teacher._asdict().items() if value is not None})
-    split = bench.rows.split("test")
+    split, modality = bench.rows.split("test"), bench.rows.task.modality
     where = {int(row_id): index for index, row_id in enumerate(split["row_id"])}
     return [
-        WorstExample(**_shown(bench.rows.task, split[where[one.row_id]]), **one._asdict())
-        for one in judge.worst(student, aligned, bench.rows.label_names, bench.options.evaluate.worst_examples)
+        WorstExample(**modality.shown(split[where[one.row_id]]), **one._asdict())
+        for one in judge.worst(bench.rows.label_names, bench.options.evaluate.worst_examples)
     ]
-
-
-def _shown(task: Any, row: Mapping[str, Any]) -> dict[str, str]:
-    if task.modality == "text":
-        return {"text": task.text_of(row)}
-    from PIL import Image
-
-    image = row["image"].convert("RGB")
-    if max(image.size) < THUMBNAIL // 2:
-        factor = THUMBNAIL // (2 * max(image.size)) or 1
-        image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return {"image_png_base64": base64.b64encode(buffer.getvalue()).decode()}
 
 
 def _trained(bench: Bench) -> dict[str, Mapping[str, Any]]:
@@ -214,8 +203,8 @@ def _trained(bench: Bench) -> dict[str, Mapping[str, Any]]:
     return found
 
 
-def _bins(judge: Judge, found: Predictions) -> list[ReliabilityBin]:
-    curve = judge.calibration(found)
+def _bins(judge: Judge) -> list[ReliabilityBin]:
+    curve = judge.calibration()
     if curve is None:
         return []
     return [
@@ -236,7 +225,7 @@ def _data(bench: Bench) -> DataSummary:
     if bench.rows.has("augmented"):
         rows["augmented"] = len(bench.rows.split("augmented"))
     tokens: dict[str, float | None] = {}
-    if bench.rows.task.modality == "text":
+    if bench.rows.task.modality.has_tokens:
         lengths = bench.teacher.encoded("train").lengths
         tokens = {"p50": float(np.percentile(lengths, 50)), "p95": float(np.percentile(lengths, 95)), "max": float(lengths.max())}
     return DataSummary(
@@ -293,18 +282,14 @@ def _warnings(bench: Bench, answers: Mapping[str, Predictions]) -> list[str]:
     return found
 
 
-def quality_of(rows: Rows, answers: Predictions, teacher: Predictions) -> dict[str, float]:
-    """The task's measures of a model's answers, where a measure needs them against the teacher's."""
-    found = dict(rows.task.quality(answers.logits, answers.labels, teacher=teacher.logits))
-    by_text = getattr(rows.task, "text_quality", None)
-    return found if by_text is None else found | by_text(answers, rows.split("test"))
-
-
 def figures_of(rows: Rows, subject: Subject, teacher: Predictions, speeds: Mapping[str, Any]) -> ModelFigures:
     """The figures of one model."""
-    judge, answers = judge_of(rows.task), subject.answers
-    quality, theirs = quality_of(rows, answers, teacher), quality_of(rows, teacher, teacher)
-    close, calibration = judge.closeness(answers, teacher), judge.calibration(answers)
+    own, their = (judged(rows.answers.judge(), answers, teacher) for answers in (subject.answers, teacher))
+    quality, theirs = (
+        judge.quality() | rows.answers.text_quality(answers, rows.split("test"))
+        for judge, answers in ((own, subject.answers), (their, teacher))
+    )
+    close, calibration = own.closeness(), own.calibration()
     return ModelFigures(
         quality=dict(quality),
         parameters=subject.parameters,

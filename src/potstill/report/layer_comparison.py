@@ -46,7 +46,7 @@ def compare_layers(student: Student, teacher: Teacher, num_rows: int, seed: int)
 
 
 def _attention(student: Student, ours: Any, theirs: Any, batches: list[Any], read: Any) -> AttentionDifference | None:
-    if student.has_own_tokens and student.rows.task.modality == "text":
+    if student.has_own_tokens and student.rows.task.modality.has_tokens:
         logger.info("attention is not compared: teacher and student read other tokens")
         return None
     pairs = [(block, layer) for block, layer in enumerate(student.kept_layers, start=1)]
@@ -98,6 +98,6 @@ def _as_figures(
 
 def _tokens(student: Student, batches: list[Any]) -> list[str]:
     """Tokens of the first row, which is the one whose maps are shown."""
-    if student.rows.task.modality != "text" or not batches:
+    if not student.rows.task.modality.has_tokens or not batches:
         return []
     return [str(token) for token in student.processor.convert_ids_to_tokens(batches[0]["input_ids"][0].tolist())]

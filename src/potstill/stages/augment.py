@@ -10,7 +10,6 @@ from typing import Any, Literal
 import numpy as np
 from datasets import Dataset, concatenate_datasets
 
-from potstill.answers.label_kinds import kind_of
 from potstill.contracts.slot import Given
 from potstill.contracts.stage import Observer
 from potstill.data.run_rows import SPLITS, Rows
@@ -90,24 +89,11 @@ def affordable_rows(num_rows: int, mean_tokens: float) -> int:
 
 def _more_rows(teacher: Teacher, train: Dataset, num: int, seed: int) -> Dataset:
     """Rows made out of training rows; the teacher's tokens and embeddings say which words may take another's place."""
-    from potstill.modalities.text.augment import augment_texts, augmented_rows
-    from potstill.modalities.text.augment_words import augment_words, rows_of_words
-
-    common: dict[str, Any] = {
-        "num": num,
-        "seed": seed,
-        "tokenizer": teacher.processor,
-        "embeddings": teacher.model.get_input_embeddings().weight.detach().cpu().numpy(),
-    }
-    if "tokens" in train.column_names:
-        words = augment_words(list(train["tokens"]), **common)
-        return rows_of_words(words, first_row_id=_next_row_id(teacher, words))
-    is_pair = "text_pair" in train.column_names
-    texts: Any = list(zip(train["text"], train["text_pair"], strict=True)) if is_pair else list(train["text"])
-    made = augment_texts(texts, **common)
-    first = _next_row_id(teacher, made)
-    no_label = kind_of(teacher.rows.task).missing(len(made), teacher.rows.label_names)
-    return augmented_rows(made, first_row_id=first, no_label=no_label)
+    modality, embeddings = teacher.rows.task.modality, teacher.model.get_input_embeddings().weight.detach().cpu().numpy()
+    made = modality.augmented(train, num=num, seed=seed, tokenizer=teacher.processor, embeddings=embeddings)
+    no_label = teacher.rows.task.answers().missing(len(made), teacher.rows.label_names)
+    new: Dataset = modality.augmented_rows(made, first_row_id=_next_row_id(teacher, made), no_label=no_label)
+    return new
 
 
 def _next_row_id(teacher: Teacher, made: Sequence[Any]) -> int:

@@ -28,8 +28,7 @@ def distill(given: Given, options: LearningOptions, folder: Path, tell: Observer
         outcomes.append(learning.train(model, processor, phase, folder / "training" / phase.name, weights=weights))
         shares = last_shares(outcomes[-1].history, len(learning.teachers)) or shares
     model.save_pretrained(folder)
-    if hasattr(learning.rows.task, "save_beside"):
-        learning.rows.task.save_beside(model, folder)
+    learning.rows.answers.save_extras(model, folder)
     processor.save_pretrained(folder)
     records = [
         {"name": phase.name, **{key: getattr(outcome, key) for key in ("history", "best", "steps", "seconds", "precision")}}

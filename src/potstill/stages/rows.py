@@ -99,8 +99,7 @@ def open_rows(folder: Path, given: Given) -> Rows:
 
 def know_labels(task: Any, names: tuple[str, ...]) -> None:
     """Give the task its labels, where it judges by their names."""
-    if hasattr(task, "label_names"):
-        task.label_names = names
+    task.label_names = names
 
 
 def formed(task: Any, data: DataRecipe, splits: Mapping[str, Dataset], processor: Any) -> tuple[dict[str, Dataset], list[str]]:
@@ -120,15 +119,15 @@ def formed(task: Any, data: DataRecipe, splits: Mapping[str, Dataset], processor
     made, notes = {}, []
     free = 1 + max((max(rows["row_id"]) for rows in splits.values() if len(rows)), default=0)
     for name, rows in splits.items():
-        made[name], note = task.split_long(rows, processor, first_row_id=free, split=name, max_tokens=data.max_tokens)
+        made[name], note = task.modality.split_long(rows, processor, first_row_id=free, split=name, max_tokens=data.max_tokens)
         free += len(made[name]) - len(rows)
         notes += [note] if note else []
     return made, notes
 
 
 def _takes_segments(task: Any, data: DataRecipe, splits: Mapping[str, Dataset], knows_places: bool) -> bool:
-    always = getattr(task, "needs_windows", False)
-    able = always or (hasattr(task, "split_long") and task.label_kind == "class")
+    always = task.modality.is_windowed
+    able = always or (task.modality.has_tokens and task.answers().can_average)
     if data.long_texts == "segment" and not able:
         raise RecipeError(
             f"data.long_texts is segment, and the task is {task.name}",

@@ -112,8 +112,8 @@ def _train(
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     head = head_of(model)
-    if loaded.head_is_new and hasattr(rows.task, "start_head") and head is not None:
-        rows.task.start_head(head, train.labels)
+    if loaded.head_is_new and head is not None:
+        rows.answers.start_head(head, train.labels)
     settings = PhaseSettings(
         epochs=asked.epochs,
         learning_rate=asked.learning_rate or (SCRATCH_RATE if asked.from_scratch else PRETRAINED_RATE),

@@ -124,7 +124,8 @@ def latency_table(teacher: Teacher) -> Callable[[PreTrainedConfig], float]:
         key = config.to_json_string()
         if key not in known:
             model = new_model(task, config)
-            known[key] = _median_ms(model, task.example_inputs(model, batch=1, tokens=_usual_tokens(teacher)))
+            tokens = task.modality.middle(teacher.encoded("train"))
+            known[key] = _median_ms(model, task.example_inputs(model, batch=1, tokens=tokens))
         return known[key]
 
     return latency_of
@@ -140,13 +141,6 @@ def _median_ms(model: Any, inputs: dict[str, torch.Tensor], repeats: int = 15) -
     return sorted(times[3:])[repeats // 2] * 1e3
 
 
-def _usual_tokens(teacher: Teacher) -> int | None:
-    if teacher.rows.task.modality != "text":
-        return None
-    lengths = teacher.encoded("train").lengths
-    return int(sorted(lengths.tolist())[len(lengths) // 2])
-
-
 def encode_rows(rows: Rows, processor: Any, folder: Path, max_tokens: int | None) -> None:
     """Encode every split in the tokens of a processor, a folder for each."""
     for name in rows.names:
@@ -155,7 +149,7 @@ def encode_rows(rows: Rows, processor: Any, folder: Path, max_tokens: int | None
 
 def _token_counts(asked: StudentRecipe, rows: Rows, teacher: Teacher) -> np.ndarray | None:
     """How often each of the teacher's tokens occurs in the rows to learn from; None where the vocabulary is to stay."""
-    if rows.task.modality != "text" or asked.vocabulary == "keep" or asked.model is not None or asked.ratio == 0:
+    if not rows.task.modality.has_tokens or asked.vocabulary == "keep" or asked.model is not None or asked.ratio == 0:
         return None
     size = int(teacher.model.config.vocab_size)
     names = [name for name in ("train", "unlabelled") if rows.has(name)]

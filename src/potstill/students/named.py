@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from potstill.contracts.stage import Observer
-from potstill.errors import ModelError
 from potstill.ground.devices import seeded
 from potstill.models.checkpoint import has_own_processor
 from potstill.models.factory import make
-from potstill.models.families import family_or_none
 from potstill.models.load import new_model
 from potstill.models.party import Teacher
 from potstill.models.size import parameters_of
-from potstill.tasks.image_classification import size_of
-from potstill.tasks.text_classification import position_limit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -40,8 +35,8 @@ def named_student(
     Raises:
         ModelError: It cannot be loaded, or cannot read what the processor makes.
     """
-    check_reads(name, planned.build_config(), processor)
     task, label_names = teacher.rows.task, teacher.rows.label_names
+    task.modality.check_reads(name, planned.build_config(), processor)
     if _has_weights(name):
         student = task.load_model(name, num_labels=teacher.num_answers, label_names=label_names)
     else:
@@ -67,12 +62,7 @@ def named_processor(name: str, planned: StudentPlan, teacher: Teacher) -> Any:
     config, task = planned.build_config(), teacher.rows.task
     if has_own_processor(name):
         return task.load_processor(name, model_config=config)
-    limit = position_limit(config) if task.modality == "text" else None
-    if limit is None or limit >= teacher.processor.model_max_length:
-        return None
-    shorter = copy.deepcopy(teacher.processor)
-    shorter.model_max_length = limit
-    return shorter
+    return task.modality.fitted(teacher.processor, config)
 
 
 def module_student(name: str, teacher: Teacher, seed: int) -> tuple[PreTrainedModel, Any]:
@@ -87,34 +77,6 @@ def module_student(name: str, teacher: Teacher, seed: int) -> tuple[PreTrainedMo
     with seeded(seed):
         network, own = make(name, len(label_names))
     return wrap(network, name, own or teacher.processor, label_names=label_names).eval(), own
-
-
-def check_reads(name: str, config: Any, processor: Any) -> None:
-    """Make sure that a model can read what a tokenizer or image processor makes.
-
-    Raises:
-        ModelError: More token ids, or images of another size, than the model takes.
-    """
-    if hasattr(processor, "pad_token_id"):
-        held = int(config.vocab_size)
-        if len(processor) > held:
-            raise ModelError(
-                f"the student {name} has {held:,} token embeddings, and its tokenizer {len(processor):,} tokens",
-                "a vocab_size that holds every token",
-                f"set vocab_size: {len(processor)} in its config.json, or save its own tokenizer beside it",
-            )
-        return
-    family = family_or_none(config)
-    if family is None and hasattr(config, "hidden_sizes"):
-        return  # a convolutional net takes images of any size
-    wanted, made = getattr(config, "image_size", None) if family is None else family.image_sides(config), size_of(processor)
-    sides = (wanted, wanted) if isinstance(wanted, int) else tuple(wanted or ())
-    if sides and made and sides != made:
-        raise ModelError(
-            f"the student {name} takes images of {sides[0]} x {sides[1]} pixels, its image processor makes {made[0]} x {made[1]}",
-            "the same size in both",
-            "set image_size in its config.json, or save its own image processor beside it",
-        )
 
 
 def _has_weights(name: str) -> bool:

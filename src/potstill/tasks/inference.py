@@ -2,73 +2,131 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
-from potstill.data.columns import IMAGE_NAMES, TEXT_NAMES
+from potstill import answers, modalities
+from potstill.contracts.task import TaskRow
 from potstill.errors import ModelError, RecipeError
+from potstill.tasks.table import TASKS, build, plain_tasks
 
-_HEADS = {
-    "ForSequenceClassification": "text-classification",
-    "ForImageClassification": "image-classification",
-    "ForTokenClassification": "token-classification",
-    "ForQuestionAnswering": "question-answering",
-    "ForSentenceEmbedding": "sentence-embeddings",
-}
-_BY_LABELS = {
-    "labels": "multi-label",
-    "numbers": "regression",
-    "tags": "token-classification",
-    "spans": "question-answering",
-}
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from potstill.contracts.answers import Answers
+    from potstill.tasks.task import ModelTask
+
 _HEADLESS = ("Model", "ForMaskedLM", "ForPreTraining", "ForMaskedImageModeling", "ForCausalLM", "Backbone")
 
 
-def name_for(model_config: Any, columns: Iterable[str], labels: Callable[[], str | None] | None = None) -> str:
+def name_for(model_config: Any, columns: Iterable[str], labels: Callable[[ModelTask], str | None] | None = None) -> str:
     """The name of the task; arguments and errors as in `potstill.tasks.infer`."""
     architectures = tuple(getattr(model_config, "architectures", None) or ())
     for architecture in architectures:
-        for ending, task in _HEADS.items():
-            if architecture.endswith(ending):
-                return _by_problem(model_config) if task == "text-classification" else task
+        if fitting := _with_head(architecture):
+            return _by_problem(fitting, model_config)
     if architectures and not any(architecture.endswith(_HEADLESS) for architecture in architectures):
         raise ModelError(
             f"the teacher is a {architectures[0]}, made for another task",
-            f"a model for {' or '.join(sorted(_HEADS.values()))}, or one without a head",
+            f"a model for {' or '.join(_first_of_heads())}, or one without a head",
             "take another teacher",
         )
     found = _by_family(model_config) or _by_columns(columns)
-    told = labels() if labels is not None and found == "text-classification" else None
-    return _BY_LABELS.get(told or "", found)
+    kind = None if labels is None else labels(build(found))
+    name = modalities.build(TASKS[found].modality).name
+    return next((task for task, row in TASKS.items() if row.answers == kind and _reads(row) == name), found)
 
 
-def _by_problem(model_config: Any) -> str:
-    """What a model for sequence classification was trained for: its problem type, and one output means one number."""
+def answers_of_model(model: Any) -> Answers:
+    """See `potstill.tasks.answers_of`."""
+    config, fitting = getattr(model, "config", None), _with_head(type(model).__name__)
+    name = _by_problem(fitting or _of_plain_heads(), config)
+    return answers.build(TASKS[name].answers)
+
+
+def kind_of_labels(dataset: Dataset, asked: Mapping[str, Any] | None = None) -> str | None:
+    """The kind of answers where the columns say so by themselves; None where they do not.
+
+    Args:
+        dataset: Rows.
+        asked: Role → column, as the user has fixed them.
+    """
+    from potstill.answers.label_columns import kind_by_column
+
+    return _kind_of_units(dataset, set(asked or {})) or kind_by_column(dataset, asked)
+
+
+def _kind_of_units(dataset: Dataset, roles: set[str]) -> str | None:
+    """Words with tags, or questions with contexts and answers, by the usual names or by roles that such tasks alone have."""
+    from potstill.answers.span import ANSWER_NAMES
+    from potstill.answers.tags import TAG_NAMES
+    from potstill.data.columns import is_list
+    from potstill.modalities.text.questions import QUESTION_NAMES
+    from potstill.modalities.text.words import WORD_NAMES
+
+    if {"tokens", "tags"} & roles:
+        return "tags"
+    if {"context", "answers"} & roles:
+        return "span"
+    names = {name.strip().lower(): is_list(feature) for name, feature in dataset.features.items()}
+    lists = {name for name, holds_lists in names.items() if holds_lists}
+    if lists & set(WORD_NAMES) and lists & set(TAG_NAMES):
+        return "tags"
+    is_question = names.keys() & set(QUESTION_NAMES) and "context" in names and names.keys() & set(ANSWER_NAMES)
+    return "span" if is_question else None
+
+
+def _with_head(class_name: str) -> list[str]:
+    return [name for name, row in TASKS.items() if class_name.endswith(row.head)]
+
+
+def _of_plain_heads() -> list[str]:
+    """Tasks of heads that serve several kinds of answers, for models whose class does not say."""
+    plain = next(iter(plain_tasks().values()))
+    return [name for name, row in TASKS.items() if row.head == plain.head]
+
+
+def _first_of_heads() -> list[str]:
+    first: dict[str, str] = {}
+    for name, row in TASKS.items():
+        first.setdefault(row.head, name)
+    return sorted(first.values())
+
+
+def _by_problem(names: list[str], model_config: Any) -> str:
+    """Of tasks with one head, the one of a model's problem type; one output means one number, as transformers takes it."""
     problem = getattr(model_config, "problem_type", None)
-    if problem is None and getattr(model_config, "num_labels", 2) == 1:
+    if problem is None and getattr(model_config, "num_labels", None) == 1:
         problem = "regression"
-    return {"multi_label_classification": "multi-label", "regression": "regression"}.get(problem or "", "text-classification")
+    kinds = {name: answers.build(TASKS[name].answers).problem_type for name in names}
+    return next((name for name, kind in kinds.items() if kind is not None and kind == problem), names[0])
+
+
+def _reads(row: TaskRow) -> str:
+    return modalities.build(row.modality).name
 
 
 def _by_family(model_config: Any) -> str | None:
+    """The task with one class for each row that transformers has a head for, where it has one only."""
     from transformers.models.auto import modeling_auto
 
     family = getattr(model_config, "model_type", None)
-    is_text = family in modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
-    is_image = family in modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
-    if is_text == is_image:
-        return None
-    return "text-classification" if is_text else "image-classification"
+    found = []
+    for name, row in plain_tasks().items():
+        head = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", row.head).upper()  # ForImageClassification: FOR_IMAGE_CLASSIFICATION
+        if family in getattr(modeling_auto, f"MODEL_{head}_MAPPING_NAMES", ()):
+            found.append(name)
+    return found[0] if len(found) == 1 else None
 
 
 def _by_columns(columns: Iterable[str]) -> str:
     names = [column.lower() for column in columns]
-    is_image = any(name in IMAGE_NAMES for name in names)
-    is_text = any(name in TEXT_NAMES for name in names)
-    if is_text == is_image:
+    found = [task for task, row in plain_tasks().items() if set(names) & set(modalities.build(row.modality).column_names)]
+    if len(found) != 1:
         raise RecipeError(
-            f"neither the model nor the columns ({', '.join(names) or 'none'}) tell which task this is",
-            ", ".join(sorted(_HEADS.values())),
+            f"neither the model nor the columns ({', '.join(names) or 'none'}) say which task this is",
+            ", ".join(_first_of_heads()),
             "set task: text-classification",
         )
-    return "text-classification" if is_text else "image-classification"
+    return found[0]

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.special import log_softmax
 from torch import Tensor
 from transformers.trainer_utils import EvalPrediction
 
@@ -154,22 +153,6 @@ def gathered(found: Predictions, num_ranks: int) -> Predictions:
         np.sum([part.counts for part in parts], axis=0),
         joined("mask", False),
     )
-
-
-def fidelity(student_logits: np.ndarray, teacher_logits: np.ndarray) -> dict[str, float]:
-    """Agreement of the first choice, and mean KL(teacher ‖ student) in nats at τ = 1.
-
-    Args:
-        student_logits: [N, C].
-        teacher_logits: [N, C].
-    """
-    teacher = log_softmax(teacher_logits.astype(np.float64), axis=-1)
-    student = log_softmax(student_logits.astype(np.float64), axis=-1)
-    divergence = (np.exp(teacher) * (teacher - student)).sum(-1)
-    return {
-        "agreement": float((teacher.argmax(-1) == student.argmax(-1)).mean()),
-        "teacher_kl": float(divergence.mean()),
-    }
 
 
 def memory_of(memories: list[TeacherMemory], dataset: Any) -> TeacherMemory:

@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from potstill.answers.one_class import class_uncertainty
 from potstill.contracts.signal import TeacherSignal
 from potstill.errors import TrainingError
 from potstill.losses.contract import LossValue, StudentView
 from potstill.losses.response import logit_mask
 from potstill.training.balance import Balance
-from potstill.training.row_measures import row_losses, uncertainty_of
+from potstill.training.row_measures import row_losses
 from potstill.training.row_memory import RowMemory, weighted_view
 from potstill.training.schedules import PerSample
 from potstill.training.terms import Term
@@ -152,7 +153,7 @@ class Objective:
         if self.rows is None or "row_id" not in batch or not torch.is_grad_enabled():
             return view
         if self.rows.plan.focus == "student_loss":
-            self.rows.remember(batch["row_id"], row_losses(view, signal, batch, kind=self.rows.kind))
+            self.rows.remember(batch["row_id"], row_losses(view, signal, batch, self.rows.answers))
         return weighted_view(view, self.rows.weights_of(batch["row_id"])) if self.rows.plan.weighs_rows else view
 
     def _value(self, term: Term, view: StudentView, signal: TeacherSignal | None, batch: Mapping[str, Any]) -> LossValue:
@@ -167,7 +168,7 @@ class Objective:
                 "a LossValue: the sum over the batch, and the count that it is divided by",
                 "return LossValue(sum=total, count=self.count(batch))",
             )
-        certainty = 1 - uncertainty_of(signal.logits, logit_mask(view))
+        certainty = 1 - class_uncertainty(signal.logits, logit_mask(view))
         rows = heat.low + (heat.high - heat.low) * certainty
         term.loss.temperature = rows.view(-1, *[1] * (signal.logits.dim() - 1))
         try:

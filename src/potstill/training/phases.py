@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer_utils import EvalPrediction
 
-from potstill.contracts.answers import known_rows
+from potstill.answers.judging import known_rows
 from potstill.errors import TrainingError
 from potstill.ground import ranks
 from potstill.ground.devices import device_of, release_memory, seeded
@@ -42,7 +42,10 @@ _PRECISION_ROWS = 48  # on which bfloat16 is compared with float32
 class Measured(Protocol):
     """The part of a task that training asks for."""
 
-    metric: str
+    @property
+    def metric(self) -> str:
+        """The measure that models are compared by."""
+        ...
 
     def quality(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """Measures of answers [N, C] against labels [N]."""
@@ -135,7 +138,7 @@ def train_phase(
         model.load_state_dict(start)
     with seeded(settings.seed):
         shown = _some(eval_rows or rows, collator, settings, _PRECISION_ROWS)
-        precision = precision_facts(computing, model, shown, has_classes=not hasattr(task, "closeness"))
+        precision = precision_facts(computing, model, shown, has_classes=trainer.answers.is_distribution)
     outcome = PhaseOutcome(
         model,
         [dict(entry) for entry in trainer.state.log_history],
@@ -203,8 +206,6 @@ def _trainer(
         companions=companions.build(settings.companions),
     )
     trainer.remove_callback(PrinterCallback)
-    if task is not None and hasattr(task, "closeness"):
-        trainer.closeness = task.closeness
     return trainer
 
 

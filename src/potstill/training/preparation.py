@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
 from potstill import losses
-from potstill.answers.units import answers_of
+from potstill.contracts.answers import Answers
 from potstill.contracts.response import Response
 from potstill.contracts.signal import TeacherSignal
 from potstill.errors import Faults, NeedsError, PotstillError
@@ -165,18 +165,19 @@ def provides(source: Any, need: str) -> bool:
     return promised and (need == EACH or not isinstance(model, nn.Module) or can_give(model, need))
 
 
-def shapes_of_student(taps: Taps, inputs: Mapping[str, Any], batch: Mapping[str, Any] | None = None) -> Shapes:
+def shapes_of_student(taps: Taps, inputs: Mapping[str, Any], answers: Answers, batch: Mapping[str, Any] | None = None) -> Shapes:
     """Shapes of the student's values on one batch; the model's mode is left as it was.
 
     Args:
         taps: Reads the student.
         inputs: What of the batch goes into the model.
+        answers: What the answers are.
         batch: The whole batch, which says whether rows have several units; None where they have not.
     """
     with frozen(taps.model):
         logits, values = taps.run(inputs)
-    answers, _ = answers_of(logits, batch or {})
-    return Shapes(_shapes(values), tuple(answers.shape), student_modules(taps.model))
+    arranged, _ = answers.arrange({"logits": logits}, batch or {})
+    return Shapes(_shapes(values), tuple(arranged.shape), student_modules(taps.model))
 
 
 def shapes_of_teacher(source: Any, batch: Mapping[str, Any], terms: Sequence[Term]) -> Shapes | None:

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from potstill.contracts.answers import Answers
 from potstill.errors import NeedsError
 from potstill.losses.contract import StudentView
-from potstill.training.row_measures import Kind
 from potstill.training.row_plan import RowPlan
 
 LARGEST = 10.0  # no row counts more than ten times the mean before the weights are scaled to a mean of one
@@ -32,7 +32,7 @@ class RowMemory(nn.Module):
         row_ids: [N] the id of each row, in the order of the data set.
         difficulty: [N] from 0 (easy) to 1; zeros where the plan does not ask.
         uncertainty: [N] of the teacher, 0 to 1; zeros where the plan does not ask.
-        kind: What the answers are; see `row_measures`.
+        answers: What the answers are; see `row_measures`.
     """
 
     row_ids: Tensor
@@ -42,9 +42,9 @@ class RowMemory(nn.Module):
     drawn_by: Tensor
     drawn_epoch: Tensor
 
-    def __init__(self, plan: RowPlan, row_ids: Tensor, difficulty: Tensor, uncertainty: Tensor, kind: Kind = "class") -> None:
+    def __init__(self, plan: RowPlan, row_ids: Tensor, difficulty: Tensor, uncertainty: Tensor, answers: Answers) -> None:
         super().__init__()
-        self.plan, self.kind = plan, kind
+        self.plan, self.answers = plan, answers
         ids = row_ids.to(torch.int64)
         order = torch.argsort(ids, stable=True)
         self._sorted, self._order = ids[order].cpu().numpy(), order.cpu().numpy()

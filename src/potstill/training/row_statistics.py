@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from potstill.answers.units import has_units, unit_mask
+from potstill.contracts.answers import Answers
 from potstill.errors import NeedsError
 from potstill.training import order, preparation
-from potstill.training.row_measures import Kind, uncertainty_of
 from potstill.training.row_memory import RowMemory
 from potstill.training.row_plan import RowPlan
 
@@ -27,7 +27,7 @@ Placed = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 def make_memory(
-    plan: RowPlan, dataset: Any, collator: Any, source: Any, args: Any, placed: Placed, *, kind: Kind = "class"
+    plan: RowPlan, dataset: Any, collator: Any, source: Any, args: Any, placed: Placed, *, answers: Answers
 ) -> RowMemory:
     """The memory of a training set's rows, with what the plan asks of teacher and rows.
 
@@ -38,21 +38,21 @@ def make_memory(
         source: Of the teacher's answers, or None.
         args: Training arguments: batch size, ranks, loaders.
         placed: Moves a batch to the device.
-        kind: What the answers are.
+        answers: What the answers are.
 
     Raises:
-        NeedsError: Rows that stream or have no id or length, no teacher to ask, or answers of which nobody can be unsure.
+        NeedsError: Rows that stream or have no id or length, no teacher to ask, or answers that do not say how sure they are.
     """
     _refuse(plan, dataset, source)
-    refuse_certain(plan, kind)
+    refuse_certain(plan, answers)
     row_ids = _row_ids(dataset)
     zeros = torch.zeros(len(row_ids))
-    uncertainty = _uncertainty(dataset, row_ids, collator, source, args, placed, kind) if plan.asks_teacher else zeros
+    uncertainty = _uncertainty(dataset, row_ids, collator, source, args, placed, answers) if plan.asks_teacher else zeros
     difficulty = zeros
     if plan.order == "curriculum":
         difficulty = torch.from_numpy(np.asarray(dataset.lengths)).float() if plan.difficulty == "length" else uncertainty
         difficulty = difficulty / difficulty.max().clamp(min=1e-12)
-    return RowMemory(plan, row_ids, difficulty, uncertainty, kind)
+    return RowMemory(plan, row_ids, difficulty, uncertainty, answers)
 
 
 def _refuse(plan: RowPlan, dataset: Any, source: Any) -> None:
@@ -84,20 +84,20 @@ def no_lengths(what: str) -> NeedsError:
     )
 
 
-def refuse_certain(plan: RowPlan, kind: str) -> None:
+def refuse_certain(plan: RowPlan, answers: Answers) -> None:
     """Refuse a plan by the teacher's uncertainty where its answers have none.
 
     Args:
         plan: What is wanted.
-        kind: What the answers are.
+        answers: What the answers are.
 
     Raises:
         NeedsError: They are numbers or embeddings.
     """
-    if plan.asks_teacher and kind in ("numbers", "embedding"):
+    if plan.asks_teacher and not answers.has_uncertainty:
         what = "rows.focus: teacher_uncertainty" if plan.focus == "teacher_uncertainty" else "rows.difficulty: teacher"
         raise NeedsError(
-            f"{what} asks how unsure the teacher is, and its answers ({kind}) do not say",
+            f"{what} asks how unsure the teacher is, and its answers ({answers.noun}) do not say",
             "answers that are probabilities of classes or labels",
             "set rows.focus: student_loss, or rows.difficulty: length",
         )
@@ -117,7 +117,9 @@ def _row_ids(dataset: Any) -> Tensor:
         ) from error
 
 
-def _uncertainty(dataset: Any, row_ids: Tensor, collator: Any, source: Any, args: Any, placed: Placed, kind: Kind) -> Tensor:
+def _uncertainty(
+    dataset: Any, row_ids: Tensor, collator: Any, source: Any, args: Any, placed: Placed, answers: Answers
+) -> Tensor:
     """[N] the teacher's uncertainty; each rank asks for its share of the rows."""
     started = time.monotonic()
     batches, loader = order.evaluation_loader(dataset, collator, args)
@@ -125,7 +127,7 @@ def _uncertainty(dataset: Any, row_ids: Tensor, collator: Any, source: Any, args
     for positions, batch in zip(batches, loader, strict=True):
         signal = preparation.to_device(source.signal(placed(batch), ("logits",)), args.device)
         mask = unit_mask(batch, signal.logits.device) if has_units(batch) else signal.token_mask
-        found[positions] = uncertainty_of(signal.logits, mask, kind=kind).to(found.device)
+        found[positions] = answers.uncertainty(signal.logits, mask).to(found.device)
     if args.world_size > 1:
         torch.distributed.all_reduce(found)
     seconds = time.monotonic() - started

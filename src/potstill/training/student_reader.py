@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from potstill.answers.units import answers_of
+from potstill.contracts.answers import Answers
 from potstill.data.collate import NOT_INPUTS
 from potstill.losses.contract import StudentView
 from potstill.models.inputs import InputNames
@@ -25,17 +25,21 @@ class StudentReader:
         model: The student.
         needs: The values that the losses read.
         accelerator: Casts the forward to the precision of training.
+        answers: What the student answers.
         differentiates_twice: Whether a loss reads gradients, which needs attention that can be differentiated twice.
 
     Attributes:
         answer_shape: Of the answer to one row, once `prepare` of the trainer has seen one; needed by `inner`.
     """
 
-    def __init__(self, model: nn.Module, needs: Collection[str], accelerator: Any, *, differentiates_twice: bool) -> None:
+    def __init__(
+        self, model: nn.Module, needs: Collection[str], accelerator: Any, answers: Answers, *, differentiates_twice: bool
+    ) -> None:
         self.taps = Taps(model, needs)
         self.roles = student_modules(model)
         self.answer_shape: tuple[int, ...] = ()
         self._names = InputNames(model)
+        self.answers = answers
         self._accelerator, self._differentiates_twice = accelerator, differentiates_twice
 
     def inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -47,7 +51,7 @@ class StudentReader:
         """The answers and the values that the losses read, of the student or of another network."""
         with self._forward():
             logits, taps = (network or self.taps).run(self.inputs(batch))
-        answers, unit_mask = answers_of(logits, batch)
+        answers, unit_mask = self.answers.arrange({"logits": logits}, batch)
         return StudentView(answers, taps, batch.get("attention_mask"), self.roles, unit_mask)
 
     @property

@@ -12,11 +12,13 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 
+from potstill.contracts.answers import Answers
 from potstill.contracts.signal import TeacherSignal
 from potstill.errors import TrainingError
 from potstill.ground.devices import seeded
 from potstill.losses.contract import Loss, StudentView
 from potstill.models.taps import Taps
+from potstill.tasks import answers_of
 from potstill.training import balance as balancing
 from potstill.training import checkpoints, evaluation, preparation
 from potstill.training import id_ranges as row_limits
@@ -25,7 +27,6 @@ from potstill.training.companions.contract import Companion
 from potstill.training.companions.peers import Peers
 from potstill.training.objective import NonFiniteLoss, Objective
 from potstill.training.objective_trainer import AroundStep, ObjectiveTrainer
-from potstill.training.row_measures import kind_of_answers
 from potstill.training.row_plan import RowPlan, read_row_plan
 from potstill.training.row_statistics import make_memory
 from potstill.training.student_reader import StudentReader, within_forward
@@ -61,6 +62,7 @@ class DistillationTrainer(ObjectiveTrainer):
         training_collator: Makes the batches of training, where they differ from those of evaluation.
         class_pairs: Every batch of training holds, with each labelled row, another one of its class.
         companions: Further companions of training; see `training.companions`.
+        answers: What the model answers; None for what its class and its problem type say.
 
     Raises:
         TrainingError: Several GPUs in one process (`DataParallel`), companions that do not fit together, or a teacher that has
@@ -94,6 +96,7 @@ class DistillationTrainer(ObjectiveTrainer):
         training_collator: Callable[[list[Any]], dict[str, Any]] | None = None,
         class_pairs: bool = False,
         companions: Sequence[Companion] = (),
+        answers: Answers | None = None,
     ) -> None:
         args = given.own_arguments(args)
         given.refuse_one_model(model, teacher)
@@ -111,11 +114,12 @@ class DistillationTrainer(ObjectiveTrainer):
                 callbacks=callbacks,
                 optimizers=optimizers,
             )
+        self.answers = answers_of(self.model) if answers is None else answers
         if losses is None:
-            losses = given.default_losses(model, has_teacher=teacher is not None, companions=self.companions)
+            losses = given.default_losses(self.answers, has_teacher=teacher is not None, companions=self.companions)
         self.objective = Objective(read_terms(losses), args.device)
         self._compute: Any = self.objective
-        self.source = given.as_source(teacher, args.device)
+        self.source = given.as_source(teacher, args.device, self.answers)
         training_collator = training_collator or self.data_collator
         for companion in self.companions:
             self.source = companion.source(self.source)
@@ -126,7 +130,6 @@ class DistillationTrainer(ObjectiveTrainer):
         self.training_collator = row_limits.CheckedCollator(training_collator, self._limits)
         self.learning_rate_multiples = dict(learning_rate_multiples or {})
         self.selection = selection
-        self.closeness = given.closeness_of(kind_of_answers(self.model))
         self.row_plan = read_row_plan(rows)
         self.balance = balancing.known(balance)
         self._reader: StudentReader | None = None
@@ -148,7 +151,8 @@ class DistillationTrainer(ObjectiveTrainer):
             companion.check_terms(terms)
         preparation.check_needs(terms, self.model, self.source)
         is_twice = any(term.loss.kind == "gradient" for term in terms)
-        reader = StudentReader(self.model, self.objective.needs_student(), self.accelerator, differentiates_twice=is_twice)
+        needs = self.objective.needs_student()
+        reader = StudentReader(self.model, needs, self.accelerator, self.answers, differentiates_twice=is_twice)
         self._reader = reader
         self._build_companions()
         dataset = self.train_dataset if self.train_dataset is not None else self.eval_dataset
@@ -159,7 +163,7 @@ class DistillationTrainer(ObjectiveTrainer):
             collator = self.training_collator if dataset is self.train_dataset else self.data_collator
             batch = self._prepare_inputs(preparation.probe(dataset, collator))
             preparation.check_batch(terms, batch)
-            student = preparation.shapes_of_student(reader.taps, reader.inputs(batch), batch)
+            student = preparation.shapes_of_student(reader.taps, reader.inputs(batch), self.answers, batch)
             reader.answer_shape = student.logits[1:]
             preparation.check_rows(terms, student.logits)
             preparation.check_labels(terms, batch, student.logits)
@@ -182,7 +186,7 @@ class DistillationTrainer(ObjectiveTrainer):
         memory = None
         if not self.row_plan.is_default and self.train_dataset is not None:
             given_rows = self.row_plan, self.train_dataset, self.data_collator, self.source, self.args, self._prepare_inputs
-            memory = make_memory(*given_rows, kind=kind_of_answers(self.model))
+            memory = make_memory(*given_rows, answers=self.answers)
         self.objective.attach(
             rows=memory,
             balance=balancing.build(self.balance, losses, trained),
@@ -314,7 +318,9 @@ class DistillationTrainer(ObjectiveTrainer):
             one = evaluation.predict(dataloader, self._prepare_inputs, view, self.objective, fetch, memory, self._tick)
             found.append(evaluation.gathered(one, self.args.world_size))
             metrics.append(
-                evaluation.figures(found[-1], self.objective, groups, self.closeness, self.compute_metrics, self.selection)
+                evaluation.figures(
+                    found[-1], self.objective, groups, self.answers.closeness, self.compute_metrics, self.selection
+                )
             )
         return (found[0], metrics[0]) if len(found) == 1 else evaluation.best_network(found, metrics)
 

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import nn
 from transformers import TrainingArguments
 
-from potstill.answers.closeness import embedding_closeness, label_closeness, number_closeness
+from potstill.contracts.answers import Answers
 from potstill.errors import TrainingError
 from potstill.models.taps import TapReader
 from potstill.training.companions.average import Averaging
 from potstill.training.companions.class_pairs import ClassPairs
 from potstill.training.companions.contract import Companion
 from potstill.training.companions.peers import Peers
-from potstill.training.evaluation import fidelity
-from potstill.training.row_measures import Kind, kind_of_answers
 
 DEFAULT_LOSSES: tuple[Mapping[str, Any], ...] = ({"name": "kl", "weight": 0.7, "temperature": 2.0}, {"name": "ce", "weight": 0.3})
 
@@ -57,16 +55,15 @@ def refuse_combinations(companions: Sequence[Companion], teacher: Any, average_d
         companion.check([name for name, value in others.items() if value is not None])
 
 
-def default_losses(model: Any, *, has_teacher: bool, companions: Sequence[Companion] = ()) -> Sequence[Mapping[str, Any]]:
-    """What a model learns from where nothing is given: by the problem type of its configuration, one class otherwise."""
+def default_losses(answers: Answers, *, has_teacher: bool, companions: Sequence[Companion] = ()) -> Sequence[Mapping[str, Any]]:
+    """What a model with these answers learns from where nothing is given."""
     own = next((companion.default_losses for companion in companions if companion.default_losses), ())
     if own and not has_teacher:
         return own
-    name = {"labels": "bce", "numbers": "regression"}.get(kind_of_answers(model))
-    if name is None:
+    if answers.is_distribution or answers.from_labels is None:
         return DEFAULT_LOSSES if has_teacher else ({"name": "ce"},)
-    labels = {"name": name, "target": "labels"}
-    return ({"name": name, "weight": 0.7}, {**labels, "weight": 0.3}) if has_teacher else (labels,)
+    theirs = [{**each, "weight": 0.7 * float(each.get("weight", 1.0))} for each in answers.from_teacher]
+    return (*theirs, {**answers.from_labels, "weight": 0.3}) if has_teacher else (answers.from_labels,)
 
 
 def own_arguments(args: TrainingArguments | None) -> TrainingArguments:
@@ -100,20 +97,15 @@ def unchanged_config(model: nn.Module) -> Iterator[None]:
         config.__dict__.pop("use_cache", None)
 
 
-def closeness_of(kind: Kind) -> Callable[[Any, Any], dict[str, float]]:
-    """How close answers of a kind are to the teacher's; see `answers.closeness`."""
-    return {"labels": label_closeness, "numbers": number_closeness, "embedding": embedding_closeness}.get(kind, fidelity)
-
-
-def as_source(teacher: Any, device: torch.device) -> Any:
+def as_source(teacher: Any, device: torch.device, answers: Answers) -> Any:
     """What the trainer asks: a frozen model, several together (the mean of their probabilities), or a source as it is."""
     if isinstance(teacher, (list, tuple)):
         from potstill.knowledge.ensemble import EnsembleTeacher
 
-        return EnsembleTeacher([as_source(one, device) for one in teacher])
+        return EnsembleTeacher([as_source(one, device, answers) for one in teacher])
     if not isinstance(teacher, nn.Module):
         return teacher
     from potstill.knowledge.live import LiveTeacher
 
     dtype: Literal["float32", "auto"] = "float32" if device.type == "cpu" else "auto"
-    return LiveTeacher(teacher.to(device), TapReader(), dtype=dtype)
+    return LiveTeacher(teacher.to(device), TapReader(), dtype=dtype, answers=answers)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from potstill.answers.class_labels import NO_LABEL
+from potstill.contracts.answers import NO_LABEL
 from potstill.errors import DataError
 
 TURNS = 4

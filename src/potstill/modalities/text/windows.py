@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,28 +12,16 @@ import numpy as np
 from datasets import Dataset, Features, Value
 from datasets import List as ListFeature
 
-from potstill.data.encoded import batches_of, has_rows
+from potstill.data.encoded import EncodedUnits, batches_of, has_rows
 from potstill.data.fingerprint import hash_of, rows_hash
-from potstill.data.unit_rows import ABSENT, EncodedUnits, UnitWriter
+from potstill.data.row_files import ABSENT, UnitWriter
+from potstill.data.words import Span, words_of
 from potstill.modalities.text.tokenising import token_limit, tokenizer_hash
 from potstill.modalities.text.word_tokenising import check_tells_words
 
-_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uac00-\ud7af"
-_WORD = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+|[^\w\s]|_")
 _OVERLAP = 4  # a quarter of a window stands in the next one too
 _MARGIN = 16
 _BATCH_ROWS = 256
-Span = tuple[int, int]
-
-
-def words_of(text: str) -> list[Span]:
-    """Where the words of a text stand: runs of letters and digits, single CJK characters, single marks.
-
-    Example:
-        >>> words_of("in 1999.")
-        [(0, 2), (3, 7), (7, 8)]
-    """
-    return [match.span() for match in _WORD.finditer(text)]
 
 
 def into_windows(

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from potstill.data.encoded import batches_of, has_rows
+from potstill.data.encoded import EncodedUnits, batches_of, has_rows
 from potstill.data.fingerprint import hash_of, rows_hash
-from potstill.data.unit_rows import ABSENT, EncodedUnits, UnitWriter
+from potstill.data.row_files import ABSENT, UnitWriter
 from potstill.errors import ModelError
 from potstill.modalities.text.tokenising import token_limit, tokenizer_hash
 

@@ -8,15 +8,13 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 from potstill.answers.class_ranges import FLOOR, of_own_task
-from potstill.answers.judges import judge_of
-from potstill.answers.quality import classification_quality
+from potstill.answers.judging import intervals, judged
+from potstill.contracts.answers import Predictions
 from potstill.data.task_rows import SPAN, TaskCollator
 from potstill.errors import RecipeError
-from potstill.evaluate.quality import Predictions
 from potstill.knowledge.per_task import widen_head
 from potstill.models.labels import name_classes
-from potstill.tasks import build
-from potstill.tasks.several_tasks import of_several
+from potstill.tasks import build, of_several
 
 NAMES = ("mood/bad", "mood/good", "topic/film", "topic/book", "topic/song")
 
@@ -34,8 +32,8 @@ def test_quality_is_that_of_each_task_and_their_plain_mean() -> None:
     task, found = of_several(build("text-classification")), predictions()
     task.label_names = NAMES
     quality = task.quality(found.logits, found.labels)
-    mood = classification_quality(found.logits[:40, :2], found.labels[:40])
-    topic = classification_quality(found.logits[40:, 2:], found.labels[40:] - 2)
+    mood = build("text-classification").quality(found.logits[:40, :2], found.labels[:40])
+    topic = build("text-classification").quality(found.logits[40:, 2:], found.labels[40:] - 2)
     for name in ("accuracy", "macro_f1", "mcc"):
         assert quality[f"mood/{name}"] == mood[name]
         assert quality[f"topic/{name}"] == topic[name]
@@ -46,12 +44,12 @@ def test_quality_is_that_of_each_task_and_their_plain_mean() -> None:
 def test_intervals_hold_the_mean_over_tasks() -> None:
     task, found = of_several(build("text-classification")), predictions()
     task.label_names = NAMES
-    judge = judge_of(task)
-    interval = judge.intervals({"teacher": found, "student": found}, "accuracy")["student.accuracy"]
+    judge = judged(task.answers().judge(), found, found)
+    interval = intervals({"teacher": judge, "student": judge}, "accuracy")["student.accuracy"]
     accuracy = task.quality(found.logits, found.labels)["accuracy"]
     assert interval.low < accuracy < interval.high
-    assert judge.closeness(found, found).agreement == 1.0
-    assert judge.closeness(found, found).mean_kl_nats == pytest.approx(0.0, abs=1e-7)
+    assert judge.closeness().agreement == 1.0
+    assert judge.closeness().mean_kl_nats == pytest.approx(0.0, abs=1e-7)
 
 
 def test_the_collator_says_the_classes_of_each_row() -> None:

@@ -1,0 +1,272 @@
+"""Spans: the part of a context that answers a question, or that there is none; exact match and F1 as SQuAD counts them.
+
+Shapes: N windows, U units of a window (0 for no answer, then its words).
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from datasets import Dataset
+
+from potstill.answers.one_class import Classes, ClassJudge
+from potstill.answers.tags import as_lists
+from potstill.contracts.answers import Judge, Predictions
+from potstill.data.arrow import table_of
+from potstill.data.columns import checked_roles, one_of
+from potstill.data.words import words_of
+from potstill.errors import DataError, ModelError
+
+if TYPE_CHECKING:
+    from potstill.contracts.modality import Modality
+
+ANSWER_NAMES = ("answers", "answer", "答案")
+NAMES = ("start", "end")
+LONGEST_WORDS = 30
+
+
+class Span(Classes):
+    """Two distributions over the words of a window: of the first and of the last of the span.
+
+    Labels are read as ``{"text": […], "answer_start": […]}``, a list of ``{"text", "answer_start"}``, or texts that the context
+    holds. They become [N] lists of ``{"text", "answer_start"}``; an empty list means that the context has no answer.
+    """
+
+    kind = reported = "span"
+    noun = "a span of words"
+    metric = "f1"
+    has_label_names = False
+    is_of_row = False
+    has_mean = False
+
+    def find_columns(
+        self, dataset: Dataset, asked: Mapping[str, str] | None, modality: Modality, *, labelled: bool = True
+    ) -> dict[str, str]:
+        """``question``, ``context`` and ``label`` (answers; a user may say ``answers``)."""
+        features = dataset.features
+        roles = checked_roles(features, asked, (*modality.roles, "answers", "label"))
+        roles = {"label" if role == "answers" else role: column for role, column in roles.items()}
+        roles |= modality.find_content(features, roles)
+        if not labelled:
+            return {role: column for role, column in roles.items() if role != "label"}
+        if "label" not in roles:
+            free = [name for name in features if name not in roles.values()]
+            accepted = 'a column of answers, each {"text": […], "answer_start": […]}'
+            roles["label"] = one_of("answers", free, ANSWER_NAMES, features, accepted, first=True)
+        return roles
+
+    def read(self, dataset: Dataset, roles: Mapping[str, str], split: str) -> list[tuple[tuple[str, int], ...] | None]:
+        """The answers of each row, each a text and the character where it begins.
+
+        Raises:
+            DataError: An answer that does not stand in its context.
+        """
+        answers, contexts = (table_of(dataset, [roles[role]]).column(0).to_pylist() for role in ("label", "context"))
+        return [
+            None if answer is None else tuple(_checked(text, start, context or "", split, row) for text, start in _pairs(answer))
+            for row, (answer, context) in enumerate(zip(answers, contexts), 1)
+        ]
+
+    def order(self, raw: Sequence[Any], roles: Mapping[str, str], feature: Any, given: Sequence[str] | None) -> Any:
+        """``start`` and ``end``, whatever the teacher calls them."""
+        if not any(raw):
+            raise DataError(
+                f"no training row has an answer (column {roles['label']!r})",
+                'answers such as {"text": ["…"], "answer_start": [0]}',
+                "name another column: data.columns: {answers: …}",
+            )
+        return NAMES, SpanMap()
+
+    def known(self, names: Sequence[str], raw: Sequence[Any], roles: Any = None) -> SpanMap:
+        """Takes answers as they are."""
+        return SpanMap()
+
+    def missing(self, count: int, names: Sequence[str]) -> np.ndarray:
+        """A mark that nothing is known, which no answer has."""
+        return as_lists([[{"text": "", "answer_start": -1}]] * count)
+
+    def strata(self, values: np.ndarray) -> np.ndarray:
+        """Rows with and without an answer."""
+        return np.array([int(bool(row)) for row in values], np.int64)
+
+    def judge(self) -> Judge:
+        """See `SpanJudge`."""
+        return SpanJudge(self)
+
+    def text_quality(self, found: Predictions, rows: Dataset) -> dict[str, float]:
+        """SQuAD's ``f1`` and ``exact_match`` over questions: of each, the best span of all windows, as text.
+
+        Args:
+            found: Answers with ``logits`` [N, 2, U] and ``row_ids`` [N].
+            rows: The windows, with ``context``, ``answers``, ``row_id`` and ``group``.
+        """
+        spans, leads = best_spans(found.logits)
+        place = {int(row_id): number for number, row_id in enumerate(found.row_ids)}
+        said: dict[int, str] = {}
+        best: dict[int, float] = {}
+        answers: dict[int, list[str]] = {}
+        for row in rows:
+            number, group = place[row["row_id"]], row["group"]
+            answers[group] = list(row["answers"])
+            if group not in best or leads[number] > best[group]:
+                best[group], said[group] = float(leads[number]), _text(row["context"], spans[number], leads[number])
+        return {
+            "f1": float(np.mean([text_f1(said[group], answers[group]) for group in said])),
+            "exact_match": float(np.mean([exact_match(said[group], answers[group]) for group in said])),
+        }
+
+
+class SpanJudge(ClassJudge):
+    """Judges the first and the last place of each span like classes, and whole spans window by window.
+
+    Training and quantization choose by the spans; `Span.text_quality` counts as SQuAD does, question by question.
+    """
+
+    def keep(self, student: Predictions, teacher: Predictions | None) -> dict[str, np.ndarray]:
+        """As for classes, and the best span of each window (0 and 0 where no answer is better)."""
+        labels = np.asarray(student.labels)
+        known = labels[:, 0] >= 0
+        spans, lead = best_spans(np.asarray(student.logits)[known])
+        spans[lead <= 0] = 0
+        return super().keep(student, teacher) | {"named": spans, "true": labels[known]}
+
+    def quality(self) -> dict[str, float]:
+        """``f1`` and ``exact_match`` over words of spans.
+
+        Raises:
+            ModelError: Logits that are not finite, or no window with a label.
+        """
+        if not len(self["true"]) or not self["is_finite"][self["label"] >= 0].all():
+            raise ModelError(
+                "no window has an answer to measure by, or logits are not finite",
+                "labelled rows and finite logits",
+                "evaluate on a labelled split; train with a lower learning rate",
+            )
+        return span_scores(self["named"], self["true"])
+
+    def per_class(self) -> list[dict[str, Any]]:
+        """Nothing: places have no classes."""
+        return []
+
+    def name(self, names: Sequence[str], index: int) -> str:
+        """A place by its number."""
+        return str(index)
+
+    def row_sums(self, metric: str) -> tuple[np.ndarray, Callable[[np.ndarray], float]] | None:
+        """None: F1 has no intervals here."""
+        return None
+
+
+def _text(context: str, span: np.ndarray, lead: float) -> str:
+    words = words_of(context)
+    if lead <= 0 or not words:
+        return ""
+    first, last = (min(int(unit) - 1, len(words) - 1) for unit in span)
+    return context[words[first][0] : words[last][1]]
+
+
+def best_spans(logits: np.ndarray, *, longest: int = LONGEST_WORDS) -> tuple[np.ndarray, np.ndarray]:
+    """The span that each window answers, and how much better it is than no answer.
+
+    Args:
+        logits: [N, 2, U]: of each unit as the first, and as the last.
+        longest: Most words of a span.
+
+    Returns:
+        First and last unit [N, 2], never unit 0, and [N] the sum of their logits less that of unit 0 twice.
+    """
+    logits = np.asarray(logits, np.float64)
+    count = logits.shape[-1]
+    if count < 2:
+        return np.zeros((len(logits), 2), np.int64), np.full(len(logits), -np.inf)
+    best, spans = np.full(len(logits), -np.inf), np.zeros((len(logits), 2), np.int64)
+    first, last = logits[:, 0, 1:], logits[:, 1, 1:]
+    for width in range(min(longest, count - 1)):
+        sums = first[:, : count - 1 - width] + last[:, width:]
+        place = sums.argmax(1)
+        value = sums[np.arange(len(sums)), place]
+        better = value > best
+        best[better] = value[better]
+        spans[better] = np.stack([place + 1, place + 1 + width], 1)[better]
+    return spans, best - logits[:, 0, 0] - logits[:, 1, 0]
+
+
+def span_scores(named: np.ndarray, true: np.ndarray) -> dict[str, float]:
+    """``exact_match`` and ``f1`` over words of spans [N, 2], where [0, 0] means no answer."""
+    named, true = np.asarray(named), np.asarray(true)
+    exact = (named == true).all(1)
+    shared = np.minimum(named[:, 1], true[:, 1]) - np.maximum(named[:, 0], true[:, 0]) + 1
+    sizes = (named[:, 1] - named[:, 0] + 1) + (true[:, 1] - true[:, 0] + 1)
+    both = (named[:, 0] > 0) & (true[:, 0] > 0)
+    f1 = np.where(both, 2 * np.maximum(shared, 0) / np.maximum(sizes, 1), exact)
+    return {"f1": float(f1.mean()), "exact_match": float(exact.mean())}
+
+
+def normalised(text: str) -> str:
+    """Lower case, without punctuation, English articles and doubled spaces, as SQuAD's evaluation has it.
+
+    Source: Rajpurkar et al. 2016, SQuAD (arXiv 1606.05250), section 6.1 and its evaluation script.
+    """
+    text = "".join(char for char in text.lower() if char not in string.punctuation)
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
+
+
+def exact_match(named: str, answers: Sequence[str]) -> float:
+    """1 where the text equals an answer once both are normalised; without answers, where nothing was named."""
+    return float(any(normalised(named) == normalised(answer) for answer in answers or [""]))
+
+
+def text_f1(named: str, answers: Sequence[str]) -> float:
+    """The best F1 over the normalised words that the text shares with an answer; without answers, 1 where nothing was named.
+
+    Example:
+        >>> text_f1("the red car", ["red cars"])
+        0.5
+    """
+    return max(_one_f1(normalised(named).split(), normalised(answer).split()) for answer in answers or [""])
+
+
+def _one_f1(named: list[str], true: list[str]) -> float:
+    if not named or not true:
+        return float(named == true)
+    shared = sum((Counter(named) & Counter(true)).values())
+    return 2 * shared / (len(named) + len(true))
+
+
+class SpanMap:
+    """Takes answers to lists of ``{"text", "answer_start"}``."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def positions(self, raw: Sequence[Any], split: str) -> np.ndarray:
+        """[N] lists."""
+        return as_lists([{"text": text, "answer_start": start} for text, start in row or ()] for row in raw)
+
+
+def _pairs(answer: Any) -> list[tuple[str, int | None]]:
+    if isinstance(answer, str):
+        return [(answer, None)] if answer else []
+    if isinstance(answer, Mapping):
+        texts, starts = answer.get("text"), answer.get("answer_start")
+        if isinstance(texts, str):
+            return [(texts, starts)] if texts else []
+        return list(zip(texts or [], starts if isinstance(starts, list) else [None] * len(texts or [])))
+    return [pair for part in answer for pair in _pairs(part)]
+
+
+def _checked(text: str, start: int | None, context: str, split: str, row: int) -> tuple[str, int]:
+    found = context.find(text) if start is None else start
+    if found >= 0 and context[found : found + len(text)] == text:
+        return text, int(found)
+    place = "is not in the context" if start is None else f"does not stand at character {start} of the context"
+    raise DataError(
+        f"the answer {text[:60]!r} in row {row} of the {split} split {place}",
+        "answers that are copied from the context, with the character where they begin",
+        f"correct row {row}, or leave answer_start out: the first place is taken",
+    )
