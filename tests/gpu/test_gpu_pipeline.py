@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from potstill import DistillationPipeline
+from potstill.contracts.answers import Predictions
 from potstill.evaluate import measure as measure_stages
-from potstill.evaluate.quality import Predictions
 from potstill.exports.runtimes import TorchRunner
 from potstill.flows.reevaluate import reevaluate
 from potstill.report.metrics import Metrics

@@ -9,8 +9,8 @@ import torch
 from transformers import AutoModelForImageClassification, ResNetConfig, ViTConfig, ViTImageProcessor
 
 from potstill import tasks
+from potstill.data.images import size_of
 from potstill.errors import ModelError
-from potstill.models.image_sizes import size_of
 
 CONFIGS = {
     "vit": ViTConfig(

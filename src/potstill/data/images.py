@@ -163,3 +163,20 @@ def is_readable(value: Any, *, whole: bool) -> Exception | None:
     except (OSError, UnidentifiedImageError, ValueError, TypeError, SyntaxError, PillowImage.DecompressionBombError) as err:
         return err
     return None
+
+
+def size_of(processor: Any) -> tuple[int, int] | None:
+    """(H, W) of the images that a processor makes, or None where that depends on the image."""
+    if getattr(processor, "do_center_crop", False) and (sides := sides_of(getattr(processor, "crop_size", None))):
+        return sides
+    return sides_of(getattr(processor, "size", None)) if getattr(processor, "do_resize", False) else None
+
+
+def sides_of(size: Any) -> tuple[int, int] | None:
+    """(H, W) of a size as processors and configurations write it; None where it says no such thing."""
+    if isinstance(size, int):
+        return size, size
+    if isinstance(size, list | tuple) and len(size) == 2:
+        return int(size[0]), int(size[1])
+    height, width = (size.get("height"), size.get("width")) if hasattr(size, "get") else (None, None)
+    return (int(height), int(width)) if height and width else None

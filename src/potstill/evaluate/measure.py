@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from potstill.contracts.answers import Predictions
 from potstill.contracts.party import Party
 from potstill.contracts.runner import Runner
 from potstill.evaluate.cost import cost
 from potstill.evaluate.energy import measure_energy
 from potstill.evaluate.further_models import example_of, further_subjects, joint_answers, median_tokens
 from potstill.evaluate.measured_model import Bench, Subject
-from potstill.evaluate.quality import Predictions, predict, sample_batches
+from potstill.evaluate.quality import predict, sample_batches
 from potstill.exports.delivery import Kept, kept_in, plain_in
 from potstill.exports.runtimes import TorchRunner, num_cores
 from potstill.exports.timing import latency, time_interleaved

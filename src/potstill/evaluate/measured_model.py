@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from potstill.contracts.answers import Predictions
 from potstill.contracts.party import Party
 from potstill.contracts.runner import Runner
 from potstill.contracts.target import Target
 from potstill.data.run_rows import Rows
-from potstill.evaluate.quality import Predictions
 from potstill.knowledge.teachers import Combination
 from potstill.models.party import Student, Teacher
 from potstill.recipe.model import EvaluateRecipe

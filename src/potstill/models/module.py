@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
 
+from potstill.data.images import size_of
 from potstill.errors import ModelError
 from potstill.ground.devices import frozen
 from potstill.models.factory import make
-from potstill.models.image_sizes import size_of
 from potstill.models.inputs import InputNames
 
 DEFAULT_SIDE = 224

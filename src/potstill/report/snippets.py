@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from potstill import modalities
+from potstill.contracts.task import TASKS
 from potstill.report.metrics import Metrics
 
 _TORCH = """from transformers import pipeline
@@ -63,10 +65,6 @@ print(embed.encode([{example}]))"""
 
 # The type of students that a function of the user's own builds.
 MODULE = "potstill-module"
-# What transformers calls the pipeline of a task.
-_PIPELINES = {"multi-label": "text-classification", "regression": "text-classification"}
-
-
 _OWN_CODE = """import torch
 from PIL import Image
 
@@ -125,7 +123,9 @@ def _with_tasks(metrics: Metrics) -> str:
 
 def pipeline_of(metrics: Metrics) -> str:
     """What transformers and the hub call the task."""
-    return "sentence-similarity" if metrics.answers == "embedding" else _PIPELINES.get(metrics.task, metrics.task)
+    if metrics.answers == "embedding":
+        return "sentence-similarity"
+    return next((name for name, row in TASKS.items() if row.head == TASKS[metrics.task].head), metrics.task)
 
 
 def load_with_onnxruntime(metrics: Metrics) -> str | None:
@@ -145,4 +145,4 @@ def _served_onnx(metrics: Metrics) -> str | None:
 
 
 def _is_image(metrics: Metrics) -> bool:
-    return metrics.task.startswith("image")
+    return not modalities.build(TASKS[metrics.task].modality).has_tokens

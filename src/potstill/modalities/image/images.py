@@ -25,7 +25,6 @@ from potstill.errors import DataError, ModelError
 from potstill.modalities.image.imaging import encode_images
 from potstill.modalities.loading import loading_error
 from potstill.models.families import family_or_none
-from potstill.models.image_sizes import sides, size_of
 
 IMAGE_NAMES = (
     *("image", "img", "images", "picture", "photo", "jpg", "png", "image_path", "image_file", "file_name", "filename"),
@@ -114,7 +113,7 @@ class Images:
                 "as many means and deviations as the model has channels",
                 "correct image_mean and image_std in preprocessor_config.json",
             )
-        self.image_size = size_of(processor)
+        self.image_size = images.size_of(processor)
         return processor
 
     def check_reads(self, name: str, config: Any, processor: Any) -> None:
@@ -122,8 +121,10 @@ class Images:
         family = family_or_none(config)
         if family is None and hasattr(config, "hidden_sizes"):
             return
-        stated = getattr(config, "image_size", None) if family is None else family.image_sides(config)
-        wanted, made = sides(stated), size_of(processor)
+        wanted, made = (
+            images.sides_of(getattr(config, "image_size", None)) if family is None else family.image_sides(config),
+            images.size_of(processor),
+        )
         if wanted and made and wanted != made:
             raise ModelError(
                 f"the student {name} takes images of {wanted[0]} x {wanted[1]} pixels,"
@@ -162,7 +163,9 @@ class Images:
 
     def example_inputs(self, model: Any, *, batch: int = 1, tokens: int | None = None) -> dict[str, torch.Tensor]:
         """Random pixels [B, C, H, W] float32, of the size encoded or seen last, or stated by the model; else 224 × 224."""
-        height, width = self.image_size or sides(getattr(model.config, "image_size", None)) or (_DEFAULT_SIDE, _DEFAULT_SIDE)
+        height, width = (
+            self.image_size or images.sides_of(getattr(model.config, "image_size", None)) or (_DEFAULT_SIDE, _DEFAULT_SIDE)
+        )
         channels = int(getattr(model.config, "num_channels", 3))
         return {"pixel_values": torch.randn(batch, channels, height, width, generator=torch.Generator().manual_seed(0))}
 
