@@ -36,3 +36,10 @@ def resolve(table: Mapping[str, str], name: str, *, kind: str) -> Any:
         )
     module, _, attribute = table[name].partition(":")
     return getattr(importlib.import_module(module), attribute)
+
+
+def entries(table: str) -> Mapping[str, Any]:
+    """The plug-in table at ``"package.module:attribute"``, for a room that names plug-ins and may not import them."""
+    module, _, attribute = table.partition(":")
+    found: Mapping[str, Any] = getattr(importlib.import_module(module), attribute)
+    return found
