@@ -148,3 +148,10 @@ def test_a_chain_of_a_wished_length():
 def test_a_chain_that_cannot_be_is_refused(call, words):
     with pytest.raises(RecipeError, match=words):
         call()
+
+
+def test_eskd_shares_its_passes_between_teacher_and_labels():
+    taught, labels = catalogue.build("eskd", SMALL, BIG, MethodOptions(epochs=8, own={"until": 0.25}))
+    assert (taught.epochs, labels.epochs) == (2.0, 6.0)
+    assert taught.asks_teacher()
+    assert [term.name for term in labels.terms] == ["ce"]

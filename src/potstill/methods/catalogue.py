@@ -24,6 +24,7 @@ METHODS: dict[str, str] = {
     # the output
     "kd": "potstill.methods.response:kd",
     "augmented_kd": "potstill.methods.augmented:augmented_kd",
+    "eskd": "potstill.methods.early_stopped:eskd",
     "dkd": "potstill.methods.output:dkd",
     "dist": "potstill.methods.output:dist",
     "logit_std": "potstill.methods.output:logit_std",
