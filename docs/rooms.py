@@ -3,9 +3,9 @@
 python docs/rooms.py           # draw it
 python docs/rooms.py --check   # exit code 1 where the picture is out of date
 
-A box is a folder (or a file that stands alone) of src/potstill with its number of files and lines. An arrow leads from a room to a
-room that imports it; arrows that follow from others are left out. Imports inside functions count, those for the type checker alone do
-not.
+A box is a folder (or a file that stands alone) of src/potstill with its number of files and lines. An arrow leads from a room to
+a room that imports it; arrows that follow from others are left out. Imports inside functions count, those for the type checker
+alone do not.
 """
 
 from __future__ import annotations
