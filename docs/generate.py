@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from potstill.recipe import recipe_schema
+from potstill.recipe.plugins import methods_with_options
 from potstill.recipe.read import ALIASES, SHORTHANDS
 from potstill.report.metrics import metrics_schema
 
 FOLDER = Path(__file__).parent
+HEAD = ("| key | accepts | default | meaning |", "|---|---|---|---|")
 
 
 def pages() -> dict[str, str]:
@@ -57,7 +59,20 @@ def _part(schema: dict[str, Any], path: str, value: dict[str, Any], level: str) 
     inner = {name: part for name, part in section["properties"].items() if _section(schema, part) is not None}
     plain = {name: part for name, part in section["properties"].items() if name not in inner}
     lines = [f"{level} {path}", "", section.get("description", ""), "", *_table(schema, plain, f"{path}.", section), ""]
+    if path == "distill":
+        lines += _options_of_methods(level)
     return lines + [line for name, part in inner.items() for line in _part(schema, f"{path}.{name}", part, f"{level}#")]
+
+
+def _options_of_methods(level: str) -> list[str]:
+    """One table of the options that methods have of their own."""
+    rows: list[str] = []
+    for method, options in methods_with_options().items():
+        schema = options.model_json_schema()
+        for row in _table(schema, schema["properties"], "distill.options.", schema)[2:]:
+            *head, meaning = row.rsplit(" | ", 1)
+            rows.append(f"{head[0]} | {method}: {meaning}")
+    return [f"{level}# distill.options", "", "The options that methods have of their own.", "", *HEAD, *rows, ""]
 
 
 def metrics_page() -> str:
@@ -85,7 +100,7 @@ def _section(schema: dict[str, Any], value: dict[str, Any]) -> dict[str, Any] | 
 
 def _table(schema: dict[str, Any], properties: dict[str, Any], prefix: str, owner: dict[str, Any]) -> list[str]:
     required = set(owner.get("required", ()))
-    lines = ["| key | accepts | default | meaning |", "|---|---|---|---|"]
+    lines = list(HEAD)
     for name, value in properties.items():
         default = "required" if name in required else _shown(value.get("default"))
         meaning = value.get("description", "").replace("|", "\\|")

@@ -6,12 +6,15 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import yaml
+from pydantic import Field
 
+from potstill.contracts.options import Options
 from potstill.errors import Faults, RecipeError
-from potstill.recipe import make_recipe, merge, parse_settings, read_file, recipe_schema
+from potstill.recipe import make_recipe, merge, parse_settings, plugins, read_file, recipe_schema
 from potstill.recipe.model import Recipe
 
 MINIMAL = {"teacher": "./bert", "data": "reviews.csv"}
@@ -237,6 +240,72 @@ def test_a_route_is_kept_for_the_method_that_reads_it() -> None:
     )
 
 
+def test_options_of_the_method_are_read_by_its_own_class_and_written_in_full():
+    recipe = make_recipe(MINIMAL, {"distill": {"method": "ban", "options": {"ensemble": True}}})
+    assert recipe.distill.options == {"generations": 3, "ensemble": True}
+    assert make_recipe(MINIMAL, {"distill": {"method": "kd"}}).distill.options == {}
+    assert make_recipe(recipe.model_dump(mode="json")) == recipe
+
+
+def test_the_earlier_places_of_options_still_work():
+    for method, section, options in (
+        ("dml", "online", {"peers": 4}),
+        ("self", "online", {"itself": "cs_kd"}),
+        ("takd", "chain", {"assistants": 2}),
+        ("rco", "chain", {"route": ["a", "b"]}),
+    ):
+        earlier = make_recipe(MINIMAL, {"distill": {"method": method, section: options}})
+        assert earlier == make_recipe(MINIMAL, {"distill": {"method": method, "options": options}})
+        assert options.items() <= earlier.distill.options.items()
+    defaults = {"online": {"peers": 2, "noise": 0.5, "ramp_up": None}, "chain": {"generations": 3, "assistants": "auto"}}
+    assert make_recipe(MINIMAL, {"distill": defaults}) == make_recipe(MINIMAL)
+
+
+@pytest.mark.parametrize(
+    ("distill", "words"),
+    [
+        (
+            {"method": "dml", "options": {"peer": 3}},
+            ["'dml' has no option 'peer'", "peers, start", "distill.options.peers?"],
+        ),
+        ({"method": "kd", "options": {"peers": 3}}, ["no option 'peers'", "no options", "set distill.method: dml"]),
+        ({"method": "ban", "options": {"generations": 1}}, ["'distill.options.generations' is 1", "greater than or equal to 2"]),
+        ({"method": "ban", "options": 3}, ["'distill.options' is 3"]),
+        ({"method": "ban", "chain": {"generations": 4}, "options": {"generations": 5}}, ["differ", "leave out distill.chain"]),
+        ({"online": {"peer": 3}}, ["'distill.online.peer'", "did you mean distill.online.peers?"]),
+        ({"online": {"peers": 1}}, ["'distill.online.peers' is 1"]),
+    ],
+)
+def test_options_that_a_method_does_not_have_are_refused(distill, words):
+    with pytest.raises((RecipeError, Faults)) as caught:
+        make_recipe(MINIMAL, {"distill": distill})
+    assert isinstance(caught.value, RecipeError)
+    for word in words:
+        assert word in str(caught.value)
+
+
+class Prune(Options):
+    """A section that a plug-in brings."""
+
+    schedule: Literal["once", "iterative"] = Field("once", description="How often.")
+
+
+def test_a_plug_in_brings_a_section(monkeypatch):
+    monkeypatch.setitem(plugins.SECTIONS, "prune", f"{__name__}:Prune")
+    recipe = make_recipe(MINIMAL, {"prune": {"schedule": "iterative"}})
+    assert recipe.prune == Prune(schedule="iterative")
+    assert make_recipe(recipe.model_dump(mode="json")) == recipe
+    assert make_recipe(MINIMAL).model_dump()["prune"] == {"schedule": "once"}
+    assert recipe_schema()["properties"]["prune"] == {"$ref": "#/$defs/Prune"}
+    with pytest.raises(RecipeError, match=r"'prune.shedule'.*did you mean prune\.schedule"):
+        make_recipe(MINIMAL, {"prune": {"shedule": 1}})
+
+
+def test_names_out_of_tables_are_checked():
+    with pytest.raises(RecipeError, match=r"'student\.architecture' is 'bilstn'.*bilstm, .*did you mean 'bilstm'"):
+        make_recipe(MINIMAL, {"student": {"architecture": "bilstn"}})
+
+
 @pytest.mark.parametrize(
     ("distill", "told"),
     [
@@ -255,7 +324,7 @@ def test_a_route_is_kept_for_the_method_that_reads_it() -> None:
     ],
 )
 def test_settings_that_nothing_reads_are_told(distill, told):
-    from potstill.planning.unused_settings import unheard
+    from potstill.planning.unused_settings import unused_settings
 
     given = {"teacher": {"model": "t"}, "data": {"source": "d"}, "output": "o", "distill": distill}
-    assert unheard(make_recipe(given)) == told
+    assert unused_settings(make_recipe(given)) == told

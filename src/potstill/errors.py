@@ -80,3 +80,10 @@ class Faults(PotstillError, ValueError):
         if len(self.faults) == 1:
             return str(self.faults[0])
         return f"{len(self.faults)} faults found:\n" + "\n".join(f"- {fault}" for fault in self.faults)
+
+
+def raise_faults(faults: Iterable[PotstillError]) -> None:
+    """Raise what was found: nothing where there is no fault, one fault as it is, several together; each is said once."""
+    distinct = list({str(fault): fault for fault in faults}.values())
+    if distinct:
+        raise distinct[0] if len(distinct) == 1 else Faults(distinct)

@@ -70,7 +70,7 @@ def test_the_route_leads_over_states_of_the_teacher(recipe: dict[str, Any], tmp_
     named = {**recipe, "teacher": str(kept.parent), "output": str(tmp_path / "named")}
     metrics = run(named, method="rco", chain={"route": [str(kept.parent)]})
     assert {"distill: anchor-1", "distill: prediction"} <= set(metrics.history)
-    with pytest.raises(RecipeError, match=r"this teacher is trained already.*distill\.chain\.route"):
+    with pytest.raises(RecipeError, match=r"this teacher is trained already.*distill\.options\.route"):
         run({**named, "output": str(tmp_path / "refused")}, method="rco")
 
 

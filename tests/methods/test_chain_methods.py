@@ -9,7 +9,6 @@ import pytest
 
 from potstill.errors import NeedsError
 from potstill.methods import catalogue
-from potstill.methods.chains import CHAINS
 from potstill.methods.contract import MethodOptions, ModelFacts, Phase
 from potstill.training.route import evenly, step_of
 
@@ -21,7 +20,7 @@ def built(name: str, student: ModelFacts = SMALL, teacher: ModelFacts = LARGE, *
     return catalogue.build(name, student, teacher, MethodOptions(**wishes))
 
 
-@pytest.mark.parametrize("name", CHAINS)
+@pytest.mark.parametrize("name", [name for name in catalogue.names() if catalogue.traits(name).is_chain])
 def test_everybody_listens_to_who_is_there_before_and_the_student_comes_last(name: str) -> None:
     stages = built(name)
     known = {"teacher", *(stage.teacher for stage in stages if stage.teacher.startswith("anchor-"))}
@@ -36,7 +35,7 @@ def test_sizes_of_assistants_fall_by_equal_factors() -> None:
     stages = built("takd")
     sizes = [LARGE.parameters, *(stage.parameters for stage in stages[:-1]), SMALL.parameters]
     assert [round(above / below, 3) for above, below in itertools.pairwise(sizes)] == [4.0, 4.0, 4.0]
-    assert [stage.learner for stage in built("takd", assistants=1)] == ["assistant-1", "student"]
+    assert [stage.learner for stage in built("takd", own={"assistants": 1})] == ["assistant-1", "student"]
 
 
 def test_a_small_step_still_has_an_assistant() -> None:
@@ -60,11 +59,11 @@ def test_a_route_costs_what_plain_distillation_costs() -> None:
 
 def test_every_model_of_a_chain_has_all_the_passes() -> None:
     assert {stage.epochs for stage in built("takd", epochs=5)} == {5}
-    assert {stage.epochs for stage in built("ban", epochs=5, generations=4)} == {5}
+    assert {stage.epochs for stage in built("ban", epochs=5, own={"generations": 4})} == {5}
 
 
 def test_generations_hear_teacher_and_labels_alike_at_temperature_one() -> None:
-    for stage in built("ban", generations=2):
+    for stage in built("ban", own={"generations": 2}):
         assert [(term.name, term.weight, term.temperature) for term in stage.terms] == [("kl", 0.5, 1.0), ("ce", 0.5, None)]
 
 

@@ -123,18 +123,18 @@ def test_one_block_has_no_flow():
 
 def test_a_chain_falls_by_equal_factors():
     chain = plan_chain(1_000_000, 110_000_000)
-    sizes = [110_000_000, *(link.parameters for link in chain)]
+    sizes = [110_000_000, *chain.values()]
     factors = [above / below for above, below in itertools.pairwise(sizes)]
     assert len(chain) == 4
     assert max(factors) <= 4.0
     assert factors == pytest.approx([factors[0]] * 4, rel=1e-4)
-    assert [link.teacher for link in chain] == ["teacher", "assistant-1", "assistant-2", "assistant-3"]
-    assert (chain[-1].name, chain[-1].parameters, chain[-1].ratio) == ("student", 1_000_000, pytest.approx(1 - 1 / 110))
+    assert list(chain) == ["assistant-1", "assistant-2", "assistant-3", "student"]
+    assert chain["student"] == 1_000_000
 
 
 def test_a_chain_of_a_wished_length():
-    assert [link.name for link in plan_chain(10, 1000, count=0)] == ["student"]
-    assert [link.parameters for link in plan_chain(10, 1000, count=1)] == [100, 10]
+    assert list(plan_chain(10, 1000, count=0)) == ["student"]
+    assert list(plan_chain(10, 1000, count=1).values()) == [100, 10]
 
 
 @pytest.mark.parametrize(
@@ -148,3 +148,10 @@ def test_a_chain_of_a_wished_length():
 def test_a_chain_that_cannot_be_is_refused(call, words):
     with pytest.raises(RecipeError, match=words):
         call()
+
+
+def test_eskd_shares_its_passes_between_teacher_and_labels():
+    taught, labels = catalogue.build("eskd", SMALL, BIG, MethodOptions(epochs=8, own={"until": 0.25}))
+    assert (taught.epochs, labels.epochs) == (2.0, 6.0)
+    assert taught.asks_teacher()
+    assert [term.name for term in labels.terms] == ["ce"]

@@ -7,6 +7,7 @@ import pkgutil
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import FunctionType
 
 import pytest
 from transformers import MobileNetV2Config, MobileNetV2ForImageClassification
@@ -16,11 +17,20 @@ from potstill.answers import build as build_answers
 from potstill.errors import NeedsError, RecipeError
 from potstill.losses import catalogue as losses
 from potstill.methods import catalogue
-from potstill.methods.contract import MethodOptions, ModelFacts, TermSpec, facts_of
+from potstill.methods.contract import Method, MethodOptions, ModelFacts, TermSpec, facts_of
 from potstill.methods.layers import pair_layers
 from potstill.methods.response import in_units
 from potstill.training.terms import read_terms
 
+TRAITS = {
+    "compares_classes": {
+        *("dkd", "dist", "logit_std", "nkd", "wsld", "ctkd", "mlkd", "sskd"),
+        *("self", "tf_kd", "cs_kd", "label_smoothing", "mean_teacher"),
+    },
+    "trains_models": {"takd", "ban"},
+    "follows_states": {"rco"},
+    "reads_states": {"augmented_kd"},
+}
 SMALL, BIG = ModelFacts(3, 16, 2, "text"), ModelFacts(6, 24, 4, "text")
 
 
@@ -30,7 +40,7 @@ DOCUMENTED = (Path(__file__).parents[2] / "docs" / "methods.md").read_text("utf-
 @pytest.mark.parametrize("name", catalogue.names())
 def test_every_method_has_a_source_and_terms_that_exist(name):
     assert "Source: " in (inspect.getdoc(catalogue.find(name)) or "")
-    stages = catalogue.example_stages(name)
+    stages = catalogue.example_phases(name)
     assert stages
     for stage in stages:
         assert {term.name for term in stage.terms} <= set(losses.names())
@@ -46,9 +56,25 @@ def test_the_table_lists_every_public_function_of_the_folder():
             continue
         loaded = __import__(f"potstill.methods.{module.name}", fromlist=["_"])
         for name, value in vars(loaded).items():
-            if inspect.isfunction(value) and value.__module__ == loaded.__name__ and "Source:" in (value.__doc__ or ""):
+            if (
+                isinstance(value, (FunctionType, Method))
+                and value.__module__ == loaded.__name__
+                and "Source:" in (value.__doc__ or "")
+            ):
                 found.add(f"{loaded.__name__}:{name}")
     assert found == set(catalogue.METHODS.values())
+
+
+def test_traits_are_read_from_the_phases():
+    found = {trait: {name for name in catalogue.names() if getattr(catalogue.traits(name), trait)} for trait in TRAITS}
+    assert found == TRAITS
+
+
+def test_a_method_reads_its_own_options():
+    (phase,) = catalogue.build("dml", SMALL, BIG, MethodOptions(own={"peers": 4}))
+    assert phase.settings["companions"]["peers"]["count"] == 4
+    assert catalogue.own_options("ban", {}).model_dump() == {"generations": 3, "ensemble": False}
+    assert catalogue.own_options("kd", {}).model_dump() == {}
 
 
 @pytest.mark.parametrize(
@@ -83,7 +109,7 @@ def test_hidden_states_are_left_out_where_they_cannot_be_compared():
 
 
 def test_some_methods_never_ask_the_teacher():
-    asked = {name: any(stage.asks_teacher() for stage in catalogue.example_stages(name)) for name in catalogue.names()}
+    asked = {name: any(stage.asks_teacher() for stage in catalogue.example_phases(name)) for name in catalogue.names()}
     assert all(asked[name] for name in ("kd", "augmented_kd", "tinybert", "simkd", "crd", "noisy_teacher", "sskd", "takd"))
     assert not any(asked[name] for name in ("dml", "mean_teacher", "self", "cs_kd", "label_smoothing", "rkd", "at"))
 
@@ -109,6 +135,8 @@ def test_facts_come_from_the_model():
     ("call", "error", "words"),
     [
         (lambda: catalogue.build("tinybrt", SMALL, BIG), RecipeError, "did you mean 'tinybert'"),
+        (lambda: catalogue.build("dml", SMALL, BIG, MethodOptions(own={"peer": 3})), RecipeError, "did you mean .*options.peers"),
+        (lambda: catalogue.build("dml", SMALL, BIG, MethodOptions(own={"peers": 9})), RecipeError, "distill.options.peers.*8"),
         (lambda: catalogue.build("tinybert", SMALL, BIG, MethodOptions(has_taps=False)), NeedsError, "logits alone"),
         (lambda: catalogue.build("tinybert", SMALL, BIG, MethodOptions(has_same_tokens=False)), NeedsError, "different tokens"),
         (lambda: catalogue.build("minilm", replace(SMALL, heads=None), BIG), NeedsError, "needs attention"),

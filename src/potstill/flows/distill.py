@@ -14,6 +14,7 @@ from potstill.data.run_rows import Rows
 from potstill.evaluate.measured_model import MeasureOptions
 from potstill.flows.run import Run
 from potstill.knowledge.teachers import Combination
+from potstill.methods.catalogue import traits
 from potstill.models.load import LoadedTeacher
 from potstill.models.party import Student, Teacher
 from potstill.planning.answer_checks import check_answers, check_states, check_teachers
@@ -38,8 +39,6 @@ from potstill.stages.score import ScoreOptions, open_scores, score
 from potstill.stages.student import CutOptions, cut, open_student, open_version
 from potstill.stages.teach import TeachOptions, open_teacher, open_with_all_rows, read_and_teach, teach, wants_teaching
 from potstill.students.architectures.plan import check_modality
-
-CHAINED = ("takd", "ban")  # methods that train further models
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,7 @@ class DistillFlow:
         assert self.run is not None
         rows: Rows = self.open(self.rows)
         kept = list((self.run.place(self.parties[0].teacher) / "anchors").glob("anchor-*"))
-        num_states = len(self.recipe.distill.chain.route) or len(kept)
+        num_states = len(self.recipe.distill.options.get("route", ())) or len(kept)
         return RunFacts(self.recipe, rows.task, self.inputs[0].config, len(rows.label_names), rows.answers, num_states)
 
     @cached_property
@@ -355,7 +354,7 @@ class DistillFlow:
             tasks=tuple(recipe.tasks),
             seed=recipe.seed,
             precision=recipe.precision,
-            route=[content_of(folder) for folder in recipe.distill.chain.route],
+            route=[content_of(folder) for folder in recipe.distill.options.get("route", ())],
             load_teacher=self._load_state,
         )
 
@@ -377,7 +376,7 @@ class DistillFlow:
             tasks=tuple(recipe.tasks),
             has_baseline=recipe.baseline,
             has_ratio=recipe.student.model is None,
-            ensemble=recipe.distill.chain.ensemble,
+            ensemble=recipe.distill.options.get("ensemble", False),
             target=recipe.target,
             recipe_file=Path(recipe.output) / "recipe.yaml",
         )
@@ -424,7 +423,7 @@ def learn(flow: DistillFlow, student: Slot[Student]) -> list[Stage]:
             reads=reads,
             options=chain_options,
             work=train_chain,
-            is_needed=lambda given, options: recipe.distill.losses is None and recipe.distill.method in CHAINED,
+            is_needed=lambda given, options: recipe.distill.losses is None and traits(recipe.distill.method).trains_models,
             trains=True,
         ),
         Stage(

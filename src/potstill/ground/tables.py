@@ -43,3 +43,10 @@ def look_up(table: Mapping[str, Entry], name: str, *, kind: str) -> Entry:
             f"did you mean {guess!r}?" if guess else "",
         )
     return table[name]
+
+
+def entries(table: str) -> Mapping[str, Any]:
+    """The plug-in table at ``"package.module:attribute"``, for a room that names plug-ins and may not import them."""
+    module, _, attribute = table.partition(":")
+    found: Mapping[str, Any] = getattr(importlib.import_module(module), attribute)
+    return found

@@ -1,1 +1,1 @@
-"""Named combinations from the literature: which losses, layers and stages; a method has no training loop of its own."""
+"""Named combinations from the literature: which losses, layers and phases; a method has no training loop of its own."""

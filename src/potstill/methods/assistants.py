@@ -3,33 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 from potstill.errors import RecipeError
 
 LARGEST_STEP = 4.0
 
 
-@dataclass(frozen=True)
-class Link:
-    """One model of a chain and who teaches it.
-
-    Args:
-        name: "assistant-1", "assistant-2" …, last "student".
-        teacher: Name of the model that teaches it: "teacher", or the link before.
-        parameters: Its size.
-        ratio: Share of the teacher's parameters that it does without, as `ratio` in a recipe.
-    """
-
-    name: str
-    teacher: str
-    parameters: int
-    ratio: float
-
-
 def plan_chain(
     student_parameters: int, teacher_parameters: int, *, count: int | None = None, largest_step: float = LARGEST_STEP
-) -> tuple[Link, ...]:
+) -> dict[str, int]:
     """A chain from teacher to student whose sizes fall by equal factors.
 
     Size of link i of n: teacher · (student / teacher)^(i / n).
@@ -43,14 +25,14 @@ def plan_chain(
         largest_step: Largest factor from one model to the next.
 
     Returns:
-        The assistants in order, then the student.
+        Name → size: "assistant-1", "assistant-2" … in order, then "student".
 
     Raises:
         RecipeError: The student is not the smaller one, a negative count, or a step that does not shrink.
 
     Example:
-        >>> [(link.name, link.parameters) for link in plan_chain(1_000, 16_000)]
-        [('assistant-1', 4000), ('student', 1000)]
+        >>> plan_chain(1_000, 16_000)
+        {'assistant-1': 4000, 'student': 1000}
     """
     if not 0 < student_parameters < teacher_parameters:
         raise RecipeError(
@@ -64,10 +46,5 @@ def plan_chain(
         raise RecipeError(f"the largest step is {largest_step}", "a factor above 1", f"set it to {LARGEST_STEP}")
     factor = teacher_parameters / student_parameters
     steps = max(1, math.ceil(math.log(factor) / math.log(largest_step) - 1e-9)) if count is None else count + 1
-    links, above = [], "teacher"
-    for step in range(1, steps + 1):
-        name = "student" if step == steps else f"assistant-{step}"
-        size = student_parameters if step == steps else round(teacher_parameters * factor ** (-step / steps))
-        links.append(Link(name, above, size, 1.0 - size / teacher_parameters))
-        above = name
-    return tuple(links)
+    sizes = {f"assistant-{step}": round(teacher_parameters * factor ** (-step / steps)) for step in range(1, steps)}
+    return {**sizes, "student": student_parameters}

@@ -35,8 +35,8 @@ def augmented_kd(student: ModelFacts, teacher: ModelFacts, options: MethodOption
     far = 1.0 if student.start_error is None else min(1.0, student.start_error / FAR)
     passes *= max(LEAST_PASSES, far**0.5)
     rate = max(LEAST_RATE, RATE * far)
-    stage = Phase("prediction", terms, passes, rate, select="fidelity", settings=settings, by_start=True)
-    return with_wishes([stage], options)
+    phase = Phase("prediction", terms, passes, rate, select="fidelity", settings=settings, by_start=True)
+    return with_wishes([phase], options)
 
 
 def state_terms(student: ModelFacts, teacher: ModelFacts, weight: float) -> tuple[TermSpec, ...]:

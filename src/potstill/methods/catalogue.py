@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
 
+from potstill.answers import build as build_answers
 from potstill.errors import NeedsError
 from potstill.ground.tables import resolve
 from potstill.losses.catalogue import find as find_loss
-from potstill.methods.contract import Method, MethodOptions, ModelFacts, Phase
+from potstill.methods.chains import STATE
+from potstill.methods.contract import Method, MethodOptions, ModelFacts, OwnOptions, Phase, Plan
 from potstill.methods.response import not_of_rows
-from potstill.methods.routing import DYNAMIC, route_stages
+from potstill.methods.routing import DYNAMIC, route_phases
 
-DEFAULT = "kd"
+DEFAULT, DEFAULT_ON_MANY_ROWS = "kd", "augmented_kd"
 
 METHODS: dict[str, str] = {
     # the output
     "kd": "potstill.methods.response:kd",
     "augmented_kd": "potstill.methods.augmented:augmented_kd",
+    "eskd": "potstill.methods.early_stopped:eskd",
     "dkd": "potstill.methods.output:dkd",
     "dist": "potstill.methods.output:dist",
     "logit_std": "potstill.methods.output:logit_std",
@@ -67,25 +73,6 @@ METHODS: dict[str, str] = {
     "crd": "potstill.methods.relations:crd",
 }
 
-# Methods on the probabilities of classes that exclude each other.
-OF_CLASSES = frozenset(
-    {
-        "dkd",
-        "dist",
-        "logit_std",
-        "nkd",
-        "wsld",
-        "ctkd",
-        "mlkd",
-        "self",
-        "tf_kd",
-        "cs_kd",
-        "mean_teacher",
-        "sskd",
-        "label_smoothing",
-    }
-)
-
 # Pairs (student, teacher) that stand for a kind of model where a method is described without one.
 EXAMPLES = (
     (
@@ -107,12 +94,39 @@ def find(name: str) -> Method:
     Raises:
         RecipeError: No such method; names the nearest.
     """
-    method: Method = resolve(METHODS, DEFAULT if name == "auto" else name, kind="method")
-    return method
+    found = resolve(METHODS, DEFAULT if name == "auto" else name, kind="method")
+    return found if isinstance(found, Method) else Method(found)
+
+
+def chosen(name: str, *, makes_rows: bool) -> str:
+    """The method that a name stands for: ``auto`` is the one on the answers to many rows, where more rows can be made.
+
+    Reading the teacher's inner values in every step costs more than the step of a small student on a text, and the same time
+    spent on more rows teaches more.
+    """
+    return DEFAULT_ON_MANY_ROWS if name == "auto" and makes_rows else name
+
+
+def options_of(name: str) -> type[OwnOptions]:
+    """The class of a method's own options.
+
+    Raises:
+        RecipeError: No such method.
+    """
+    return find(name).options
+
+
+def own_options(name: str, given: Any) -> OwnOptions:
+    """A method's own options from a mapping.
+
+    Raises:
+        RecipeError: No such method or option, or a value out of range.
+    """
+    return find(name).read_options(given)
 
 
 def build(name: str, student: ModelFacts, teacher: ModelFacts, options: MethodOptions | None = None) -> tuple[Phase, ...]:
-    """The stages of a method for two models.
+    """The phases of a method for two models.
 
     Args:
         name: In `METHODS`, or ``auto``.
@@ -121,65 +135,120 @@ def build(name: str, student: ModelFacts, teacher: ModelFacts, options: MethodOp
         options: The user's wishes.
 
     Raises:
-        RecipeError: No such method, or layers that do not exist.
+        RecipeError: No such method or option, or layers that do not exist.
         NeedsError: The method needs what the models or the source do not have.
 
     Example:
         >>> tiny, base = ModelFacts(2, 128, 2, "text"), ModelFacts(12, 768, 12, "text")
-        >>> [stage.name for stage in build("tinybert", tiny, base)]
+        >>> [phase.name for phase in build("tinybert", tiny, base)]
         ['intermediate', 'prediction']
     """
     options = options or MethodOptions()
     require_answers(name, options)
-    stages = find(name)(student, teacher, options)
-    require_answers(name, options, stages)
-    return route_stages(name, stages, student, teacher) if options.layers == DYNAMIC else stages
+    phases = find(name)(student, teacher, options)
+    require_answers(name, options, phases)
+    return route_phases(name, phases, student, teacher) if options.layers == DYNAMIC else phases
 
 
-def require_answers(name: str, options: MethodOptions, stages: Sequence[Phase] = ()) -> None:
-    """Refuse a method, or stages with a loss, on class probabilities or whole rows where the answers are something else.
+def require_answers(name: str, options: MethodOptions, phases: Sequence[Phase] = ()) -> None:
+    """Refuse a method, or phases with a loss, on class probabilities or whole rows where the answers are something else.
 
     Raises:
         NeedsError: It is; names the methods that work.
     """
-    losses = [find_loss(term.name) for stage in stages for term in stage.terms]
-    if (name in OF_CLASSES or any(loss.of_classes for loss in losses)) and not options.answers.is_distribution:
+    losses = [find_loss(term.name) for phase in phases for term in phase.terms]
+    is_of_classes = any(loss.of_classes for loss in losses)
+    if not options.answers.is_distribution and (is_of_classes or traits(name).compares_classes):
+        others = [each for each in names() if not traits(each).compares_classes]
         raise NeedsError(
             f"method {name!r} compares probabilities of classes that exclude each other;"
             f" the answers of this task are {options.answers.noun}",
-            f"methods that take the task's own losses: {', '.join(each for each in names() if each not in OF_CLASSES)}",
+            f"methods that take the task's own losses: {', '.join(others)}",
             "set distill.method: auto",
         )
     if not options.answers.is_of_row and any(loss.of_rows for loss in losses):
         raise not_of_rows(f"method {name!r}", "set distill.method: auto, or kd")
 
 
+@dataclass(frozen=True)
+class Traits:
+    """What a run asks of a method before there are models to plan for, read from the phases for `EXAMPLES`.
+
+    Args:
+        compares_classes: It works on probabilities of classes that exclude each other alone.
+        trains_models: Further models are trained before the student.
+        follows_states: The student learns from earlier states of the teacher.
+        reads_states: It reads mean states of the teacher's blocks where its source of knowledge holds them.
+    """
+
+    compares_classes: bool
+    trains_models: bool
+    follows_states: bool
+    reads_states: bool
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether the phases have several teachers."""
+        return self.trains_models or self.follows_states
+
+
+@cache
+def traits(name: str) -> Traits:
+    """The traits of a method.
+
+    Raises:
+        RecipeError: No such method.
+    """
+    phases = _on_example(find(name), MethodOptions())
+    needs = {need for phase in phases for need in phase.needs_teacher()}
+    return Traits(
+        compares_classes=_compares_classes(find(name)),
+        trains_models=any(phase.learner != "student" for phase in phases),
+        follows_states=any(phase.teacher.startswith(STATE) for phase in phases),
+        reads_states=any(need.startswith("mean:") for need in needs),
+    )
+
+
+def _compares_classes(method: Method) -> bool:
+    """Whether a method keeps losses on one distribution over classes, or refuses, where a row has several labels."""
+    try:
+        phases = _on_example(method, MethodOptions(answers=build_answers("labels")))
+    except NeedsError:
+        return True
+    return any(find_loss(term.name).of_classes for phase in phases for term in phase.terms)
+
+
 def default_epochs(name: str = "auto") -> float:
     """Passes over the rows that a method makes where the user asks for none."""
-    return sum(stage.epochs for stage in example_stages(name))
+    return sum(phase.epochs for phase in example_phases(name))
 
 
-def example_stages(name: str, options: MethodOptions | None = None) -> tuple[Phase, ...]:
-    """The stages of a method for the first kind of model that it works on.
+def example_phases(name: str, options: MethodOptions | None = None) -> tuple[Phase, ...]:
+    """The phases of a method for the first kind of model that it works on.
 
     Raises:
         RecipeError: No such method.
         NeedsError: It works on none of `EXAMPLES`.
     """
+    return _on_example(partial(build, name), options or MethodOptions())
+
+
+def _on_example(method: Plan, options: MethodOptions) -> tuple[Phase, ...]:
     for student, teacher in EXAMPLES[:-1]:
         try:
-            return build(name, student, teacher, options)
+            return method(student, teacher, options)
         except NeedsError:
             continue
-    return build(name, *EXAMPLES[-1], options)
+    return method(*EXAMPLES[-1], options)
 
 
 def describe() -> list[dict[str, str]]:
-    """One row per method for the command line: name, stages and terms, and source."""
+    """One row per method for the command line: name, phases and terms, its own options, and source."""
     rows = []
     for name in names():
         text = " ".join((find(name).__doc__ or "").split())
         about, _, source = text.partition("Source: ")
-        parts = [f"{stage.name}: {' + '.join(term.name for term in stage.terms)}" for stage in example_stages(name)]
-        rows.append({"name": name, "about": about.strip(), "stages": "; ".join(parts), "source": source})
+        parts = [f"{phase.name}: {' + '.join(term.name for term in phase.terms)}" for phase in example_phases(name)]
+        own = ", ".join(f"{key}={value!r}" for key, value in options_of(name)().model_dump().items())
+        rows.append({"name": name, "about": about.strip(), "stages": "; ".join(parts), "options": own, "source": source})
     return rows

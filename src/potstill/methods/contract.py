@@ -1,15 +1,21 @@
-"""What a method is: facts about two models and a user's wishes in, stages of training out."""
+"""A method of distillation: facts about two models and a user's wishes in, phases of training out."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from functools import update_wrapper
+from typing import TYPE_CHECKING, Any
 
 from potstill.answers import build as build_answers
 from potstill.contracts.answers import Answers
-from potstill.errors import NeedsError
+from potstill.contracts.options import Options
+from potstill.errors import NeedsError, PotstillError, raise_faults
+from potstill.recipe.faults import read_options
 from potstill.training.companions.catalogue import kinds
+
+if TYPE_CHECKING:
+    from potstill.recipe import Recipe
 
 LayerChoice = str | Sequence[Sequence[int]]
 
@@ -60,49 +66,20 @@ class ModelFacts:
 
 
 @dataclass(frozen=True)
-class OnlineOptions:
-    """What the user asks of methods whose teacher is no fixed model; see the recipe's `distill.online`.
-
-    Args:
-        peers: Networks of `dml`, with the student.
-        start: What the other peers begin with: "student", "random", or what suits the student ("auto").
-        decay: Of the average in `mean_teacher`.
-        consistency: Weight of its consistency after the ramp.
-        ramp_up: Share of training over which that rises; None for the paper's.
-        noise: σ of `noisy_teacher`.
-        noise_share: Share of the rows with noise.
-        turned_share: Share of the rows kept of those that the teacher gets wrong, in `sskd`.
-        itself: What `self` stands for: "tf_kd", "cs_kd" or "label_smoothing".
-    """
-
-    peers: int = 2
-    start: Literal["auto", "student", "random"] = "auto"
-    decay: float = 0.999
-    consistency: float = 100.0
-    ramp_up: float | None = None
-    noise: float = 0.5
-    noise_share: float = 0.5
-    turned_share: float = 0.75
-    itself: str = "tf_kd"
-
-
-@dataclass(frozen=True)
 class MethodOptions:
     """What the user and the run ask of a method; None means the method's default.
 
     Args:
-        epochs: Passes over the rows, over all stages; shared out in the method's proportions.
-        learning_rate: Peak of every stage.
+        epochs: Passes over the rows, over all phases; shared out in the method's proportions.
+        learning_rate: Peak of every phase.
         temperature: τ of the response term, a number or a schedule.
         alpha: Weight of the teacher's response, a number or a schedule; the labels get the rest.
         layers: auto, uniform, last, first, skip, dynamic, or pairs (student, teacher).
         has_taps: The source of knowledge gives more than logits.
         has_same_tokens: Student and teacher see the same tokens, so that token values can be compared.
         answers: What the task's answers are, and which losses teach them.
-        online: For methods with peers, averages and noise.
-        assistants: Models between teacher and student.
-        generations: Students of one shape, one after the other.
-        anchors: Earlier states of the teacher.
+        own: Options of the method itself, as a mapping or as an instance of the method's option class.
+        anchors: Earlier states of the teacher that are there to follow; None where they are still to be made.
     """
 
     epochs: float | None = None
@@ -113,15 +90,13 @@ class MethodOptions:
     has_taps: bool = True
     has_same_tokens: bool = True
     answers: Answers = field(default_factory=lambda: build_answers("class"))
-    online: OnlineOptions = OnlineOptions()
-    assistants: int | None = None
-    generations: int | None = None
+    own: Any = field(default_factory=dict)
     anchors: int | None = None
 
 
 @dataclass(frozen=True)
 class TermSpec:
-    """A term as data: it becomes a loss when the stage starts.
+    """A term as data: it becomes a loss when the phase starts.
 
     Args:
         name: In the catalogue of losses.
@@ -147,10 +122,10 @@ class TermSpec:
 
 @dataclass(frozen=True)
 class Phase:
-    """One stage of training.
+    """One phase of training.
 
     Args:
-        name: Of the stage: "intermediate", "prediction".
+        name: Of the phase: "intermediate", "prediction".
         terms: Its objective.
         epochs: Passes over the rows.
         learning_rate: Peak.
@@ -158,7 +133,7 @@ class Phase:
         select: Which weights are kept: "metric", "fidelity" or "last".
         settings: Further settings of `PhaseSettings`.
         learner: Who is trained: "student", or a model of a chain under this name.
-        teacher: Who is listened to: "teacher", a model of the chain, or "anchor-2", an earlier state of the teacher.
+        teacher: Whose answers it learns: "teacher", a model of the chain, or "anchor-2", an earlier state of the teacher.
         parameters: Size of a learner of a chain; None for the student's own shape.
         by_start: Whether rate and passes follow from how far the student starts from the teacher (`ModelFacts.start_error`).
     """
@@ -181,25 +156,87 @@ class Phase:
 
     def needs_taps(self) -> bool:
         """Whether a term reads more of the teacher than its logits."""
-        return any(need != "logits" for need in self._needs_teacher())
+        return any(need != "logits" for need in self.needs_teacher())
 
     def asks_teacher(self) -> bool:
         """Whether a term reads the logits of a teacher that is neither the student's peers nor its own average."""
         companions = kinds(self.settings.get("companions", {}))
-        return not any(kind.replaces_teacher for kind in companions) and "logits" in self._needs_teacher()
+        return not any(kind.replaces_teacher for kind in companions) and "logits" in self.needs_teacher()
 
-    def _needs_teacher(self) -> set[str]:
+    def needs_teacher(self) -> set[str]:
+        """Need names of all values of the teacher that the terms read."""
         from potstill.losses import catalogue
 
         return {need for term in self.terms for need in catalogue.build(term.name, **term.options).needs_teacher()}
 
 
-class Method(Protocol):
-    """A named combination."""
+class OwnOptions(Options):
+    """Options of one method; a method without any has this class."""
+
+    def implied(self) -> Mapping[str, Any]:
+        """What follows elsewhere in the recipe where the user leaves it open: dotted key → value."""
+        return {}
+
+    def check(self, recipe: Recipe) -> None:
+        """Refuse what cannot work with the rest of the recipe, before anything is read.
+
+        Raises:
+            RecipeError: It cannot.
+        """
+
+
+Plan = Callable[[ModelFacts, ModelFacts, MethodOptions], tuple[Phase, ...]]
+
+
+class Method:
+    """A named combination of losses: the function that plans its phases, and the class of its own options.
+
+    Args:
+        plan: From facts of student and teacher and the options of a run to phases, in order.
+        options: What the user may set for this method alone; `MethodOptions.own` is an instance of it.
+    """
+
+    def __init__(self, plan: Plan, options: type[OwnOptions] = OwnOptions) -> None:
+        update_wrapper(self, plan)
+        self.plan, self.options = plan, options
 
     def __call__(self, student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
-        """The stages, in order."""
-        ...
+        """The phases, in order.
+
+        Raises:
+            RecipeError: An option that the method does not have, or a value out of range.
+            NeedsError: The method needs what the models or the source do not have.
+        """
+        return self.plan(student, teacher, replace(options, own=self.read_options(options.own)))
+
+    def read_options(self, own: Any) -> OwnOptions:
+        """The method's own options from a mapping; an instance of their class stays as it is.
+
+        Raises:
+            RecipeError: An option that the method does not have, or a value out of range.
+        """
+        if isinstance(own, self.options):
+            return own
+        faults: list[PotstillError] = []
+        read = read_options(self.options, own, faults, path="distill.options")
+        raise_faults(faults)
+        assert read is not None
+        return read
+
+
+def takes(options: type[OwnOptions]) -> Callable[[Plan], Method]:
+    """Decorator of a method that has options of its own.
+
+    Example:
+        >>> class Early(OwnOptions):
+        ...     until: float = 0.5
+        >>> @takes(Early)
+        ... def early(student, teacher, options):
+        ...     return (Phase(f"until {options.own.until}", (), 1.0, 1e-3),)
+        >>> early(ModelFacts(2, 8, 2, "text"), ModelFacts(4, 8, 2, "text"), MethodOptions(own={"until": 0.25}))[0].name
+        'until 0.25'
+    """
+    return lambda plan: Method(plan, options)
 
 
 def facts_of(model: Any, *, kept_layers: Sequence[int] = ()) -> ModelFacts:
@@ -241,14 +278,14 @@ def _head_inputs(family: Any, model: Any) -> int | None:
         return None
 
 
-def with_wishes(stages: Sequence[Phase], options: MethodOptions) -> tuple[Phase, ...]:
-    """The stages with the user's epochs, shared out in the method's proportions, and learning rate."""
-    whole = sum(stage.epochs for stage in stages)
+def with_wishes(phases: Sequence[Phase], options: MethodOptions) -> tuple[Phase, ...]:
+    """The phases with the user's epochs, shared out in the method's proportions, and learning rate."""
+    whole = sum(phase.epochs for phase in phases)
     share = 1.0 if options.epochs is None else options.epochs / whole
     rate = options.learning_rate
     return tuple(
-        replace(stage, epochs=stage.epochs * share, learning_rate=stage.learning_rate if rate is None else rate)
-        for stage in stages
+        replace(phase, epochs=phase.epochs * share, learning_rate=phase.learning_rate if rate is None else rate)
+        for phase in phases
     )
 
 

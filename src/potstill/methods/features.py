@@ -11,7 +11,7 @@ from typing import Any
 from potstill.methods.contract import MethodOptions, ModelFacts, Phase, TermSpec, require_taps
 from potstill.methods.layers import last_pair, pair_layers
 from potstill.methods.needs import require_maps, require_positions, require_same_grids
-from potstill.methods.output import one_stage, warm_up
+from potstill.methods.output import one_phase, warm_up
 from potstill.methods.response import label_terms
 
 
@@ -42,7 +42,7 @@ def ft(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tupl
     require_positions("ft", student, teacher, options, pairs)
     weight = 500.0 * len(pairs)
     term = TermSpec("ft", weight, options={"layers": pairs, "reconstruction": len(pairs) / weight})
-    return one_stage(options, (term, *label_terms(options)))
+    return one_phase(options, (term, *label_terms(options)))
 
 
 def ofd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
@@ -93,7 +93,7 @@ def srd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tup
     weighs 2; `alpha` adds one.
     """
     require_taps("srd", options, compares_tokens=False)
-    return one_stage(options, (TermSpec("srd", 1.0), *label_terms(options)))
+    return one_phase(options, (TermSpec("srd", 1.0), *label_terms(options)))
 
 
 def _over_blocks(name: str, weight: float, student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
@@ -109,4 +109,4 @@ def _at_the_end(name: str, weight: float, student: ModelFacts, teacher: ModelFac
 
 
 def _stage(name: str, weight: Any, pairs: list[tuple[int, int]], options: MethodOptions) -> tuple[Phase, ...]:
-    return one_stage(options, (TermSpec(name, weight, options={"layers": pairs}), *label_terms(options)))
+    return one_phase(options, (TermSpec(name, weight, options={"layers": pairs}), *label_terms(options)))

@@ -8,7 +8,7 @@ from typing import Any
 from potstill.methods.contract import MethodOptions, ModelFacts, Phase, TermSpec
 from potstill.methods.layers import pair_layers
 from potstill.methods.needs import require_positions
-from potstill.methods.output import one_stage
+from potstill.methods.output import one_phase
 from potstill.methods.response import response_terms
 from potstill.training.schedules import is_schedule, parse
 
@@ -46,7 +46,7 @@ def layered(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) ->
         TermSpec("cosine", _features(NECK), options={"layers": pairs[-1:]}),
         *head,
     )
-    return one_stage(options, terms)
+    return one_phase(options, terms)
 
 
 def _features(share: float) -> dict[str, Any]:

@@ -13,7 +13,7 @@ def tinybert(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -
 
     Source: Jiao et al. 2020, TinyBERT (arXiv 1909.10351), section 3.2 and the settings of its task-specific distillation
     (20 epochs, then 3). The paper sums over blocks, losses are means over their pairs, hence weights of the number of pairs.
-    Where rows have labels and `alpha` is given, the second stage learns from them too.
+    Where rows have labels and `alpha` is given, the second phase learns from them too.
     """
     pairs = pair_layers(options.layers, student, teacher)
     require_positions("tinybert", student, teacher, options, pairs)
@@ -25,11 +25,11 @@ def tinybert(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -
     ]
     prediction = response_terms(options, temperature=1.0, alpha=1.0)
     last = tuple(term for term in prediction if term.weight != 0)
-    stages = [
+    phases = [
         Phase("intermediate", tuple(terms), epochs=20.0, learning_rate=5e-5, select="last"),
         Phase("prediction", last, epochs=3.0, learning_rate=3e-5),
     ]
-    return with_wishes(stages, options)
+    return with_wishes(phases, options)
 
 
 def pkd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
@@ -52,14 +52,14 @@ def pkd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tup
 def minilm(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
     """First the self-attention of the last block (queries with keys, values with values), then the prediction.
 
-    Source: Wang et al. 2020, MiniLM (arXiv 2002.10957), which has the first stage on a large corpus; here on the task's rows.
+    Source: Wang et al. 2020, MiniLM (arXiv 2002.10957), which has the first phase on a large corpus; here on the task's rows.
     """
     pairs = last_pair(options, student, teacher)
     require_positions("minilm", student, teacher, options, pairs)
     require_attention("minilm", student, teacher)
     name = "minilm" if student.heads == teacher.heads else "minilm_v2"
-    stages = [
+    phases = [
         Phase("intermediate", (TermSpec(name, options={"layers": pairs}),), epochs=10.0, learning_rate=5e-4, select="last"),
         Phase("prediction", response_terms(options, temperature=2.0, alpha=0.7), epochs=4.0, learning_rate=5e-5),
     ]
-    return with_wishes(stages, options)
+    return with_wishes(phases, options)

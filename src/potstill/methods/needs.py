@@ -109,6 +109,20 @@ def require_classes(name: str, student: ModelFacts, teacher: ModelFacts, *, leas
             )
 
 
+def require_distribution(name: str, options: MethodOptions) -> None:
+    """The answers are probabilities of classes that exclude each other.
+
+    Raises:
+        NeedsError: They are something else.
+    """
+    if not options.answers.is_distribution:
+        raise NeedsError(
+            f"method {name!r} compares probabilities of classes that exclude each other",
+            "a task with one class of several for each answer",
+            "set distill.method: auto",
+        )
+
+
 def _nearest(student: ModelFacts, teacher: ModelFacts) -> str:
     """The method on features that works where positions are not the same: `at` pools maps, `rkd` compares rows."""
     return "at" if student.has_maps and teacher.has_maps else "rkd"

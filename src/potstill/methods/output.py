@@ -23,7 +23,7 @@ def dkd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tup
     Source: Zhao et al. 2022 (arXiv 2203.08679); the authors take β from 0.5 to 8 by pair of models. Three classes or more.
     """
     require_classes("dkd", student, teacher, least=3)
-    return one_stage(options, _with_labels("dkd", options, weight=warm_up(1.0), temperature=4.0))
+    return one_phase(options, _with_labels("dkd", options, weight=warm_up(1.0), temperature=4.0))
 
 
 def dist(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
@@ -32,7 +32,7 @@ def dist(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tu
     Source: Huang et al. 2022, DIST (arXiv 2205.10536), the settings of ImageNet; τ = 4 on CIFAR-100.
     """
     require_classes("dist", student, teacher, least=2, nearest="distilbert")
-    return one_stage(options, _with_labels("dist", options, weight=2.0, temperature=1.0))
+    return one_phase(options, _with_labels("dist", options, weight=2.0, temperature=1.0))
 
 
 def logit_std(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
@@ -41,7 +41,7 @@ def logit_std(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) 
     Source: Sun et al. 2024 (arXiv 2403.01265). Three classes or more: of two only the sign of their difference would be left.
     """
     require_classes("logit_std", student, teacher, least=3)
-    return one_stage(options, _with_labels("logit_std_kl", options, weight=9.0, labels=0.1, temperature=2.0))
+    return one_phase(options, _with_labels("logit_std_kl", options, weight=9.0, labels=0.1, temperature=2.0))
 
 
 def nkd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
@@ -50,7 +50,7 @@ def nkd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tup
     Source: Yang et al. 2023 (arXiv 2303.13005), the settings of ImageNet. Three classes or more.
     """
     require_classes("nkd", student, teacher, least=3)
-    return one_stage(options, _with_labels("nkd", options, weight=1.0, temperature=1.0))
+    return one_phase(options, _with_labels("nkd", options, weight=1.0, temperature=1.0))
 
 
 def wsld(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
@@ -58,7 +58,7 @@ def wsld(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tu
 
     Source: Zhou et al. 2021 (arXiv 2102.00650), the settings of ImageNet.
     """
-    return one_stage(options, _with_labels("wsld", options, weight=2.5, temperature=2.0))
+    return one_phase(options, _with_labels("wsld", options, weight=2.5, temperature=2.0))
 
 
 def ctkd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
@@ -67,7 +67,7 @@ def ctkd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tu
     Source: Li et al. 2023 (arXiv 2211.16231), the global temperature; its adversary is at full strength from the start
     (the paper's rises over 10 of 240 epochs), and `temperature` has no effect.
     """
-    return one_stage(options, _with_labels("ctkd", options, weight=0.9, labels=0.1, temperature=None))
+    return one_phase(options, _with_labels("ctkd", options, weight=0.9, labels=0.1, temperature=None))
 
 
 def mlkd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
@@ -76,15 +76,15 @@ def mlkd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tu
     Source: Jin et al. 2023, "Multi-level logit distillation" (CVPR), without its strong augmentation and its choice of
     confident rows; `temperature` has no effect.
     """
-    return one_stage(options, _with_labels("mlkd", options, weight=0.9, labels=0.1, temperature=None))
+    return one_phase(options, _with_labels("mlkd", options, weight=0.9, labels=0.1, temperature=None))
 
 
-def one_stage(
+def one_phase(
     options: MethodOptions, terms: tuple[TermSpec, ...], *, rows: str = "all", settings: Mapping[str, Any] | None = None
 ) -> tuple[Phase, ...]:
-    """A single stage with the epochs and rate of plain distillation, or the user's, and further settings of the stage."""
-    stage = Phase("prediction", terms, epochs=EPOCHS, learning_rate=RATE, rows=rows, settings=settings or {})
-    return with_wishes([stage], options)
+    """A single phase with the epochs and rate of plain distillation, or the user's, and further settings of the phase."""
+    phase = Phase("prediction", terms, epochs=EPOCHS, learning_rate=RATE, rows=rows, settings=settings or {})
+    return with_wishes([phase], options)
 
 
 def warm_up(weight: float, share: float = WARM_UP) -> dict[str, Any]:

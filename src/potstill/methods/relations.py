@@ -8,7 +8,7 @@ from __future__ import annotations
 from potstill.methods.contract import MethodOptions, ModelFacts, Phase, TermSpec, require_taps
 from potstill.methods.layers import last_pair, pair_layers
 from potstill.methods.needs import require_positions
-from potstill.methods.output import one_stage
+from potstill.methods.output import one_phase
 from potstill.methods.response import label_terms, response_terms
 
 
@@ -18,7 +18,7 @@ def rkd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tup
     Source: Park et al. 2019 (arXiv 1904.05068).
     """
     require_taps("rkd", options, compares_tokens=False)
-    return one_stage(options, (TermSpec("rkd_distance", 25.0), TermSpec("rkd_angle", 50.0), *label_terms(options)))
+    return one_phase(options, (TermSpec("rkd_distance", 25.0), TermSpec("rkd_angle", 50.0), *label_terms(options)))
 
 
 def sp(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
@@ -29,7 +29,7 @@ def sp(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tupl
     require_taps("sp", options, compares_tokens=False)
     pairs = last_pair(options, student, teacher)
     where = {"layers": pairs if options.has_same_tokens else [("head.in", "head.in")]}
-    return one_stage(options, (TermSpec("sp", 3000.0 * len(where["layers"]), options=where), *label_terms(options)))
+    return one_phase(options, (TermSpec("sp", 3000.0 * len(where["layers"]), options=where), *label_terms(options)))
 
 
 def cc(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
@@ -39,7 +39,7 @@ def cc(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tupl
     differences that are summed over other axes.
     """
     require_taps("cc", options, compares_tokens=False)
-    return one_stage(options, (TermSpec("cc", 100.0), *label_terms(options)))
+    return one_phase(options, (TermSpec("cc", 100.0), *label_terms(options)))
 
 
 def pkt(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
@@ -48,7 +48,7 @@ def pkt(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tup
     Source: Passalis and Tefas 2018 (arXiv 1803.10837).
     """
     require_taps("pkt", options, compares_tokens=False)
-    return one_stage(options, (TermSpec("pkt", 30000.0), *label_terms(options)))
+    return one_phase(options, (TermSpec("pkt", 30000.0), *label_terms(options)))
 
 
 def nst(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
@@ -59,7 +59,7 @@ def nst(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tup
     pairs = pair_layers(options.layers, student, teacher)
     require_positions("nst", student, teacher, options, pairs)
     terms = (TermSpec("nst", 50.0 * len(pairs), options={"layers": pairs}), *label_terms(options))
-    return one_stage(options, terms)
+    return one_phase(options, terms)
 
 
 def crd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
@@ -70,4 +70,4 @@ def crd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tup
     require_taps("crd", options, compares_tokens=False)
     alpha, whole = (0.5, 2.0) if options.alpha is None else (0.0, 1.0)
     rest = tuple(term for term in response_terms(options, temperature=4.0, alpha=alpha, whole=whole) if term.weight != 0)
-    return one_stage(options, (TermSpec("crd", 0.8), *rest))
+    return one_phase(options, (TermSpec("crd", 0.8), *rest))

@@ -9,21 +9,21 @@ from typing import Any
 from potstill.errors import NeedsError, RecipeError
 from potstill.methods.contract import ModelFacts, Phase, TermSpec
 
-# Losses whose formula bears a mix of teacher blocks → the distance that they are.
+# Losses that accept a mixture of teacher blocks → the distance that they are.
 ROUTABLE = {"hidden_mse": "mse", "fitnet": "mse", "cosine": "cosine"}
 DYNAMIC = "dynamic"
 
 
-def route_stages(name: str, stages: Sequence[Phase], student: ModelFacts, teacher: ModelFacts) -> tuple[Phase, ...]:
-    """The stages of a method with its hidden-state terms routed; other terms keep their uniform pairs.
+def route_phases(name: str, phases: Sequence[Phase], student: ModelFacts, teacher: ModelFacts) -> tuple[Phase, ...]:
+    """The phases of a method with its hidden-state terms routed; other terms keep their uniform pairs.
 
     Raises:
         NeedsError: The models' blocks have no common shape.
         RecipeError: No term of the method can be routed.
     """
     require_one_shape(student, teacher)
-    routed = tuple(replace(stage, terms=tuple(route(term, student, teacher) for term in stage.terms)) for stage in stages)
-    if routed == tuple(stages):
+    routed = tuple(replace(phase, terms=tuple(route(term, student, teacher) for term in phase.terms)) for phase in phases)
+    if routed == tuple(phases):
         raise RecipeError(
             f"distill.layers is dynamic, and method {name!r} has no term that can choose its blocks",
             f"a method with {', '.join(ROUTABLE)} between these two models; kd, tinybert or layered for two alike transformers",

@@ -1,4 +1,4 @@
-"""Methods of two stages: first features alone, then the output."""
+"""Methods of two phases: first features alone, then the output."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ def fitnets(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) ->
     if options.alpha is None and options.answers.from_labels is not None:
         theirs = (replace(term, weight=_falling(term)) for term in prediction[:-1])
         prediction = (*theirs, label_term(options))
-    return _two_stages("hint", TermSpec("fitnet", options={"layers": pairs}), prediction, options)
+    return _two_phases("hint", TermSpec("fitnet", options={"layers": pairs}), prediction, options)
 
 
 def ab(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
     """First the activation boundaries of every matched block (margin 1), then the labels; `alpha` adds the response.
 
-    Source: Heo et al. 2019 (arXiv 1811.03233), with the stages of the reference protocol. It reads blocks after their
+    Source: Heo et al. 2019 (arXiv 1811.03233), with the phases of the reference protocol. It reads blocks after their
     activation, the paper before. Grids are equal.
     """
     pairs = pair_layers(options.layers, student, teacher)
     require_positions("ab", student, teacher, options, pairs)
     require_same_grids("ab", student, teacher, pairs)
-    return _two_stages("boundaries", TermSpec("ab", options={"layers": pairs}), label_terms(options), options)
+    return _two_phases("boundaries", TermSpec("ab", options={"layers": pairs}), label_terms(options), options)
 
 
 def fsp(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
     """First the flow: products of features from one matched block to the next; then the labels; `alpha` adds the response.
 
-    Source: Yim et al. 2017, "A gift from knowledge distillation" (CVPR), with the stages and the weight (50) of the reference
+    Source: Yim et al. 2017, "A gift from knowledge distillation" (CVPR), with the phases and the weight (50) of the reference
     protocol. Grids are equal.
     """
     pairs = pair_layers(options.layers, student, teacher)
@@ -60,7 +60,7 @@ def fsp(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tup
             "name them in distill.layers, or set distill.method: at",
         )
     term = TermSpec("fsp", 50.0 * (len(pairs) - 1), options={"layers": pairs})
-    return _two_stages("flow", term, label_terms(options), options)
+    return _two_phases("flow", term, label_terms(options), options)
 
 
 def simkd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
@@ -69,7 +69,7 @@ def simkd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> t
     The feature is the map of the last block of convolutional nets, else the input of the final layer.
 
     Source: Chen et al. 2022, SimKD (arXiv 2203.14001), which keeps projector and teacher's classifier in the student. Here
-    the student stays a plain model of its family, so a second stage, a third as long and at a tenth of the rate, teaches its
+    the student stays a plain model of its family, so a second phase, a third as long and at a tenth of the rate, teaches its
     head, which starts as a least-squares fit to the teacher's answers.
     """
     require_taps("simkd", options, compares_tokens=False)
@@ -77,20 +77,20 @@ def simkd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> t
     if student.has_maps and teacher.has_maps and teacher.reads_last_block:
         where = {"layers": [(f"hidden:{student.layers}", f"hidden:{teacher.layers}")]}
     prediction = response_terms(options, temperature=4.0, alpha=0.9)
-    stages = [
+    phases = [
         Phase("feature", (TermSpec("simkd", options=where),), epochs=0.75 * EPOCHS, learning_rate=RATE, select="last"),
         Phase("prediction", prediction, epochs=0.25 * EPOCHS, learning_rate=RATE, settings={"starts_head": True}),
     ]
-    features, head = with_wishes(stages, options)
+    features, head = with_wishes(phases, options)
     return features, replace(head, learning_rate=HEAD_RATE * head.learning_rate)
 
 
-def _two_stages(name: str, first: TermSpec, prediction: tuple[TermSpec, ...], options: MethodOptions) -> tuple[Phase, ...]:
-    stages = [
+def _two_phases(name: str, first: TermSpec, prediction: tuple[TermSpec, ...], options: MethodOptions) -> tuple[Phase, ...]:
+    phases = [
         Phase(name, (first,), epochs=FIRST_EPOCHS, learning_rate=RATE, select="last"),
         Phase("prediction", prediction, epochs=EPOCHS, learning_rate=RATE),
     ]
-    return with_wishes(stages, options)
+    return with_wishes(phases, options)
 
 
 def _falling(term: TermSpec) -> dict[str, list[float]]:

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, Literal
 
-from potstill.errors import RecipeError
-from potstill.methods.contract import MethodOptions, ModelFacts, Phase, TermSpec
+from pydantic import Field
+
+from potstill.methods.contract import MethodOptions, ModelFacts, OwnOptions, Phase, TermSpec, takes
 from potstill.methods.needs import require_classes
-from potstill.methods.output import one_stage
+from potstill.methods.output import one_phase
 from potstill.methods.response import label_term, response_terms
 
 logger = logging.getLogger(__name__)
 
 
+class SelfOptions(OwnOptions):
+    """Options of the method self."""
+
+    itself: Literal["tf_kd", "cs_kd", "label_smoothing"] = Field("tf_kd", description="What it stands for.")
+
+
+@takes(SelfOptions)
 def self_taught(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
-    """The student without a teacher: `tf_kd`, or what `distill.online.itself` names of `tf_kd`, `cs_kd` and `label_smoothing`.
+    """The student without a teacher: `tf_kd`, or what `distill.options.itself` names of `tf_kd`, `cs_kd` and `label_smoothing`.
 
     Source: Yuan et al. 2020 (arXiv 1909.11723), Yun et al. 2020 (arXiv 2003.13964), Szegedy et al. 2016 (arXiv 1512.00567).
     """
+    own: SelfOptions = options.own
     kinds = {"tf_kd": tf_kd, "cs_kd": cs_kd, "label_smoothing": label_smoothing}
-    if options.online.itself not in kinds:
-        raise RecipeError(f"itself is {options.online.itself!r}", ", ".join(kinds), "set distill.online.itself to one of them")
-    return kinds[options.online.itself](student, teacher, options)
+    return kinds[own.itself](student, teacher, options)
 
 
 def cs_kd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
@@ -36,7 +43,7 @@ def cs_kd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> t
     weight = 1.0 if options.alpha is None else options.alpha
     labels = label_term(options) if options.alpha is None else response_terms(options, temperature=1.0, alpha=1.0)[-1]
     settings: dict[str, Any] = {"companions": {"class_pairs": {}}}
-    return one_stage(options, (TermSpec("cs_kd", weight, heat), labels), rows="labelled", settings=settings)
+    return one_phase(options, (TermSpec("cs_kd", weight, heat), labels), rows="labelled", settings=settings)
 
 
 def tf_kd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
@@ -49,7 +56,7 @@ def tf_kd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> t
     alpha = 0.9 if options.alpha is None else options.alpha
     heat = 20.0 if options.temperature is None else options.temperature
     labels = response_terms(options, temperature=1.0, alpha=0.9)[-1]
-    return one_stage(options, (TermSpec("tf_kd", alpha, heat), labels), rows="labelled")
+    return one_phase(options, (TermSpec("tf_kd", alpha, heat), labels), rows="labelled")
 
 
 def label_smoothing(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
@@ -60,4 +67,4 @@ def label_smoothing(student: ModelFacts, teacher: ModelFacts, options: MethodOpt
     for wish in ("alpha", "temperature"):
         if getattr(options, wish) is not None:
             logger.warning("method label_smoothing has no response; %s: %s has no effect", wish, getattr(options, wish))
-    return one_stage(options, (TermSpec("ce", options={"label_smoothing": 0.1}),), rows="labelled")
+    return one_phase(options, (TermSpec("ce", options={"label_smoothing": 0.1}),), rows="labelled")

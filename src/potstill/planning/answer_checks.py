@@ -6,11 +6,10 @@ from collections.abc import Callable
 
 from potstill.contracts.task import Task
 from potstill.errors import RecipeError
-from potstill.methods.catalogue import require_answers
+from potstill.methods.catalogue import require_answers, traits
 from potstill.methods.contract import MethodOptions
 from potstill.methods.response import in_units
-from potstill.planning.check import ANY_MODEL
-from potstill.planning.loss_table import read_losses
+from potstill.planning.loss_table import ANY_MODEL, read_losses
 from potstill.recipe import Recipe
 from potstill.tasks import plain_tasks
 from potstill.training.row_plan import read_row_plan
@@ -85,9 +84,10 @@ def check_states(recipe: Recipe, is_trained: Callable[[], bool]) -> None:
     Raises:
         RecipeError: There will be none.
     """
-    if recipe.distill.method == "rco" and not recipe.distill.chain.route and not is_trained():
+    method = recipe.distill.method
+    if traits(method).follows_states and not recipe.distill.options.get("route") and not is_trained():
         raise RecipeError(
-            "method 'rco' follows earlier states of the teacher, and this teacher is trained already",
+            f"method {method!r} follows earlier states of the teacher, and this teacher is trained already",
             "folders of its states, or a teacher that this run trains",
-            "name its states in distill.chain.route, set teacher.finetune: always, or distill.method: kd",
+            "name its states in distill.options.route, set teacher.finetune: always, or distill.method: kd",
         )

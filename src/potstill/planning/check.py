@@ -5,30 +5,27 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from potstill.errors import Faults, PotstillError, RecipeError
+from potstill.errors import PotstillError, RecipeError, raise_faults
 from potstill.exports.catalogue import check_ways
 from potstill.methods import catalogue as methods
-from potstill.methods.chains import CHAINS
-from potstill.methods.contract import MethodOptions, ModelFacts, facts_of
+from potstill.methods.contract import MethodOptions, facts_of
 from potstill.methods.layers import check_choice
 from potstill.models.factory import find_factory, is_factory, require_trust
 from potstill.models.families import family_or_none
-from potstill.planning.loss_table import read_losses
+from potstill.planning.loss_table import terms_on_any_model
 from potstill.planning.task_checks import check_tasks
-from potstill.planning.unused_settings import unheard
+from potstill.planning.unused_settings import unused_settings
 from potstill.recipe import Recipe
 from potstill.recipe.model import DistillRecipe
+from potstill.recipe.plugins import owner_of
 from potstill.students.plan import read_config
 from potstill.targets import target_named
 from potstill.training.schedules import PerSample, parse_share, parse_temperature
 from potstill.training.terms import read_terms
 
 logger = logging.getLogger(__name__)
-OWNERS = {"assistants": "takd", "generations": "ban", "ensemble": "ban", "route": "rco"}
-ANY_MODEL = ModelFacts(1000, 8, 2, "text")  # deep enough for any block that a term may name
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -42,12 +39,12 @@ def check_recipe(recipe: Recipe) -> None:
     distill = recipe.distill
     checks: list[Callable[[], Any]] = [
         lambda: methods.find(distill.method),
-        lambda: check_chain(recipe),
+        lambda: check_own_options(recipe),
+        lambda: _check_chain(recipe),
         lambda: _check_target(recipe),
         lambda: check_modules(recipe),
         lambda: _check_student(recipe.student.model),
         lambda: check_tasks(recipe),
-        lambda: _check_peers(distill),
         lambda: check_choice(distill.layers),
     ]
     if distill.temperature is not None:
@@ -55,13 +52,9 @@ def check_recipe(recipe: Recipe) -> None:
     if distill.alpha is not None:
         checks.append(lambda: parse_share(distill.alpha, name="distill.alpha"))
     if distill.losses is not None:
-        checks += [lambda part=part: _read(part) for part in _parts(distill.losses)]  # type: ignore[misc]
-    faults = [fault for check in checks if (fault := _fault_of(check)) is not None]
-    if len(faults) == 1:
-        raise faults[0]
-    if faults:
-        raise Faults(faults)
-    for note in unheard(recipe):
+        checks += [lambda part=part: terms_on_any_model(part) for part in _parts(distill.losses)]  # type: ignore[misc]
+    raise_faults(fault for check in checks if (fault := _fault_of(check)) is not None)
+    for note in unused_settings(recipe):
         logger.warning(note)
 
 
@@ -85,55 +78,31 @@ def check_modules(recipe: Recipe) -> None:
         )
 
 
-def check_chain(recipe: Recipe) -> None:
-    """Make sure that the settings of chains fit the method, and that the states that the recipe names are there.
+def check_own_options(recipe: Recipe) -> None:
+    """Make sure that the options of the method fit the rest of the recipe, and that none is set of another method.
 
     Raises:
-        RecipeError: A folder is missing, a setting is of another method, or assistants have no room.
+        RecipeError: They do not, or a setting is of a method that is not asked for.
     """
-    method, student = recipe.distill.method, recipe.student
-    _check_owners(recipe)
-    if method in CHAINS and recipe.distill.losses is not None:
+    distill = recipe.distill
+    for key in distill.chain:
+        owner = owner_of(key)
+        raise RecipeError(
+            f"distill.chain.{key} is set for method {distill.method!r}",
+            f"method {owner}, which alone reads it",
+            f"set distill.method: {owner}, or leave it out",
+        )
+    if distill.losses is None:
+        methods.own_options(distill.method, distill.options).check(recipe)
+
+
+def _check_chain(recipe: Recipe) -> None:
+    method = recipe.distill.method
+    if recipe.distill.losses is not None and methods.traits(method).is_chain:
         raise RecipeError(
             f"distill.losses and method {method!r} are both given, and a chain has the terms of its method",
             "one of them",
             "leave out distill.losses, or set distill.method: auto",
-        )
-    if method == "takd" and student.ratio == 0:
-        raise RecipeError(
-            "method 'takd' puts models between teacher and student, and student.ratio is 0: they have the same size",
-            "a smaller student",
-            "raise student.ratio, or set distill.method: ban for students of the teacher's size",
-        )
-    named = recipe.distill.chain.route
-    missing = [folder for folder in named if not (Path(folder).expanduser() / "config.json").is_file()]
-    if missing:
-        raise RecipeError(
-            f"distill.chain.route names {', '.join(map(repr, missing))}, which hold no model",
-            "folders that save_pretrained wrote, with tokenizer or image processor",
-            "check the paths",
-        )
-
-
-def _check_owners(recipe: Recipe) -> None:
-    """A setting that has no effect says so."""
-    chain, method = recipe.distill.chain, recipe.distill.method
-    for name, default in type(chain)().model_dump().items():
-        if getattr(chain, name) != default and method != OWNERS[name]:
-            raise RecipeError(
-                f"distill.chain.{name} is set for method {method!r}",
-                f"method {OWNERS[name]}, which alone reads it",
-                f"set distill.method: {OWNERS[name]}, or leave it out",
-            )
-
-
-def _check_peers(distill: DistillRecipe) -> None:
-    """Peers share one objective, whose terms cannot be balanced by the gradients of one of them."""
-    if distill.method == "dml" and distill.losses is None and distill.balance != "none":
-        raise RecipeError(
-            f"distill.balance is {distill.balance!r} and distill.method is 'dml'",
-            "peers with weights as given, or a method with one student",
-            "set distill.balance: none",
         )
 
 
@@ -165,8 +134,8 @@ def _check_temperature(distill: DistillRecipe) -> None:
     heat = parse_temperature(distill.temperature, name="distill.temperature")
     if distill.losses is None and isinstance(heat, PerSample):
         options = MethodOptions(temperature=distill.temperature)
-        for stage in methods.example_stages(distill.method, options):
-            read_terms(stage.losses())
+        for phase in methods.example_phases(distill.method, options):
+            read_terms(phase.losses())
 
 
 def _check_target(recipe: Recipe) -> None:
@@ -186,11 +155,6 @@ def _parts(losses: list[Any] | dict[str, Any]) -> list[list[Any] | dict[str, Any
     if isinstance(losses, dict):
         return [{name: value} for name, value in losses.items()] or [{}]
     return [[entry] for entry in losses] or [[]]
-
-
-def _read(losses: list[Any] | dict[str, Any]) -> None:
-    terms = read_losses(losses, ANY_MODEL, ANY_MODEL)
-    read_terms([term.as_loss() for term in terms])
 
 
 def _fault_of(check: Callable[[], Any]) -> PotstillError | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +16,8 @@ from typing import Any
 import torch
 
 from potstill.contracts.source import is_of_whole_row
-from potstill.errors import Faults, NeedsError, PotstillError
+from potstill.errors import NeedsError, PotstillError, raise_faults
+from potstill.losses.catalogue import build as build_loss
 from potstill.losses.contract import Loss, Shapes
 from potstill.methods.catalogue import default_epochs
 from potstill.methods.contract import ModelFacts, Phase, facts_of
@@ -25,6 +25,7 @@ from potstill.methods.needs import require_need, require_outputs
 from potstill.models.checkpoint import has_own_processor
 from potstill.models.inputs import MAIN_INPUTS
 from potstill.models.load import new_model
+from potstill.models.taps import Taps, can_give
 from potstill.planning.phases import RunFacts, phases_of
 from potstill.recipe import Recipe
 
@@ -65,6 +66,11 @@ class Forecast:
         """
         return phases_of(self.run, self.student, self.teacher, has_same_tokens=self.has_same_tokens)
 
+    @cached_property
+    def losses(self) -> list[tuple[str, Loss]]:
+        """The losses of all phases, each with its name."""
+        return [(term.name, build_loss(term.name, **term.options)) for phase in self.phases for term in phase.terms]
+
     def check(self) -> None:
         """Refuse a method or losses whose needs teacher and student cannot meet.
 
@@ -73,14 +79,47 @@ class Forecast:
             RecipeError: Blocks that the teacher does not have.
             Faults: Several faults.
         """
+        shapes = self._shapes()
+        faults: dict[str, PotstillError] = {}
+        for name, loss in self.losses:
+            try:
+                self._check(name, loss, shapes)
+            except NeedsError as fault:
+                faults.setdefault(str(fault), fault)
+        raise_faults(faults.values())
+
+    def _check(self, name: str, loss: Loss, shapes: tuple[Shapes, Shapes] | None) -> None:
+        """Refuse one loss."""
+        require_outputs(name, loss, self.student.num_classes)
+        for side, facts, needs in (
+            ("student", self.student, loss.needs_student()),
+            ("teacher", self.teacher, loss.needs_teacher()),
+        ):
+            for need in needs:
+                require_need(name, need, side, facts)
+                if not self.has_same_tokens and _has_tokens(self.run) and not is_of_whole_row(need):
+                    raise NeedsError(
+                        f"loss {name!r} reads {need!r} token by token, and the student {self.run.recipe.student.model} has a"
+                        " tokenizer of its own",
+                        "a student that reads the teacher's tokens, or losses on whole rows",
+                        "take the loss kl, or rkd_distance on head.in, or leave student.model out",
+                    )
+        if shapes is not None and self.has_same_tokens:
+            _prepare(loss, *shapes)
+
+    def _shapes(self) -> tuple[Shapes, Shapes] | None:
+        """Shapes of all values that the losses read, from models without weights; None where they cannot be worked out."""
+        of_student = {need for _, loss in self.losses for need in loss.needs_student()}
+        of_teacher = {need for _, loss in self.losses for need in loss.needs_teacher()}
+        if of_student | of_teacher <= {"logits"}:
+            return None
         # A student that is cut from the teacher has blocks of the same kind, whatever width it will get.
         student_config = self.student_config if self.is_exact else self.run.teacher_config
-        shapes = _shapes(self.run, student_config, self.run.teacher_config, self.phases)
-        faults = _faults(self, shapes)
-        if len(faults) == 1:
-            raise faults[0]
-        if faults:
-            raise Faults(faults)
+        try:
+            return _shapes_of(self.run, student_config, of_student), _shapes_of(self.run, self.run.teacher_config, of_teacher)
+        except Exception as error:  # a model's own code on tensors without values
+            logger.debug("shapes cannot be worked out: %s", error)
+            return None
 
 
 def forecast(run: RunFacts) -> Forecast | None:
@@ -132,55 +171,21 @@ def _student_config(run: RunFacts) -> tuple[Any, bool] | None:
 
 def _facts(config: Any, run: RunFacts) -> ModelFacts | None:
     try:
-        with torch.device("meta"):
-            model = new_model(run.task, copy.deepcopy(config))
-        return replace(facts_of(model), num_classes=_fewest_classes(run) or None)
+        fewest_classes = run.answers.fewest_classes or run.num_labels
+        return replace(facts_of(_without_weights(run, config)), num_classes=fewest_classes or None)
     except Exception as error:  # a model's own code, which may not bear tensors without values
         logger.debug("facts of %s are not known: %s", type(config).__name__, error)
         return None
 
 
-def _fewest_classes(run: RunFacts) -> int:
-    """How many classes a row is told apart by, at least."""
-    return run.answers.fewest_classes or run.num_labels
+def _without_weights(run: RunFacts, config: Any) -> Any:
+    """A model of a configuration, whose tensors have shapes and no values."""
+    with torch.device("meta"):
+        return new_model(run.task, copy.deepcopy(config))
 
 
 def _has_tokens(run: RunFacts) -> bool:
     return run.task.modality.has_tokens
-
-
-def _faults(foreseen: Forecast, shapes: tuple[Shapes, Shapes] | None) -> list[PotstillError]:
-    from potstill.losses import catalogue
-
-    found: dict[str, PotstillError] = {}
-    for name, options in _distinct(foreseen.phases):
-        loss = catalogue.build(name, **options)
-        try:
-            require_outputs(name, loss, foreseen.student.num_classes)
-            for side, needs in (("student", loss.needs_student()), ("teacher", loss.needs_teacher())):
-                for need in needs:
-                    require_need(name, need, side, getattr(foreseen, side))
-                    _require_tokens(foreseen, name, need)
-            if shapes is not None and foreseen.has_same_tokens:
-                _prepare(loss, *shapes)
-        except NeedsError as fault:
-            found.setdefault(str(fault), fault)
-    return list(found.values())
-
-
-def _distinct(stages: Sequence[Phase]) -> list[tuple[str, dict[str, Any]]]:
-    return [(term.name, dict(term.options)) for stage in stages for term in stage.terms]
-
-
-def _require_tokens(foreseen: Forecast, name: str, need: str) -> None:
-    if foreseen.has_same_tokens or not _has_tokens(foreseen.run) or is_of_whole_row(need):
-        return
-    named = foreseen.run.recipe.student.model
-    raise NeedsError(
-        f"loss {name!r} reads {need!r} token by token, and the student {named} has a tokenizer of its own",
-        "a student that reads the teacher's tokens, or losses on whole rows",
-        "take the loss kl, or rkd_distance on head.in, or leave student.model out",
-    )
 
 
 def _prepare(loss: Loss, student: Shapes, teacher: Shapes) -> None:
@@ -192,37 +197,12 @@ def _prepare(loss: Loss, student: Shapes, teacher: Shapes) -> None:
             loss.prepare(student, teacher, num_rows=ROWS)
 
 
-def _shapes(run: RunFacts, student: Any, teacher: Any, stages: Sequence[Phase]) -> tuple[Shapes, Shapes] | None:
-    """Shapes of every value that the stages read, from models without weights; None where they cannot be worked out."""
-    from potstill.losses import catalogue
-
-    losses = [catalogue.build(name, **options) for name, options in _distinct(stages)]
-    of_student = {need for loss in losses for need in loss.needs_student()}
-    needs = [of_student, {need for loss in losses for need in loss.needs_teacher()}]
-    if all(names <= {"logits"} for names in needs):
-        return None
-    try:
-        first, second = (_shapes_of(run, config, names) for config, names in zip((student, teacher), needs, strict=True))
-    except Exception as error:  # a model's own code on tensors without values
-        logger.debug("shapes cannot be worked out: %s", error)
-        return None
-    return first, second
-
-
 def _shapes_of(run: RunFacts, config: Any, needs: set[str]) -> Shapes:
-    from potstill.models.taps import Taps, can_give
-
-    config = copy.deepcopy(config)
-    with torch.device("meta"):
-        model = new_model(run.task, config)
-        inputs = {name: value.to("meta") for name, value in _inputs(run, model).items()}
+    model = _without_weights(run, config)
+    made = run.task.example_inputs(model, batch=ROWS, tokens=TOKENS)
+    main = {name: made[name] for name in MAIN_INPUTS if name in made} or made
+    inputs = {name: value.to("meta") for name, value in main.items()}
     readable = [need for need in needs if need != "logits" and can_give(model, need)]
     with torch.no_grad():
         logits, values = Taps(model, readable).run(inputs)
     return Shapes({name: tuple(value.shape) for name, value in values.items()}, tuple(logits.shape))
-
-
-def _inputs(run: RunFacts, model: Any) -> dict[str, torch.Tensor]:
-    with torch.device("cpu"):
-        made = run.task.example_inputs(model, batch=ROWS, tokens=TOKENS)
-    return {name: value for name, value in made.items() if name in MAIN_INPUTS} or made

@@ -116,9 +116,14 @@ class Learning:
             self.teacher.model.config,
             len(self.rows.label_names),
             self.rows.answers,
-            num_snapshots(self.teacher, options.distill.chain.route),
+            num_snapshots(self.teacher, self._named_states),
         )
         return phases_of(known, student, teacher, has_same_tokens=not self.student.has_own_tokens)
+
+    @property
+    def _named_states(self) -> Sequence[str]:
+        """Folders of earlier states of the teacher that the recipe names."""
+        return self.options.distill.options.get("route", ())
 
     def _start_error(self, model: Any) -> float:
         known = self.student.measured
@@ -161,7 +166,7 @@ class Learning:
         if phase.teacher in self.chain:
             return answers_of_student(self.chain[phase.teacher])
         assert self.options.load_teacher is not None
-        return snapshot(self.teacher, phase.teacher, self.options.load_teacher, self.options.distill.chain.route)
+        return snapshot(self.teacher, phase.teacher, self.options.load_teacher, self._named_states)
 
     def training_rows(self, phase: Phase) -> EncodedRows:
         """The rows of a phase in the student's tokens."""

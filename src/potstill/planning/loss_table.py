@@ -10,7 +10,9 @@ from potstill.losses import catalogue
 from potstill.methods.contract import ModelFacts, TermSpec
 from potstill.methods.layers import pair_layers
 from potstill.methods.routing import DYNAMIC, ROUTABLE, require_one_shape, route
+from potstill.training.terms import Term, read_terms
 
+ANY_MODEL = ModelFacts(1000, 8, 2, "text")  # deep enough for any block that a term may name
 # What a type means in each part of the network.
 PARTS: Mapping[str, Mapping[str, str]] = {
     "backbone": {"mse": "hidden_mse", "cosine": "cosine", "attention": "at", "gram": "gram", "relation": "gram"},
@@ -39,6 +41,15 @@ def read_losses(given: Any, student: ModelFacts, teacher: ModelFacts, *, layers:
     return tuple(_term(entry, student, teacher, layers) for entry in given)
 
 
+def terms_on_any_model(given: Any) -> tuple[Term, ...]:
+    """The terms that a recipe says under `distill.losses`, before there are models.
+
+    Raises:
+        RecipeError: A part, type, key, loss, option or schedule that does not exist.
+    """
+    return read_terms([term.as_loss() for term in read_losses(given, ANY_MODEL, ANY_MODEL)])
+
+
 def _routed(term: TermSpec, student: ModelFacts, teacher: ModelFacts) -> TermSpec:
     """The term with blocks chosen in every step.
 
@@ -50,7 +61,7 @@ def _routed(term: TermSpec, student: ModelFacts, teacher: ModelFacts) -> TermSpe
         raise RecipeError(
             f"layers is dynamic for the loss {term.name!r}, which compares fixed pairs of blocks",
             f"dynamic for {', '.join(ROUTABLE)}",
-            "write layers: auto beside that loss",
+            "write layers: auto next to that loss",
         )
     require_one_shape(student, teacher)
     return route(term, student, teacher)

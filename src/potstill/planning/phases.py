@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from potstill.contracts.answers import Answers
 from potstill.errors import PotstillError
-from potstill.methods.catalogue import EXAMPLES
+from potstill.methods.catalogue import EXAMPLES, chosen
 from potstill.methods.catalogue import build as build_method
-from potstill.methods.contract import MethodOptions, ModelFacts, OnlineOptions, Phase
+from potstill.methods.contract import MethodOptions, ModelFacts, Phase
 from potstill.methods.response import in_units
 from potstill.planning.loss_table import read_losses
 from potstill.recipe import Recipe
@@ -59,10 +59,8 @@ def phases_of(run: RunFacts, student: ModelFacts, teacher: ModelFacts, *, has_sa
         alpha=recipe.alpha,
         layers=recipe.layers,
         has_same_tokens=has_same_tokens,
-        online=OnlineOptions(**recipe.online.model_dump()),
         answers=run.answers,
-        assistants=None if recipe.chain.assistants == "auto" else recipe.chain.assistants,
-        generations=recipe.chain.generations,
+        own=recipe.options,
         anchors=run.num_states,
         has_taps=not run.recipe.tasks,
     )
@@ -80,13 +78,8 @@ def asks_teacher(run: RunFacts) -> bool:
 
 
 def method_of(recipe: Recipe, task: Task) -> str:
-    """The recipe's method; `auto` is the one that learns from the answers to many rows, where more rows can be made.
-
-    For texts, reading the teacher's inner values in every step costs more than the student's own step, and the same time spent
-    on more rows teaches more.
-    """
-    asked = recipe.distill.method
-    return "augmented_kd" if asked == "auto" and can_augment(task) else asked
+    """The recipe's method for a task."""
+    return chosen(recipe.distill.method, makes_rows=can_augment(task))
 
 
 def can_augment(task: Task) -> bool:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from potstill.errors import NeedsError, RecipeError
 from potstill.losses.per_task import check
 from potstill.methods import catalogue as methods
-from potstill.methods.contract import MethodOptions, ModelFacts, OnlineOptions, Phase
-from potstill.planning.loss_table import read_losses
+from potstill.methods.contract import MethodOptions, Phase
+from potstill.planning.loss_table import terms_on_any_model
 from potstill.recipe import Recipe
 from potstill.tasks import plain_tasks
 from potstill.training.terms import read_terms
-
-ANY_MODEL = ModelFacts(1000, 8, 2, "text")  # deep enough for any block that a term may name
-NEAREST = "kd"
 
 
 def check_tasks(recipe: Recipe) -> None:
@@ -35,11 +32,11 @@ def check_tasks(recipe: Recipe) -> None:
         )
     if recipe.distill.losses is not None:
         check_losses(recipe.distill.losses)
-    elif (reason := why_not(recipe.distill.method, OnlineOptions(**recipe.distill.online.model_dump()))) is not None:
+    elif (reason := why_not(recipe.distill.method, recipe.distill.options)) is not None:
         raise NeedsError(
             f"method {recipe.distill.method!r} does not work for several tasks: {reason}",
             f"methods on the answers of each row's own teacher: {', '.join(working())}",
-            f"set distill.method: {NEAREST}, or leave it out",
+            f"set distill.method: {methods.DEFAULT}, or leave it out",
         )
 
 
@@ -49,7 +46,7 @@ def check_losses(losses: list[Any] | dict[str, Any]) -> None:
     Raises:
         NeedsError: The first of them.
     """
-    for term in read_terms([term.as_loss() for term in read_losses(losses, ANY_MODEL, ANY_MODEL)]):
+    for term in terms_on_any_model(losses):
         check(term.loss)
 
 
@@ -58,30 +55,30 @@ def working() -> tuple[str, ...]:
     return tuple(name for name in methods.names() if why_not(name) is None)
 
 
-def why_not(name: str, online: OnlineOptions | None = None) -> str | None:
+def why_not(name: str, own: Mapping[str, Any] | None = None) -> str | None:
     """Why a method does not work for several tasks; None where it does.
 
     Args:
         name: Of the method.
-        online: The user's wishes, which say what `self` stands for.
+        own: The method's own options, which say what `self` stands for.
 
     Raises:
         RecipeError: No such method.
     """
     try:
-        return _reason(methods.example_stages(name, MethodOptions(has_taps=False, online=online or OnlineOptions())))
+        return _reason(methods.example_phases(name, MethodOptions(has_taps=False, own=own or {})))
     except NeedsError:
-        return "it reads what is inside a teacher, and each task has a teacher of its own"
+        return "it reads inner values of a teacher, and each task has a teacher of its own"
 
 
-def _reason(stages: Sequence[Phase]) -> str | None:
-    if any(stage.learner != "student" for stage in stages):
+def _reason(phases: Sequence[Phase]) -> str | None:
+    if any(phase.learner != "student" for phase in phases):
         return "it trains further models, and each task has a teacher of its own"
-    if any(stage.teacher != "teacher" for stage in stages):
-        return "it follows one teacher's way, and each task has a teacher of its own"
-    if any(stage.settings.get("companions") for stage in stages):
+    if any(phase.teacher != "teacher" for phase in phases):
+        return "it follows the states of one teacher, and each task has a teacher of its own"
+    if any(phase.settings.get("companions") for phase in phases):
         return "it learns from something else than each row's own teacher"
-    for term in read_terms([term.as_loss() for stage in stages for term in stage.terms]):
+    for term in read_terms([loss for phase in phases for loss in phase.losses()]):
         try:
             check(term.loss)
         except NeedsError as error:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from potstill.contracts.options import Fraction, NameIn, Options, PositiveFloat, PositiveInt
 from potstill.contracts.target import TARGETS
 from potstill.contracts.task import TASKS
 from potstill.contracts.way import AUTO, modes
@@ -17,20 +18,12 @@ if TYPE_CHECKING:
 else:  # names of the tables
     QuantizeMode, TargetName, TaskName = Literal[modes()], Literal[tuple(TARGETS)], Literal["auto", *TASKS]
 
-ANCHORS = 4  # of a route that nobody sized
 Scalar = float | dict[str, Any]
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-PositiveInt = Annotated[int, Field(gt=0)]
-PositiveFloat = Annotated[float, Field(gt=0.0)]
+ARCHITECTURES = NameIn("potstill.models.architectures.registration:ARCHITECTURES")
+Architecture = Annotated[str, ARCHITECTURES]
 
 
-class Section(BaseModel):
-    """Base of every part of a recipe: unknown keys are errors, values keep their type."""
-
-    model_config = ConfigDict(extra="forbid", strict=False, validate_default=True, frozen=True)
-
-
-class OneTeacherRecipe(Section):
+class OneTeacherRecipe(Options):
     """A model that knows, and how its head is trained where it is new."""
 
     model: str = Field(description="Folder or hub id of the teacher, or package.module:function that makes a torch.nn.Module.")
@@ -92,7 +85,7 @@ class TeacherRecipe(OneTeacherRecipe):
         return (self, *self.others)
 
 
-class OneDataRecipe(Section):
+class OneDataRecipe(Options):
     """Rows of one task."""
 
     source: str = Field(description="File, folder or hub id of the labelled data.")
@@ -125,14 +118,14 @@ class DataRecipe(OneDataRecipe):
     )
 
 
-class TaskRecipe(Section):
+class TaskRecipe(Options):
     """One of several tasks: its teacher and its rows."""
 
     teacher: OneTeacherRecipe = Field(description="Who knows this task: a folder or hub id, or a mapping with a model.")
     data: OneDataRecipe = Field(description="Rows of this task: a file, folder or hub id, or a mapping with a source.")
 
 
-class StudentRecipe(Section):
+class StudentRecipe(Options):
     """How small, and of which shape."""
 
     ratio: float | None = Field(
@@ -147,7 +140,7 @@ class StudentRecipe(Section):
         " torch.nn.Module; instead of a plan.",
     )
     trust_remote_code: bool = Field(False, description="Run the function that student.model names.")
-    architecture: Literal["bilstm", "textcnn", "static", "cnn"] | None = Field(
+    architecture: Architecture | None = Field(
         None, description="Another kind of network than the teacher's, planned for the same budget; reaches ratio 0.99."
     )
     vocabulary: Literal["auto", "keep"] | PositiveInt = Field(
@@ -188,47 +181,7 @@ class StudentRecipe(Section):
         return {"ratio": 0.9}
 
 
-class ChainRecipe(Section):
-    """Models and states between teacher and student, for the methods takd, rco and ban."""
-
-    assistants: Literal["auto"] | Annotated[int, Field(ge=1, le=8)] = Field(
-        "auto", description="takd: models between teacher and student; auto: so many that no step shrinks more than fourfold."
-    )
-    generations: Annotated[int, Field(ge=2, le=10)] = Field(
-        3, description="ban: students of the same shape, each taught by the one before; the last is delivered."
-    )
-    ensemble: bool = Field(False, description="ban: also measure the mean of all generations.")
-    route: list[str] = Field(
-        default_factory=list,
-        description="rco: folders of earlier states of the teacher, in order; none: those that `teach` keeps (teacher.anchors).",
-    )
-
-
-class OnlineRecipe(Section):
-    """Peers, averages and noise, for the methods dml, mean_teacher, noisy_teacher, sskd and self."""
-
-    peers: Annotated[int, Field(ge=2, le=8)] = Field(2, description="dml: networks that learn from each other, with the student.")
-    start: Literal["auto", "student", "random"] = Field(
-        "auto",
-        description="dml: what the other peers begin with: the student's weights under a head of their own, or random weights; "
-        "auto: the former for a student that was cut out of the teacher.",
-    )
-    decay: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
-        0.999, description="mean_teacher: decay of the average of the weights."
-    )
-    consistency: Annotated[float, Field(ge=0.0)] = Field(100.0, description="mean_teacher: weight of the consistency.")
-    ramp_up: Fraction | None = Field(
-        None, description="mean_teacher: share of training over which that weight rises; none: two ninths."
-    )
-    noise: Annotated[float, Field(ge=0.0)] = Field(0.5, description="noisy_teacher: σ of the noise, relative to a logit.")
-    noise_share: Fraction = Field(0.5, description="noisy_teacher: share of the rows that have noise.")
-    turned_share: Fraction = Field(
-        0.75, description="sskd: share of the turned images kept of those that the teacher does not recognise."
-    )
-    itself: Literal["tf_kd", "cs_kd", "label_smoothing"] = Field("tf_kd", description="self: what it stands for.")
-
-
-class RowsRecipe(Section):
+class RowsRecipe(Options):
     """Which rows are learnt from, when, and how much."""
 
     order: Literal["random", "curriculum"] = Field(
@@ -252,7 +205,7 @@ class RowsRecipe(Section):
     )
 
 
-class DistillRecipe(Section):
+class DistillRecipe(Options):
     """How the student learns."""
 
     method: str = Field(
@@ -289,16 +242,21 @@ class DistillRecipe(Section):
     cache: Literal["auto", "always", "never"] = Field(
         "auto", description="Teacher outputs from disk (always), live (never), or what pays (auto)."
     )
-    online: OnlineRecipe = Field(
-        default_factory=OnlineRecipe,
-        description="For methods with peers, averages or noise: dml, mean_teacher, noisy_teacher, sskd, self.",
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="Options of the method itself; those of each method are listed by name."
     )
-    chain: ChainRecipe = Field(default_factory=ChainRecipe, description="For methods with a chain: takd, rco, ban.")
+    online: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Earlier place of the options of dml, mean_teacher, noisy_teacher, sskd and self; now distill.options.",
+    )
+    chain: dict[str, Any] = Field(
+        default_factory=dict, description="Earlier place of the options of takd, rco and ban; now distill.options."
+    )
     select: Literal["auto", "metric", "fidelity", "last"] = Field("auto", description="Which checkpoint is kept.")
     patience: PositiveInt | None = Field(None, description="Stop after so many evaluations without gain; none: never early.")
 
 
-class QuantizeRecipe(Section):
+class QuantizeRecipe(Options):
     """Smaller numbers, chosen by measurement."""
 
     mode: QuantizeMode = Field(AUTO, description="auto measures every candidate on this machine; or a group, or one of them.")
@@ -306,7 +264,7 @@ class QuantizeRecipe(Section):
     calibration_rows: PositiveInt = Field(256, description="Training rows used to calibrate static quantization.")
 
 
-class EvaluateRecipe(Section):
+class EvaluateRecipe(Options):
     """What is measured."""
 
     batch_sizes: list[PositiveInt] = Field(default_factory=lambda: [1, 8, 32], description="Batch sizes of the latency table.")
@@ -315,8 +273,10 @@ class EvaluateRecipe(Section):
     similarity_rows: PositiveInt = Field(256, description="Rows on which layers and attention are compared.")
 
 
-class Recipe(Section):
-    """The whole run. `potstill schema` prints this as a JSON schema for editors."""
+class Recipe(Options):
+    """The whole run, with the sections of plug-ins as extra values. `potstill schema` prints this as a JSON schema."""
+
+    model_config = ConfigDict(extra="allow")
 
     teacher: TeacherRecipe
     data: DataRecipe
@@ -343,8 +303,3 @@ class Recipe(Section):
     store: str | None = Field(
         None, description="Folder where runs share rows, teachers and their answers; none: all lies in the output folder."
     )
-
-    @model_validator(mode="after")
-    def _keeps_a_route(self) -> Recipe:
-        wants = self.distill.method == "rco" and not self.distill.chain.route and self.teacher.anchors is None
-        return self.model_copy(update={"teacher": self.teacher.model_copy(update={"anchors": ANCHORS})}) if wants else self

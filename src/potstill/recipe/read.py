@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
 
-from potstill.errors import Faults, PotstillError, RecipeError
-from potstill.ground.tables import nearest
-from potstill.recipe.model import Recipe
+from potstill.errors import PotstillError, RecipeError, raise_faults
+from potstill.recipe import plugins
+from potstill.recipe.faults import read_options, unknown_key
+from potstill.recipe.model import ARCHITECTURES, Recipe
 from potstill.recipe.tasks import open_tasks, with_sections
 from potstill.recipe.teachers import open_teachers
 
@@ -35,8 +34,6 @@ ALIASES: Mapping[str, str] = {
     "unlabelled": "data.unlabelled",
     "output_dir": "output",
 }
-# Values of student_arch that name a kind of network; all others name a model.
-ARCHITECTURES = ("bilstm", "textcnn", "static", "cnn")
 # A plain value for a section stands for its first key.
 SHORTHANDS: Mapping[str, str] = {"teacher": "model", "data": "source", "quantize": "mode"}
 _QUANTIZATION_WORDS = {False: "none", None: "none", True: "auto", "int8": "int8"}
@@ -127,22 +124,26 @@ def make_recipe(*parts: Mapping[str, Any]) -> Recipe:
     for part in parts:
         merged = merge(merged, _canonical(part, faults))
     merged = open_tasks(open_teachers(merged, faults), faults)
-    try:
-        recipe = Recipe.model_validate(merged)
-    except ValidationError as error:
-        faults.extend(_joined([_fault(entry) for entry in error.errors()]))
-        recipe = None
-    if len(faults) == 1:
-        raise faults[0]
-    if faults:
-        raise Faults(faults)
+    merged = plugins.with_sections(plugins.with_own_options(merged, faults), faults)
+    known = [*Recipe.model_fields, *plugins.SECTIONS]
+    faults += [unknown_key(key, [*known, *ALIASES]) for key in merged if key not in known]
+    recipe = read_options(Recipe, {key: value for key, value in merged.items() if key in known}, faults)
+    raise_faults(faults)
     assert recipe is not None
     return recipe
 
 
 def recipe_schema() -> dict[str, Any]:
     """The JSON schema of a recipe, for editors and for the reference page."""
-    schema = Recipe.model_json_schema()
+    schema = Recipe.model_json_schema() | {"additionalProperties": False}
+    own = plugins.methods_with_options()
+    for name, options in (*own.items(), *((name, plugins.section_of(name)) for name in plugins.SECTIONS)):
+        part = options.model_json_schema()
+        schema["$defs"] |= {**part.pop("$defs", {}), options.__name__: part}
+        if name in plugins.SECTIONS:
+            schema["properties"][name] = {"$ref": f"#/$defs/{options.__name__}"}
+    of_a_method = [{"$ref": f"#/$defs/{options.__name__}"} for options in own.values()]
+    schema["$defs"]["DistillRecipe"]["properties"]["options"]["allOf"] = [{"anyOf": [*of_a_method, {"maxProperties": 0}]}]
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "Potstill recipe"
     return schema
@@ -156,7 +157,7 @@ def _canonical(part: Mapping[str, Any], faults: list[PotstillError]) -> dict[str
             home = {key: {SHORTHANDS[key]: _quantization(value) if key == "quantize" else value}}
         elif key == "tasks":
             home = {"tasks": with_sections(value)}
-        elif key == "student_arch" and value in ARCHITECTURES:
+        elif key == "student_arch" and value in ARCHITECTURES.names():
             home = {"student": {"architecture": value}}
         elif key in ALIASES:
             home = _nested(ALIASES[key], _quantization(value) if key == "quantization" else value)
@@ -205,59 +206,3 @@ def _number_or_text(text: str) -> Any:
         return float(text)  # YAML 1.1 reads 1e-4 as text
     except ValueError:
         return text
-
-
-def _fault(entry: Any) -> RecipeError:
-    path = ".".join(str(piece) for piece in entry["loc"] if not _is_branch(piece))
-    if entry["type"] == "extra_forbidden":
-        known = _known_keys(entry["loc"][:-1])
-        guess = nearest(str(entry["loc"][-1]), known)
-        todo = f"did you mean {'.'.join([*map(str, entry['loc'][:-1]), guess])}?" if guess else "leave it out"
-        return RecipeError(f"unknown recipe key {path!r}", ", ".join(sorted(known)), todo)
-    if entry["type"] == "missing":
-        flags = {"teacher.model": "--teacher", "teacher": "--teacher", "data.source": "--data", "data": "--data"}
-        return RecipeError(f"recipe key {path!r} is missing", todo=f"give {path}{' or ' + flags[path] if path in flags else ''}")
-    message = str(entry["msg"]).removeprefix("Value error, ")
-    guess = nearest(str(entry["input"]), re.findall(r"'([^']+)'", message)) if entry["type"] == "literal_error" else None
-    todo = f"did you mean {guess!r}?" if guess else f"change {path}"
-    return RecipeError(f"recipe key {path!r} is {entry['input']!r}", _plain(message), todo)
-
-
-def _joined(faults: list[RecipeError]) -> list[RecipeError]:
-    """Faults of the branches of one union, told as one fault."""
-    by_given: dict[str, RecipeError] = {}
-    for fault in faults:
-        earlier = by_given.get(fault.given)
-        accepted = fault.accepted if earlier is None else f"{earlier.accepted}, or {fault.accepted}"
-        by_given[fault.given] = RecipeError(fault.given, accepted, fault.todo)
-    return list(by_given.values())
-
-
-def _plain(message: str) -> str:
-    wanted = message.replace("Input should be ", "").partition(", unable to parse")[0]
-    return wanted.replace("a valid integer", "an integer").replace("a valid ", "a ")
-
-
-def _is_branch(piece: Any) -> bool:
-    """Whether pydantic named a branch of a union here and not a key."""
-    return isinstance(piece, str) and (
-        piece.startswith(("constrained-", "literal[", "function-", "list[", "tuple["))
-        or piece in {"int", "float", "str", "dict[str,any]"}
-    )
-
-
-def _known_keys(location: Sequence[Any]) -> list[str]:
-    model: Any = Recipe
-    is_named = False
-    for piece in location:
-        if isinstance(piece, int) or is_named:
-            is_named = False
-            continue  # an entry of a list, or of a mapping from names, has the keys of its type
-        field = model.model_fields.get(str(piece)) if isinstance(model, type) and issubclass(model, BaseModel) else None
-        if field is None:
-            return []
-        is_named = get_origin(field.annotation) is dict
-        candidates = [field.annotation, *get_args(field.annotation)]
-        model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
-    keys = list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
-    return keys + (list(ALIASES) if not location else [])

@@ -6,12 +6,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from potstill.contracts.options import Options
 from potstill.errors import PotstillError, RecipeError
-from potstill.recipe.model import OneDataRecipe, OneTeacherRecipe, Section
+from potstill.recipe.model import OneDataRecipe, OneTeacherRecipe
 
 FIRST_KEYS = {"teacher": "model", "data": "source"}
 OF_ONE_TASK = {"teacher": ("model", "others", "models"), "data": ("source", "validation", "test", "unlabelled")}
-SHARED: dict[str, type[Section]] = {"teacher": OneTeacherRecipe, "data": OneDataRecipe}
+SHARED: dict[str, type[Options]] = {"teacher": OneTeacherRecipe, "data": OneDataRecipe}
 FEWEST = 2
 _NAME = re.compile(r"[\w-]+")
 

@@ -14,7 +14,7 @@ from potstill import losses
 from potstill.contracts.answers import Answers
 from potstill.contracts.response import Response
 from potstill.contracts.signal import TeacherSignal
-from potstill.errors import Faults, NeedsError, PotstillError
+from potstill.errors import NeedsError, PotstillError, raise_faults
 from potstill.ground.devices import frozen
 from potstill.knowledge.ensemble import EACH
 from potstill.losses.contract import Shapes
@@ -50,10 +50,7 @@ def check_needs(terms: Sequence[Term], student: nn.Module, source: Any) -> None:
                 break
             if not provides(source, need):
                 faults.append(_teacher_fault(term, need, source))
-    if len(faults) == 1:
-        raise faults[0]
-    if faults:
-        raise Faults(faults)
+    raise_faults(faults)
 
 
 def check_batch(terms: Sequence[Term], batch: Mapping[str, Any]) -> None:
