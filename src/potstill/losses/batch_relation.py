@@ -30,7 +30,6 @@ def rkd_distance(student_feature: Tensor, teacher_feature: Tensor, *, reduction:
     Args:
         student_feature: [B, ...].
         teacher_feature: [B, ...]; the width may differ.
-        reduction: See the module.
     """
     student, teacher = (_scaled_distances(flat_rows(value)) for value in (student_feature, teacher_feature))
     return of_batch(F.smooth_l1_loss(student, teacher), student_feature.shape[0], reduction)
@@ -79,7 +78,6 @@ def cc(
         teacher_feature: [B, ...]; the width may differ.
         gamma: γ.
         order: P.
-        reduction: See the module.
     """
     rows = flat_rows(student_feature), flat_rows(teacher_feature)
     value = Congruence.apply(*rows, gaussian_coefficients(gamma, order))  # type: ignore[no-untyped-call]

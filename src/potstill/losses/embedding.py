@@ -29,8 +29,6 @@ def output_cosine(
     Args:
         student_embedding: [B, D].
         teacher_embedding: [B, D].
-        mask: [B], true on rows that count.
-        reduction: Over rows.
     """
     chord = F.normalize(finite(student_embedding), dim=-1) - F.normalize(finite(teacher_embedding), dim=-1)
     return over_rows(0.5 * chord.square().sum(-1), mask, reduction)

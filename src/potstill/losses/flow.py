@@ -44,8 +44,6 @@ def fsp(
         student_second: [B, C₂, H', W'] or [B, T, C₂]; the larger grid of both is pooled to the smaller.
         teacher_first: As the student's.
         teacher_second: As the student's.
-        mask: [B, T], true on real tokens.
-        reduction: Over rows.
     """
     student = [positions(value, mask) for value in match_maps(student_first, student_second)]
     teacher = [positions(value, mask) for value in match_maps(teacher_first, teacher_second)]

@@ -32,8 +32,6 @@ def jacobian(
     Args:
         student_gradient: [B, D], [B, T, D] or [B, C, H, W].
         teacher_gradient: The same shape, or [B, T, D'].
-        mask: [B, T], true on real tokens.
-        reduction: Over rows.
     """
     if student_gradient.shape != teacher_gradient.shape:
         student_gradient, teacher_gradient = (_lengths(value) for value in (student_gradient, teacher_gradient))

@@ -49,8 +49,6 @@ def ab(
         student_feature: Pre-activation values in the teacher's shape.
         teacher_feature: [B, D], [B, T, D] or [B, C, H, W].
         margin: μ.
-        mask: [B] or [B, T].
-        reduction: Over rows.
     """
     signed = torch.where(teacher_feature > 0, -student_feature, student_feature)
     values = F.relu(margin + signed).square()
@@ -74,8 +72,6 @@ def ofd(
         student_feature: Pre-activation values in the teacher's shape.
         teacher_feature: [B, D], [B, T, D] or [B, C, H, W].
         margin: m [C], the mean of the teacher's negative values per channel, at or below zero.
-        mask: [B] or [B, T].
-        reduction: Over rows.
     """
     shape = (1, -1, 1, 1) if teacher_feature.dim() == 4 else (-1,)
     target = torch.maximum(teacher_feature, margin.view(shape))
@@ -101,8 +97,6 @@ def vid(
         student_mean: μ(s) in the teacher's shape.
         teacher_feature: [B, D], [B, T, D] or [B, C, H, W].
         variance: σ² [C], positive.
-        mask: [B] or [B, T].
-        reduction: Over rows.
     """
     per_channel = variance.view((1, -1, 1, 1) if teacher_feature.dim() == 4 else (-1,))
     values = 0.5 * (per_channel.log() + (teacher_feature - student_mean).square() / per_channel)
@@ -265,7 +259,6 @@ class VID(BridgedLoss):
     """Variational information; see `functional.vid`. Source: Ahn et al. 2019 (arXiv 1904.05835).
 
     Args:
-        layers: Pairs of (student, teacher) blocks.
         initial_variance: σ² of every channel at the start.
     """
 

@@ -7,13 +7,14 @@ y is the label, p the teacher's distribution at temperature τ, q the student's.
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from potstill.ground.precision import FLOOR, finite, full_precision
+from potstill.ground.precision import FLOOR, finite, full_precision, log_probabilities
 from potstill.losses.contract import IGNORED_LABEL
 from potstill.losses.options import between, positive
 from potstill.losses.reduction import Reduction, divergence, over_labelled, over_rows
@@ -151,8 +152,6 @@ def label_smoothing_kd(
         labels: [B] or [B, T].
         correct_probability: a.
         temperature: τ.
-        mask: [B] or [B, T], true on units that count.
-        reduction: Over rows.
     """
     log_p, log_q, target = _adjustable(student_logits, teacher_logits, labels, temperature, mask)
     others = max(log_p.shape[-1] - 1, 1)
@@ -182,6 +181,47 @@ def probability_shift(
     shifted = log_p.scatter(-1, target, log_p.gather(-1, first)).scatter(-1, first, log_p.gather(-1, target))
     log_p = torch.where(_is_wrong(log_p, labels).unsqueeze(-1), shifted, log_p)
     return over_rows(temperature**2 * divergence(log_p, log_q), mask, reduction)
+
+
+@full_precision
+def cs_kd(student_logits: Tensor, labels: Tensor, *, temperature: float = 4.0, reduction: Reduction = "mean") -> Tensor:
+    """τ² KL(q' ‖ q), q' what the student says of another row of the same class, without a gradient.
+
+    The other row is the next one of the class in the batch, and the first for the last; a row that is alone in its class or
+    has no label carries no loss.
+
+    Source: Yun et al. 2020, class-wise self-knowledge distillation (arXiv 2003.13964), eq. 2 and 3. The paper draws a second
+    batch that is a target alone; here both rows of a pair learn, from one forward.
+
+    Args:
+        student_logits: [B, C].
+        labels: [B], -100 where there is none.
+        temperature: τ.
+        reduction: "none" ([B]), "sum", or "mean" over the rows that have a partner.
+    """
+    partner, has_partner = partners(labels)
+    log_q = log_probabilities(student_logits, temperature)
+    log_p = log_probabilities(finite(student_logits.detach())[partner], temperature)
+    values = torch.where(has_partner, temperature**2 * divergence(log_p, log_q), log_q.new_zeros(()))
+    if reduction == "mean":
+        return values.sum() / has_partner.sum().clamp(min=1)
+    return over_rows(values, None, reduction)
+
+
+def partners(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """For each of [B] labels the position of the next row with the same label, in a circle, and whether there is one."""
+    order = labels.argsort(stable=True)
+    ranked = labels[order]
+    is_first = torch.ones_like(ranked, dtype=torch.bool)
+    is_first[1:] = ranked[1:] != ranked[:-1]
+    places = torch.arange(len(labels), device=labels.device)
+    starts = torch.where(is_first, places, 0).cummax(0).values  # of each row the first place of its label
+    following = torch.arange(1, len(labels) + 1, device=labels.device)
+    is_last = torch.ones_like(is_first)
+    is_last[:-1] = is_first[1:]
+    partner = torch.empty_like(order)
+    partner[order] = order[torch.where(is_last, starts, following.clamp(max=len(labels) - 1))]
+    return partner, (partner != places) & (labels != IGNORED_LABEL)
 
 
 def target_index(labels: Tensor) -> Tensor:
@@ -292,3 +332,21 @@ class ProbabilityShift(TemperatureLoss):
 
     reads_labels: ClassVar[bool] = True
     formula = staticmethod(probability_shift)
+
+
+class CSKD(LabelLoss):
+    """Agreement between rows of a class; see `functional.cs_kd`. Source: Yun et al. 2020 (arXiv 2003.13964).
+
+    It counts rows that have another of their class in the micro-batch; `DistillationTrainer(class_pairs=True)` gives one to each.
+    """
+
+    of_rows: ClassVar[bool] = True
+    formula = staticmethod(cs_kd)
+
+    def __init__(self, *, temperature: float = 4.0) -> None:
+        super().__init__()
+        self.temperature = positive("temperature", temperature)
+
+    def count(self, batch: Mapping[str, Any]) -> Tensor | float:
+        """Rows with a partner."""
+        return partners(batch["labels"])[1].sum()

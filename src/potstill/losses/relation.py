@@ -30,7 +30,6 @@ def gram(student_hidden: Tensor, teacher_hidden: Tensor, *, mask: Tensor | None 
         student_hidden: [B, T, D] or [B, C, H, W].
         teacher_hidden: The same tokens or grid; the width may differ.
         mask: [B, T], true on real tokens; pairs with a pad do not count.
-        reduction: Over rows.
     """
     student, teacher = (F.normalize(positions(value), dim=-1) for value in (student_hidden, teacher_hidden))
     difference = student @ student.transpose(1, 2) - teacher @ teacher.transpose(1, 2)
@@ -77,8 +76,6 @@ def affinity(
         student_map: [B, C, H, W] or [B, T, D].
         teacher_map: The same positions; for "positions" any width.
         over: Which vectors are compared.
-        mask: [B, T], true on real tokens.
-        reduction: Over rows.
     """
     student, teacher = (positions(value, mask) for value in (student_map, teacher_map))
     count: Tensor | float = float(student.shape[1]) if mask is None else mask.bool().sum(1).clamp(min=1).to(student.dtype)
@@ -124,8 +121,6 @@ def nst(student_map: Tensor, teacher_map: Tensor, *, mask: Tensor | None = None,
     Args:
         student_map: [B, C, H, W] or [B, T, D].
         teacher_map: The same positions; the width may differ.
-        mask: [B, T], true on real tokens.
-        reduction: Over rows.
     """
     flat = (positions(value, mask) for value in (student_map, teacher_map))
     channels = (F.normalize(value, dim=1) * value.shape[2] ** -0.5 for value in flat)
@@ -141,8 +136,6 @@ def ickd(student_map: Tensor, teacher_map: Tensor, *, mask: Tensor | None = None
     Args:
         student_map: [B, C, H, W] or [B, T, D], already in the teacher's channels.
         teacher_map: The same channels; the positions may differ.
-        mask: [B, T], true on real tokens.
-        reduction: Over rows.
     """
     channels = [positions(value, mask).transpose(1, 2) for value in (student_map, teacher_map)]
     values = _distance_of_unit_rows(*channels) / channels[0].shape[1]
@@ -168,7 +161,6 @@ class Affinity(RelationLoss):
     """Pairwise affinities; see `functional.affinity`. Source: He et al. 2019 (arXiv 1903.04688).
 
     Args:
-        layers: Pairs of (student, teacher) blocks.
         over: "positions" (any widths) or "channels" (equal widths).
     """
 

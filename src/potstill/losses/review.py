@@ -33,7 +33,6 @@ def review_kd(student_map: Tensor, teacher_map: Tensor, *, reduction: Reduction 
     Args:
         student_map: Fused student map [B, C, H, W].
         teacher_map: [B, C, H, W].
-        reduction: Over rows.
     """
     whole = difference = student_map - teacher_map
     total, weight, sum_weights = _mean_square(whole), 1.0, 1.0

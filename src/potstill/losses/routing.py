@@ -69,8 +69,6 @@ def routed(
         teacher_hiddens: L values of the same shape.
         shares: [L], of sum one; see `routing_shares`.
         distance: "mse" or "cosine".
-        mask: [B, T], true on real tokens.
-        reduction: Over rows.
     """
     target = torch.stack([share * hidden for share, hidden in zip(shares.unbind(), teacher_hiddens, strict=True)]).sum(0)
     compare = cosine if distance == "cosine" else hidden_mse
@@ -90,7 +88,6 @@ class Routed(Loss):
         temperature: Of the softmax over similarities.
         mix: "softmax" or "most_similar".
         distance: "mse" or "cosine".
-        project: "auto" bridges where the widths differ, "linear" always, "none" never.
     """
 
     kind: ClassVar[str] = "feature"

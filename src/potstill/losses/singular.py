@@ -50,8 +50,6 @@ def kd_svd(
         teacher_first: As the student's.
         teacher_second: As the student's.
         num_vectors: k.
-        mask: [B, T], true on real tokens.
-        reduction: Over rows.
     """
     teacher, aligned = [], []
     for own, other in ((student_first, teacher_first), (student_second, teacher_second)):
@@ -172,7 +170,6 @@ class KDSVD(FlowLoss):
 
     Args:
         layers: At least two pairs of (student, teacher) blocks.
-        project: "auto" bridges where the widths differ, "linear" always, "none" never.
         num_vectors: Singular vectors of the teacher.
     """
 

@@ -32,8 +32,6 @@ def ft(student_factor: Tensor, teacher_factor: Tensor, *, mask: Tensor | None = 
     Args:
         student_factor: [B, K], [B, T, K] or [B, K, H, W].
         teacher_factor: The same shape.
-        mask: [B, T], true on real tokens.
-        reduction: Over rows.
     """
     kept = None if mask is None else mask.bool().unsqueeze(-1)
     factors = [value if kept is None else value.masked_fill(~kept, 0.0) for value in (student_factor, teacher_factor)]
@@ -51,7 +49,6 @@ def pad(student_feature: Tensor, teacher_feature: Tensor, log_variance: Tensor, 
         student_feature: [B, D] in the teacher's width.
         teacher_feature: [B, D].
         log_variance: log σ² [B, D] (or [B, 1]).
-        reduction: Over rows.
     """
     values = (student_feature - teacher_feature).square() * torch.exp(-log_variance) + log_variance
     return over_rows(values.mean(-1), None, reduction)
@@ -122,7 +119,6 @@ class FT(BridgedLoss):
     a gradient from the transfer into the paraphraser.
 
     Args:
-        layers: Pairs of (student, teacher) blocks.
         rate: Factors per channel of the teacher, the paper's k.
         stage: "joint", "paraphraser" or "transfer".
         reconstruction: Weight of the paraphraser's reconstruction relative to the transfer. The weight of the whole term

@@ -1,6 +1,6 @@
-"""Response losses for numbers.
+"""Response losses for answers without classes that exclude each other: sets of labels, and numbers.
 
-Shapes: B batch, C numbers per row.
+Shapes: B batch, C labels or numbers per row.
 """
 
 from __future__ import annotations
@@ -8,12 +8,41 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import torch.nn.functional as F
 from torch import Tensor, stack, where
 
-from potstill.ground.precision import full_precision
-from potstill.losses.options import between, positive
+from potstill.contracts.signal import TeacherSignal
+from potstill.ground.precision import finite, full_precision
+from potstill.losses.contract import IGNORED_LABEL, LossValue, StudentView
+from potstill.losses.options import between, one_of, positive
 from potstill.losses.reduction import Reduction, alike, over_rows
-from potstill.losses.response import ResponseLoss, TargetLoss, known_places, labelled_rows
+from potstill.losses.response import ResponseLoss
+
+
+@full_precision
+def bce(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    *,
+    temperature: float = 1.0,
+    mask: Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """Binary cross-entropy with the teacher's probabilities, for labels that do not exclude each other.
+
+    τ²/C Σ_c −σ(t/τ) log σ(s/τ) − (1 − σ(t/τ)) log(1 − σ(s/τ)); its minimum is the teacher's entropy.
+    Source: Hinton et al. 2015 (arXiv 1503.02531), section 2, with one Bernoulli per label for the softmax.
+
+    Args:
+        student_logits: [B, C].
+        teacher_logits: [B, C].
+        temperature: τ.
+        mask: [B, C] or [B, 1], true on labels that count.
+    """
+    alike(student_logits, teacher_logits)
+    targets = (finite(teacher_logits) / positive("temperature", temperature)).sigmoid()
+    values = F.binary_cross_entropy_with_logits(finite(student_logits) / temperature, targets, reduction="none")
+    return over_rows(temperature**2 * values, mask, reduction)
 
 
 @full_precision
@@ -28,7 +57,6 @@ def regression(
         student_values: [B] or [B, C].
         teacher_values: The same shape.
         mask: [B] or [B, C], true on what counts.
-        reduction: Over rows.
     """
     alike(student_values, teacher_values)
     if mask is not None and mask.dim() == 1 and student_values.dim() > 1:
@@ -56,8 +84,6 @@ def bounded_regression(
         teacher_values: The same shape.
         labels: The same shape, true values.
         margin: m, in squared units of the label.
-        mask: [B], true on rows that count.
-        reduction: Over rows.
     """
     alike(student_values, teacher_values, labels)
     student_error = (student_values - labels).square().reshape(len(labels), -1).sum(1)
@@ -83,6 +109,77 @@ def checked_scale(scale: Sequence[float] | float | None) -> tuple[float, ...] | 
     if scale is None:
         return None
     return tuple(positive("scale", float(unit)) for unit in (scale if isinstance(scale, Sequence) else (scale,)))
+
+
+class TargetLoss(ResponseLoss):
+    """Base of losses whose target is the teacher's output or the label, by the option `target`.
+
+    With labels, rows that have none (-100 or NaN in every place) are not counted.
+    """
+
+    of_classes: ClassVar[bool] = False
+
+    def __init__(self, *, target: str = "teacher") -> None:
+        super().__init__()
+        self.target = one_of("target", target, ("teacher", "labels"))
+
+    def reads_numbers(self) -> bool:
+        return self.target == "labels"
+
+    def needs_teacher(self) -> tuple[str, ...]:
+        return ("logits",) if self.target == "teacher" else ()
+
+    def needs_batch(self) -> tuple[str, ...]:
+        return () if self.target == "teacher" else ("labels",)
+
+    def count(self, batch: Mapping[str, Any]) -> Tensor | float:
+        return super().count(batch) if self.target == "teacher" else labelled_rows(batch["labels"]).sum()
+
+    def forward(self, student: StudentView, teacher: TeacherSignal | None, batch: Mapping[str, Any]) -> LossValue:
+        """Sum over rows that have a target."""
+        if self.target == "teacher":
+            return super().forward(student, teacher, batch)
+        labels = batch["labels"].view_as(student.logits)
+        return LossValue(sum=self.from_labels(student.logits, labels), count=self.count(batch))
+
+    def compare(self, student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None, batch: Mapping[str, Any]) -> Tensor:
+        del mask, batch
+        return self.formula(student_logits, teacher_logits, **self.arguments(), reduction="sum")
+
+    def from_labels(self, student_logits: Tensor, labels: Tensor) -> Tensor:
+        """Sum over labelled rows against the labels."""
+        raise TypeError(f"{type(self).__name__} does not define from_labels")
+
+
+def known_places(labels: Tensor) -> Tensor:
+    """True where there is a label: neither -100 nor NaN; shaped as `labels`."""
+    return (labels != IGNORED_LABEL) & ~labels.isnan()
+
+
+def labelled_rows(labels: Tensor) -> Tensor:
+    """[B], true on rows with a label in any place."""
+    return known_places(labels).reshape(labels.shape[0], -1).any(1)
+
+
+class BCE(TargetLoss):
+    """Binary cross-entropy for multi-label tasks; see `functional.bce`. Source: arXiv 1503.02531, per label.
+
+    Args:
+        temperature: τ of the teacher's and student's probabilities; unused with labels.
+        target: "teacher" or "labels" (0 or 1 per label, -100 where unknown).
+    """
+
+    formula = staticmethod(bce)
+
+    def __init__(self, *, temperature: float = 1.0, target: str = "teacher") -> None:
+        super().__init__(target=target)
+        self.temperature = positive("temperature", temperature)
+
+    def from_labels(self, student_logits: Tensor, labels: Tensor) -> Tensor:
+        known = known_places(labels)
+        logits = finite(student_logits.float())
+        values = F.binary_cross_entropy_with_logits(logits, labels.masked_fill(~known, 0).to(logits.dtype), reduction="none")
+        return over_rows(values, known, "sum")
 
 
 class Regression(TargetLoss):
