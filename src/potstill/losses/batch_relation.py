@@ -10,14 +10,13 @@ import math
 from collections.abc import Sequence
 from typing import ClassVar
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from potstill.ground.precision import full_precision
 from potstill.losses.layers import PairedLoss, mask_for
 from potstill.losses.options import HEAD_INPUT, LAST_LAYER, LayerPair, between, positive
-from potstill.losses.reduction import Reduction, of_batch, token_mean
+from potstill.losses.reduction import Reduction, of_batch, root, token_mean
 from potstill.losses.row_products import TINY, Angles, Congruence, products, squared_distances
 
 
@@ -106,13 +105,8 @@ def flat_rows(values: Tensor) -> Tensor:
     return values.flatten(1)
 
 
-def _root(squared: Tensor) -> Tensor:
-    safe = squared > TINY
-    return torch.where(safe, squared, torch.ones_like(squared)).sqrt() * safe
-
-
 def _scaled_distances(rows: Tensor) -> Tensor:
-    distances = _root(squared_distances(rows))
+    distances = root(squared_distances(rows), TINY)
     mean = distances.sum() / (distances > 0).sum().clamp(min=1)
     return distances / mean.clamp(min=1e-12)
 

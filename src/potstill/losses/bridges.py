@@ -55,6 +55,11 @@ def width_of(shape: tuple[int, ...]) -> int:
     return shape[1] if len(shape) == 4 else shape[-1]
 
 
+def positions_of(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Tokens of [B, T, D], height and width of a map, nothing of [B, D]."""
+    return shape[2:] if len(shape) == 4 else shape[1:-1]
+
+
 def build_bridge(student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], project: str, *, names: str) -> nn.Module:
     """A bridge from the student's width to the teacher's, or the identity where none is wanted.
 

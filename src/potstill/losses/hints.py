@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from potstill.ground.precision import full_precision
-from potstill.losses.bridges import MapNorm, VectorNorm, match_maps, width_of
+from potstill.losses.bridges import Bridge, MapNorm, VectorNorm, match_maps, width_of
 from potstill.losses.feature import hidden_mse
-from potstill.losses.layers import BridgedLoss, mask_for
+from potstill.losses.layers import PairedLoss, mask_for
 from potstill.losses.options import LAST_LAYER, LayerPair, between, positive
 from potstill.losses.reduction import Reduction, over_rows
 
@@ -129,43 +129,29 @@ class Regressor(nn.Module):
         return self.layer(values.to(next(self.layer.parameters()).dtype))
 
 
-class FitNet(BridgedLoss):
+class FitNet(PairedLoss):
     """Hints through a regressor; see `functional.fitnet`. Source: Romero et al. 2015 (arXiv 1412.6550).
 
-    The regressor is always there (`project` "linear"), a convolution whose kernel lands on the teacher's grid.
+    The regressor is always there, a convolution whose kernel lands on the teacher's grid.
     """
 
     formula = staticmethod(fitnet)
-
-    def __init__(self, *, layers: Sequence[LayerPair] = LAST_LAYER) -> None:
-        super().__init__(layers=layers, project="linear")
 
     def bridge(self, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], names: str) -> nn.Module:
         return Regressor(student_shape, teacher_shape)
 
 
-class NormedBridge(nn.Module):
+class NormedBridge(Bridge):
     """A linear map over channels and a batch norm, as AB and OFD connect the student."""
 
     def __init__(self, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...]) -> None:
-        super().__init__()
-        student_width, teacher_width = width_of(student_shape), width_of(teacher_shape)
-        self.is_map = len(student_shape) == 4
-        self.layer: nn.Conv2d | nn.Linear
-        if self.is_map:
-            self.layer = nn.Conv2d(student_width, teacher_width, 1, bias=False)
-        else:
-            self.layer = nn.Linear(student_width, teacher_width, bias=False)
-        self.norm = MapNorm(teacher_width) if self.is_map else VectorNorm(teacher_width)
+        is_map, width = len(student_shape) == 4, width_of(teacher_shape)
+        super().__init__(width_of(student_shape), width, is_map=is_map, bias=False)
+        self.norm = MapNorm(width) if is_map else VectorNorm(width)
 
     def forward(self, values: Tensor, token_mask: Tensor | None = None) -> Tensor:
-        """The connected values; pads stay out of the norm's statistics.
-
-        Args:
-            values: [B, D], [B, T, D] or [B, C, H, W].
-            token_mask: [B, T], true on real tokens.
-        """
-        projected = self.layer(values.to(self.layer.weight.dtype))
+        """The connected values; pads, where the mask [B, T] is false, stay out of the norm's statistics."""
+        projected = super().forward(values)
         if projected.dim() != 3:
             return self.norm(projected)
         if token_mask is None:
@@ -174,14 +160,14 @@ class NormedBridge(nn.Module):
         return projected.masked_scatter(kept.unsqueeze(-1), self.norm(projected[kept]).to(projected.dtype))
 
 
-class AB(BridgedLoss):
+class AB(PairedLoss):
     """Activation boundaries; see `functional.ab`. Source: Heo et al. 2019 (arXiv 1811.03233).
 
     Tap values before the activation (for example ``module:layer4.1.bn2``); after a ReLU the boundary is lost.
     """
 
     def __init__(self, *, layers: Sequence[LayerPair] = LAST_LAYER, margin: float = 1.0) -> None:
-        super().__init__(layers=layers, project="linear")
+        super().__init__(layers=layers)
         self.margin = positive("margin", margin)
 
     def bridge(self, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], names: str) -> nn.Module:
@@ -215,14 +201,11 @@ class OverhaulBridge(NormedBridge):
         return self.negative_sum / self.negative_count.clamp(min=1)
 
 
-class OFD(BridgedLoss):
+class OFD(PairedLoss):
     """Overhaul of feature distillation; see `functional.ofd`. Source: Heo et al. 2019 (arXiv 1904.01866).
 
     The margin is measured on the teacher's training batches. Tap values before the activation.
     """
-
-    def __init__(self, *, layers: Sequence[LayerPair] = LAST_LAYER) -> None:
-        super().__init__(layers=layers, project="linear")
 
     def bridge(self, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], names: str) -> nn.Module:
         return OverhaulBridge(student_shape, teacher_shape)
@@ -255,7 +238,7 @@ class GaussianBridge(nn.Module):
         return self.mean(values.to(self.scale.dtype)), F.softplus(self.scale.float()) + self.floor
 
 
-class VID(BridgedLoss):
+class VID(PairedLoss):
     """Variational information; see `functional.vid`. Source: Ahn et al. 2019 (arXiv 1904.05835).
 
     Args:
@@ -265,7 +248,7 @@ class VID(BridgedLoss):
     may_be_negative: ClassVar[bool] = True
 
     def __init__(self, *, layers: Sequence[LayerPair] = LAST_LAYER, initial_variance: float = 5.0) -> None:
-        super().__init__(layers=layers, project="linear")
+        super().__init__(layers=layers)
         self.initial_variance = between("initial_variance", initial_variance, 1e-4, 1e6)
 
     def bridge(self, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], names: str) -> nn.Module:

@@ -257,7 +257,7 @@ class LabelledLoss(ResponseLoss):
     """Base of response losses over labelled units."""
 
     unit: ClassVar[str] = "labelled"
-    reads_labels: ClassVar[bool] = True
+    reads_labels: bool = True
 
 
 class DKD(LabelledLoss):
@@ -300,7 +300,7 @@ class SmoothedLabelLoss(ResponseLoss):
     """Base of losses with a designed distribution: a for the true class, the rest equal."""
 
     min_classes: ClassVar[int] = 2
-    reads_labels: ClassVar[bool] = True
+    reads_labels: bool = True
 
     def __init__(self, *, correct_probability: float, temperature: float) -> None:
         super().__init__()
@@ -330,7 +330,7 @@ class LabelSmoothingKD(SmoothedLabelLoss):
 class ProbabilityShift(TemperatureLoss):
     """The teacher corrected by an exchange; see `functional.probability_shift`. Source: arXiv 1911.07471."""
 
-    reads_labels: ClassVar[bool] = True
+    reads_labels: bool = True
     formula = staticmethod(probability_shift)
 
 

@@ -97,9 +97,8 @@ class PairedLoss(FormulaLoss):
         return [(vectors(own, student.token_mask), vectors(theirs, student.token_mask)) for own, theirs in found]
 
     def bridged(self, index: int, student_value: Tensor) -> Tensor:
-        """The student's value of pair `index` as it is compared; as it is here."""
-        del index
-        return student_value
+        """The student's value of pair `index` through its bridge, where one was prepared."""
+        return self.bridges[index](student_value) if index < len(self.bridges) else student_value
 
     def compare(self, index: int, student_value: Tensor, teacher_value: Tensor, token_mask: Tensor | None) -> Tensor:
         """Sum over rows for one pair: the formula of the two values, in the teacher's width and on the smaller grid."""
@@ -109,7 +108,7 @@ class PairedLoss(FormulaLoss):
 
 
 class BridgedLoss(PairedLoss):
-    """A loss over pairs of values whose widths are brought together by a trained bridge.
+    """A loss over pairs of values whose widths are brought together by a linear bridge.
 
     Args:
         layers: Pairs (student, teacher).
@@ -121,12 +120,7 @@ class BridgedLoss(PairedLoss):
         self.project = one_of("project", project, PROJECT_CHOICES)
 
     def bridge(self, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], names: str) -> nn.Module:
-        """The trained module between the two values."""
         return build_bridge(student_shape, teacher_shape, self.project, names=f"{loss_name(self)}: {names}")
-
-    def bridged(self, index: int, student_value: Tensor) -> Tensor:
-        """The student's value of pair `index` in the teacher's width."""
-        return self.bridges[index](student_value) if index < len(self.bridges) else student_value
 
 
 def loss_name(loss: Loss) -> str:

@@ -36,7 +36,7 @@ class PerTask(Loss):
         loss: A response loss that remembers nothing of single rows or classes.
 
     Raises:
-        NeedsError: A loss of another kind, or one with a memory or with learned parts.
+        NeedsError: A loss that reads inner values, or one with a memory or with learned parts.
     """
 
     def __init__(self, loss: Loss) -> None:
@@ -106,9 +106,9 @@ def check(loss: Loss) -> None:
 def _fault(loss: Loss) -> str | None:
     """Why a loss cannot be computed task by task."""
     reads = sorted({*loss.needs_student(), *loss.needs_teacher()} - {"logits"})
-    if reads or loss.kind != "response":
-        what = f"reads {', '.join(reads[:3])}{' …' if len(reads) > 3 else ''}" if reads else f"is of the kind {loss.kind}"
-        return f"{what}, and each task has a teacher of its own, whose inner values mean something else"
+    if reads:
+        what = f"{', '.join(reads[:3])}{' …' if len(reads) > 3 else ''}"
+        return f"reads {what}, and each task has a teacher of its own, whose inner values mean something else"
     shapes = Shapes({}, (2, _PROBED_CLASSES))
     with torch.random.fork_rng(devices=[]):
         loss.prepare(shapes, shapes, num_rows=2)

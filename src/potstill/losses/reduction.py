@@ -101,6 +101,12 @@ def over_labelled(values: Tensor, labels: Tensor, reduction: Reduction) -> Tenso
     return values.sum() / kept.sum().clamp(min=1)
 
 
+def root(squared: Tensor, above: float = 0.0) -> Tensor:
+    """√ of numbers above a bound; zero, without a gradient, elsewhere."""
+    counts = squared > above
+    return torch.where(counts, squared, torch.ones_like(squared)).sqrt() * counts
+
+
 def token_mean(values: Tensor, mask: Tensor | None) -> Tensor:
     """Mean of [B, T, D] over the kept tokens: [B, D]."""
     if mask is None:

@@ -17,7 +17,7 @@ from potstill.ground.precision import full_precision
 from potstill.losses.bridges import width_of
 from potstill.losses.layers import BridgedLoss, PairedLoss, loss_name
 from potstill.losses.options import LAST_LAYER, LayerPair, one_of
-from potstill.losses.reduction import Reduction, over_rows
+from potstill.losses.reduction import Reduction, over_rows, root
 
 
 @full_precision
@@ -79,12 +79,13 @@ def affinity(
     """
     student, teacher = (positions(value, mask) for value in (student_map, teacher_map))
     count: Tensor | float = float(student.shape[1]) if mask is None else mask.bool().sum(1).clamp(min=1).to(student.dtype)
+    tiny = 1e-6 if student.dtype == torch.float32 else 1e-14  # below it a squared norm may be rounding
     if over == "channels":
         product = (F.normalize(student, dim=1) * F.normalize(teacher, dim=1)).sum(1)
-        values = _safe_root(2 - 2 * product.square()).mean(1) / count
+        values = root(2 - 2 * product.square(), tiny).mean(1) / count
     else:
         student, teacher = F.normalize(student, dim=-1), F.normalize(teacher, dim=-1)
-        values = _safe_root(distance_of_grams(student, teacher)) / count
+        values = root(distance_of_grams(student, teacher), tiny) / count
     return over_rows(values, None if mask is None else mask.bool().any(1), reduction)
 
 
@@ -102,13 +103,6 @@ def cross_square(first: Tensor, second: Tensor) -> Tensor:
     if first.shape[1] < min(first.shape[2], second.shape[2]):
         return ((first @ first.transpose(1, 2)) * (second @ second.transpose(1, 2))).sum((1, 2))
     return (first.transpose(1, 2) @ second).square().sum((1, 2))
-
-
-def _safe_root(squared: Tensor) -> Tensor:
-    # No gradient (and no infinite one) where the squared norm is zero within rounding.
-    tiny = 1e-6 if squared.dtype == torch.float32 else 1e-14
-    safe = squared > tiny
-    return torch.where(safe, squared, torch.ones_like(squared)).sqrt() * safe
 
 
 @full_precision

@@ -178,7 +178,7 @@ class LabelLoss(FormulaLoss):
     """Base of losses on probabilities of classes that read the labels alone."""
 
     of_classes: ClassVar[bool] = True
-    reads_labels: ClassVar[bool] = True
+    reads_labels: bool = True
 
     def needs_teacher(self) -> tuple[str, ...]:
         return ()

@@ -16,7 +16,7 @@ from potstill.contracts.signal import TeacherSignal
 from potstill.ground.precision import full_precision
 from potstill.losses.bridges import MapNorm
 from potstill.losses.contract import LossValue, Shapes, StudentView
-from potstill.losses.layers import BridgedLoss
+from potstill.losses.layers import PairedLoss
 from potstill.losses.options import LayerPair, between
 from potstill.losses.reduction import Reduction, over_rows
 
@@ -101,7 +101,7 @@ class AttentionFusion(nn.Module):
         return own, other
 
 
-class ReviewKD(BridgedLoss):
+class ReviewKD(PairedLoss):
     """Knowledge review; see `functional.review_kd`. Source: Chen et al. 2021 (arXiv 2104.09044).
 
     Stages are read as their taps give them, behind the last ReLU where a stage ends in one; the authors read before it.
@@ -115,7 +115,7 @@ class ReviewKD(BridgedLoss):
     ranks: ClassVar[tuple[int, ...]] = (4,)
 
     def __init__(self, *, layers: Sequence[LayerPair] = LAST_STAGES, middle_channels: int = 512, pooled: bool = True) -> None:
-        super().__init__(layers=layers, project="linear")
+        super().__init__(layers=layers)
         self.pooled = pooled
         self.middle_channels = int(between("middle_channels", middle_channels, 1, 65536))
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from potstill.contracts.signal import TeacherSignal
 from potstill.errors import NeedsError, RecipeError
 from potstill.ground.precision import full_precision
-from potstill.losses.bridges import PROJECT_CHOICES, build_bridge
+from potstill.losses.bridges import PROJECT_CHOICES, build_bridge, positions_of
 from potstill.losses.contract import Loss, LossValue, Shapes, StudentView
 from potstill.losses.feature import cosine, hidden_mse
 from potstill.losses.layers import loss_name, mask_for, refuse_ranks, shape_of, teacher_taps, unique
@@ -133,7 +133,7 @@ class Routed(Loss):
             own = shape_of(student, tap, "student", self)
             names = f"student {tap} {list(own)} and teacher {self.teacher_taps[0]} {list(theirs[0])}"
             refuse_ranks(self, own, theirs[0], names, (3, 4))
-            if _positions(own) != _positions(theirs[0]):
+            if positions_of(own) != positions_of(theirs[0]):
                 raise NeedsError(
                     f"{loss_name(self)}: {names} have different token counts or grids",
                     "the same tokens or grid on both sides",
@@ -174,8 +174,3 @@ def _taps(name: str, layers: Sequence[int | str]) -> tuple[str, ...]:
             f"{name} is {layers!r}", "a list of blocks, from 1, or from the end as -1", f"write for example {name}: [1, 2, 3]"
         )
     return unique(tap_name("hidden", each) for each in layers)
-
-
-def _positions(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Tokens of [B, T, D], height and width of a map."""
-    return shape[1:-1] if len(shape) == 3 else shape[2:]

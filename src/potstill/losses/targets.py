@@ -121,23 +121,20 @@ class TargetLoss(ResponseLoss):
 
     def __init__(self, *, target: str = "teacher") -> None:
         super().__init__()
-        self.target = one_of("target", target, ("teacher", "labels"))
+        self.reads_labels = one_of("target", target, ("teacher", "labels")) == "labels"
 
     def reads_numbers(self) -> bool:
-        return self.target == "labels"
+        return self.reads_labels
 
     def needs_teacher(self) -> tuple[str, ...]:
-        return ("logits",) if self.target == "teacher" else ()
-
-    def needs_batch(self) -> tuple[str, ...]:
-        return () if self.target == "teacher" else ("labels",)
+        return () if self.reads_labels else ("logits",)
 
     def count(self, batch: Mapping[str, Any]) -> Tensor | float:
-        return super().count(batch) if self.target == "teacher" else labelled_rows(batch["labels"]).sum()
+        return labelled_rows(batch["labels"]).sum() if self.reads_labels else super().count(batch)
 
     def forward(self, student: StudentView, teacher: TeacherSignal | None, batch: Mapping[str, Any]) -> LossValue:
         """Sum over rows that have a target."""
-        if self.target == "teacher":
+        if not self.reads_labels:
             return super().forward(student, teacher, batch)
         labels = batch["labels"].view_as(student.logits)
         return LossValue(sum=self.from_labels(student.logits, labels), count=self.count(batch))
@@ -215,7 +212,7 @@ class BoundedRegression(ResponseLoss):
 
     unit: ClassVar[str] = "labelled"
     of_classes: ClassVar[bool] = False
-    reads_labels: ClassVar[bool] = True
+    reads_labels: bool = True
 
     def __init__(self, *, margin: float = 0.0, scale: Sequence[float] | float | None = None) -> None:
         super().__init__()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from potstill.ground.precision import full_precision
 from potstill.losses.bridges import Bridge, MapNorm, VectorNorm, match_maps, width_of
 from potstill.losses.feature import hidden_mse
-from potstill.losses.layers import BridgedLoss, mask_for
+from potstill.losses.layers import PairedLoss, mask_for
 from potstill.losses.options import HEAD_INPUT, LAST_LAYER, LayerPair, between, one_of, positive
 from potstill.losses.reduction import Reduction, of_batch, over_rows
 
@@ -111,7 +111,7 @@ def _stack(widths: list[int], is_map: bool) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-class FT(BridgedLoss):
+class FT(PairedLoss):
     """Factor transfer; see `functional.ft`. Source: Kim et al. 2018 (arXiv 1802.04977).
 
     The paraphraser learns to reconstruct the teacher's feature, the translator to give its factors. The paper trains the
@@ -133,7 +133,7 @@ class FT(BridgedLoss):
         stage: str = "joint",
         reconstruction: float = 1.0,
     ) -> None:
-        super().__init__(layers=layers, project="linear")
+        super().__init__(layers=layers)
         self.rate = positive("rate", rate)
         self.stage = one_of("stage", stage, STAGES)
         self.reconstruction = positive("reconstruction", reconstruction)
@@ -172,14 +172,14 @@ class PrimeBridge(nn.Module):
         return aligned, self.log_variance(aligned)
 
 
-class PAD(BridgedLoss):
+class PAD(PairedLoss):
     """Prime-aware distillation of the embedding; see `functional.pad`. Source: Zhang et al. 2020 (arXiv 2008.01458)."""
 
     may_be_negative: ClassVar[bool] = True
     of_vectors: ClassVar[bool] = True
 
     def __init__(self, *, layers: Sequence[LayerPair] = HEAD_INPUT) -> None:
-        super().__init__(layers=layers, project="linear")
+        super().__init__(layers=layers)
 
     def bridge(self, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], names: str) -> nn.Module:
         return PrimeBridge(student_shape[-1], teacher_shape[-1])
@@ -204,7 +204,7 @@ class ProjectorBridge(nn.Module):
         return self.student_norm(self.projector(student_value.to(dtype))), self.teacher_norm(teacher_value.to(dtype))
 
 
-class SRD(BridgedLoss):
+class SRD(PairedLoss):
     """Projector and soft maximum on the embedding; see `functional.srd`. Source: Miles and Mikolajczyk (arXiv 2303.11098).
 
     Args:
@@ -216,7 +216,7 @@ class SRD(BridgedLoss):
     of_vectors: ClassVar[bool] = True
 
     def __init__(self, *, layers: Sequence[LayerPair] = HEAD_INPUT, power: float = 4.0) -> None:
-        super().__init__(layers=layers, project="linear")
+        super().__init__(layers=layers)
         self.power = positive("power", power)
 
     def bridge(self, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], names: str) -> nn.Module:
@@ -263,7 +263,7 @@ def _normed(convolution: nn.Conv2d, width: int) -> tuple[nn.Module, ...]:
     return convolution, MapNorm(width), nn.ReLU()
 
 
-class SimKD(BridgedLoss):
+class SimKD(PairedLoss):
     """Feature for the reused classifier; see `functional.simkd`. Source: Chen et al. 2022 (arXiv 2203.14001).
 
     After training, the student predicts with the teacher's classifier on `bridges[0]` of its last feature.
@@ -274,7 +274,7 @@ class SimKD(BridgedLoss):
     """
 
     def __init__(self, *, layers: Sequence[LayerPair] = HEAD_INPUT, factor: int = 2) -> None:
-        super().__init__(layers=layers, project="linear")
+        super().__init__(layers=layers)
         self.factor = int(between("factor", factor, 1, 64))
 
     def bridge(self, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], names: str) -> nn.Module:
