@@ -252,7 +252,6 @@ class RolesLoss(HeadsLoss):
 
     def forward(self, student: StudentView, teacher: TeacherSignal | None, batch: Mapping[str, Any]) -> LossValue:
         """Mean over pairs of layers of the sum over rows."""
-        del batch
         found, count = self.pairs(student, teacher), len(self.roles)
         layers = [zip(*found[start : start + count]) for start in range(0, len(found), count)]
         terms = [self.together(own, theirs, student.token_mask) for own, theirs in layers]

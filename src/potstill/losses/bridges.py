@@ -61,13 +61,7 @@ def positions_of(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def build_bridge(student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], project: str, *, names: str) -> nn.Module:
-    """A bridge from the student's width to the teacher's, or the identity where none is wanted.
-
-    Args:
-        student_shape: Shape of the student's value.
-        teacher_shape: Shape of the teacher's value.
-        project: "auto" bridges where the widths differ, "linear" always, "none" never.
-        names: The two taps, for the error message.
+    """A bridge from the student's width to the teacher's: where they differ ("auto"), always ("linear") or never ("none").
 
     Raises:
         NeedsError: The widths differ and `project` is "none".

@@ -201,11 +201,7 @@ class CRD(PairedLoss):
         memory.index_copy_(0, rows, F.normalize(blended, dim=-1))
 
     def set_row_ids(self, row_ids: Tensor) -> None:
-        """Give every training row its place at once, so that no step has to look for new ones.
-
-        Args:
-            row_ids: [N] or fewer, distinct.
-        """
+        """Give every training row its place at once, so that no step has to look for new ones; `row_ids` [N] or fewer."""
         ordered = row_ids.to(self.known_ids).unique()
         self._check_room(len(ordered))
         self.known_ids.fill_(UNSEEN)[: len(ordered)] = ordered

@@ -97,8 +97,6 @@ def jsd(
     vanishes near the ends. Shapes and reduction as in `kl`.
 
     Args:
-        student_logits: [B, C] or [B, T, C].
-        teacher_logits: The same shape.
         beta: β from 0 to 1.
         temperature: τ.
         is_normalised: Whether to divide by β(1−β); without it, value and gradient are those of the paper.
@@ -171,8 +169,6 @@ def ttm(
     Shapes and reduction as in `kl`.
 
     Args:
-        student_logits: [B, C] or [B, T, C].
-        teacher_logits: The same shape.
         temperature: τ of the teacher.
         is_weighted: Whether rows of an unsure teacher weigh more.
     """

@@ -182,7 +182,6 @@ class PKD(BridgedLoss):
         refuse_ranks(self, student_shape, teacher_shape, names, self.ranks)
 
     def compare(self, index: int, student_value: Tensor, teacher_value: Tensor, token_mask: Tensor | None) -> Tensor:
-        del token_mask
         if student_value.dim() == 3:
             student_value, teacher_value = student_value[:, self.token], teacher_value[:, self.token]
         return pkd(self.bridged(index, student_value), teacher_value, reduction="sum")

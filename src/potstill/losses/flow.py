@@ -98,7 +98,6 @@ class FlowLoss(BridgedLoss):
 
     def forward(self, student: StudentView, teacher: TeacherSignal | None, batch: Mapping[str, Any]) -> LossValue:
         """Mean over flows of the sum over rows."""
-        del batch
         ours, teachers = zip(*self.pairs(student, teacher))
         students = [self.bridged(index, value) for index, value in enumerate(ours)]
         arguments = self.arguments(mask_for(teachers[0], student.token_mask))

@@ -98,7 +98,6 @@ class Jacobian(Loss):
         return ("logits", f"gradient:{self.tap}")
 
     def prepare(self, student: Shapes, teacher: Shapes | None, *, num_rows: int) -> None:
-        del num_rows
         student_shape = shape_of(student, self.tap, "student", self)
         teacher_shape = shape_of(teacher, f"gradient:{self.tap}", "teacher", self)
         are_comparable = len(student_shape) > 2 and positions_of(student_shape) == positions_of(teacher_shape)
@@ -111,7 +110,6 @@ class Jacobian(Loss):
 
     def forward(self, student: StudentView, teacher: TeacherSignal | None, batch: Mapping[str, Any]) -> LossValue:
         """Sum over rows."""
-        del batch
         theirs = teacher_taps(teacher)[f"gradient:{self.tap}"].detach()
         classes = teacher.logits.detach().argmax(-1) if teacher is not None else student.logits.argmax(-1)
         own = output_gradient(student.logits, student.taps[self.tap], classes, create_graph=True)

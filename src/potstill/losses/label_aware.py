@@ -113,19 +113,10 @@ def tf_kd(
     Both sides are softened by τ (p^d_τ ∝ (p^d)^{1/τ}), so the optimum is q = p^d at every τ. The authors' code takes
     softmax(p^d / τ), a distribution that is even but for a percent, against q itself and without τ²: nearly a pull to even
     answers, for which `ce` with label_smoothing is the plain name.
-    Source: Yuan et al. 2020 (arXiv 1909.11723).
-
-    Args:
-        student_logits: [B, C] or [B, T, C].
-        labels: [B] or [B, T].
-        correct_probability: a.
-        temperature: τ.
-        reduction: Over labelled units.
+    Source: Yuan et al. 2020 (arXiv 1909.11723). Shapes and reduction as in `dkd`, a is `correct_probability`.
     """
     student = finite(student_logits).flatten(0, -2)
-    others = max(student.shape[-1] - 1, 1)
-    log_teacher = torch.full_like(student, math.log(max((1 - correct_probability) / others, 1e-30)))
-    log_teacher = log_teacher.scatter(-1, target_index(labels), math.log(correct_probability))
+    log_teacher = _smoothed(student, target_index(labels), correct_probability)
     values = divergence(F.log_softmax(log_teacher / temperature, -1), F.log_softmax(student / temperature, -1))
     return over_labelled(temperature**2 * values, labels, reduction)
 
@@ -145,18 +136,10 @@ def label_smoothing_kd(
 
     Units without a label keep the teacher's distribution.
     Source: Wen et al. 2019, knowledge adjustment by label smoothing (arXiv 1911.07471).
-
-    Args:
-        student_logits: [B, C] or [B, T, C].
-        teacher_logits: The same shape.
-        labels: [B] or [B, T].
-        correct_probability: a.
-        temperature: τ.
+    Shapes as in `dkd`; a is `correct_probability`; reduction over rows.
     """
     log_p, log_q, target = _adjustable(student_logits, teacher_logits, labels, temperature, mask)
-    others = max(log_p.shape[-1] - 1, 1)
-    smoothed = torch.full_like(log_p, math.log(max((1 - correct_probability) / others, 1e-30)))
-    smoothed = smoothed.scatter(-1, target, math.log(correct_probability))
+    smoothed = _smoothed(log_p, target, correct_probability)
     log_p = torch.where(_is_wrong(log_p, labels).unsqueeze(-1), smoothed, log_p)
     return over_rows(temperature**2 * divergence(log_p, log_q), mask, reduction)
 
@@ -247,6 +230,13 @@ def _adjustable(
     log_p = F.log_softmax(finite(teacher_logits, mask) / temperature, -1)
     log_q = F.log_softmax(finite(student_logits, mask) / temperature, -1)
     return log_p, log_q, labels.clamp(min=0).unsqueeze(-1)
+
+
+def _smoothed(like: Tensor, target: Tensor, correct_probability: float) -> Tensor:
+    """Log-probabilities of the smoothed label: one for the target, the rest shared by the other classes."""
+    others = max(like.shape[-1] - 1, 1)
+    smoothed = torch.full_like(like, math.log(max((1 - correct_probability) / others, 1e-30)))
+    return smoothed.scatter(-1, target, math.log(correct_probability))
 
 
 def _is_wrong(log_p: Tensor, labels: Tensor) -> Tensor:

@@ -54,7 +54,6 @@ class PairedLoss(FormulaLoss):
         return [(tap_name(role, own), tap_name(role, theirs)) for own, theirs in self.layers for role in self.roles]
 
     def prepare(self, student: Shapes, teacher: Shapes | None, *, num_rows: int) -> None:
-        del num_rows
         bridges = []
         for student_name, teacher_name in self.names():
             student_shape = shape_of(student, student_name, "student", self)
@@ -67,23 +66,17 @@ class PairedLoss(FormulaLoss):
         self.bridges = nn.ModuleList(bridges)
 
     def check(self, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], names: str) -> None:
-        """Refuse shapes that cannot be compared.
-
-        Raises:
-            NeedsError: Another number of axes than accepted, or another number of tokens.
-        """
+        """Refuse shapes that cannot be compared: another number of axes than accepted, or another number of tokens."""
         refuse_ranks(self, student_shape, teacher_shape, names, self.ranks)
         if len(student_shape) == 3 and student_shape[1] != teacher_shape[1]:
             raise other_tokens(self, names)
 
     def bridge(self, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], names: str) -> nn.Module:
         """The trained module between the two values; none here."""
-        del student_shape, teacher_shape, names
         return nn.Identity()
 
     def forward(self, student: StudentView, teacher: TeacherSignal | None, batch: Mapping[str, Any]) -> LossValue:
         """Mean over pairs of the sum over rows."""
-        del batch
         pairs = enumerate(self.pairs(student, teacher))
         terms = [self.compare(index, own, theirs, student.token_mask) for index, (own, theirs) in pairs]
         return LossValue(sum=torch.stack(terms).sum() / len(terms), count=float(student.logits.shape[0]))
@@ -158,22 +151,14 @@ def other_tokens(loss: Loss, names: str) -> NeedsError:
 
 
 def teacher_taps(teacher: TeacherSignal | None) -> Mapping[str, Tensor]:
-    """The teacher's intermediate values.
-
-    Raises:
-        NeedsError: There is no teacher signal.
-    """
+    """The teacher's intermediate values, refused where there is no teacher."""
     if teacher is None:
         raise NeedsError("a teacher signal is needed, there is none", todo="give the trainer a teacher")
     return teacher.taps
 
 
 def shape_of(shapes: Shapes | None, name: str, side: str, loss: Loss) -> tuple[int, ...]:
-    """Shape of one tap.
-
-    Raises:
-        NeedsError: The model does not have it.
-    """
+    """Shape of one tap, refused where the model does not have it."""
     if shapes is None or name not in shapes.taps:
         there = "nothing" if shapes is None else ", ".join(sorted(shapes.taps)) or "no intermediate values"
         raise NeedsError(
@@ -187,11 +172,7 @@ def shape_of(shapes: Shapes | None, name: str, side: str, loss: Loss) -> tuple[i
 def refuse_ranks(
     loss: Loss, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], names: str, ranks: tuple[int, ...]
 ) -> None:
-    """Refuse values whose number of axes differs between the sides or is not accepted.
-
-    Raises:
-        NeedsError: As said.
-    """
+    """Refuse values whose number of axes differs between the sides or is not accepted."""
     kinds = {2: "vectors [B, D]", 3: "token values [B, T, D]", 4: "maps or heads [B, C, H, W]"}
     if len(student_shape) == len(teacher_shape) and len(student_shape) in ranks:
         return

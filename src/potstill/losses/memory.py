@@ -42,12 +42,7 @@ class Draw:
         return self.hits is not None
 
     def among_classes(self, own: Tensor, of_rows: Tensor) -> Draw:
-        """The same draw, without negatives of a member's own class.
-
-        Args:
-            own: [B], the class of each member, below 0 where it is not known.
-            of_rows: [N], of each row of the memory.
-        """
+        """The same draw without negatives of a member's own class; `own` [B] and `of_rows` [N] are below 0 where not known."""
         return replace(self, classes=(torch.where(own < 0, -2, own), of_rows[self.negatives].clamp(min=-1)))
 
     def kinship(self, members: slice, chosen: slice) -> Tensor | None:

@@ -91,11 +91,7 @@ class PerTask(Loss):
 
 
 def check(loss: Loss) -> None:
-    """Refuse what cannot be computed task by task.
-
-    Raises:
-        NeedsError: A loss that reads inner values, or keeps something for rows or classes.
-    """
+    """Refuse, with a NeedsError, a loss that reads inner values or keeps something for rows or classes."""
     name = loss_name(loss)
     fault = _fault(loss)
     if fault is not None:

@@ -119,7 +119,6 @@ class ResponseLoss(FormulaLoss):
     min_classes: ClassVar[int] = 1
 
     def prepare(self, student: Shapes, teacher: Shapes | None, *, num_rows: int) -> None:
-        del num_rows
         if teacher is not None and self.needs_teacher() and student.logits[-1] != teacher.logits[-1]:
             outputs = "classes" if self.of_classes else "outputs"
             raise NeedsError(
@@ -140,11 +139,7 @@ class ResponseLoss(FormulaLoss):
         return LossValue(sum=total, count=self.units(student, batch))
 
     def teacher_logits(self, teacher: TeacherSignal | None) -> Tensor:
-        """The teacher's logits, without a gradient.
-
-        Raises:
-            NeedsError: There are none.
-        """
+        """The teacher's logits, without a gradient; refused where there is no teacher."""
         if teacher is None:
             raise NeedsError(f"{loss_name(self)} needs a teacher signal, there is none", todo="give the trainer a teacher")
         return teacher.logits.detach()
@@ -185,7 +180,6 @@ class LabelLoss(FormulaLoss):
 
     def forward(self, student: StudentView, teacher: TeacherSignal | None, batch: Mapping[str, Any]) -> LossValue:
         """Sum over units of the formula."""
-        del teacher
         total = self.formula(student.logits, batch["labels"], **self.arguments(), reduction="sum")
         return LossValue(sum=total, count=self.count(batch))
 

@@ -51,19 +51,8 @@ def _mean_square(values: Tensor) -> Tensor:
     return values.square().mean((1, 2, 3))
 
 
-def _pooled(values: Tensor) -> Tensor:
-    return values.mean((2, 3), keepdim=True)
-
-
 class AttentionFusion(nn.Module):
-    """Fuses a stage with what comes from the deeper ones, by two learned attention maps.
-
-    Args:
-        student_channels: Channels of the stage.
-        middle_channels: Channels in which stages are fused.
-        teacher_channels: Channels of the output.
-        is_deepest: Whether there is nothing deeper to fuse with.
-    """
+    """Fuses a stage with what comes from the deeper ones, by two learned attention maps; the deepest has none."""
 
     def __init__(self, student_channels: int, middle_channels: int, teacher_channels: int, *, is_deepest: bool) -> None:
         super().__init__()
@@ -136,10 +125,9 @@ class ReviewKD(PairedLoss):
 
     def forward(self, student: StudentView, teacher: TeacherSignal | None, batch: Mapping[str, Any]) -> LossValue:
         """Mean over stages of the sum over rows, from the deepest stage to the shallowest."""
-        del batch
         maps, deeper, terms = self.pairs(student, teacher), None, []
         if self.pooled:
-            maps.append((_pooled(maps[-1][0]), _pooled(maps[-1][1])))
+            maps.append((maps[-1][0].mean((2, 3), keepdim=True), maps[-1][1].mean((2, 3), keepdim=True)))
         for (student_map, teacher_map), fusion in zip(reversed(maps), reversed(list(self.bridges)), strict=True):
             output, deeper = fusion(student_map, deeper, tuple(teacher_map.shape[-2:]))
             terms.append(review_kd(output, teacher_map, reduction="sum"))

@@ -34,11 +34,7 @@ def routing_shares(
 
     softmax: softmax_l(CKA(s, l) / temperature); most_similar: 1 at the largest CKA.
 
-    Args:
-        student_rows: S tensors [B, D], one vector a row.
-        teacher_rows: L tensors [B, D].
-        temperature: How close the choice is to an even mix.
-        mix: "softmax" or "most_similar".
+    `student_rows` are S tensors [B, D], `teacher_rows` L of any widths.
 
     Raises:
         DataError: Fewer than 4 rows.
@@ -120,7 +116,6 @@ class Routed(Loss):
         return self.teacher_taps
 
     def prepare(self, student: Shapes, teacher: Shapes | None, *, num_rows: int) -> None:
-        del num_rows
         theirs = [shape_of(teacher, tap, "teacher", self) for tap in self.teacher_taps]
         if len({shape[1:] for shape in theirs}) > 1:
             raise NeedsError(
@@ -144,7 +139,6 @@ class Routed(Loss):
 
     def forward(self, student: StudentView, teacher: TeacherSignal | None, batch: Mapping[str, Any]) -> LossValue:
         """Mean over student blocks of the sum over rows, and the mean teacher block that each one chose."""
-        del batch
         known = teacher_taps(teacher)
         theirs = [known[tap].detach() for tap in self.teacher_taps]
         ours = [student.taps[tap] for tap in self.student_taps]

@@ -107,7 +107,6 @@ class SSKD(PairedLoss):
         return ("view",)
 
     def prepare(self, student: Shapes, teacher: Shapes | None, *, num_rows: int) -> None:
-        del num_rows
         own, theirs = self.names()[0]
         widths = width_of(shape_of(student, own, "student", self)), width_of(shape_of(teacher, theirs, "teacher", self))
         self.bridges = nn.ModuleList(Projection(width) for width in widths)

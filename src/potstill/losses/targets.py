@@ -101,11 +101,7 @@ def scaled(values: Tensor, scale: Sequence[float] | None) -> Tensor:
 
 
 def checked_scale(scale: Sequence[float] | float | None) -> tuple[float, ...] | None:
-    """The option `scale`.
-
-    Raises:
-        RecipeError: A unit that is not above 0.
-    """
+    """The option `scale`, whose units must be above 0."""
     if scale is None:
         return None
     return tuple(positive("scale", float(unit)) for unit in (scale if isinstance(scale, Sequence) else (scale,)))
@@ -140,7 +136,6 @@ class TargetLoss(ResponseLoss):
         return LossValue(sum=self.from_labels(student.logits, labels), count=self.count(batch))
 
     def compare(self, student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None, batch: Mapping[str, Any]) -> Tensor:
-        del mask, batch
         return self.formula(student_logits, teacher_logits, **self.arguments(), reduction="sum")
 
     def from_labels(self, student_logits: Tensor, labels: Tensor) -> Tensor:
