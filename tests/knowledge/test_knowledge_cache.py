@@ -335,7 +335,7 @@ class TestEstimate:
         assert estimate(len(rows), 3, passes=2).bytes == held - headers
 
     def test_one_pass_does_not_pay(self):
-        assert not estimate(100, 2, passes=1, seconds_per_row=1.0).pays
+        assert estimate(100, 2, passes=1, seconds_per_row=1.0).seconds_saved == 0
         assert estimate(100, 2, passes=4, seconds_per_row=1.0).seconds_saved == 300
 
     def test_speed_is_measured(self, live, rows):

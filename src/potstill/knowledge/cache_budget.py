@@ -33,13 +33,11 @@ class CacheEstimate:
         bytes: On disk.
         seconds_to_write: One pass of the teacher; 0 where its speed is not known.
         seconds_saved: All passes but the first.
-        pays: Whether it saves time.
     """
 
     bytes: int
     seconds_to_write: float
     seconds_saved: float
-    pays: bool
 
 
 def estimate(
@@ -70,7 +68,7 @@ def estimate(
     sizes = (numpy_dtype(dtype).itemsize if np.issubdtype(array.dtype, np.floating) else array.itemsize for array in stored)
     size = num_rows * (sum(array.size * itemsize for array, itemsize in zip(stored, sizes)) + index_bytes)
     once = num_rows * seconds_per_row
-    return CacheEstimate(size, once, max(0.0, passes - 1) * once, pays=passes > 1)
+    return CacheEstimate(size, once, max(0.0, passes - 1) * once)
 
 
 def measure_seconds_per_row(

@@ -198,9 +198,9 @@ def live_teacher(teacher: Teacher) -> LiveTeacher:
     return LiveTeacher(teacher.model, TapReader(), device=compute_device())
 
 
-def live_rows(teacher: Teacher, live: LiveTeacher, *, token_values: bool) -> RowsTeacher:
-    """The live teacher on all rows in its own tokens, found by their ids."""
-    return RowsTeacher(live, teacher.encoded(*teacher.rows.names), teacher.collator, token_values=token_values)
+def live_rows(party: Teacher | Student, live: LiveTeacher, *, token_values: bool) -> RowsTeacher:
+    """The live model of a party on all rows in its own tokens, found by their ids."""
+    return RowsTeacher(live, party.encoded(*party.rows.names), party.collator, token_values=token_values)
 
 
 def cached_answers(teacher: Teacher, fingerprint: str) -> CachedTeacher:
@@ -213,17 +213,14 @@ def cached_answers(teacher: Teacher, fingerprint: str) -> CachedTeacher:
 def answers_of(teacher: Teacher) -> TeacherSource:
     """The answers of one teacher by itself: cached, or live on its own tokens."""
     live = LiveTeacher(teacher.model, device=compute_device())
-    if teacher.cache is not None:
-        return cached_answers(teacher, live.fingerprint)
-    return live_rows(teacher, live, token_values=False)
+    return live_rows(teacher, live, token_values=False) if teacher.cache is None else cached_answers(teacher, live.fingerprint)
 
 
 def answers_of_student(student: Student) -> TeacherSource:
     """The answers of a model of a chain: cached, or live on the rows in its own tokens."""
     if student.cache is not None:
         return CachedTeacher.open(student.cache)
-    live = LiveTeacher(student.model, device=compute_device())
-    return RowsTeacher(live, student.encoded(*student.rows.names), student.collator, token_values=False)
+    return live_rows(student, LiveTeacher(student.model, device=compute_device()), token_values=False)
 
 
 def num_snapshots(teacher: Teacher, named: Sequence[str]) -> int:

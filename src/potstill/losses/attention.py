@@ -122,13 +122,7 @@ def minilm(
 ) -> Tensor:
     """Attention distributions and value relations of one layer: the sum of both divergences.
 
-    Source: Wang et al. 2020, MiniLM (arXiv 2002.10957).
-
-    Args:
-        student_scores: [B, H, T, T], before the softmax.
-        teacher_scores: The same shape.
-        student_values: [B, H, T, d].
-        teacher_values: [B, H, T, d'].
+    Source: Wang et al. 2020, MiniLM (arXiv 2002.10957). Scores as in `tinybert_attention`, values as in `relation_kl`.
     """
     attention = attention_kl(student_scores, teacher_scores, mask=mask, reduction=reduction)
     return attention + relation_kl(student_values, teacher_values, mask=mask, reduction=reduction)
@@ -284,7 +278,6 @@ class MiniLMv2(RolesLoss):
     """Relations of queries, keys and values, summed; see `functional.minilm_v2`. Source: MiniLMv2 (arXiv 2012.15828).
 
     Args:
-        layers: Pairs of (student, teacher) blocks; the last by default.
         relation_heads: A_r; 0 takes the largest number up to 48 that divides both widths.
     """
 

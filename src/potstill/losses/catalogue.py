@@ -28,11 +28,11 @@ LOSSES: dict[str, str] = {
     "tvd": "potstill.losses.response:TVD",
     "logit_mse": "potstill.losses.response:LogitMSE",
     "soft_ce": "potstill.losses.response:SoftCE",
-    "bce": "potstill.losses.targets:BCE",
-    "regression": "potstill.losses.targets:Regression",
-    "bounded_regression": "potstill.losses.targets:BoundedRegression",
-    "output_cosine": "potstill.losses.embedding:OutputCosine",
-    "similarity_kl": "potstill.losses.embedding:SimilarityKL",
+    "bce": "potstill.losses.other_answers:BCE",
+    "regression": "potstill.losses.other_answers:Regression",
+    "bounded_regression": "potstill.losses.other_answers:BoundedRegression",
+    "output_cosine": "potstill.losses.other_answers:OutputCosine",
+    "similarity_kl": "potstill.losses.other_answers:SimilarityKL",
     "dkd": "potstill.losses.label_aware:DKD",
     "nkd": "potstill.losses.label_aware:NKD",
     "wsld": "potstill.losses.label_aware:WSLD",
@@ -110,21 +110,13 @@ def find(name: str) -> type[Loss]:
 
 
 def function(name: str) -> Callable[..., Tensor]:
-    """The pure function of a loss, which stands in the module of its class under the loss's name.
-
-    Raises:
-        RecipeError: No such loss.
-    """
+    """The pure function of a loss, which is in the module of its class under the loss's name."""
     pure: Callable[..., Tensor] = getattr(importlib.import_module(find(name).__module__), name)
     return pure
 
 
 def defaults(name: str) -> dict[str, Any]:
-    """The options of a loss and their defaults.
-
-    Raises:
-        RecipeError: No such loss.
-    """
+    """The options of a loss and their defaults."""
     parameters = inspect.signature(find(name)).parameters.values()
     return {each.name: each.default for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY}
 

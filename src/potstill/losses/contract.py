@@ -119,8 +119,8 @@ class Loss(nn.Module):
         """Build bridges and buffers for these shapes; called once, before the model is wrapped.
 
         Args:
-            student: Shapes of the student's taps.
-            teacher: Shapes of the teacher's taps; None where no teacher value is read.
+            student: Shapes of the student's values.
+            teacher: Those of the teacher; None where no teacher value is read.
             num_rows: Rows of the training set, for losses with a memory per row.
 
         Raises:

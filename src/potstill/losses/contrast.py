@@ -86,7 +86,6 @@ class CRD(PairedLoss):
     Source: Tian et al. 2020 (arXiv 1910.10699), section 3 and the authors' memory of Wu et al. 2018 (arXiv 1805.01978).
 
     Args:
-        layers: One pair of taps; each value becomes one vector per row.
         width: E, width of the embedding.
         negatives: K.
         temperature: τ of the scores.
@@ -211,8 +210,7 @@ class CRD(PairedLoss):
     def rows_of(self, batch: Mapping[str, Any]) -> Tensor:
         """Places [B] of the batch's rows in the memory, from 0 to N−1.
 
-        Rows met in evaluation alone take no place for good: they are compared with places that are free, else with those of
-        other rows, so that their loss says little, and training keeps room for its own.
+        Rows that occur only in evaluation get no place of their own: their loss says little, and training keeps its room.
 
         Raises:
             DataError: More distinct row ids than rows were announced.
@@ -225,7 +223,7 @@ class CRD(PairedLoss):
         place = torch.searchsorted(self.known_ids, ids).clamp(max=len(self.known_ids) - 1)
         if bool((self.known_ids[place] != ids).any()):
             if not self.training:
-                return self._lent(batch["row_id"].to(self.known_ids))
+                return self._borrowed(batch["row_id"].to(self.known_ids))
             self._add(ids)
         place = torch.searchsorted(self.known_ids, batch["row_id"].to(self.known_ids))
         return self.known_rows[place]
@@ -240,12 +238,13 @@ class CRD(PairedLoss):
             return None
         return torch.from_numpy(rows[place]).to(self.known_rows.device, non_blocking=True)
 
-    def _lent(self, ids: Tensor) -> Tensor:
+    def _borrowed(self, ids: Tensor) -> Tensor:
+        """Places of known ids, and for the others places that are free, else those of other rows."""
         place = torch.searchsorted(self.known_ids, ids).clamp(max=len(self.known_ids) - 1)
         is_known = self.known_ids[place] == ids
         rank = torch.searchsorted(ids.unique(), ids)
-        lent = (int((self.known_ids != UNSEEN).sum()) + rank) % len(self.known_ids)
-        return torch.where(is_known, self.known_rows[place], self.known_rows[lent])
+        places = (int((self.known_ids != UNSEEN).sum()) + rank) % len(self.known_ids)
+        return torch.where(is_known, self.known_rows[place], self.known_rows[places])
 
     def _add(self, ids: Tensor) -> None:
         known = self.known_ids != UNSEEN
@@ -294,10 +293,6 @@ class InfoNCE(BridgedLoss):
     """Contrast within the batch; see `functional.info_nce`. Source: van den Oord et al. 2018 (arXiv 1807.03748).
 
     Where the widths differ, the student is projected to the teacher's width; the teacher stays as it is.
-
-    Args:
-        layers: Pairs of taps; each value becomes one vector per row.
-        temperature: τ of the softmax.
     """
 
     kind: ClassVar[str] = "contrast"

@@ -210,8 +210,7 @@ class ULD(TemperatureLoss):
         their_mask = student.unit_mask
         if teacher is not None and their_mask is None and student.logits.dim() == 3:
             their_mask = teacher.token_mask
-        heat = self.temperature
-        total = uld(student.logits, theirs, temperature=heat, mask=mask, teacher_mask=their_mask, reduction="sum")
+        total = uld(student.logits, theirs, temperature=self.temperature, mask=mask, teacher_mask=their_mask, reduction="sum")
         return LossValue(sum=total, count=float(student.logits.shape[0]))
 
 

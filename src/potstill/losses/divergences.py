@@ -192,10 +192,6 @@ class KL(ResponseLoss):
     its tail it is at most the whole divergence; of samples its value is on average larger by a number that does not depend on
     the student, and its gradient is that of the whole on average (`HeadAndTail`, `Samples`). The reverse direction weighs by the
     student, whose mass may lie where nothing was kept, so it takes every logit alone.
-
-    Args:
-        temperature: τ.
-        direction: "forward" or "reverse".
     """
 
     takes_row_temperatures: ClassVar[bool] = True

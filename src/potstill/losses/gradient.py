@@ -55,11 +55,7 @@ def _direction(values: Tensor) -> Tensor:
 
 
 def output_gradient(logits: Tensor, tap: Tensor, classes: Tensor, *, create_graph: bool) -> Tensor:
-    """∂ Σ_b logits[b, classes_b] / ∂ tap, in the tap's shape.
-
-    Raises:
-        TrainingError: The logits do not depend on the tap through a recorded graph.
-    """
+    """∂ Σ_b logits[b, classes_b] / ∂ tap, in the tap's shape; refused where no graph leads from the tap to the logits."""
     chosen = logits.gather(-1, classes.unsqueeze(-1)).sum()
     found = None
     if chosen.requires_grad and tap.requires_grad:

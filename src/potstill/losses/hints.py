@@ -66,11 +66,9 @@ def ofd(
 ) -> Tensor:
     """Overhaul: partial squared distance to max(t, m), zero where both are at or below zero and s ≤ t; mean over elements.
 
-    Source: Heo et al. 2019 (arXiv 1904.01866), with the mean for its sum.
+    Source: Heo et al. 2019 (arXiv 1904.01866), with the mean for its sum. Shapes as in `ab`.
 
     Args:
-        student_feature: Pre-activation values in the teacher's shape.
-        teacher_feature: [B, D], [B, T, D] or [B, C, H, W].
         margin: m [C], the mean of the teacher's negative values per channel, at or below zero.
     """
     shape = (1, -1, 1, 1) if teacher_feature.dim() == 4 else (-1,)

@@ -253,10 +253,7 @@ class LabelledLoss(ResponseLoss):
 class DKD(LabelledLoss):
     """Decoupled distillation; see `functional.dkd`. Source: Zhao et al. 2022 (arXiv 2203.08679).
 
-    Args:
-        alpha: Weight of the target-class term.
-        beta: Weight of the other classes: 8 in the paper's default, 2 or 6 for some CIFAR pairs, 0.5 on ImageNet.
-        temperature: τ.
+    The paper's β is 8 by default, 2 or 6 for some CIFAR pairs, 0.5 on ImageNet.
     """
 
     min_classes: ClassVar[int] = 3

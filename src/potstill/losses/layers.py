@@ -142,10 +142,10 @@ def vectors(values: Tensor, token_mask: Tensor | None) -> Tensor:
 
 
 def other_tokens(loss: Loss, names: str) -> NeedsError:
-    """That two values have different numbers of tokens."""
+    """That two values have different numbers of tokens, or different grids."""
     return NeedsError(
-        f"{loss_name(loss)}: {names} have different token counts",
-        "the same tokens on both sides",
+        f"{loss_name(loss)}: {names} have different token counts or grids",
+        "the same tokens or grid on both sides",
         f"use the teacher's tokenizer or patch size for the student, or the loss {getattr(loss, 'nearest', 'sp')}",
     )
 

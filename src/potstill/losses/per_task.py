@@ -80,14 +80,14 @@ class PerTask(Loss):
     ) -> LossValue:
         """The loss on the rows of one task, each at its own temperature where there is one for each."""
         seen = _cut(student, teacher, start, stop, rows, part)
-        heat = getattr(self.loss, "temperature", None)
-        if not isinstance(heat, Tensor) or heat.dim() == 0:
+        temperature = getattr(self.loss, "temperature", None)
+        if not isinstance(temperature, Tensor) or temperature.dim() == 0:
             return self.loss(*seen)
-        self.loss.temperature = heat[rows.to(heat.device)]
+        self.loss.temperature = temperature[rows.to(temperature.device)]
         try:
             return self.loss(*seen)
         finally:
-            self.loss.temperature = heat
+            self.loss.temperature = temperature
 
 
 def check(loss: Loss) -> None:

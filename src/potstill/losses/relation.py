@@ -112,9 +112,7 @@ def nst(student_map: Tensor, teacher_map: Tensor, *, mask: Tensor | None = None,
     mean k(t, t') + mean k(s, s') − 2 mean k(s, t), the means over pairs of channels; this is ‖S Sᵀ/C_s − T Tᵀ/C_t‖².
     Source: Huang and Wang 2017 (arXiv 1707.01219) with the polynomial kernel d = 2, c = 0.
 
-    Args:
-        student_map: [B, C, H, W] or [B, T, D].
-        teacher_map: The same positions; the width may differ.
+    Shapes as in `gram`.
     """
     flat = (positions(value, mask) for value in (student_map, teacher_map))
     channels = (F.normalize(value, dim=1) * value.shape[2] ** -0.5 for value in flat)
@@ -154,8 +152,7 @@ def _distance_of_unit_rows(first: Tensor, second: Tensor) -> Tensor:
 class Affinity(RelationLoss):
     """Pairwise affinities; see `functional.affinity`. Source: He et al. 2019 (arXiv 1903.04688).
 
-    Args:
-        over: "positions" (any widths) or "channels" (equal widths).
+    It compares "positions" (any widths) or "channels" (equal widths).
     """
 
     formula = staticmethod(affinity)

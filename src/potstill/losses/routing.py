@@ -17,7 +17,7 @@ from potstill.ground.precision import full_precision
 from potstill.losses.bridges import PROJECT_CHOICES, build_bridge, positions_of
 from potstill.losses.contract import Loss, LossValue, Shapes, StudentView
 from potstill.losses.feature import cosine, hidden_mse
-from potstill.losses.layers import loss_name, mask_for, refuse_ranks, shape_of, teacher_taps, unique
+from potstill.losses.layers import loss_name, mask_for, other_tokens, refuse_ranks, shape_of, teacher_taps, unique
 from potstill.losses.options import one_of, positive, tap_name
 from potstill.losses.reduction import Reduction
 from potstill.models.cka import LEAST_ROWS_DEBIASED, cka_matrix, row_vectors
@@ -129,11 +129,7 @@ class Routed(Loss):
             names = f"student {tap} {list(own)} and teacher {self.teacher_taps[0]} {list(theirs[0])}"
             refuse_ranks(self, own, theirs[0], names, (3, 4))
             if positions_of(own) != positions_of(theirs[0]):
-                raise NeedsError(
-                    f"{loss_name(self)}: {names} have different token counts or grids",
-                    "the same tokens or grid on both sides",
-                    "use the teacher's tokenizer or patch size for the student, or the loss sp",
-                )
+                raise other_tokens(self, names)
             bridges.append(build_bridge(own, theirs[0], self.project, names=f"{loss_name(self)}: {names}"))
         self.bridges = nn.ModuleList(bridges)
 

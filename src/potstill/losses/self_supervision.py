@@ -86,11 +86,6 @@ class SSKD(PairedLoss):
     Each side's last feature goes through two layers of its own. Those of the teacher learn the pretext task, to find the
     plain row of a turned one (cross-entropy of A_t, eq. 4), together with the student, whose loss has no gradient into them; the
     paper trains them before, and the authors' code at a τ of 1. The teacher itself stays as it is.
-
-    Args:
-        layers: One pair of taps; each value becomes one vector per row.
-        temperature: τ of the similarities.
-        kept_share: Share of the teacher's wrong rows that is kept.
     """
 
     kind: ClassVar[str] = "contrast"

@@ -44,12 +44,7 @@ def kd_svd(
     Source: Lee et al. 2018 (arXiv 1807.06819); over k numbers the distance is one of vectors, the paper's is one
     number each.
 
-    Args:
-        student_first: [B, C₁, H, W] or [B, T, C₁], in the teacher's width.
-        student_second: [B, C₂, H', W'] or [B, T, C₂].
-        teacher_first: As the student's.
-        teacher_second: As the student's.
-        num_vectors: k.
+    Shapes as in `fsp`; k is `num_vectors`.
     """
     teacher, aligned = [], []
     for own, other in ((student_first, teacher_first), (student_second, teacher_second)):
@@ -166,12 +161,7 @@ def _moved(matrix: Tensor, squared: Tensor, basis: Tensor, vectors: Tensor, plac
 
 
 class KDSVD(FlowLoss):
-    """Relation of singular vectors; see `functional.kd_svd`. Source: Lee et al. 2018 (arXiv 1807.06819).
-
-    Args:
-        layers: At least two pairs of (student, teacher) blocks.
-        num_vectors: Singular vectors of the teacher.
-    """
+    """Relation of singular vectors; see `functional.kd_svd`. Source: Lee et al. 2018 (arXiv 1807.06819)."""
 
     formula = staticmethod(kd_svd)
 

@@ -205,12 +205,7 @@ class ProjectorBridge(nn.Module):
 
 
 class SRD(PairedLoss):
-    """Projector and soft maximum on the embedding; see `functional.srd`. Source: Miles and Mikolajczyk (arXiv 2303.11098).
-
-    Args:
-        layers: Pairs of taps; each value becomes one vector per row.
-        power: α of the soft maximum.
-    """
+    """Projector and soft maximum on the embedding; see `functional.srd`. Source: Miles and Mikolajczyk (arXiv 2303.11098)."""
 
     may_be_negative: ClassVar[bool] = True
     of_vectors: ClassVar[bool] = True
@@ -253,7 +248,7 @@ class ReuseProjector(nn.Module):
         return projected if projected.dim() != 4 else torch.maximum(projected, self.lowest.to(projected.dtype))
 
     @torch.no_grad()
-    def see(self, teacher_value: Tensor) -> None:
+    def measure(self, teacher_value: Tensor) -> None:
         """Let a batch of training lower what values are cut at."""
         if self.training and teacher_value.dim() == 4:
             self.lowest.copy_(torch.minimum(self.lowest, teacher_value.amin().to(self.lowest.dtype)))
@@ -285,6 +280,6 @@ class SimKD(PairedLoss):
         student_value, teacher_value = match_maps(student_value, teacher_value)
         projector = self.bridges[index]
         assert isinstance(projector, ReuseProjector)
-        projector.see(teacher_value)
+        projector.measure(teacher_value)
         feature = projector(student_value)
         return simkd(feature, teacher_value, mask=mask_for(teacher_value, token_mask), reduction="sum")
