@@ -17,7 +17,6 @@ from potstill.losses.bridges import PROJECT_CHOICES, build_bridge, match_maps, w
 from potstill.losses.catalogue import LOSSES
 from potstill.losses.contract import FormulaLoss, Loss, LossValue, Shapes, StudentView
 from potstill.losses.options import LAST_LAYER, LayerPair, layer_pairs, one_of, tap_name
-from potstill.losses.reduction import token_mean
 
 
 class PairedLoss(FormulaLoss):
@@ -138,7 +137,13 @@ def vectors(values: Tensor, token_mask: Tensor | None) -> Tensor:
     """One vector per row: tokens averaged over the real ones, maps over positions, [B, D] as it is."""
     if values.dim() == 4:
         return values.mean((2, 3))
-    return token_mean(values, mask_for(values, token_mask)) if values.dim() == 3 else values
+    if values.dim() < 3:
+        return values
+    mask = mask_for(values, token_mask)
+    if mask is None:
+        return values.mean(1)
+    kept = mask.bool().unsqueeze(-1)
+    return values.masked_fill(~kept, 0.0).sum(1) / kept.sum(1).clamp(min=1)
 
 
 def other_tokens(loss: Loss, names: str) -> NeedsError:
