@@ -81,7 +81,7 @@ LOSSES: dict[str, str] = {
     "nst": "potstill.losses.relation:NST",
     "ickd": "potstill.losses.relation:ICKD",
     "fsp": "potstill.losses.flow:FSP",
-    "kd_svd": "potstill.losses.singular:KDSVD",
+    "kd_svd": "potstill.losses.flow:KDSVD",
     # contrast
     "crd": "potstill.losses.contrast:CRD",
     "info_nce": "potstill.losses.contrast:InfoNCE",

@@ -13,8 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from potstill.ground.precision import full_precision
-from potstill.losses.bridges import match_maps
-from potstill.losses.layers import BridgedLoss, mask_for, refuse_ranks
+from potstill.losses.layers import BridgedLoss, mask_for, match_maps, refuse_ranks
 from potstill.losses.options import LAST_LAYER, LayerPair, between, one_of, positive, scales
 from potstill.losses.reduction import Reduction, alike, divergence, over_rows
 

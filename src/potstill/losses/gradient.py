@@ -14,9 +14,8 @@ from torch import Tensor
 from potstill.contracts.signal import TeacherSignal
 from potstill.errors import NeedsError, TrainingError
 from potstill.ground.precision import full_precision
-from potstill.losses.bridges import positions_of
 from potstill.losses.contract import Loss, LossValue, Shapes, StudentView
-from potstill.losses.layers import mask_for, shape_of, teacher_taps
+from potstill.losses.layers import mask_for, positions_of, shape_of, teacher_taps
 from potstill.losses.reduction import Reduction, over_rows, root
 
 

@@ -15,9 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from potstill.ground.precision import full_precision
-from potstill.losses.bridges import Bridge, MapNorm, VectorNorm, match_maps, width_of
 from potstill.losses.feature import hidden_mse
-from potstill.losses.layers import PairedLoss, mask_for
+from potstill.losses.layers import Bridge, MapNorm, PairedLoss, VectorNorm, mask_for, match_maps, width_of
 from potstill.losses.options import LAST_LAYER, LayerPair, between, positive
 from potstill.losses.reduction import Reduction, over_rows
 

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from potstill.errors import NeedsError
 from potstill.ground.precision import full_precision
-from potstill.losses.bridges import width_of
-from potstill.losses.layers import BridgedLoss, PairedLoss, loss_name
+from potstill.losses.layers import BridgedLoss, PairedLoss, loss_name, width_of
 from potstill.losses.options import LAST_LAYER, LayerPair, one_of
 from potstill.losses.reduction import Reduction, over_rows, root
 

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from potstill.contracts.signal import TeacherSignal
 from potstill.ground.precision import full_precision
-from potstill.losses.bridges import MapNorm
 from potstill.losses.contract import LossValue, Shapes, StudentView
-from potstill.losses.layers import PairedLoss
+from potstill.losses.layers import MapNorm, PairedLoss
 from potstill.losses.options import LayerPair, between
 from potstill.losses.reduction import Reduction, over_rows
 

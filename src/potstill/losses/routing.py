@@ -14,10 +14,20 @@ from torch import Tensor, nn
 from potstill.contracts.signal import TeacherSignal
 from potstill.errors import NeedsError, RecipeError
 from potstill.ground.precision import full_precision
-from potstill.losses.bridges import PROJECT_CHOICES, build_bridge, positions_of
 from potstill.losses.contract import Loss, LossValue, Shapes, StudentView
 from potstill.losses.feature import cosine, hidden_mse
-from potstill.losses.layers import loss_name, mask_for, other_tokens, refuse_ranks, shape_of, teacher_taps, unique
+from potstill.losses.layers import (
+    PROJECT_CHOICES,
+    build_bridge,
+    loss_name,
+    mask_for,
+    other_tokens,
+    positions_of,
+    refuse_ranks,
+    shape_of,
+    teacher_taps,
+    unique,
+)
 from potstill.losses.options import one_of, positive, tap_name
 from potstill.losses.reduction import Reduction
 from potstill.models.cka import LEAST_ROWS_DEBIASED, cka_matrix, row_vectors

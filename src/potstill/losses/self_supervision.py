@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from potstill.contracts.signal import TeacherSignal
 from potstill.ground.precision import full_precision
-from potstill.losses.bridges import width_of
 from potstill.losses.contract import LossValue, Shapes, StudentView
-from potstill.losses.layers import PairedLoss, shape_of
+from potstill.losses.layers import PairedLoss, shape_of, width_of
 from potstill.losses.options import HEAD_INPUT, LayerPair, between, positive
 from potstill.losses.reduction import Reduction, divergence, over_rows
 
