@@ -91,7 +91,7 @@ def test_cached(name: str, rows: Rows, batch: dict[str, Any], tmp_path: Any) -> 
     cached = CachedTeacher.open(tmp_path)
     check_source(cached, batch, gives=("logits", "hidden:1"), refuses=("hidden:2", "attention:1"))
     assert type(cached.signal(batch).response) is read_keep(name).kind
-    assert cached.num_classes == NUM_CLASSES
+    assert cached.manifest.num_classes == NUM_CLASSES
 
 
 @pytest.mark.parametrize("mode", ["probability", "logit"])

@@ -37,11 +37,6 @@ class Response(ABC):
 
     @property
     @abstractmethod
-    def rows(self) -> int:
-        """B."""
-
-    @property
-    @abstractmethod
     def shape(self) -> tuple[int, ...]:
         """Shape of the student's logits that it can be compared with; empty where it stands for none."""
 

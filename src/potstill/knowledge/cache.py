@@ -1,4 +1,4 @@
-"""The knowledge cache as a teacher: what was asked once is read back by row id.
+"""The knowledge cache as a teacher: answers that were written once are read by row id.
 
 Shapes: B batch, C classes, T tokens, D width.
 """
@@ -43,10 +43,6 @@ class CachedTeacher:
 
     Shuffling, accumulation, ranks and resume cannot misalign it. It can be pickled: a worker opens the files again.
     Open it with `CachedTeacher.open`, which checks it.
-
-    Args:
-        folder: A finished cache.
-        manifest: Its manifest.
     """
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
@@ -75,11 +71,6 @@ class CachedTeacher:
         """Of the teacher that the answers came from."""
         return self.manifest.fingerprints.teacher
 
-    @property
-    def num_classes(self) -> int:
-        """Logits per row."""
-        return self.manifest.num_classes
-
     def __len__(self) -> int:
         return self.manifest.num_rows
 
@@ -93,26 +84,6 @@ class CachedTeacher:
     def can_provide(self, need: str) -> bool:
         """What was kept when the cache was written."""
         return need in self.manifest.needs
-
-    def check_covers(self, row_ids: np.ndarray) -> None:
-        """Make sure, before training, that every row is held.
-
-        Raises:
-            CacheError: Some are not; names them.
-        """
-        self._store.find(np.asarray(row_ids))
-
-    def logits(self, row_ids: np.ndarray) -> np.ndarray:
-        """Logits [B, C] float32 of rows by id [B].
-
-        Raises:
-            CacheError: A row is not held, rows have several units, or not every logit was kept.
-        """
-        if self.manifest.ragged:
-            raise CacheError("the cache holds answers with several units a row", "answers to whole rows", "ask by `signal`")
-        if "logits" not in self.manifest.stored:
-            raise CacheError(f"the cache keeps {self.manifest.kept.kind.name!r}", "a cache of every logit", "ask by `signal`")
-        return self._store.gather("logits", self._store.find(row_ids))
 
     def signal(self, batch: Mapping[str, Any], needs: Collection[str] = ("logits",)) -> TeacherSignal:
         """What the teacher said of these rows.

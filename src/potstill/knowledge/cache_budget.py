@@ -33,13 +33,11 @@ class CacheEstimate:
         bytes: On disk.
         seconds_to_write: One pass of the teacher; 0 where its speed is not known.
         seconds_saved: All passes but the first.
-        pays: Whether it saves time.
     """
 
     bytes: int
     seconds_to_write: float
     seconds_saved: float
-    pays: bool
 
 
 def estimate(
@@ -67,23 +65,16 @@ def estimate(
     """
     index_bytes = 2 * np.dtype(np.int64).itemsize
     stored = [array for array in read_keep(keep).example(num_classes).values() if array.ndim]
-    sizes = (numpy_dtype(dtype).itemsize if array.dtype.kind == "f" else array.itemsize for array in stored)
+    sizes = (numpy_dtype(dtype).itemsize if np.issubdtype(array.dtype, np.floating) else array.itemsize for array in stored)
     size = num_rows * (sum(array.size * itemsize for array, itemsize in zip(stored, sizes)) + index_bytes)
     once = num_rows * seconds_per_row
-    return CacheEstimate(size, once, max(0.0, passes - 1) * once, pays=passes > 1)
+    return CacheEstimate(size, once, max(0.0, passes - 1) * once)
 
 
 def measure_seconds_per_row(
     source: TeacherSource, rows: Any, collator: Callable[[list[dict[str, Any]]], Mapping[str, Tensor]], *, sample: int = 64
 ) -> float:
-    """Seconds that the live teacher takes for a row, by timing it on rows of the usual lengths.
-
-    Args:
-        source: The teacher.
-        rows: Encoded rows.
-        collator: Makes a batch of them.
-        sample: How many rows to time.
-    """
+    """Seconds that the live teacher takes for a row, by timing it on `sample` rows of the usual lengths."""
     ordered = np.argsort(rows.lengths, kind="stable")
     chosen = ordered[np.linspace(0, len(rows) - 1, min(sample, len(rows))).astype(int)]
     batches = [collator([rows[int(index)] for index in part]) for part in np.array_split(chosen, max(1, len(chosen) // 16))]
@@ -99,28 +90,19 @@ class Layout:
     """How the values of a cache lie on disk.
 
     Args:
-        batch_size: Rows per batch.
         shard_rows: Rows per shard, whole batches.
         ragged: Values with one entry per token.
         tap_bytes: Bytes of everything but the logits, by value.
         arithmetic: How they come about, for messages.
-        num_rows: Rows in all.
     """
 
-    batch_size: int
     shard_rows: int
     ragged: tuple[str, ...]
     tap_bytes: Mapping[str, int]
     arithmetic: tuple[str, ...]
-    num_rows: int
 
     def check(self, folder: Path, budget_bytes: int) -> None:
-        """Refuse what is over the budget or over what the disk has.
-
-        Raises:
-            CacheError: Over the budget; shows the arithmetic.
-            OutputError: Over the free bytes of the disk.
-        """
+        """Refuse what is over the budget or over what the disk has."""
         total, free = sum(self.tap_bytes.values()), free_bytes(folder)
         if total > budget_bytes:
             raise CacheError(
@@ -176,19 +158,15 @@ def plan_layout(
             )
             longest_bytes += int(np.prod(shape)) * itemsize
     if "logits" in needs and has_units(collator([rows[0]])):
-        _refuse_other_ragged(ragged)
+        if ragged:
+            raise CacheError(
+                f"a cache of answers with several units a row does not hold {', '.join(ragged)}, which have one entry per token",
+                "logits and values of whole rows",
+                "use the live teacher for the values per token",
+            )
         ragged = ["logits"]
     chosen = shard_rows or _choose_shard_rows(len(rows), longest_bytes)
-    return Layout(batch_size, -(-chosen // batch_size) * batch_size, tuple(ragged), tap_bytes, tuple(arithmetic), len(rows))
-
-
-def _refuse_other_ragged(ragged: Sequence[str]) -> None:
-    if ragged:
-        raise CacheError(
-            f"a cache of answers with several units a row does not hold {', '.join(ragged)}, which have one entry per token",
-            "logits and values of whole rows",
-            "use the live teacher for the values per token",
-        )
+    return Layout(-(-chosen // batch_size) * batch_size, tuple(ragged), tap_bytes, tuple(arithmetic))
 
 
 def _choose_shard_rows(num_rows: int, bytes_per_row: int) -> int:

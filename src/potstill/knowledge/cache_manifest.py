@@ -25,13 +25,7 @@ _WORDS = {"teacher": "teacher", "processor": "tokenizer or image processor", "da
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """What knowledge belongs to; an empty one is not compared.
-
-    Args:
-        teacher: Of the teacher's settings and weights.
-        processor: Of its tokenizer or image processor.
-        data: Of the encoded rows.
-    """
+    """What knowledge belongs to: a teacher's settings and weights, its processor, encoded rows; an empty one is not compared."""
 
     teacher: str = ""
     processor: str = ""
@@ -43,17 +37,13 @@ class Manifest:
     """What a cache holds.
 
     Args:
-        fingerprints: Whose knowledge of what.
-        num_rows: Rows in the whole cache.
         num_classes: Of the answers; 0 until the first shard is written.
         dtype: Of the stored answers, "float32" or "float16".
         needs: Names of the stored values, "logits" first where held.
         ragged: Of the needs, those with one entry per token (logits: per unit of the answer), stored without padding.
         shard_rows: Rows per shard; the last has the rest.
         checksums: File name → checksum of its bytes.
-        is_complete: Whether all shards are there.
         scheme: Which kind of response is kept: its name, or a mapping {name, …} with its options.
-        version: Of this format.
         tap_dtype: Of all stored values but the logits; empty where it is theirs.
     """
 
@@ -83,7 +73,7 @@ class Manifest:
     def dtype_of(self, name: str) -> np.dtype:
         """Of one stored array."""
         if name in self.answers:
-            return numpy_dtype(self.dtype) if self.answers[name].dtype.kind == "f" else self.answers[name].dtype
+            return numpy_dtype(self.dtype) if np.issubdtype(self.answers[name].dtype, np.floating) else self.answers[name].dtype
         return numpy_dtype(self.tap_dtype or self.dtype)
 
     @property
@@ -141,24 +131,13 @@ def load_manifest(folder: Path) -> Manifest:
         raise CacheError(f"{folder / MANIFEST} is absent or not whole", "a finished knowledge cache", _REWRITE)
     if held["version"] != FORMAT:
         raise CacheError(f"the cache in {folder} has format {held['version']}", f"format {FORMAT}", _REWRITE)
-    return Manifest(**_typed(held))
-
-
-def _typed(held: dict[str, Any]) -> dict[str, Any]:
     named = {item.name: held[item.name] for item in fields(Manifest)}
-    return named | {
-        "fingerprints": Fingerprints(**held["fingerprints"]),
-        "needs": tuple(held["needs"]),
-        "ragged": tuple(held["ragged"]),
-    }
+    tuples = {name: tuple(held[name]) for name in ("needs", "ragged")}
+    return Manifest(**named | tuples | {"fingerprints": Fingerprints(**held["fingerprints"])})
 
 
 def check_fingerprints(folder: Path, held: Fingerprints, expected: Fingerprints) -> None:
-    """Refuse a cache of another teacher, processor or data set.
-
-    Raises:
-        CacheError: Names every difference.
-    """
+    """Refuse a cache of another teacher, processor or data set, and name every difference."""
     pairs = {name: (getattr(held, name), getattr(expected, name)) for name in _WORDS}
     differences = [
         f"its {_WORDS[name]} has fingerprint {old or 'none'}, this run's has {new}"
@@ -194,11 +173,7 @@ def find_damage(folder: Path, checksums: Mapping[str, str]) -> list[str]:
 
 
 def check_whole(folder: Path, manifest: Manifest) -> None:
-    """Refuse a cache that is not finished or damaged.
-
-    Raises:
-        CacheError: Names the files.
-    """
+    """Refuse a cache that is not finished or damaged, and name the files."""
     if not manifest.is_complete:
         todo = "run the command that writes it again: it goes on where it stopped"
         raise CacheError(f"the cache in {folder} is not finished", "a whole cache", todo)
@@ -211,11 +186,7 @@ def check_whole(folder: Path, manifest: Manifest) -> None:
 
 
 def numpy_dtype(name: str) -> np.dtype:
-    """The dtype of stored values.
-
-    Raises:
-        CacheError: Neither float32 nor float16.
-    """
+    """The dtype of stored values, "float32" or "float16"."""
     if name not in ("float32", "float16"):
         raise CacheError(f"a cache cannot hold {name!r}", "float32, float16", "set the cache's dtype to one of these")
     return np.dtype(name)

@@ -22,14 +22,7 @@ _SHOWN_ROWS = 5
 
 
 def save_array(path: Path, array: np.ndarray) -> str:
-    """Write an array so that the file is whole or absent.
-
-    Returns:
-        The checksum of the file.
-
-    Raises:
-        OutputError: The disk is full or the place may not be written.
-    """
+    """Write an array so that the file is whole or absent; gives its checksum."""
     partial = path.with_name(f".{path.name}.partial")
     with explained_os_errors(path):
         try:
@@ -45,11 +38,7 @@ def save_array(path: Path, array: np.ndarray) -> str:
 
 
 def index_rows(row_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Row ids in ascending order and, for each, its position in the order of writing.
-
-    Raises:
-        CacheError: An id occurs twice.
-    """
+    """Row ids in ascending order and, for each, its position in the order of writing; refuses an id that occurs twice."""
     positions = np.argsort(row_ids, kind="stable")
     ordered = row_ids[positions]
     doubled = ordered[1:][ordered[1:] == ordered[:-1]]
@@ -63,12 +52,7 @@ def index_rows(row_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class ShardStore:
-    """Reads the shards of one finished cache.
-
-    Args:
-        folder: The cache.
-        manifest: Its manifest.
-    """
+    """Reads the shards of one finished cache."""
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder, self.manifest = folder, manifest
@@ -95,11 +79,7 @@ class ShardStore:
         return starts
 
     def find(self, row_ids: np.ndarray) -> np.ndarray:
-        """Positions of rows.
-
-        Raises:
-            CacheError: Rows that the cache does not hold, named.
-        """
+        """Positions of rows; refuses rows that the cache does not hold, and names them."""
         places = np.minimum(np.searchsorted(self.row_ids, row_ids), len(self.row_ids) - 1)
         is_absent = self.row_ids[places] != row_ids
         if is_absent.any():
@@ -111,15 +91,7 @@ class ShardStore:
         return self._positions[places]
 
     def gather(self, need: str, positions: np.ndarray) -> np.ndarray:
-        """Values with one entry per row.
-
-        Args:
-            need: A stored value.
-            positions: [B].
-
-        Returns:
-            [B, ...] float32, in memory of its own (whole numbers as they are).
-        """
+        """Values [B, ...] with one entry per row, float32 (whole numbers as they are) in memory of their own."""
         arrays = self._arrays[need]
         if len(arrays) == 1:
             return _floats(arrays[0][positions])
@@ -135,19 +107,7 @@ class ShardStore:
         return self.gather(TOKEN_COUNTS, positions).astype(np.int64)
 
     def gather_tokens(self, need: str, positions: np.ndarray, num_tokens: int) -> np.ndarray:
-        """Values with one entry per token, padded with zeros on the right.
-
-        Args:
-            need: A stored value that is ragged.
-            positions: [B].
-            num_tokens: T, at least the longest of the rows.
-
-        Returns:
-            [B, T, D] float32 (whole numbers as they are), zero where there is padding.
-
-        Raises:
-            CacheError: A row is longer than `num_tokens`.
-        """
+        """Values [B, T, D] with one entry per token, zeros on the right; refuses rows longer than T, `num_tokens`."""
         lengths = self.lengths(positions)
         if len(lengths) and lengths.max() > num_tokens:
             raise CacheError(

@@ -6,10 +6,10 @@ Shapes: N rows, B batch, C classes, T tokens, D width.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,9 +19,10 @@ from potstill.answers.units import by_unit, is_span, real_units
 from potstill.contracts.response import Response
 from potstill.contracts.signal import TeacherSignal
 from potstill.contracts.source import TeacherSource, require
+from potstill.data.encoded import EncodedRows
 from potstill.errors import CacheError
 from potstill.ground.disk import StageFolder, fingerprint, read_json
-from potstill.knowledge.cache_budget import TAP_BUDGET_BYTES, Layout, plan_layout
+from potstill.knowledge.cache_budget import TAP_BUDGET_BYTES, plan_layout
 from potstill.knowledge.cache_manifest import (
     MANIFEST,
     TOKEN_COUNTS,
@@ -43,21 +44,9 @@ Collator = Callable[[list[dict[str, Any]]], Mapping[str, Tensor]]
 Progress = Callable[[int, int], None]
 
 
-class Rows(Protocol):
-    """Encoded rows, as `potstill.data` makes them."""
-
-    row_ids: np.ndarray
-    lengths: np.ndarray
-    fingerprint: str
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> dict[str, Any]: ...
-
-
 def write_cache(
     source: TeacherSource,
-    rows: Rows,
+    rows: EncodedRows,
     collator: Collator,
     folder: Path | str,
     *,
@@ -72,7 +61,7 @@ def write_cache(
     replace_other: bool = False,
     progress: Progress | None = None,
 ) -> Manifest:
-    """Ask the teacher once for every row and keep the answers.
+    """Ask the teacher once for every row and keep the answers; gives the manifest of the finished cache.
 
     Rows go through the teacher sorted by length, longest first, so that a batch has little padding and a batch that
     is too big fails at once. A shard is written whole or not at all; after a kill the same call goes on with the next
@@ -94,9 +83,6 @@ def write_cache(
         tap_budget_bytes: What everything but the logits may take on disk.
         replace_other: Whether a cache of other inputs may be replaced.
         progress: Called after every batch with rows done and rows in all.
-
-    Returns:
-        The manifest of the finished cache.
 
     Raises:
         CacheError: No rows, doubled row ids, logits that are not finite (rows named), or values over the budget.
@@ -137,24 +123,20 @@ def write_cache(
     identity = fingerprint([manifest, np.asarray(rows.row_ids), batch_size])
     with StageFolder(folder, identity, replace=replace_other) as stage:
         if not stage.is_finished():
-            _Writer(source, rows, collator, layout, order, stage.path, progress).run(manifest)
+            _Writer(source, rows, collator, batch_size, order, stage.path, progress).run(manifest)
             stage.finish()
         return load_manifest(stage.path)
 
 
+@dataclass(frozen=True)
 class _Writer:
-    def __init__(
-        self,
-        source: TeacherSource,
-        rows: Rows,
-        collator: Collator,
-        layout: Layout,
-        order: np.ndarray,
-        folder: Path,
-        progress: Progress | None,
-    ) -> None:
-        self.source, self.rows, self.collator = source, rows, collator
-        self.layout, self.order, self.folder, self.progress = layout, order, folder, progress
+    source: TeacherSource
+    rows: EncodedRows
+    collator: Collator
+    batch_size: int
+    order: np.ndarray
+    folder: Path
+    progress: Progress | None
 
     def run(self, manifest: Manifest) -> None:
         manifest = self._resume(manifest)
@@ -164,7 +146,7 @@ class _Writer:
         for shard in range(manifest.num_shards):
             if not set(manifest.files_of(shard).values()) <= manifest.checksums.keys():
                 manifest = self._write_shard(manifest, shard)
-            self._tell(manifest.rows_of(shard).stop)
+            self._report(manifest.rows_of(shard).stop)
         replace(manifest, is_complete=True).save(self.folder)
 
     def _resume(self, manifest: Manifest) -> Manifest:
@@ -189,31 +171,23 @@ class _Writer:
         """The arrays of the rows at these positions, by name, and how many classes the answers have (0 without answers)."""
         parts: dict[str, list[Tensor]] = {name: [] for name in manifest.stored if name not in manifest.answers}
         answers: list[Response] = []
-        done = span.start
-        for indices in self._batches(span):
+        for start in range(span.start, span.stop, self.batch_size):
+            indices = self.order[start : min(start + self.batch_size, span.stop)]
             batch = self.collator(fetch(self.rows, indices))
-            self._check_rows(batch, indices)
+            if not np.array_equal(batch["row_id"].numpy(), np.asarray(self.rows.row_ids)[indices]):
+                raise CacheError("the collator changed the order or number of rows", "a batch with the rows as they were given")
             signal = self.source.signal(batch, manifest.needs)
             # What belongs to whole rows stays on the device until the shard is full, and the next batch is collated meanwhile.
             if "logits" in manifest.needs:
-                answers.append(self._answers(manifest, signal.logits, batch, slice(done, done + len(indices))))
+                answers.append(self._answers(manifest, signal.logits, batch, slice(start, start + len(indices))))
             for need, value in self._values(manifest, signal, batch).items():
                 parts[need].append(value.cpu() if need in manifest.ragged else value)
-            done += len(indices)
-            self._tell(done)
+            self._report(start + len(indices))
         arrays = {need: torch.cat(values).cpu().numpy() for need, values in parts.items()}
         packed = [answer.pack() for answer in answers]
         arrays |= {name: np.concatenate([part[name] for part in packed]) for name in manifest.stored if name in manifest.answers}
         stored = {name: self._stored(manifest, name, array, span) for name, array in arrays.items()}
         return stored, answers[0].shape[-1] if answers else 0
-
-    def _batches(self, span: slice) -> Iterator[np.ndarray]:
-        for start in range(span.start, span.stop, self.layout.batch_size):
-            yield self.order[start : min(start + self.layout.batch_size, span.stop)]
-
-    def _check_rows(self, batch: Mapping[str, Tensor], indices: np.ndarray) -> None:
-        if not np.array_equal(batch["row_id"].numpy(), np.asarray(self.rows.row_ids)[indices]):
-            raise CacheError("the collator changed the order or number of rows", "a batch with the rows as they were given")
 
     def _answers(self, manifest: Manifest, logits: Tensor, batch: Mapping[str, Tensor], span: slice) -> Response:
         """What is kept of the logits, one entry for each row, or for each unit of all rows."""
@@ -242,18 +216,14 @@ class _Writer:
             return array.astype(np.int32)
         with np.errstate(over="ignore"):  # refused below, with the rows
             stored = array.astype(manifest.dtype_of(name), copy=False)
-        if not np.isfinite(stored).all():
-            self._refuse_not_finite(name, array, stored, manifest, span)
-        return stored
-
-    def _refuse_not_finite(self, name: str, array: np.ndarray, stored: np.ndarray, manifest: Manifest, span: slice) -> None:
-        is_overflow = bool(np.isfinite(array).all())
+        if np.isfinite(stored).all():
+            return stored
         where = ""
         if name not in (*manifest.ragged, *manifest.ragged_arrays):
             is_bad = ~np.isfinite(stored).reshape(len(stored), -1).all(1)
             row_ids = np.asarray(self.rows.row_ids)[self.order[span]][is_bad]
             where = f" of {len(row_ids)} rows (row ids {listed_rows(row_ids)})"
-        if is_overflow:
+        if np.isfinite(array).all():
             raise CacheError(
                 f"{name}{where} are too large for {manifest.dtype_of(name)}", "finite values", "set the cache's dtype to float32"
             )
@@ -263,12 +233,12 @@ class _Writer:
             "look at these rows and at the teacher's weights; compute in float32 where it ran in bfloat16",
         )
 
-    def _tell(self, done: int) -> None:
+    def _report(self, done: int) -> None:
         if self.progress is not None:
             self.progress(done, len(self.rows))
 
 
-def fetch(rows: Rows, indices: np.ndarray) -> list[dict[str, Any]]:
+def fetch(rows: EncodedRows, indices: np.ndarray) -> list[dict[str, Any]]:
     """Rows by position, in one call where the rows can do that."""
     wanted = [int(index) for index in indices]
     get_many = getattr(rows, "__getitems__", None)

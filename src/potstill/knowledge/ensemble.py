@@ -33,7 +33,7 @@ class EnsembleTeacher:
     c = exp(−H(p_s)) and "max" the largest probability, both high where a teacher is sure; "label" takes c = p_s(label), high
     where it is right, and leaves rows without a label (−100) to the fixed weights.
 
-    Beside the logits it gives ``logits:each`` [B, S, C], the log-probabilities of every teacher, from which
+    It also gives ``logits:each`` [B, S, C], the log-probabilities of every teacher, from which
     `potstill.training.teacher_weights.TeacherWeights` learns the weights.
 
     *Source*: mixture, Hinton et al. 2015, arXiv:1503.02531, section 1; weights by label, Zhang et al. 2022,
@@ -61,8 +61,9 @@ class EnsembleTeacher:
         self.sources = tuple(sources)
         self._learned = weights if callable(weights) else None
         self.weights = _normalise(None if callable(weights) else weights, len(self.sources))
-        _choose("mode", mode, _MEANS)
-        _choose("confidence", confidence, _CONFIDENCES)
+        for name, value, choices in (("mode", mode, _MEANS), ("confidence", confidence, _CONFIDENCES)):
+            if value not in choices:
+                raise ModelError(f"{name} of an ensemble is {value!r}", ", ".join(choices), f"set {name} to one of these")
         self.mode, self.confidence = mode, confidence
 
     @property
@@ -76,12 +77,7 @@ class EnsembleTeacher:
         return need in ("logits", EACH) and all(source.can_provide("logits") for source in self.sources)
 
     def signal(self, batch: Mapping[str, Any], needs: Collection[str] = ("logits",)) -> TeacherSignal:
-        """The joint log-probabilities [B, C] of one batch, as dense logits.
-
-        Raises:
-            NeedsError: Something else than logits is needed.
-            ModelError: The teachers do not have the same number of classes.
-        """
+        """The joint log-probabilities [B, C] of one batch, as dense logits; refuses teachers with other numbers of classes."""
         require(needs, self.can_provide, source="an ensemble", remedy="choose losses on logits, or a single teacher")
         signals = [source.signal(batch, ("logits",)) for source in self.sources]
         widths = [signal.logits.shape[-1] for signal in signals]
@@ -160,12 +156,6 @@ _CONFIDENCES: dict[str, Callable[[Tensor, Tensor | None], Tensor]] = {
     "max": _largest,
     "label": _label_probability,
 }
-
-
-def _choose(name: str, value: str, choices: Mapping[str, Any]) -> Any:
-    if value not in choices:
-        raise ModelError(f"{name} of an ensemble is {value!r}", ", ".join(choices), f"set {name} to one of these")
-    return choices[value]
 
 
 def _normalise(weights: Sequence[float] | None, num_sources: int) -> tuple[float, ...]:

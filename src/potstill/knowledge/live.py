@@ -94,19 +94,10 @@ class LiveTeacher:
 
     def can_provide(self, need: str) -> bool:
         """Logits and hidden states; with a tap reader whatever that reads."""
-        if need == "logits":
-            return True
-        if self.tap_reader is not None:
-            can_read = getattr(self.tap_reader, "can_provide", None)
-            return can_read is None or bool(can_read(need))
-        return _HIDDEN.fullmatch(need) is not None
+        return need == "logits" or self.tap_reader is not None or _HIDDEN.fullmatch(need) is not None
 
     def inputs(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """The model's inputs out of a batch, on its device.
-
-        Raises:
-            ModelError: The batch has none of them.
-        """
+        """The model's inputs out of a batch, on its device; refuses a batch that has none of them."""
         own = {key[len(TEACHER_PREFIX) :]: value for key, value in batch.items() if key.startswith(TEACHER_PREFIX)}
         known = {key: value for key, value in (own or batch).items() if key in self._names.names or key in MAIN_INPUTS}
         device = self.device
@@ -121,10 +112,6 @@ class LiveTeacher:
 
     def signal(self, batch: Mapping[str, Any], needs: Collection[str] = ("logits",)) -> TeacherSignal:
         """Run the model on one batch.
-
-        Args:
-            batch: Tensors by name; see `inputs`.
-            needs: Need names.
 
         Returns:
             Logits [B, C] (per unit where the batch has units, see `answers.units`) and taps in float32,
@@ -146,7 +133,8 @@ class LiveTeacher:
         taps = [need for need in dict.fromkeys(needs) if need != "logits"]
         # Tensors made in inference mode cannot be saved for a student's backward pass, so taps are made without it;
         # logits alone are made in it, which is faster, and copied out.
-        with torch.no_grad() if taps else torch.inference_mode(), self._precision():
+        precision = torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.computes_in_bf16())
+        with torch.no_grad() if taps else torch.inference_mode(), precision:
             values = self._forward(inputs, taps, with_logits="logits" in needs or not taps)
         logits = values.pop("logits", None)
         if logits is not None:
@@ -159,12 +147,9 @@ class LiveTeacher:
         )
 
     def _units(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Where the units of the rows stand in the teacher's tokens; in the student's where both read the same."""
+        """Where the units of the rows are in the teacher's tokens; in the student's where both read the same."""
         own = {key[len(TEACHER_PREFIX) :]: value for key, value in batch.items() if key.startswith(f"{TEACHER_PREFIX}unit_")}
         return own or batch
-
-    def _precision(self) -> torch.autocast:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.computes_in_bf16())
 
     def _forward(self, inputs: Mapping[str, Tensor], taps: list[str], *, with_logits: bool) -> dict[str, Tensor]:
         if self.tap_reader is not None and taps:

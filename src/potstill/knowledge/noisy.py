@@ -1,4 +1,4 @@
-"""A teacher whose answers are disturbed while the student trains, which regularises as several teachers would.
+"""A teacher with noise on its answers in training, which regularises as several teachers would.
 
 Shapes: B batch, C classes.
 """
@@ -33,7 +33,7 @@ class NoisyTeacher:
 
     Raises:
         RecipeError: A negative σ, or a share outside [0, 1].
-        NeedsError: A model in the place of a source.
+        NeedsError: A model where a source is expected.
     """
 
     def __init__(self, source: TeacherSource, *, sigma: float = 0.5, share: float = 0.5) -> None:
@@ -69,11 +69,7 @@ class NoisyTeacher:
         return self.source.signal(batch, needs)
 
     def training_signal(self, batch: Mapping[str, Any], needs: Collection[str] = ("logits",)) -> TeacherSignal:
-        """The answers with noise; inner values are as they are.
-
-        Raises:
-            NeedsError: The source does not keep every logit.
-        """
+        """The answers with noise, where the source keeps every logit; inner values are as they are."""
         signal = self.source.signal(batch, needs)
         if "logits" not in needs:
             return signal

@@ -45,12 +45,7 @@ class PerTaskTeacher:
         return need == "logits" and all(source.can_provide("logits") for source in self.sources.values())
 
     def signal(self, batch: Mapping[str, Any], needs: Collection[str] = ("logits",)) -> TeacherSignal:
-        """The logits [B, C] of one batch.
-
-        Raises:
-            NeedsError: Something else than logits is needed.
-            ModelError: A row of a task without a teacher, or a teacher with another number of classes.
-        """
+        """The logits [B, C] of one batch; refuses a task without a teacher, and a teacher with other classes."""
         require(needs, self.can_provide, source="a teacher for each task", remedy="choose losses on logits")
         num_rows = len(batch[TASK_CLASSES])
         whole: Tensor | None = None
@@ -75,15 +70,9 @@ class PerTaskTeacher:
 
 
 def widen_head(model: nn.Module, start: int, num_classes: int) -> None:
-    """Give a teacher's final layer a row for every class of all tasks, in place; those of other tasks are zero.
+    """Give a teacher's final layer a row for all `num_classes` classes of all tasks, in place; its own begin at `start`.
 
-    Args:
-        model: A classifier of one task, with a configuration.
-        start: Where its classes begin in the joint order.
-        num_classes: C, of all tasks.
-
-    Raises:
-        ModelError: It has no final linear layer with a row for each of its classes.
+    The rows of other tasks are zero. A model without a final linear layer with a row for each of its classes is refused.
     """
     config: Any = model.config
     own = int(config.num_labels)

@@ -68,9 +68,7 @@ class LayeredSource:
 class AlignedCollator:
     """Adds the student's own tokens in the teacher's ids, so that the teacher's inner values fall on the same positions.
 
-    Args:
-        base: The collator of the student's rows.
-        kept_ids: [student vocabulary] the teacher's id of each of the student's tokens.
+    `kept_ids` [student vocabulary] is the teacher's id of each of the student's tokens.
     """
 
     base: Callable[[list[dict[str, Any]]], dict[str, Tensor]]
@@ -91,8 +89,7 @@ class RowsTeacher:
 
     Args:
         live: The teacher.
-        rows: All rows in the teacher's tokens (or pixels).
-        collator: Makes a batch of them.
+        rows: All rows in the teacher's tokens (or pixels), with the `collator` of its batches.
         token_values: Whether values with one entry per token are given; not where the student has other tokens.
     """
 
@@ -153,11 +150,9 @@ class Combination:
         return EnsembleTeacher(sources, shares, confidence=CONFIDENCES.get(self.way, "none"))
 
     def mix(self, logits: Sequence[np.ndarray], learned: Sequence[float] | None) -> np.ndarray:
-        """What the teachers together answer [N, C]; without labels, which a served ensemble would not have either.
+        """What the teachers together answer [N, C], from the logits [N, C] of each and the weights that training ended with.
 
-        Args:
-            logits: [N, C] of each teacher, in the same order of rows.
-            learned: The weights that training ended with, where they were learned.
+        It reads no labels, which a served ensemble would not have either.
         """
         shares = learned if self.is_learned else self.weights
         weights = torch.tensor(shares or [1.0] * len(logits))
@@ -170,11 +165,8 @@ def training_source(
 ) -> TeacherSource:
     """The knowledge of a run's teacher or teachers; inner values are the first one's.
 
-    Args:
-        teachers: All of them; those of several tasks answer the rows of their own task each.
-        student: Who learns, whose tokens decide which inner values can be compared.
-        combination: How several teachers of one task become one.
-        weights: The learned weights of several teachers.
+    The student's tokens decide which inner values can be compared. Teachers of several tasks answer the rows of their own task
+    each; `combination` and the learned `weights` join several teachers of one task.
     """
     if teachers[0].rows.number is not None:
         return of_own_teachers(teachers)
@@ -206,9 +198,9 @@ def live_teacher(teacher: Teacher) -> LiveTeacher:
     return LiveTeacher(teacher.model, TapReader(), device=compute_device())
 
 
-def live_rows(teacher: Teacher, live: LiveTeacher, *, token_values: bool) -> RowsTeacher:
-    """The live teacher on all rows in its own tokens, found by their ids."""
-    return RowsTeacher(live, teacher.encoded(*teacher.rows.names), teacher.collator, token_values=token_values)
+def live_rows(party: Teacher | Student, live: LiveTeacher, *, token_values: bool) -> RowsTeacher:
+    """The live model of a party on all rows in its own tokens, found by their ids."""
+    return RowsTeacher(live, party.encoded(*party.rows.names), party.collator, token_values=token_values)
 
 
 def cached_answers(teacher: Teacher, fingerprint: str) -> CachedTeacher:
@@ -221,17 +213,14 @@ def cached_answers(teacher: Teacher, fingerprint: str) -> CachedTeacher:
 def answers_of(teacher: Teacher) -> TeacherSource:
     """The answers of one teacher by itself: cached, or live on its own tokens."""
     live = LiveTeacher(teacher.model, device=compute_device())
-    if teacher.cache is not None:
-        return cached_answers(teacher, live.fingerprint)
-    return live_rows(teacher, live, token_values=False)
+    return live_rows(teacher, live, token_values=False) if teacher.cache is None else cached_answers(teacher, live.fingerprint)
 
 
 def answers_of_student(student: Student) -> TeacherSource:
     """The answers of a model of a chain: cached, or live on the rows in its own tokens."""
     if student.cache is not None:
         return CachedTeacher.open(student.cache)
-    live = LiveTeacher(student.model, device=compute_device())
-    return RowsTeacher(live, student.encoded(*student.rows.names), student.collator, token_values=False)
+    return live_rows(student, LiveTeacher(student.model, device=compute_device()), token_values=False)
 
 
 def num_snapshots(teacher: Teacher, named: Sequence[str]) -> int:
@@ -240,13 +229,9 @@ def num_snapshots(teacher: Teacher, named: Sequence[str]) -> int:
 
 
 def snapshot(teacher: Teacher, name: str, load: Callable[[Path], LoadedTeacher], named: Sequence[str]) -> TeacherSource:
-    """An earlier state of the teacher as a live source, on the teacher's own tokens.
+    """An earlier state of the teacher, ``"anchor-1"`` and so on, as a live source on the teacher's own tokens.
 
-    Args:
-        teacher: The teacher.
-        name: ``"anchor-1"`` and so on.
-        load: Loads a teacher from a folder.
-        named: The folders that the recipe names; empty for the states that its training kept.
+    `named` are the folders that the recipe names; it is empty for the states that the teacher's training kept.
     """
     folder = Path(named[int(name.rpartition("-")[2]) - 1]) if named else teacher.folder / "anchors" / name
     state = replace(teacher, load=lambda: load(folder), folder=folder, cache=None, _opened={})

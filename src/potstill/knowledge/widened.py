@@ -29,11 +29,7 @@ def widened_teacher(joint: Teacher, teachers: Sequence[Teacher], seed: int) -> T
     Its own classes keep their weights. Those of another task are fitted by least squares, from the features of the first teacher
     to what that task's teacher answers on its training rows. They are drawn towards that teacher's own head where both are models
     of one kind and width, so that teachers which share their body keep their heads as they are; towards zero otherwise.
-
-    Args:
-        joint: The first task's teacher with the rows of all tasks in its tokens.
-        teachers: The teacher of each task.
-        seed: Of the rows drawn.
+    `joint` is the first task's teacher with the rows of all tasks in its tokens.
     """
     label_names = joint.rows.label_names
     model = copy.deepcopy(joint.model)

@@ -10,14 +10,13 @@ import math
 from collections.abc import Sequence
 from typing import ClassVar
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from potstill.ground.precision import full_precision
-from potstill.losses.layers import PairedLoss, mask_for
+from potstill.losses.layers import PairedLoss, vectors
 from potstill.losses.options import HEAD_INPUT, LAST_LAYER, LayerPair, between, positive
-from potstill.losses.reduction import Reduction, of_batch, token_mean
+from potstill.losses.reduction import Reduction, of_batch, root
 from potstill.losses.row_products import TINY, Angles, Congruence, products, squared_distances
 
 
@@ -30,9 +29,8 @@ def rkd_distance(student_feature: Tensor, teacher_feature: Tensor, *, reduction:
     Args:
         student_feature: [B, ...].
         teacher_feature: [B, ...]; the width may differ.
-        reduction: See the module.
     """
-    student, teacher = (_scaled_distances(flat_rows(value)) for value in (student_feature, teacher_feature))
+    student, teacher = (_scaled_distances(value.flatten(1)) for value in (student_feature, teacher_feature))
     return of_batch(F.smooth_l1_loss(student, teacher), student_feature.shape[0], reduction)
 
 
@@ -44,7 +42,7 @@ def rkd_angle(student_feature: Tensor, teacher_feature: Tensor, *, reduction: Re
     all B³ cosines: value and gradient are summed over some j at a time.
     Source: Park et al. 2019 (arXiv 1904.05068). Arguments as in `rkd_distance`.
     """
-    squared = [squared_distances(flat_rows(value)) for value in (student_feature, teacher_feature)]
+    squared = [squared_distances(value.flatten(1)) for value in (student_feature, teacher_feature)]
     value: Tensor = Angles.apply(*squared)  # type: ignore[no-untyped-call]
     return of_batch(value, student_feature.shape[0], reduction)
 
@@ -55,7 +53,7 @@ def sp(student_feature: Tensor, teacher_feature: Tensor, *, reduction: Reduction
 
     Source: Tung and Mori 2019 (arXiv 1907.09682). Arguments as in `rkd_distance`.
     """
-    matrices = [F.normalize(products(rows), p=2.0, dim=1) for rows in map(flat_rows, (student_feature, teacher_feature))]
+    matrices = [F.normalize(products(rows), p=2.0, dim=1) for rows in (student_feature.flatten(1), teacher_feature.flatten(1))]
     return of_batch((matrices[0] - matrices[1]).square().mean(), student_feature.shape[0], reduction)
 
 
@@ -79,9 +77,8 @@ def cc(
         teacher_feature: [B, ...]; the width may differ.
         gamma: γ.
         order: P.
-        reduction: See the module.
     """
-    rows = flat_rows(student_feature), flat_rows(teacher_feature)
+    rows = student_feature.flatten(1), teacher_feature.flatten(1)
     value = Congruence.apply(*rows, gaussian_coefficients(gamma, order))  # type: ignore[no-untyped-call]
     return of_batch(value, student_feature.shape[0], reduction)
 
@@ -98,23 +95,13 @@ def pkt(student_feature: Tensor, teacher_feature: Tensor, *, reduction: Reductio
     Source: Passalis and Tefas 2018 (arXiv 1803.10837); the mean over entries as in the authors' code.
     Arguments as in `rkd_distance`.
     """
-    p, q = (_similarity_probabilities(flat_rows(value)) for value in (teacher_feature, student_feature))
+    p, q = (_similarity_probabilities(value.flatten(1)) for value in (teacher_feature, student_feature))
     tiny = 1e-7
     return of_batch((p * ((p + tiny).log() - (q + tiny).log())).mean(), student_feature.shape[0], reduction)
 
 
-def flat_rows(values: Tensor) -> Tensor:
-    """[B, ...] as [B, D]."""
-    return values.flatten(1)
-
-
-def _root(squared: Tensor) -> Tensor:
-    safe = squared > TINY
-    return torch.where(safe, squared, torch.ones_like(squared)).sqrt() * safe
-
-
 def _scaled_distances(rows: Tensor) -> Tensor:
-    distances = _root(squared_distances(rows))
+    distances = root(squared_distances(rows), TINY)
     mean = distances.sum() / (distances > 0).sum().clamp(min=1)
     return distances / mean.clamp(min=1e-12)
 
@@ -138,12 +125,9 @@ class BatchRelationLoss(PairedLoss):
         """Every shape is accepted: rows are compared with rows."""
 
     def compare(self, index: int, student_value: Tensor, teacher_value: Tensor, token_mask: Tensor | None) -> Tensor:
-        rows = _rows(student_value, token_mask), _rows(teacher_value, token_mask)
+        both = student_value, teacher_value
+        rows = [vectors(value, token_mask) if value.dim() == 3 else value.flatten(1) for value in both]
         return self.formula(*rows, **self.arguments(), reduction="sum")
-
-
-def _rows(values: Tensor, token_mask: Tensor | None) -> Tensor:
-    return token_mean(values, mask_for(values, token_mask)) if values.dim() == 3 else values.flatten(1)
 
 
 class RKDDistance(BatchRelationLoss):

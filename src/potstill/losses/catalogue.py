@@ -24,15 +24,15 @@ LOSSES: dict[str, str] = {
     "jsd": "potstill.losses.divergences:JSD",
     "skew_kl": "potstill.losses.divergences:SkewKL",
     "skew_reverse_kl": "potstill.losses.divergences:SkewReverseKL",
-    "ttm": "potstill.losses.transformed:TTM",
+    "ttm": "potstill.losses.divergences:TTM",
     "tvd": "potstill.losses.response:TVD",
     "logit_mse": "potstill.losses.response:LogitMSE",
     "soft_ce": "potstill.losses.response:SoftCE",
-    "bce": "potstill.losses.label_sets:BCE",
-    "regression": "potstill.losses.numbers:Regression",
-    "bounded_regression": "potstill.losses.numbers:BoundedRegression",
-    "output_cosine": "potstill.losses.embedding:OutputCosine",
-    "similarity_kl": "potstill.losses.embedding:SimilarityKL",
+    "bce": "potstill.losses.other_answers:BCE",
+    "regression": "potstill.losses.other_answers:Regression",
+    "bounded_regression": "potstill.losses.other_answers:BoundedRegression",
+    "output_cosine": "potstill.losses.other_answers:OutputCosine",
+    "similarity_kl": "potstill.losses.other_answers:SimilarityKL",
     "dkd": "potstill.losses.label_aware:DKD",
     "nkd": "potstill.losses.label_aware:NKD",
     "wsld": "potstill.losses.label_aware:WSLD",
@@ -44,8 +44,8 @@ LOSSES: dict[str, str] = {
     "mlkd": "potstill.losses.distribution:MLKD",
     "uld": "potstill.losses.distribution:ULD",
     "ctkd": "potstill.losses.distribution:CTKD",
-    "probability_mse": "potstill.losses.consistency:ProbabilityMSE",
-    "cs_kd": "potstill.losses.consistency:CSKD",
+    "probability_mse": "potstill.losses.response:ProbabilityMSE",
+    "cs_kd": "potstill.losses.label_aware:CSKD",
     # feature
     "hidden_mse": "potstill.losses.feature:HiddenMSE",
     "cosine": "potstill.losses.feature:Cosine",
@@ -68,8 +68,8 @@ LOSSES: dict[str, str] = {
     "at": "potstill.losses.attention:AttentionTransfer",
     "tinybert_attention": "potstill.losses.attention:TinyBertAttention",
     "attention_kl": "potstill.losses.attention:AttentionKL",
-    "minilm": "potstill.losses.minilm:MiniLM",
-    "minilm_v2": "potstill.losses.minilm:MiniLMv2",
+    "minilm": "potstill.losses.attention:MiniLM",
+    "minilm_v2": "potstill.losses.attention:MiniLMv2",
     # relation
     "rkd_distance": "potstill.losses.batch_relation:RKDDistance",
     "rkd_angle": "potstill.losses.batch_relation:RKDAngle",
@@ -81,9 +81,9 @@ LOSSES: dict[str, str] = {
     "nst": "potstill.losses.relation:NST",
     "ickd": "potstill.losses.relation:ICKD",
     "fsp": "potstill.losses.flow:FSP",
-    "kd_svd": "potstill.losses.singular:KDSVD",
+    "kd_svd": "potstill.losses.flow:KDSVD",
     # contrast
-    "crd": "potstill.losses.crd:CRD",
+    "crd": "potstill.losses.contrast:CRD",
     "info_nce": "potstill.losses.contrast:InfoNCE",
     "sskd": "potstill.losses.self_supervision:SSKD",
     # gradient
@@ -110,21 +110,13 @@ def find(name: str) -> type[Loss]:
 
 
 def function(name: str) -> Callable[..., Tensor]:
-    """The pure function of a loss, which stands in the module of its class under the loss's name.
-
-    Raises:
-        RecipeError: No such loss.
-    """
+    """The pure function of a loss, which is in the module of its class under the loss's name."""
     pure: Callable[..., Tensor] = getattr(importlib.import_module(find(name).__module__), name)
     return pure
 
 
 def defaults(name: str) -> dict[str, Any]:
-    """The options of a loss and their defaults.
-
-    Raises:
-        RecipeError: No such loss.
-    """
+    """The options of a loss and their defaults."""
     parameters = inspect.signature(find(name)).parameters.values()
     return {each.name: each.default for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY}
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from potstill.contracts.response import Response
@@ -96,7 +95,7 @@ class Loss(nn.Module):
     may_be_negative: ClassVar[bool] = False
     of_rows: ClassVar[bool] = False
     of_classes: ClassVar[bool] = False
-    reads_labels: ClassVar[bool] = False
+    reads_labels: bool = False
     takes_row_temperatures: ClassVar[bool] = False
     responses: tuple[type[Response], ...] = (DenseLogits,)
 
@@ -120,8 +119,8 @@ class Loss(nn.Module):
         """Build bridges and buffers for these shapes; called once, before the model is wrapped.
 
         Args:
-            student: Shapes of the student's taps.
-            teacher: Shapes of the teacher's taps; None where no teacher value is read.
+            student: Shapes of the student's values.
+            teacher: Those of the teacher; None where no teacher value is read.
             num_rows: Rows of the training set, for losses with a memory per row.
 
         Raises:
@@ -134,7 +133,7 @@ class Loss(nn.Module):
             return (batch["labels"] != IGNORED_LABEL).sum()
         if self.unit == "tokens":
             return batch["attention_mask"].sum()
-        return float(_num_rows(batch))
+        return float(next((len(value) for value in batch.values() if isinstance(value, Tensor) and value.dim() > 0), 0))
 
     def forward(self, student: StudentView, teacher: TeacherSignal | None, batch: Mapping[str, Any]) -> LossValue:
         """Sum over the micro-batch; see the subclass."""
@@ -163,10 +162,3 @@ def _keywords(formula: Callable[..., Tensor]) -> tuple[tuple[str, ...], bool]:
     parameters = inspect.signature(formula).parameters.values()
     names = [each.name for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY]
     return tuple(name for name in names if name not in ("mask", "reduction")), "mask" in names
-
-
-def _num_rows(batch: Mapping[str, Any]) -> int:
-    for value in batch.values():
-        if isinstance(value, torch.Tensor) and value.dim() > 0:
-            return int(value.shape[0])
-    return 0

@@ -46,7 +46,6 @@ def dist(
         beta: Weight of the correlation within rows.
         gamma: Weight of the correlation within classes, over the batch.
         temperature: τ.
-        mask: [B] or [B, T], true on units that count.
         reduction: The value belongs to the batch; "sum" is B times it.
     """
     p = log_probabilities(teacher_logits, temperature, mask).exp().flatten(0, -2)
@@ -84,8 +83,6 @@ def logit_std_kl(
         student_logits: [B, C] or [B, T, C], C at least 3.
         teacher_logits: The same shape.
         temperature: Base temperature τ.
-        mask: [B] or [B, T], true on units that count.
-        reduction: Over rows.
     """
     student, teacher = (standardised(finite(logits, mask)) for logits in (student_logits, teacher_logits))
     return kl(student, teacher, temperature=temperature, mask=mask, reduction=reduction)
@@ -147,7 +144,6 @@ def uld(
         temperature: τ.
         mask: [B, T], true on the student's real tokens.
         teacher_mask: [B, T'], true on the teacher's real tokens.
-        reduction: Over rows.
     """
     student_logits, teacher_logits, mask = _same_positions(student_logits, teacher_logits, mask, teacher_mask)
     q = log_probabilities(student_logits, temperature, mask).exp().sort(-1, descending=True).values
@@ -214,8 +210,7 @@ class ULD(TemperatureLoss):
         their_mask = student.unit_mask
         if teacher is not None and their_mask is None and student.logits.dim() == 3:
             their_mask = teacher.token_mask
-        heat = self.temperature
-        total = uld(student.logits, theirs, temperature=heat, mask=mask, teacher_mask=their_mask, reduction="sum")
+        total = uld(student.logits, theirs, temperature=self.temperature, mask=mask, teacher_mask=their_mask, reduction="sum")
         return LossValue(sum=total, count=float(student.logits.shape[0]))
 
 

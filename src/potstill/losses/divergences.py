@@ -45,8 +45,6 @@ def kl(
         teacher_logits: The same shape.
         temperature: τ, a number, a scalar tensor, or one that broadcasts against the logits: [B, 1], [B, 1, 1] or [B, T, 1].
         direction: "forward" covers the teacher's mass, "reverse" seeks its modes.
-        mask: [B] or [B, T], true on units that count.
-        reduction: "none" ([B]), "sum" or "mean" over rows.
     """
     one_of("direction", direction, ("forward", "reverse"))
     log_p = log_probabilities(teacher_logits, temperature, mask)
@@ -99,13 +97,9 @@ def jsd(
     vanishes near the ends. Shapes and reduction as in `kl`.
 
     Args:
-        student_logits: [B, C] or [B, T, C].
-        teacher_logits: The same shape.
         beta: β from 0 to 1.
         temperature: τ.
         is_normalised: Whether to divide by β(1−β); without it, value and gradient are those of the paper.
-        mask: [B] or [B, T].
-        reduction: Over rows.
     """
     between("beta", beta, 0, 1)
     if beta in (0, 1):
@@ -156,6 +150,34 @@ def skew_reverse_kl(
     return skew_kl(teacher_logits, student_logits, alpha=alpha, temperature=temperature, mask=mask, reduction=reduction)
 
 
+@full_precision
+def ttm(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    *,
+    temperature: float = 4.0,
+    is_weighted: bool = False,
+    mask: Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """Transformed teacher matching KL(p_τ ‖ q): p_τ ∝ p^{1/τ} is the teacher at τ, q the student at temperature 1.
+
+    Its minimum is at q = p_τ, so the student becomes softer than the teacher; without a temperature of the student's there is no
+    factor τ². With `is_weighted`, each row weighs Σ_c p_c^{1/τ}: 1 for a teacher that is sure, up to C^{1−1/τ} for an even one.
+
+    Source: Zheng and Yang 2024, transformed teacher matching (arXiv 2402.11148), TTM and its weighted form WTTM.
+    Shapes and reduction as in `kl`.
+
+    Args:
+        temperature: τ of the teacher.
+        is_weighted: Whether rows of an unsure teacher weigh more.
+    """
+    values = divergence(log_probabilities(teacher_logits, temperature, mask), log_probabilities(student_logits, 1.0, mask))
+    if is_weighted:
+        values = values * (log_probabilities(teacher_logits, 1.0, mask) / temperature).exp().sum(-1)
+    return over_rows(values, mask, reduction)
+
+
 def _mixture(log_first: Tensor, log_second: Tensor, share: float) -> Tensor:
     between("alpha", share, 0, 1)
     if share in (0, 1):
@@ -170,10 +192,6 @@ class KL(ResponseLoss):
     its tail it is at most the whole divergence; of samples its value is on average larger by a number that does not depend on
     the student, and its gradient is that of the whole on average (`HeadAndTail`, `Samples`). The reverse direction weighs by the
     student, whose mass may lie where nothing was kept, so it takes every logit alone.
-
-    Args:
-        temperature: τ.
-        direction: "forward" or "reverse".
     """
 
     takes_row_temperatures: ClassVar[bool] = True
@@ -230,3 +248,14 @@ class SkewReverseKL(SkewKL):
     """Skewed reverse KL; see `functional.skew_reverse_kl`. Source: DistiLLM (arXiv 2402.03898)."""
 
     formula = staticmethod(skew_reverse_kl)
+
+
+class TTM(ResponseLoss):
+    """Transformed teacher matching; see `functional.ttm`. Source: Zheng and Yang 2024 (arXiv 2402.11148)."""
+
+    formula = staticmethod(ttm)
+
+    def __init__(self, *, temperature: float = 4.0, is_weighted: bool = False) -> None:
+        super().__init__()
+        self.temperature = positive("temperature", temperature)
+        self.is_weighted = is_weighted

@@ -13,8 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from potstill.ground.precision import full_precision
-from potstill.losses.bridges import match_maps
-from potstill.losses.layers import BridgedLoss, mask_for, refuse_ranks
+from potstill.losses.layers import BridgedLoss, mask_for, match_maps, refuse_ranks
 from potstill.losses.options import LAST_LAYER, LayerPair, between, one_of, positive, scales
 from potstill.losses.reduction import Reduction, alike, divergence, over_rows
 
@@ -30,8 +29,6 @@ def hidden_mse(
     Args:
         student_hidden: [B, D], [B, T, D] or [B, C, H, W], already in the teacher's width.
         teacher_hidden: The same shape.
-        mask: [B] or [B, T], true on what counts.
-        reduction: Over rows.
     """
     alike(student_hidden, teacher_hidden)
     squares = (student_hidden - teacher_hidden).square()
@@ -73,7 +70,6 @@ def pkd(student_hidden: Tensor, teacher_hidden: Tensor, *, token: int = 0, reduc
         student_hidden: [B, D] or [B, T, D].
         teacher_hidden: The same shape.
         token: Which token is read of [B, T, D]; 0 is [CLS].
-        reduction: Over rows.
     """
     if student_hidden.dim() == 3:
         student_hidden, teacher_hidden = student_hidden[:, token], teacher_hidden[:, token]
@@ -98,8 +94,6 @@ def cwd(
         student_map: [B, C, H, W], or [B, T, D] where tokens are the positions and widths the channels.
         teacher_map: The same shape.
         temperature: τ of the softmax over positions.
-        mask: [B, T], true on real tokens.
-        reduction: Over rows.
     """
     log_p = _log_softmax_over_positions(teacher_map, temperature, mask)
     log_q = _log_softmax_over_positions(student_map, temperature, mask)
@@ -143,8 +137,6 @@ class HiddenMSE(BridgedLoss):
     """Mean squared difference of hidden states; see `functional.hidden_mse`. Source: TinyBERT (arXiv 1909.10351).
 
     Args:
-        layers: Pairs (student, teacher).
-        project: Whether a trained bridge maps the student's width to the teacher's.
         scale: What the difference of each pair is divided by, for example the variance of the teacher's values, so that blocks
             of different size weigh alike; none: 1.
     """
@@ -189,7 +181,6 @@ class PKD(BridgedLoss):
         refuse_ranks(self, student_shape, teacher_shape, names, self.ranks)
 
     def compare(self, index: int, student_value: Tensor, teacher_value: Tensor, token_mask: Tensor | None) -> Tensor:
-        del token_mask
         if student_value.dim() == 3:
             student_value, teacher_value = student_value[:, self.token], teacher_value[:, self.token]
         return pkd(self.bridged(index, student_value), teacher_value, reduction="sum")
@@ -224,8 +215,6 @@ class MGD(BridgedLoss):
     15 % of the channels where they classify, 65 % of the positions where they detect.
 
     Args:
-        layers: Pairs of (student, teacher) blocks.
-        project: "auto" bridges where the widths differ, "linear" always, "none" never.
         masked_share: Share λ of what is masked.
         over: "channels" masks whole channels of a row, "positions" all channels at places.
     """

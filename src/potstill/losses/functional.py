@@ -1,6 +1,7 @@
 """Every loss of the catalogue as a pure function: ``functional.<name>(student, teacher, …, reduction="mean")``.
 
-A function is imported when it is asked for.
+In all of them `mask`, [B] or [B, T], is true on the rows or tokens that count, and a row is the mean over those; `reduction` over
+rows is "none" ([B]), "sum" or "mean". What differs is said at the function. A function is imported when it is asked for.
 
 Example:
     >>> import torch

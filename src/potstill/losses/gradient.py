@@ -15,8 +15,8 @@ from potstill.contracts.signal import TeacherSignal
 from potstill.errors import NeedsError, TrainingError
 from potstill.ground.precision import full_precision
 from potstill.losses.contract import Loss, LossValue, Shapes, StudentView
-from potstill.losses.layers import mask_for, shape_of, teacher_taps
-from potstill.losses.reduction import Reduction, over_rows
+from potstill.losses.layers import mask_for, positions_of, shape_of, teacher_taps
+from potstill.losses.reduction import Reduction, over_rows, root
 
 
 @full_precision
@@ -32,11 +32,11 @@ def jacobian(
     Args:
         student_gradient: [B, D], [B, T, D] or [B, C, H, W].
         teacher_gradient: The same shape, or [B, T, D'].
-        mask: [B, T], true on real tokens.
-        reduction: Over rows.
     """
     if student_gradient.shape != teacher_gradient.shape:
-        student_gradient, teacher_gradient = (_lengths(value) for value in (student_gradient, teacher_gradient))
+        student_gradient, teacher_gradient = (
+            root(value.square().sum(1 if value.dim() == 4 else -1)) for value in (student_gradient, teacher_gradient)
+        )
     unit = []
     for value in (student_gradient, teacher_gradient):
         kept = value if mask is None else value.masked_fill(~mask.bool().view(*mask.shape, *[1] * (value.dim() - 2)), 0.0)
@@ -53,17 +53,8 @@ def _direction(values: Tensor) -> Tensor:
     return scaled * torch.where(is_there, scaled.square().sum(-1, keepdim=True), 1.0).rsqrt()
 
 
-def _lengths(values: Tensor) -> Tensor:
-    squared = values.square().sum(1 if values.dim() == 4 else -1)
-    return torch.where(squared > 0, squared, torch.ones_like(squared)).sqrt() * (squared > 0)
-
-
 def output_gradient(logits: Tensor, tap: Tensor, classes: Tensor, *, create_graph: bool) -> Tensor:
-    """∂ Σ_b logits[b, classes_b] / ∂ tap, in the tap's shape.
-
-    Raises:
-        TrainingError: The logits do not depend on the tap through a recorded graph.
-    """
+    """∂ Σ_b logits[b, classes_b] / ∂ tap, in the tap's shape; refused where no graph leads from the tap to the logits."""
     chosen = logits.gather(-1, classes.unsqueeze(-1)).sum()
     found = None
     if chosen.requires_grad and tap.requires_grad:
@@ -75,16 +66,6 @@ def output_gradient(logits: Tensor, tap: Tensor, classes: Tensor, *, create_grap
             "tap the embedding or a block in training mode, or take the loss hidden_mse",
         )
     return found
-
-
-def _are_comparable(student_shape: tuple[int, ...], teacher_shape: tuple[int, ...]) -> bool:
-    if student_shape == teacher_shape:
-        return True
-    if len(student_shape) != len(teacher_shape) or len(student_shape) < 3:
-        return False
-    if len(student_shape) == 4:
-        return student_shape[2:] == teacher_shape[2:]
-    return student_shape[1] == teacher_shape[1]
 
 
 class Jacobian(Loss):
@@ -112,10 +93,10 @@ class Jacobian(Loss):
         return ("logits", f"gradient:{self.tap}")
 
     def prepare(self, student: Shapes, teacher: Shapes | None, *, num_rows: int) -> None:
-        del num_rows
         student_shape = shape_of(student, self.tap, "student", self)
         teacher_shape = shape_of(teacher, f"gradient:{self.tap}", "teacher", self)
-        if not _are_comparable(student_shape, teacher_shape):
+        are_comparable = len(student_shape) > 2 and positions_of(student_shape) == positions_of(teacher_shape)
+        if not are_comparable and student_shape != teacher_shape:
             raise NeedsError(
                 f"jacobian cannot compare gradients {list(student_shape)} and {list(teacher_shape)}",
                 "the same tokens or positions on both sides",
@@ -124,7 +105,6 @@ class Jacobian(Loss):
 
     def forward(self, student: StudentView, teacher: TeacherSignal | None, batch: Mapping[str, Any]) -> LossValue:
         """Sum over rows."""
-        del batch
         theirs = teacher_taps(teacher)[f"gradient:{self.tap}"].detach()
         classes = teacher.logits.detach().argmax(-1) if teacher is not None else student.logits.argmax(-1)
         own = output_gradient(student.logits, student.taps[self.tap], classes, create_graph=True)

@@ -15,9 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from potstill.ground.precision import full_precision
-from potstill.losses.bridges import MapNorm, VectorNorm, match_maps, width_of
 from potstill.losses.feature import hidden_mse
-from potstill.losses.layers import BridgedLoss, mask_for
+from potstill.losses.layers import Bridge, MapNorm, PairedLoss, VectorNorm, mask_for, match_maps, width_of
 from potstill.losses.options import LAST_LAYER, LayerPair, between, positive
 from potstill.losses.reduction import Reduction, over_rows
 
@@ -49,8 +48,6 @@ def ab(
         student_feature: Pre-activation values in the teacher's shape.
         teacher_feature: [B, D], [B, T, D] or [B, C, H, W].
         margin: μ.
-        mask: [B] or [B, T].
-        reduction: Over rows.
     """
     signed = torch.where(teacher_feature > 0, -student_feature, student_feature)
     values = F.relu(margin + signed).square()
@@ -68,14 +65,10 @@ def ofd(
 ) -> Tensor:
     """Overhaul: partial squared distance to max(t, m), zero where both are at or below zero and s ≤ t; mean over elements.
 
-    Source: Heo et al. 2019 (arXiv 1904.01866), with the mean for its sum.
+    Source: Heo et al. 2019 (arXiv 1904.01866), with the mean for its sum. Shapes as in `ab`.
 
     Args:
-        student_feature: Pre-activation values in the teacher's shape.
-        teacher_feature: [B, D], [B, T, D] or [B, C, H, W].
         margin: m [C], the mean of the teacher's negative values per channel, at or below zero.
-        mask: [B] or [B, T].
-        reduction: Over rows.
     """
     shape = (1, -1, 1, 1) if teacher_feature.dim() == 4 else (-1,)
     target = torch.maximum(teacher_feature, margin.view(shape))
@@ -101,8 +94,6 @@ def vid(
         student_mean: μ(s) in the teacher's shape.
         teacher_feature: [B, D], [B, T, D] or [B, C, H, W].
         variance: σ² [C], positive.
-        mask: [B] or [B, T].
-        reduction: Over rows.
     """
     per_channel = variance.view((1, -1, 1, 1) if teacher_feature.dim() == 4 else (-1,))
     values = 0.5 * (per_channel.log() + (teacher_feature - student_mean).square() / per_channel)
@@ -135,43 +126,29 @@ class Regressor(nn.Module):
         return self.layer(values.to(next(self.layer.parameters()).dtype))
 
 
-class FitNet(BridgedLoss):
+class FitNet(PairedLoss):
     """Hints through a regressor; see `functional.fitnet`. Source: Romero et al. 2015 (arXiv 1412.6550).
 
-    The regressor is always there (`project` "linear"), a convolution whose kernel lands on the teacher's grid.
+    The regressor is always there, a convolution whose kernel lands on the teacher's grid.
     """
 
     formula = staticmethod(fitnet)
-
-    def __init__(self, *, layers: Sequence[LayerPair] = LAST_LAYER) -> None:
-        super().__init__(layers=layers, project="linear")
 
     def bridge(self, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], names: str) -> nn.Module:
         return Regressor(student_shape, teacher_shape)
 
 
-class NormedBridge(nn.Module):
+class NormedBridge(Bridge):
     """A linear map over channels and a batch norm, as AB and OFD connect the student."""
 
     def __init__(self, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...]) -> None:
-        super().__init__()
-        student_width, teacher_width = width_of(student_shape), width_of(teacher_shape)
-        self.is_map = len(student_shape) == 4
-        self.layer: nn.Conv2d | nn.Linear
-        if self.is_map:
-            self.layer = nn.Conv2d(student_width, teacher_width, 1, bias=False)
-        else:
-            self.layer = nn.Linear(student_width, teacher_width, bias=False)
-        self.norm = MapNorm(teacher_width) if self.is_map else VectorNorm(teacher_width)
+        is_map, width = len(student_shape) == 4, width_of(teacher_shape)
+        super().__init__(width_of(student_shape), width, is_map=is_map, bias=False)
+        self.norm = MapNorm(width) if is_map else VectorNorm(width)
 
     def forward(self, values: Tensor, token_mask: Tensor | None = None) -> Tensor:
-        """The connected values; pads stay out of the norm's statistics.
-
-        Args:
-            values: [B, D], [B, T, D] or [B, C, H, W].
-            token_mask: [B, T], true on real tokens.
-        """
-        projected = self.layer(values.to(self.layer.weight.dtype))
+        """The connected values; pads, where the mask [B, T] is false, stay out of the norm's statistics."""
+        projected = super().forward(values)
         if projected.dim() != 3:
             return self.norm(projected)
         if token_mask is None:
@@ -180,14 +157,14 @@ class NormedBridge(nn.Module):
         return projected.masked_scatter(kept.unsqueeze(-1), self.norm(projected[kept]).to(projected.dtype))
 
 
-class AB(BridgedLoss):
+class AB(PairedLoss):
     """Activation boundaries; see `functional.ab`. Source: Heo et al. 2019 (arXiv 1811.03233).
 
     Tap values before the activation (for example ``module:layer4.1.bn2``); after a ReLU the boundary is lost.
     """
 
     def __init__(self, *, layers: Sequence[LayerPair] = LAST_LAYER, margin: float = 1.0) -> None:
-        super().__init__(layers=layers, project="linear")
+        super().__init__(layers=layers)
         self.margin = positive("margin", margin)
 
     def bridge(self, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], names: str) -> nn.Module:
@@ -221,14 +198,11 @@ class OverhaulBridge(NormedBridge):
         return self.negative_sum / self.negative_count.clamp(min=1)
 
 
-class OFD(BridgedLoss):
+class OFD(PairedLoss):
     """Overhaul of feature distillation; see `functional.ofd`. Source: Heo et al. 2019 (arXiv 1904.01866).
 
     The margin is measured on the teacher's training batches. Tap values before the activation.
     """
-
-    def __init__(self, *, layers: Sequence[LayerPair] = LAST_LAYER) -> None:
-        super().__init__(layers=layers, project="linear")
 
     def bridge(self, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], names: str) -> nn.Module:
         return OverhaulBridge(student_shape, teacher_shape)
@@ -261,18 +235,17 @@ class GaussianBridge(nn.Module):
         return self.mean(values.to(self.scale.dtype)), F.softplus(self.scale.float()) + self.floor
 
 
-class VID(BridgedLoss):
+class VID(PairedLoss):
     """Variational information; see `functional.vid`. Source: Ahn et al. 2019 (arXiv 1904.05835).
 
     Args:
-        layers: Pairs of (student, teacher) blocks.
         initial_variance: σ² of every channel at the start.
     """
 
     may_be_negative: ClassVar[bool] = True
 
     def __init__(self, *, layers: Sequence[LayerPair] = LAST_LAYER, initial_variance: float = 5.0) -> None:
-        super().__init__(layers=layers, project="linear")
+        super().__init__(layers=layers)
         self.initial_variance = between("initial_variance", initial_variance, 1e-4, 1e6)
 
     def bridge(self, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], names: str) -> nn.Module:

@@ -7,13 +7,14 @@ y is the label, p the teacher's distribution at temperature τ, q the student's.
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from potstill.ground.precision import FLOOR, finite, full_precision
+from potstill.ground.precision import FLOOR, finite, full_precision, log_probabilities
 from potstill.losses.contract import IGNORED_LABEL
 from potstill.losses.options import between, positive
 from potstill.losses.reduction import Reduction, divergence, over_labelled, over_rows
@@ -112,19 +113,10 @@ def tf_kd(
     Both sides are softened by τ (p^d_τ ∝ (p^d)^{1/τ}), so the optimum is q = p^d at every τ. The authors' code takes
     softmax(p^d / τ), a distribution that is even but for a percent, against q itself and without τ²: nearly a pull to even
     answers, for which `ce` with label_smoothing is the plain name.
-    Source: Yuan et al. 2020 (arXiv 1909.11723).
-
-    Args:
-        student_logits: [B, C] or [B, T, C].
-        labels: [B] or [B, T].
-        correct_probability: a.
-        temperature: τ.
-        reduction: Over labelled units.
+    Source: Yuan et al. 2020 (arXiv 1909.11723). Shapes and reduction as in `dkd`, a is `correct_probability`.
     """
     student = finite(student_logits).flatten(0, -2)
-    others = max(student.shape[-1] - 1, 1)
-    log_teacher = torch.full_like(student, math.log(max((1 - correct_probability) / others, 1e-30)))
-    log_teacher = log_teacher.scatter(-1, target_index(labels), math.log(correct_probability))
+    log_teacher = _smoothed(student, target_index(labels), correct_probability)
     values = divergence(F.log_softmax(log_teacher / temperature, -1), F.log_softmax(student / temperature, -1))
     return over_labelled(temperature**2 * values, labels, reduction)
 
@@ -144,20 +136,10 @@ def label_smoothing_kd(
 
     Units without a label keep the teacher's distribution.
     Source: Wen et al. 2019, knowledge adjustment by label smoothing (arXiv 1911.07471).
-
-    Args:
-        student_logits: [B, C] or [B, T, C].
-        teacher_logits: The same shape.
-        labels: [B] or [B, T].
-        correct_probability: a.
-        temperature: τ.
-        mask: [B] or [B, T], true on units that count.
-        reduction: Over rows.
+    Shapes as in `dkd`; a is `correct_probability`; reduction over rows.
     """
     log_p, log_q, target = _adjustable(student_logits, teacher_logits, labels, temperature, mask)
-    others = max(log_p.shape[-1] - 1, 1)
-    smoothed = torch.full_like(log_p, math.log(max((1 - correct_probability) / others, 1e-30)))
-    smoothed = smoothed.scatter(-1, target, math.log(correct_probability))
+    smoothed = _smoothed(log_p, target, correct_probability)
     log_p = torch.where(_is_wrong(log_p, labels).unsqueeze(-1), smoothed, log_p)
     return over_rows(temperature**2 * divergence(log_p, log_q), mask, reduction)
 
@@ -182,6 +164,47 @@ def probability_shift(
     shifted = log_p.scatter(-1, target, log_p.gather(-1, first)).scatter(-1, first, log_p.gather(-1, target))
     log_p = torch.where(_is_wrong(log_p, labels).unsqueeze(-1), shifted, log_p)
     return over_rows(temperature**2 * divergence(log_p, log_q), mask, reduction)
+
+
+@full_precision
+def cs_kd(student_logits: Tensor, labels: Tensor, *, temperature: float = 4.0, reduction: Reduction = "mean") -> Tensor:
+    """τ² KL(q' ‖ q), q' what the student says of another row of the same class, without a gradient.
+
+    The other row is the next one of the class in the batch, and the first for the last; a row that is alone in its class or
+    has no label carries no loss.
+
+    Source: Yun et al. 2020, class-wise self-knowledge distillation (arXiv 2003.13964), eq. 2 and 3. The paper draws a second
+    batch that is a target alone; here both rows of a pair learn, from one forward.
+
+    Args:
+        student_logits: [B, C].
+        labels: [B], -100 where there is none.
+        temperature: τ.
+        reduction: "none" ([B]), "sum", or "mean" over the rows that have a partner.
+    """
+    partner, has_partner = partners(labels)
+    log_q = log_probabilities(student_logits, temperature)
+    log_p = log_probabilities(finite(student_logits.detach())[partner], temperature)
+    values = torch.where(has_partner, temperature**2 * divergence(log_p, log_q), log_q.new_zeros(()))
+    if reduction == "mean":
+        return values.sum() / has_partner.sum().clamp(min=1)
+    return over_rows(values, None, reduction)
+
+
+def partners(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """For each of [B] labels the position of the next row with the same label, in a circle, and whether there is one."""
+    order = labels.argsort(stable=True)
+    ranked = labels[order]
+    is_first = torch.ones_like(ranked, dtype=torch.bool)
+    is_first[1:] = ranked[1:] != ranked[:-1]
+    places = torch.arange(len(labels), device=labels.device)
+    starts = torch.where(is_first, places, 0).cummax(0).values  # of each row the first place of its label
+    following = torch.arange(1, len(labels) + 1, device=labels.device)
+    is_last = torch.ones_like(is_first)
+    is_last[:-1] = is_first[1:]
+    partner = torch.empty_like(order)
+    partner[order] = order[torch.where(is_last, starts, following.clamp(max=len(labels) - 1))]
+    return partner, (partner != places) & (labels != IGNORED_LABEL)
 
 
 def target_index(labels: Tensor) -> Tensor:
@@ -209,6 +232,13 @@ def _adjustable(
     return log_p, log_q, labels.clamp(min=0).unsqueeze(-1)
 
 
+def _smoothed(like: Tensor, target: Tensor, correct_probability: float) -> Tensor:
+    """Log-probabilities of the smoothed label: one for the target, the rest shared by the other classes."""
+    others = max(like.shape[-1] - 1, 1)
+    smoothed = torch.full_like(like, math.log(max((1 - correct_probability) / others, 1e-30)))
+    return smoothed.scatter(-1, target, math.log(correct_probability))
+
+
 def _is_wrong(log_p: Tensor, labels: Tensor) -> Tensor:
     return (labels != IGNORED_LABEL) & (log_p.argmax(-1) != labels)
 
@@ -217,16 +247,13 @@ class LabelledLoss(ResponseLoss):
     """Base of response losses over labelled units."""
 
     unit: ClassVar[str] = "labelled"
-    reads_labels: ClassVar[bool] = True
+    reads_labels: bool = True
 
 
 class DKD(LabelledLoss):
     """Decoupled distillation; see `functional.dkd`. Source: Zhao et al. 2022 (arXiv 2203.08679).
 
-    Args:
-        alpha: Weight of the target-class term.
-        beta: Weight of the other classes: 8 in the paper's default, 2 or 6 for some CIFAR pairs, 0.5 on ImageNet.
-        temperature: τ.
+    The paper's β is 8 by default, 2 or 6 for some CIFAR pairs, 0.5 on ImageNet.
     """
 
     min_classes: ClassVar[int] = 3
@@ -260,7 +287,7 @@ class SmoothedLabelLoss(ResponseLoss):
     """Base of losses with a designed distribution: a for the true class, the rest equal."""
 
     min_classes: ClassVar[int] = 2
-    reads_labels: ClassVar[bool] = True
+    reads_labels: bool = True
 
     def __init__(self, *, correct_probability: float, temperature: float) -> None:
         super().__init__()
@@ -290,5 +317,23 @@ class LabelSmoothingKD(SmoothedLabelLoss):
 class ProbabilityShift(TemperatureLoss):
     """The teacher corrected by an exchange; see `functional.probability_shift`. Source: arXiv 1911.07471."""
 
-    reads_labels: ClassVar[bool] = True
+    reads_labels: bool = True
     formula = staticmethod(probability_shift)
+
+
+class CSKD(LabelLoss):
+    """Agreement between rows of a class; see `functional.cs_kd`. Source: Yun et al. 2020 (arXiv 2003.13964).
+
+    It counts rows that have another of their class in the micro-batch; `DistillationTrainer(class_pairs=True)` gives one to each.
+    """
+
+    of_rows: ClassVar[bool] = True
+    formula = staticmethod(cs_kd)
+
+    def __init__(self, *, temperature: float = 4.0) -> None:
+        super().__init__()
+        self.temperature = positive("temperature", temperature)
+
+    def count(self, batch: Mapping[str, Any]) -> Tensor | float:
+        """Rows with a partner."""
+        return partners(batch["labels"])[1].sum()

@@ -42,23 +42,18 @@ class Draw:
         return self.hits is not None
 
     def among_classes(self, own: Tensor, of_rows: Tensor) -> Draw:
-        """The same draw, without negatives of a member's own class.
-
-        Args:
-            own: [B], the class of each member, below 0 where it is not known.
-            of_rows: [N], of each row of the memory.
-        """
+        """The same draw without negatives of a member's own class; `own` [B] and `of_rows` [N] are below 0 where not known."""
         return replace(self, classes=(torch.where(own < 0, -2, own), of_rows[self.negatives].clamp(min=-1)))
 
-    def kinship(self, members: slice, chosen: slice) -> Tensor | None:
-        """Which negatives are none for which members, [b, k]: their own row where negatives are shared, or of their class."""
+    def excluded(self, members: slice, chosen: slice) -> Tensor | None:
+        """Which negatives do not count for which members, [b, k]: those of their class, and their own row among shared ones."""
         if self.classes is None:
             return None
         own, others = self.classes
         if not self.is_shared:
             return own[members].unsqueeze(1) == others[members]
-        is_kin = own[members].unsqueeze(1) == others[chosen]
-        return is_kin.logical_or_(self.rows[members].unsqueeze(1) == self.negatives[chosen])
+        is_excluded = own[members].unsqueeze(1) == others[chosen]
+        return is_excluded.logical_or_(self.rows[members].unsqueeze(1) == self.negatives[chosen])
 
 
 def draw_shared(rows: Tensor, num_negatives: int, num_rows: int) -> Draw:
@@ -151,42 +146,42 @@ class _Contrast(torch.autograd.Function):
 def _shared(embedding: Tensor, memory: Tensor, draw: Draw, temperature: float, shift: Tensor) -> tuple[Tensor, Tensor]:
     """Σ softplus(score − shift) over [B, K], and its gradient [B, E] times τ."""
     totals, gradient, scaled = embedding.new_zeros(len(embedding)), torch.zeros_like(embedding), embedding / temperature
-    num_kin, size = torch.zeros_like(totals), block_size(SHARED_SCORES, len(embedding), embedding)
+    num_excluded, size = torch.zeros_like(totals), block_size(SHARED_SCORES, len(embedding), embedding)
     for start in range(0, len(draw.negatives), size):
         chosen = slice(start, start + size)
         rows = memory.index_select(0, draw.negatives[chosen])
         logits = (scaled @ rows.T).sub_(shift)
-        if (is_kin := draw.kinship(slice(None), chosen)) is not None:
-            num_kin += is_kin.sum(1)
-            logits.masked_fill_(is_kin, -torch.inf)
+        if (is_excluded := draw.excluded(slice(None), chosen)) is not None:
+            num_excluded += is_excluded.sum(1)
+            logits.masked_fill_(is_excluded, -torch.inf)
         totals += F.softplus(logits).sum(1)
         gradient.addmm_(logits.sigmoid_(), rows)
-    return _of_all_negatives(totals, gradient, num_kin, draw)
+    return _of_all_negatives(totals, gradient, num_excluded, draw)
 
 
 def _for_each(embedding: Tensor, memory: Tensor, draw: Draw, temperature: float, shift: Tensor) -> tuple[Tensor, Tensor]:
     """As `_shared`, for [B, K] places: all N scores of some members at a time, of which the drawn ones are gathered."""
     totals, gradient, scaled = embedding.new_zeros(len(embedding)), torch.empty_like(embedding), embedding / temperature
-    num_kin, size = torch.zeros_like(totals), block_size(OWN_SCORES, len(memory), embedding)
+    num_excluded, size = torch.zeros_like(totals), block_size(OWN_SCORES, len(memory), embedding)
     for start in range(0, len(embedding), size):
         members = slice(start, start + size)
         chosen = draw.negatives[members]
         scores = scaled[members] @ memory.T
         logits = scores.gather(1, chosen).sub_(shift)
-        if (is_kin := draw.kinship(members, slice(None))) is not None:
-            num_kin[members] = is_kin.sum(1).to(num_kin.dtype)
-            logits.masked_fill_(is_kin, -torch.inf)
+        if (is_excluded := draw.excluded(members, slice(None))) is not None:
+            num_excluded[members] = is_excluded.sum(1).to(num_excluded.dtype)
+            logits.masked_fill_(is_excluded, -torch.inf)
         totals[members] = F.softplus(logits).sum(1)
         torch.mm(scores.zero_().scatter_add_(1, chosen, logits.sigmoid_()), memory, out=gradient[members])
-    return _of_all_negatives(totals, gradient, num_kin, draw)
+    return _of_all_negatives(totals, gradient, num_excluded, draw)
 
 
-def _of_all_negatives(totals: Tensor, gradient: Tensor, num_kin: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+def _of_all_negatives(totals: Tensor, gradient: Tensor, num_excluded: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
     """The sum and its gradient, those of each member scaled from the negatives that count to all K."""
     if draw.classes is None:
         return totals.sum(), gradient
     num_negatives = draw.negatives.shape[-1]
-    scale = num_negatives / (num_negatives - num_kin).clamp(min=1)
+    scale = num_negatives / (num_negatives - num_excluded).clamp(min=1)
     return (totals * scale).sum(), gradient.mul_(scale.unsqueeze(1))
 
 

@@ -1,4 +1,4 @@
-"""Checks of option values: what was given, what is accepted, what to do."""
+"""Checks of option values, which raise a RecipeError: what was given, what is accepted, what to do."""
 
 from __future__ import annotations
 
@@ -44,11 +44,7 @@ def one_of(name: str, value: str, accepted: Sequence[str]) -> str:
 
 
 def layer_pairs(layers: Sequence[LayerPair]) -> tuple[LayerPair, ...]:
-    """`layers` as a tuple of (student, teacher) pairs.
-
-    Raises:
-        RecipeError: Not a sequence of pairs of block numbers or tap names.
-    """
+    """`layers` as a tuple of (student, teacher) pairs of block numbers or tap names."""
     pairs = tuple(tuple(pair) if isinstance(pair, (list, tuple)) else (pair,) for pair in layers) if _is_list(layers) else ()
     right = pairs and all(len(pair) == 2 and all(isinstance(end, (int, str)) for end in pair) for pair in pairs)
     if not right:

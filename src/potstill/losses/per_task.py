@@ -36,7 +36,7 @@ class PerTask(Loss):
         loss: A response loss that remembers nothing of single rows or classes.
 
     Raises:
-        NeedsError: A loss of another kind, or one with a memory or with learned parts.
+        NeedsError: A loss that reads inner values, or one with a memory or with learned parts.
     """
 
     def __init__(self, loss: Loss) -> None:
@@ -80,22 +80,18 @@ class PerTask(Loss):
     ) -> LossValue:
         """The loss on the rows of one task, each at its own temperature where there is one for each."""
         seen = _cut(student, teacher, start, stop, rows, part)
-        heat = getattr(self.loss, "temperature", None)
-        if not isinstance(heat, Tensor) or heat.dim() == 0:
+        temperature = getattr(self.loss, "temperature", None)
+        if not isinstance(temperature, Tensor) or temperature.dim() == 0:
             return self.loss(*seen)
-        self.loss.temperature = heat[rows.to(heat.device)]
+        self.loss.temperature = temperature[rows.to(temperature.device)]
         try:
             return self.loss(*seen)
         finally:
-            self.loss.temperature = heat
+            self.loss.temperature = temperature
 
 
 def check(loss: Loss) -> None:
-    """Refuse what cannot be computed task by task.
-
-    Raises:
-        NeedsError: A loss that reads inner values, or keeps something for rows or classes.
-    """
+    """Refuse, with a NeedsError, a loss that reads inner values or keeps something for rows or classes."""
     name = loss_name(loss)
     fault = _fault(loss)
     if fault is not None:
@@ -106,9 +102,9 @@ def check(loss: Loss) -> None:
 def _fault(loss: Loss) -> str | None:
     """Why a loss cannot be computed task by task."""
     reads = sorted({*loss.needs_student(), *loss.needs_teacher()} - {"logits"})
-    if reads or loss.kind != "response":
-        what = f"reads {', '.join(reads[:3])}{' …' if len(reads) > 3 else ''}" if reads else f"is of the kind {loss.kind}"
-        return f"{what}, and each task has a teacher of its own, whose inner values mean something else"
+    if reads:
+        what = f"{', '.join(reads[:3])}{' …' if len(reads) > 3 else ''}"
+        return f"reads {what}, and each task has a teacher of its own, whose inner values mean something else"
     shapes = Shapes({}, (2, _PROBED_CLASSES))
     with torch.random.fork_rng(devices=[]):
         loss.prepare(shapes, shapes, num_rows=2)

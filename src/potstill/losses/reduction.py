@@ -16,16 +16,8 @@ from potstill.losses.contract import IGNORED_LABEL
 Reduction = Literal["none", "sum", "mean"]
 
 
-def row_means(values: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Mean over the kept units of each row.
-
-    Args:
-        values: [B] or [B, ...].
-        mask: Broadcastable to `values`, true on units that count; None keeps all.
-
-    Returns:
-        [B]; zero for a row without any kept unit.
-    """
+def _row_means(values: Tensor, mask: Tensor | None) -> Tensor:
+    """[B], the mean over the kept units of each row; zero for a row without any."""
     if mask is None:
         return values.flatten(1).mean(1) if values.dim() > 1 else values
     kept = mask.bool().expand_as(values)
@@ -36,11 +28,11 @@ def row_means(values: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def over_rows(values: Tensor, mask: Tensor | None, reduction: Reduction) -> Tensor:
-    """Reduce values per unit: mean within each row, then `reduction` over rows.
+    """Reduce values [B] or [B, ...] per unit: mean within each row, then `reduction` over rows.
 
-    "mean" divides by the rows that have a kept unit.
+    The mask broadcasts against the values and is true on units that count. "mean" divides by the rows that have such a unit.
     """
-    rows = row_means(values, mask)
+    rows = _row_means(values, mask)
     if reduction == "none":
         return rows
     if reduction == "sum":
@@ -53,11 +45,7 @@ def over_rows(values: Tensor, mask: Tensor | None, reduction: Reduction) -> Tens
 
 
 def alike(student: Tensor, teacher: Tensor, *others: Tensor) -> None:
-    """Refuse values that would be spread over each other in the place of being compared one by one.
-
-    Raises:
-        NeedsError: Their shapes differ.
-    """
+    """Refuse values of different shapes, which would be broadcast and not compared one by one."""
     shapes = [list(value.shape) for value in (student, teacher, *others)]
     if any(shape != shapes[0] for shape in shapes):
         raise NeedsError(
@@ -86,10 +74,7 @@ def of_batch(value: Tensor, num_rows: int, reduction: Reduction) -> Tensor:
 def over_labelled(values: Tensor, labels: Tensor, reduction: Reduction) -> Tensor:
     """Reduce one value per unit over the units that have a label.
 
-    Args:
-        values: [N], any shape with as many units as `labels`.
-        labels: [B] or [B, T]; -100 marks a unit without a label, whose value counts as zero.
-        reduction: "none" keeps the shape of `labels`; "mean" divides by the labelled units.
+    `labels` [B] or [B, T] are -100 where there is none, whose value counts as zero; "none" keeps their shape.
     """
     kept = labels != IGNORED_LABEL
     values = torch.where(kept, values.view(labels.shape), values.new_zeros(()))
@@ -101,12 +86,10 @@ def over_labelled(values: Tensor, labels: Tensor, reduction: Reduction) -> Tenso
     return values.sum() / kept.sum().clamp(min=1)
 
 
-def token_mean(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean of [B, T, D] over the kept tokens: [B, D]."""
-    if mask is None:
-        return values.mean(1)
-    kept = mask.bool().unsqueeze(-1)
-    return values.masked_fill(~kept, 0.0).sum(1) / kept.sum(1).clamp(min=1)
+def root(squared: Tensor, above: float = 0.0) -> Tensor:
+    """√ of numbers above a bound; zero, without a gradient, elsewhere."""
+    counts = squared > above
+    return torch.where(counts, squared, torch.ones_like(squared)).sqrt() * counts
 
 
 def _known(reduction: str) -> None:

@@ -14,10 +14,9 @@ from torch import Tensor
 
 from potstill.errors import NeedsError
 from potstill.ground.precision import full_precision
-from potstill.losses.bridges import width_of
-from potstill.losses.layers import BridgedLoss, PairedLoss, loss_name
+from potstill.losses.layers import BridgedLoss, PairedLoss, loss_name, width_of
 from potstill.losses.options import LAST_LAYER, LayerPair, one_of
-from potstill.losses.reduction import Reduction, over_rows
+from potstill.losses.reduction import Reduction, over_rows, root
 
 
 @full_precision
@@ -30,7 +29,6 @@ def gram(student_hidden: Tensor, teacher_hidden: Tensor, *, mask: Tensor | None 
         student_hidden: [B, T, D] or [B, C, H, W].
         teacher_hidden: The same tokens or grid; the width may differ.
         mask: [B, T], true on real tokens; pairs with a pad do not count.
-        reduction: Over rows.
     """
     student, teacher = (F.normalize(positions(value), dim=-1) for value in (student_hidden, teacher_hidden))
     difference = student @ student.transpose(1, 2) - teacher @ teacher.transpose(1, 2)
@@ -77,17 +75,16 @@ def affinity(
         student_map: [B, C, H, W] or [B, T, D].
         teacher_map: The same positions; for "positions" any width.
         over: Which vectors are compared.
-        mask: [B, T], true on real tokens.
-        reduction: Over rows.
     """
     student, teacher = (positions(value, mask) for value in (student_map, teacher_map))
     count: Tensor | float = float(student.shape[1]) if mask is None else mask.bool().sum(1).clamp(min=1).to(student.dtype)
+    tiny = 1e-6 if student.dtype == torch.float32 else 1e-14  # below it a squared norm may be rounding
     if over == "channels":
         product = (F.normalize(student, dim=1) * F.normalize(teacher, dim=1)).sum(1)
-        values = _safe_root(2 - 2 * product.square()).mean(1) / count
+        values = root(2 - 2 * product.square(), tiny).mean(1) / count
     else:
         student, teacher = F.normalize(student, dim=-1), F.normalize(teacher, dim=-1)
-        values = _safe_root(distance_of_grams(student, teacher)) / count
+        values = root(distance_of_grams(student, teacher), tiny) / count
     return over_rows(values, None if mask is None else mask.bool().any(1), reduction)
 
 
@@ -107,13 +104,6 @@ def cross_square(first: Tensor, second: Tensor) -> Tensor:
     return (first.transpose(1, 2) @ second).square().sum((1, 2))
 
 
-def _safe_root(squared: Tensor) -> Tensor:
-    # No gradient (and no infinite one) where the squared norm is zero within rounding.
-    tiny = 1e-6 if squared.dtype == torch.float32 else 1e-14
-    safe = squared > tiny
-    return torch.where(safe, squared, torch.ones_like(squared)).sqrt() * safe
-
-
 @full_precision
 def nst(student_map: Tensor, teacher_map: Tensor, *, mask: Tensor | None = None, reduction: Reduction = "mean") -> Tensor:
     """Neuron selectivity: squared MMD between channels, k(x, y) = ⟨x, y⟩² on activations of length one over positions.
@@ -121,11 +111,7 @@ def nst(student_map: Tensor, teacher_map: Tensor, *, mask: Tensor | None = None,
     mean k(t, t') + mean k(s, s') − 2 mean k(s, t), the means over pairs of channels; this is ‖S Sᵀ/C_s − T Tᵀ/C_t‖².
     Source: Huang and Wang 2017 (arXiv 1707.01219) with the polynomial kernel d = 2, c = 0.
 
-    Args:
-        student_map: [B, C, H, W] or [B, T, D].
-        teacher_map: The same positions; the width may differ.
-        mask: [B, T], true on real tokens.
-        reduction: Over rows.
+    Shapes as in `gram`.
     """
     flat = (positions(value, mask) for value in (student_map, teacher_map))
     channels = (F.normalize(value, dim=1) * value.shape[2] ** -0.5 for value in flat)
@@ -141,8 +127,6 @@ def ickd(student_map: Tensor, teacher_map: Tensor, *, mask: Tensor | None = None
     Args:
         student_map: [B, C, H, W] or [B, T, D], already in the teacher's channels.
         teacher_map: The same channels; the positions may differ.
-        mask: [B, T], true on real tokens.
-        reduction: Over rows.
     """
     channels = [positions(value, mask).transpose(1, 2) for value in (student_map, teacher_map)]
     values = _distance_of_unit_rows(*channels) / channels[0].shape[1]
@@ -167,9 +151,7 @@ def _distance_of_unit_rows(first: Tensor, second: Tensor) -> Tensor:
 class Affinity(RelationLoss):
     """Pairwise affinities; see `functional.affinity`. Source: He et al. 2019 (arXiv 1903.04688).
 
-    Args:
-        layers: Pairs of (student, teacher) blocks.
-        over: "positions" (any widths) or "channels" (equal widths).
+    It compares "positions" (any widths) or "channels" (equal widths).
     """
 
     formula = staticmethod(affinity)

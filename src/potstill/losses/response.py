@@ -17,7 +17,7 @@ from potstill.errors import NeedsError
 from potstill.ground.precision import finite, full_precision, log_probabilities
 from potstill.losses.contract import IGNORED_LABEL, FormulaLoss, LossValue, Shapes, StudentView
 from potstill.losses.layers import loss_name
-from potstill.losses.options import between, one_of, positive
+from potstill.losses.options import between, positive
 from potstill.losses.reduction import Reduction, alike, over_labelled, over_rows
 
 
@@ -32,7 +32,6 @@ def ce(student_logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0, 
         student_logits: [B, C] or [B, T, C].
         labels: [B] or [B, T], int64.
         label_smoothing: ε.
-        reduction: "none", "sum" or "mean".
     """
     flat = finite(student_logits).flatten(0, -2)
     values = F.cross_entropy(
@@ -93,6 +92,19 @@ def soft_ce(
     return over_rows(-(temperature**2) * (p * log_q).sum(-1), mask, reduction)
 
 
+@full_precision
+def probability_mse(
+    student_logits: Tensor, teacher_logits: Tensor, *, mask: Tensor | None = None, reduction: Reduction = "mean"
+) -> Tensor:
+    """Mean squared difference of probabilities: 1/C Σ (q − p)², the consistency cost.
+
+    Source: Tarvainen and Valpola 2017, Mean Teacher (arXiv 1703.01780), eq. 1 and appendix B. Shapes and reduction as in `kl`.
+    """
+    q = log_probabilities(student_logits, 1.0, mask).exp()
+    p = log_probabilities(teacher_logits, 1.0, mask).exp()
+    return over_rows((q - p).square().mean(-1), mask, reduction)
+
+
 class ResponseLoss(FormulaLoss):
     """Base of losses that read the logits of both sides; refuses different numbers of classes.
 
@@ -107,7 +119,6 @@ class ResponseLoss(FormulaLoss):
     min_classes: ClassVar[int] = 1
 
     def prepare(self, student: Shapes, teacher: Shapes | None, *, num_rows: int) -> None:
-        del num_rows
         if teacher is not None and self.needs_teacher() and student.logits[-1] != teacher.logits[-1]:
             outputs = "classes" if self.of_classes else "outputs"
             raise NeedsError(
@@ -128,11 +139,7 @@ class ResponseLoss(FormulaLoss):
         return LossValue(sum=total, count=self.units(student, batch))
 
     def teacher_logits(self, teacher: TeacherSignal | None) -> Tensor:
-        """The teacher's logits, without a gradient.
-
-        Raises:
-            NeedsError: There are none.
-        """
+        """The teacher's logits, without a gradient; refused where there is no teacher."""
         if teacher is None:
             raise NeedsError(f"{loss_name(self)} needs a teacher signal, there is none", todo="give the trainer a teacher")
         return teacher.logits.detach()
@@ -166,14 +173,13 @@ class LabelLoss(FormulaLoss):
     """Base of losses on probabilities of classes that read the labels alone."""
 
     of_classes: ClassVar[bool] = True
-    reads_labels: ClassVar[bool] = True
+    reads_labels: bool = True
 
     def needs_teacher(self) -> tuple[str, ...]:
         return ()
 
     def forward(self, student: StudentView, teacher: TeacherSignal | None, batch: Mapping[str, Any]) -> LossValue:
         """Sum over units of the formula."""
-        del teacher
         total = self.formula(student.logits, batch["labels"], **self.arguments(), reduction="sum")
         return LossValue(sum=total, count=self.count(batch))
 
@@ -187,56 +193,6 @@ class CE(LabelLoss):
     def __init__(self, *, label_smoothing: float = 0.0) -> None:
         super().__init__()
         self.label_smoothing = between("label_smoothing", label_smoothing, 0, 1)
-
-
-class TargetLoss(ResponseLoss):
-    """Base of losses whose target is the teacher's output or the label, by the option `target`.
-
-    With labels, rows that have none (-100 or NaN in every place) are not counted.
-    """
-
-    of_classes: ClassVar[bool] = False
-
-    def __init__(self, *, target: str = "teacher") -> None:
-        super().__init__()
-        self.target = one_of("target", target, ("teacher", "labels"))
-
-    def reads_numbers(self) -> bool:
-        return self.target == "labels"
-
-    def needs_teacher(self) -> tuple[str, ...]:
-        return ("logits",) if self.target == "teacher" else ()
-
-    def needs_batch(self) -> tuple[str, ...]:
-        return () if self.target == "teacher" else ("labels",)
-
-    def count(self, batch: Mapping[str, Any]) -> Tensor | float:
-        return super().count(batch) if self.target == "teacher" else labelled_rows(batch["labels"]).sum()
-
-    def forward(self, student: StudentView, teacher: TeacherSignal | None, batch: Mapping[str, Any]) -> LossValue:
-        """Sum over rows that have a target."""
-        if self.target == "teacher":
-            return super().forward(student, teacher, batch)
-        labels = batch["labels"].view_as(student.logits)
-        return LossValue(sum=self.from_labels(student.logits, labels), count=self.count(batch))
-
-    def compare(self, student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None, batch: Mapping[str, Any]) -> Tensor:
-        del mask, batch
-        return self.formula(student_logits, teacher_logits, **self.arguments(), reduction="sum")
-
-    def from_labels(self, student_logits: Tensor, labels: Tensor) -> Tensor:
-        """Sum over labelled rows against the labels."""
-        raise TypeError(f"{type(self).__name__} does not define from_labels")
-
-
-def known_places(labels: Tensor) -> Tensor:
-    """True where there is a label: neither -100 nor NaN; shaped as `labels`."""
-    return (labels != IGNORED_LABEL) & ~labels.isnan()
-
-
-def labelled_rows(labels: Tensor) -> Tensor:
-    """[B], true on rows with a label in any place."""
-    return known_places(labels).reshape(labels.shape[0], -1).any(1)
 
 
 class TVD(TemperatureLoss):
@@ -259,3 +215,9 @@ class SoftCE(TemperatureLoss):
     """Cross-entropy with soft targets; see `functional.soft_ce`. Source: Hinton et al. 2015 (arXiv 1503.02531)."""
 
     formula = staticmethod(soft_ce)
+
+
+class ProbabilityMSE(ResponseLoss):
+    """Mean squared difference of probabilities; see `functional.probability_mse`. Source: arXiv 1703.01780."""
+
+    formula = staticmethod(probability_mse)

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from potstill.contracts.signal import TeacherSignal
 from potstill.ground.precision import full_precision
-from potstill.losses.bridges import MapNorm
 from potstill.losses.contract import LossValue, Shapes, StudentView
-from potstill.losses.layers import BridgedLoss
+from potstill.losses.layers import MapNorm, PairedLoss
 from potstill.losses.options import LayerPair, between
 from potstill.losses.reduction import Reduction, over_rows
 
@@ -33,7 +32,6 @@ def review_kd(student_map: Tensor, teacher_map: Tensor, *, reduction: Reduction 
     Args:
         student_map: Fused student map [B, C, H, W].
         teacher_map: [B, C, H, W].
-        reduction: Over rows.
     """
     whole = difference = student_map - teacher_map
     total, weight, sum_weights = _mean_square(whole), 1.0, 1.0
@@ -52,19 +50,8 @@ def _mean_square(values: Tensor) -> Tensor:
     return values.square().mean((1, 2, 3))
 
 
-def _pooled(values: Tensor) -> Tensor:
-    return values.mean((2, 3), keepdim=True)
-
-
 class AttentionFusion(nn.Module):
-    """Fuses a stage with what comes from the deeper ones, by two learned attention maps.
-
-    Args:
-        student_channels: Channels of the stage.
-        middle_channels: Channels in which stages are fused.
-        teacher_channels: Channels of the output.
-        is_deepest: Whether there is nothing deeper to fuse with.
-    """
+    """Fuses a stage with what comes from the deeper ones, by two learned attention maps; the deepest has none."""
 
     def __init__(self, student_channels: int, middle_channels: int, teacher_channels: int, *, is_deepest: bool) -> None:
         super().__init__()
@@ -102,7 +89,7 @@ class AttentionFusion(nn.Module):
         return own, other
 
 
-class ReviewKD(BridgedLoss):
+class ReviewKD(PairedLoss):
     """Knowledge review; see `functional.review_kd`. Source: Chen et al. 2021 (arXiv 2104.09044).
 
     Stages are read as their taps give them, behind the last ReLU where a stage ends in one; the authors read before it.
@@ -116,7 +103,7 @@ class ReviewKD(BridgedLoss):
     ranks: ClassVar[tuple[int, ...]] = (4,)
 
     def __init__(self, *, layers: Sequence[LayerPair] = LAST_STAGES, middle_channels: int = 512, pooled: bool = True) -> None:
-        super().__init__(layers=layers, project="linear")
+        super().__init__(layers=layers)
         self.pooled = pooled
         self.middle_channels = int(between("middle_channels", middle_channels, 1, 65536))
 
@@ -137,10 +124,9 @@ class ReviewKD(BridgedLoss):
 
     def forward(self, student: StudentView, teacher: TeacherSignal | None, batch: Mapping[str, Any]) -> LossValue:
         """Mean over stages of the sum over rows, from the deepest stage to the shallowest."""
-        del batch
         maps, deeper, terms = self.pairs(student, teacher), None, []
         if self.pooled:
-            maps.append((_pooled(maps[-1][0]), _pooled(maps[-1][1])))
+            maps.append((maps[-1][0].mean((2, 3), keepdim=True), maps[-1][1].mean((2, 3), keepdim=True)))
         for (student_map, teacher_map), fusion in zip(reversed(maps), reversed(list(self.bridges)), strict=True):
             output, deeper = fusion(student_map, deeper, tuple(teacher_map.shape[-2:]))
             terms.append(review_kd(output, teacher_map, reduction="sum"))

@@ -14,10 +14,20 @@ from torch import Tensor, nn
 from potstill.contracts.signal import TeacherSignal
 from potstill.errors import NeedsError, RecipeError
 from potstill.ground.precision import full_precision
-from potstill.losses.bridges import PROJECT_CHOICES, build_bridge
 from potstill.losses.contract import Loss, LossValue, Shapes, StudentView
 from potstill.losses.feature import cosine, hidden_mse
-from potstill.losses.layers import loss_name, mask_for, refuse_ranks, shape_of, teacher_taps, unique
+from potstill.losses.layers import (
+    PROJECT_CHOICES,
+    build_bridge,
+    loss_name,
+    mask_for,
+    other_tokens,
+    positions_of,
+    refuse_ranks,
+    shape_of,
+    teacher_taps,
+    unique,
+)
 from potstill.losses.options import one_of, positive, tap_name
 from potstill.losses.reduction import Reduction
 from potstill.models.cka import LEAST_ROWS_DEBIASED, cka_matrix, row_vectors
@@ -34,11 +44,7 @@ def routing_shares(
 
     softmax: softmax_l(CKA(s, l) / temperature); most_similar: 1 at the largest CKA.
 
-    Args:
-        student_rows: S tensors [B, D], one vector a row.
-        teacher_rows: L tensors [B, D].
-        temperature: How close the choice is to an even mix.
-        mix: "softmax" or "most_similar".
+    `student_rows` are S tensors [B, D], `teacher_rows` L of any widths.
 
     Raises:
         DataError: Fewer than 4 rows.
@@ -69,8 +75,6 @@ def routed(
         teacher_hiddens: L values of the same shape.
         shares: [L], of sum one; see `routing_shares`.
         distance: "mse" or "cosine".
-        mask: [B, T], true on real tokens.
-        reduction: Over rows.
     """
     target = torch.stack([share * hidden for share, hidden in zip(shares.unbind(), teacher_hiddens, strict=True)]).sum(0)
     compare = cosine if distance == "cosine" else hidden_mse
@@ -90,7 +94,6 @@ class Routed(Loss):
         temperature: Of the softmax over similarities.
         mix: "softmax" or "most_similar".
         distance: "mse" or "cosine".
-        project: "auto" bridges where the widths differ, "linear" always, "none" never.
     """
 
     kind: ClassVar[str] = "feature"
@@ -123,7 +126,6 @@ class Routed(Loss):
         return self.teacher_taps
 
     def prepare(self, student: Shapes, teacher: Shapes | None, *, num_rows: int) -> None:
-        del num_rows
         theirs = [shape_of(teacher, tap, "teacher", self) for tap in self.teacher_taps]
         if len({shape[1:] for shape in theirs}) > 1:
             raise NeedsError(
@@ -136,18 +138,13 @@ class Routed(Loss):
             own = shape_of(student, tap, "student", self)
             names = f"student {tap} {list(own)} and teacher {self.teacher_taps[0]} {list(theirs[0])}"
             refuse_ranks(self, own, theirs[0], names, (3, 4))
-            if _positions(own) != _positions(theirs[0]):
-                raise NeedsError(
-                    f"{loss_name(self)}: {names} have different token counts or grids",
-                    "the same tokens or grid on both sides",
-                    "use the teacher's tokenizer or patch size for the student, or the loss sp",
-                )
+            if positions_of(own) != positions_of(theirs[0]):
+                raise other_tokens(self, names)
             bridges.append(build_bridge(own, theirs[0], self.project, names=f"{loss_name(self)}: {names}"))
         self.bridges = nn.ModuleList(bridges)
 
     def forward(self, student: StudentView, teacher: TeacherSignal | None, batch: Mapping[str, Any]) -> LossValue:
         """Mean over student blocks of the sum over rows, and the mean teacher block that each one chose."""
-        del batch
         known = teacher_taps(teacher)
         theirs = [known[tap].detach() for tap in self.teacher_taps]
         ours = [student.taps[tap] for tap in self.student_taps]
@@ -177,8 +174,3 @@ def _taps(name: str, layers: Sequence[int | str]) -> tuple[str, ...]:
             f"{name} is {layers!r}", "a list of blocks, from 1, or from the end as -1", f"write for example {name}: [1, 2, 3]"
         )
     return unique(tap_name("hidden", each) for each in layers)
-
-
-def _positions(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Tokens of [B, T, D], height and width of a map."""
-    return shape[1:-1] if len(shape) == 3 else shape[2:]

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from potstill.contracts.signal import TeacherSignal
 from potstill.ground.precision import full_precision
-from potstill.losses.bridges import width_of
 from potstill.losses.contract import LossValue, Shapes, StudentView
-from potstill.losses.layers import PairedLoss, shape_of
+from potstill.losses.layers import PairedLoss, shape_of, width_of
 from potstill.losses.options import HEAD_INPUT, LayerPair, between, positive
 from potstill.losses.reduction import Reduction, divergence, over_rows
 
@@ -86,11 +85,6 @@ class SSKD(PairedLoss):
     Each side's last feature goes through two layers of its own. Those of the teacher learn the pretext task, to find the
     plain row of a turned one (cross-entropy of A_t, eq. 4), together with the student, whose loss has no gradient into them; the
     paper trains them before, and the authors' code at a τ of 1. The teacher itself stays as it is.
-
-    Args:
-        layers: One pair of taps; each value becomes one vector per row.
-        temperature: τ of the similarities.
-        kept_share: Share of the teacher's wrong rows that is kept.
     """
 
     kind: ClassVar[str] = "contrast"
@@ -107,7 +101,6 @@ class SSKD(PairedLoss):
         return ("view",)
 
     def prepare(self, student: Shapes, teacher: Shapes | None, *, num_rows: int) -> None:
-        del num_rows
         own, theirs = self.names()[0]
         widths = width_of(shape_of(student, own, "student", self)), width_of(shape_of(teacher, theirs, "teacher", self))
         self.bridges = nn.ModuleList(Projection(width) for width in widths)

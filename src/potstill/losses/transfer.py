@@ -14,9 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from potstill.ground.precision import full_precision
-from potstill.losses.bridges import Bridge, MapNorm, VectorNorm, match_maps, width_of
 from potstill.losses.feature import hidden_mse
-from potstill.losses.layers import BridgedLoss, mask_for
+from potstill.losses.layers import Bridge, MapNorm, PairedLoss, VectorNorm, mask_for, match_maps, width_of
 from potstill.losses.options import HEAD_INPUT, LAST_LAYER, LayerPair, between, one_of, positive
 from potstill.losses.reduction import Reduction, of_batch, over_rows
 
@@ -32,8 +31,6 @@ def ft(student_factor: Tensor, teacher_factor: Tensor, *, mask: Tensor | None = 
     Args:
         student_factor: [B, K], [B, T, K] or [B, K, H, W].
         teacher_factor: The same shape.
-        mask: [B, T], true on real tokens.
-        reduction: Over rows.
     """
     kept = None if mask is None else mask.bool().unsqueeze(-1)
     factors = [value if kept is None else value.masked_fill(~kept, 0.0) for value in (student_factor, teacher_factor)]
@@ -51,7 +48,6 @@ def pad(student_feature: Tensor, teacher_feature: Tensor, log_variance: Tensor, 
         student_feature: [B, D] in the teacher's width.
         teacher_feature: [B, D].
         log_variance: log σ² [B, D] (or [B, 1]).
-        reduction: Over rows.
     """
     values = (student_feature - teacher_feature).square() * torch.exp(-log_variance) + log_variance
     return over_rows(values.mean(-1), None, reduction)
@@ -114,7 +110,7 @@ def _stack(widths: list[int], is_map: bool) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-class FT(BridgedLoss):
+class FT(PairedLoss):
     """Factor transfer; see `functional.ft`. Source: Kim et al. 2018 (arXiv 1802.04977).
 
     The paraphraser learns to reconstruct the teacher's feature, the translator to give its factors. The paper trains the
@@ -122,7 +118,6 @@ class FT(BridgedLoss):
     a gradient from the transfer into the paraphraser.
 
     Args:
-        layers: Pairs of (student, teacher) blocks.
         rate: Factors per channel of the teacher, the paper's k.
         stage: "joint", "paraphraser" or "transfer".
         reconstruction: Weight of the paraphraser's reconstruction relative to the transfer. The weight of the whole term
@@ -137,7 +132,7 @@ class FT(BridgedLoss):
         stage: str = "joint",
         reconstruction: float = 1.0,
     ) -> None:
-        super().__init__(layers=layers, project="linear")
+        super().__init__(layers=layers)
         self.rate = positive("rate", rate)
         self.stage = one_of("stage", stage, STAGES)
         self.reconstruction = positive("reconstruction", reconstruction)
@@ -176,14 +171,14 @@ class PrimeBridge(nn.Module):
         return aligned, self.log_variance(aligned)
 
 
-class PAD(BridgedLoss):
+class PAD(PairedLoss):
     """Prime-aware distillation of the embedding; see `functional.pad`. Source: Zhang et al. 2020 (arXiv 2008.01458)."""
 
     may_be_negative: ClassVar[bool] = True
     of_vectors: ClassVar[bool] = True
 
     def __init__(self, *, layers: Sequence[LayerPair] = HEAD_INPUT) -> None:
-        super().__init__(layers=layers, project="linear")
+        super().__init__(layers=layers)
 
     def bridge(self, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], names: str) -> nn.Module:
         return PrimeBridge(student_shape[-1], teacher_shape[-1])
@@ -208,19 +203,14 @@ class ProjectorBridge(nn.Module):
         return self.student_norm(self.projector(student_value.to(dtype))), self.teacher_norm(teacher_value.to(dtype))
 
 
-class SRD(BridgedLoss):
-    """Projector and soft maximum on the embedding; see `functional.srd`. Source: Miles and Mikolajczyk (arXiv 2303.11098).
-
-    Args:
-        layers: Pairs of taps; each value becomes one vector per row.
-        power: α of the soft maximum.
-    """
+class SRD(PairedLoss):
+    """Projector and soft maximum on the embedding; see `functional.srd`. Source: Miles and Mikolajczyk (arXiv 2303.11098)."""
 
     may_be_negative: ClassVar[bool] = True
     of_vectors: ClassVar[bool] = True
 
     def __init__(self, *, layers: Sequence[LayerPair] = HEAD_INPUT, power: float = 4.0) -> None:
-        super().__init__(layers=layers, project="linear")
+        super().__init__(layers=layers)
         self.power = positive("power", power)
 
     def bridge(self, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], names: str) -> nn.Module:
@@ -257,7 +247,7 @@ class ReuseProjector(nn.Module):
         return projected if projected.dim() != 4 else torch.maximum(projected, self.lowest.to(projected.dtype))
 
     @torch.no_grad()
-    def see(self, teacher_value: Tensor) -> None:
+    def measure(self, teacher_value: Tensor) -> None:
         """Let a batch of training lower what values are cut at."""
         if self.training and teacher_value.dim() == 4:
             self.lowest.copy_(torch.minimum(self.lowest, teacher_value.amin().to(self.lowest.dtype)))
@@ -267,7 +257,7 @@ def _normed(convolution: nn.Conv2d, width: int) -> tuple[nn.Module, ...]:
     return convolution, MapNorm(width), nn.ReLU()
 
 
-class SimKD(BridgedLoss):
+class SimKD(PairedLoss):
     """Feature for the reused classifier; see `functional.simkd`. Source: Chen et al. 2022 (arXiv 2203.14001).
 
     After training, the student predicts with the teacher's classifier on `bridges[0]` of its last feature.
@@ -278,7 +268,7 @@ class SimKD(BridgedLoss):
     """
 
     def __init__(self, *, layers: Sequence[LayerPair] = HEAD_INPUT, factor: int = 2) -> None:
-        super().__init__(layers=layers, project="linear")
+        super().__init__(layers=layers)
         self.factor = int(between("factor", factor, 1, 64))
 
     def bridge(self, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], names: str) -> nn.Module:
@@ -289,6 +279,6 @@ class SimKD(BridgedLoss):
         student_value, teacher_value = match_maps(student_value, teacher_value)
         projector = self.bridges[index]
         assert isinstance(projector, ReuseProjector)
-        projector.see(teacher_value)
+        projector.measure(teacher_value)
         feature = projector(student_value)
         return simkd(feature, teacher_value, mask=mask_for(teacher_value, token_mask), reduction="sum")

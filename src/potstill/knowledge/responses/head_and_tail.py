@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from potstill.ground.precision import FLOOR, full_precision, log_probabilities
-from potstill.knowledge.responses.tensors import TensorResponse, checked_count, refuse_misfit
+from potstill.knowledge.responses.tensors import PartialResponse, checked_count
 
 
 @dataclass(frozen=True)
-class HeadAndTail(TensorResponse):
+class HeadAndTail(PartialResponse):
     """The K most likely classes, and the probability of all others together.
 
     A divergence over these K + 1 entries is at most that over all C classes (the data processing inequality), and equal to it
@@ -25,40 +25,27 @@ class HeadAndTail(TensorResponse):
 
     Args:
         ids: [B, K] or [B, T, K] int64, the most likely class first.
-        log_probabilities: Of these classes, the same shape.
-        tail: Log-probability of the rest, [B] or [B, T].
         temperature: τ at which all of them are probabilities.
         num_classes: C.
+        log_probabilities: Of these classes, in the shape of `ids`.
+        tail: Log-probability of the rest, [B] or [B, T].
     """
 
     name: ClassVar[str] = "head_and_tail"
-    ids: Tensor
     log_probabilities: Tensor
     tail: Tensor
-    temperature: float
-    num_classes: int
 
     @classmethod
     def of(cls, logits: Tensor, *, seed: int = 0, entries: int = 64, temperature: float = 1.0) -> Self:
         """The head of every logit; `entries` above C keep all."""
         log_p = log_probabilities(logits, temperature)
         head, ids = log_p.topk(min(checked_count("entries", entries), log_p.shape[-1]), dim=-1)
-        return cls(ids, head.clamp(min=FLOOR), _others(log_p, ids).clamp(min=FLOOR), float(temperature), log_p.shape[-1])
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """[B, C] or [B, T, C]."""
-        return (*self.ids.shape[:-1], self.num_classes)
-
-    @property
-    def fixed_temperature(self) -> float:
-        """The temperature at which it was kept."""
-        return self.temperature
+        return cls(ids, float(temperature), log_p.shape[-1], head.clamp(min=FLOOR), _others(log_p, ids).clamp(min=FLOOR))
 
     @full_precision
     def aligned(self, student_logits: Tensor, temperature: float | Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Over the K classes and the rest."""
-        refuse_misfit(self, student_logits, temperature)
+        self.check(student_logits, temperature)
         log_p = torch.cat([self.log_probabilities, self.tail.unsqueeze(-1)], -1)
         log_q = log_probabilities(student_logits, temperature, mask)
         log_q = torch.cat([log_q.gather(-1, self.ids), _others(log_q, self.ids).unsqueeze(-1)], -1)

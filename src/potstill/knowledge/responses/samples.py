@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from potstill.ground.precision import FLOOR, full_precision, log_probabilities
-from potstill.knowledge.responses.tensors import TensorResponse, checked_count, refuse_misfit
+from potstill.knowledge.responses.tensors import PartialResponse, checked_count
 
 
 @dataclass(frozen=True)
-class Samples(TensorResponse):
+class Samples(PartialResponse):
     """K classes drawn with replacement from the teacher at one temperature.
 
     With p̂ the shares of the draws, KL(p̂ ‖ q) = −Σ p̂ log q − H(p̂). Its gradient by the student is that of −Σ p̂ log q, whose
@@ -28,16 +28,13 @@ class Samples(TensorResponse):
 
     Args:
         ids: [B, K] or [B, T, K] int64, each drawn class once, then places of count 0.
-        counts: How often each was drawn, the same shape.
         temperature: τ of the distribution that they were drawn from.
         num_classes: C.
+        counts: How often each was drawn, in the shape of `ids`.
     """
 
     name: ClassVar[str] = "samples"
-    ids: Tensor
     counts: Tensor
-    temperature: float
-    num_classes: int
 
     @classmethod
     def of(cls, logits: Tensor, *, seed: int = 0, draws: int = 64, temperature: float = 1.0) -> Self:
@@ -51,22 +48,12 @@ class Samples(TensorResponse):
         ids = torch.zeros_like(drawn).scatter_(-1, place, drawn)
         counts = torch.zeros_like(drawn).scatter_add_(-1, place, torch.ones_like(drawn))
         shape = (*p.shape[:-1], draws)
-        return cls(ids.view(shape), counts.view(shape), float(temperature), p.shape[-1])
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """[B, C] or [B, T, C]."""
-        return (*self.ids.shape[:-1], self.num_classes)
-
-    @property
-    def fixed_temperature(self) -> float:
-        """The temperature at which they were drawn."""
-        return self.temperature
+        return cls(ids.view(shape), float(temperature), p.shape[-1], counts.view(shape))
 
     @full_precision
     def aligned(self, student_logits: Tensor, temperature: float | Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Over the drawn classes; the student's probabilities over them sum to at most 1."""
-        refuse_misfit(self, student_logits, temperature)
+        self.check(student_logits, temperature)
         shares = self.counts / self.counts.sum(-1, keepdim=True).clamp(min=1)
         log_p = torch.where(self.counts > 0, shares.clamp(min=1e-30).log(), FLOOR)
         return log_p, log_probabilities(student_logits, temperature, mask).gather(-1, self.ids)

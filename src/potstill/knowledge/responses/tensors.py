@@ -21,11 +21,6 @@ class TensorResponse(Response):
     def _fields(self) -> dict[str, Any]:
         return {item.name: getattr(self, item.name) for item in fields(self)}
 
-    @property
-    def rows(self) -> int:
-        """Length of the tensors."""
-        return len(next(value for value in self._fields().values() if isinstance(value, Tensor)))
-
     def pack(self) -> dict[str, np.ndarray]:
         """One array for each field."""
         return {name: _packed(value) for name, value in self._fields().items()}
@@ -41,6 +36,42 @@ class TensorResponse(Response):
         return self if all(value is getattr(self, name) for name, value in moved.items()) else replace(self, **moved)
 
 
+@dataclass(frozen=True)
+class PartialResponse(TensorResponse):
+    """Base of responses that keep some classes `ids` [B, K] or [B, T, K] at one temperature."""
+
+    ids: Tensor
+    temperature: float
+    num_classes: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[B, C] or [B, T, C]."""
+        return (*self.ids.shape[:-1], self.num_classes)
+
+    @property
+    def fixed_temperature(self) -> float:
+        """The temperature at which it was kept."""
+        return self.temperature
+
+    def check(self, student_logits: Tensor, temperature: float | Tensor) -> None:
+        """Refuse another number of classes, and another temperature than the one that was kept."""
+        if student_logits.shape[-1] != self.num_classes:
+            raise NeedsError(
+                f"the student has {student_logits.shape[-1]} classes, the teacher's answers are of {self.num_classes}",
+                "the same classes in the same order on both sides",
+                "give the student the teacher's classes",
+            )
+        kept = self.temperature
+        if isinstance(temperature, Tensor) or float(temperature) != kept:
+            given = "a tensor" if isinstance(temperature, Tensor) else temperature
+            raise NeedsError(
+                f"the teacher's answers were kept as {self.name!r} at temperature {kept}, the loss has temperature {given}",
+                f"the temperature {kept}",
+                f"set the loss's temperature to {kept}, or keep the answers at another temperature",
+            )
+
+
 def placed(values: Tensor, device: torch.device) -> Tensor:
     """On the device; to a GPU through pinned memory, so that the copy does not wait for what the GPU still computes."""
     if device.type != "cuda" or values.device.type != "cpu":
@@ -49,36 +80,10 @@ def placed(values: Tensor, device: torch.device) -> Tensor:
 
 
 def checked_count(name: str, value: int) -> int:
-    """How many entries are kept.
-
-    Raises:
-        RecipeError: No whole number above 0.
-    """
+    """How many entries are kept, a whole number above 0."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise RecipeError(f"{name} is {value!r}", "a whole number above 0", f"for example {name}: 64")
     return value
-
-
-def refuse_misfit(response: Response, student_logits: Tensor, temperature: float | Tensor) -> None:
-    """Refuse another number of classes, and another temperature than the one that was kept.
-
-    Raises:
-        NeedsError: As said.
-    """
-    own, fixed = response.shape, response.fixed_temperature
-    if student_logits.shape[-1] != own[-1]:
-        raise NeedsError(
-            f"the student has {student_logits.shape[-1]} classes, the teacher's answers are of {own[-1]}",
-            "the same classes in the same order on both sides",
-            "give the student the teacher's classes",
-        )
-    if fixed is not None and (isinstance(temperature, Tensor) or float(temperature) != fixed):
-        given = "a tensor" if isinstance(temperature, Tensor) else temperature
-        raise NeedsError(
-            f"the teacher's answers were kept as {response.name!r} at temperature {fixed}, the loss has temperature {given}",
-            f"the temperature {fixed}",
-            f"set the loss's temperature to {fixed}, or keep the answers at another temperature",
-        )
 
 
 def _packed(value: Any) -> np.ndarray:
