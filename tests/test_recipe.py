@@ -317,10 +317,10 @@ def test_names_out_of_tables_are_checked():
         ({"rows": {"strength": 0.5}}, ["distill.rows.strength has no effect: distill.rows.focus is none"]),
         (
             {"losses": ["kl", {"name": "hidden_mse", "layers": [[1, 2]]}], "layers": "last"},
-            ["distill.layers has no effect beside distill.losses, whose terms say it themselves"],
+            ["distill.layers has no effect: distill.losses is given, and its terms say it themselves"],
         ),
         ({"losses": ["kl", "hidden_mse"], "layers": "last"}, []),
-        ({"losses": ["kl"], "alpha": 0.5}, ["distill.alpha has no effect beside distill.losses, whose terms say it themselves"]),
+        ({"losses": ["kl"], "alpha": 0.5}, ["distill.alpha has no effect: distill.losses is given, and its terms say it themselves"]),
     ],
 )
 def test_settings_that_nothing_reads_are_told(distill, told):

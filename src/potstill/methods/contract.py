@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import update_wrapper
 from typing import TYPE_CHECKING, Any
 
+from potstill import modalities
 from potstill.answers import build as build_answers
 from potstill.contracts.answers import Answers
 from potstill.contracts.options import Options
@@ -38,7 +39,7 @@ class ModelFacts:
             None where it was not measured.
         states: For a teacher: values of whole rows that its source of knowledge holds at no cost, and their variance over rows:
             ("mean:6", 0.04) is the mean over tokens of the state of block 6.
-        head_inputs: Numbers that the final layer reads; None where nobody looked.
+        head_inputs: Numbers that the final layer reads; None where unknown.
     """
 
     layers: int
@@ -62,7 +63,7 @@ class ModelFacts:
     @property
     def has_maps(self) -> bool:
         """Whether blocks give maps [B, C, H, W] (a convolutional net) and not tokens [B, T, D]."""
-        return self.modality == "image" and self.heads is None
+        return self.heads is None and modalities.build(self.modality).can_turn
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""Methods on features in one stage: maps of attention, hints with uncertainty, factors, projectors, generated features.
+"""Methods on features in one phase: maps of attention, hints with uncertainty, factors, projectors, generated features.
 
-Beside the feature stand the labels at weight 1 and no response, as in the tables that the methods are compared by; `alpha` adds
+With the feature come the labels at weight 1 and no response, as in the tables that the methods are compared by; `alpha` adds
 the response. Losses are means over their pairs of blocks, papers sum over them, hence weights times the number of pairs.
 """
 
@@ -32,7 +32,7 @@ def vid(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tup
 
 
 def ft(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
-    """Factor transfer at the last block, weight 500; the paraphraser's reconstruction beside it, weight 1.
+    """Factor transfer at the last block, weight 500; and the paraphraser's reconstruction, weight 1.
 
     Source: Kim et al. 2018 (arXiv 1802.04977), weight of the authors' code, whose factors have length one over channels and
     positions; the 200 of the reference protocol belongs to means over channels. The paper trains the paraphraser before the

@@ -85,9 +85,6 @@ def pair_by_similarity(
     resembles nothing, so measure one that was cut from the teacher or trained for a while.
 
     Args:
-        student: A model with blocks.
-        teacher: Likewise.
-        batches: A few batches as the collator makes them.
         read: (model, inputs, needs) → values by need name, as `TapReader().read`.
 
     Returns:

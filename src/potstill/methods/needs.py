@@ -95,7 +95,7 @@ def require_attention(name: str, student: ModelFacts, teacher: ModelFacts) -> No
 
 
 def require_classes(name: str, student: ModelFacts, teacher: ModelFacts, *, least: int, nearest: str = "kd") -> None:
-    """Both have at least so many classes; unknown numbers pass.
+    """Both have at least that many classes; unknown numbers pass.
 
     Raises:
         NeedsError: One has fewer.
@@ -132,22 +132,19 @@ def require_need(name: str, need: str, side: str, facts: ModelFacts) -> None:
     """One model has what a loss reads of it.
 
     Args:
-        name: Of the loss.
         need: ``"attention:3"``, ``"hidden:-1"`` …
-        side: "student" or "teacher".
-        facts: Of that model.
 
     Raises:
         NeedsError: No attention, or no such block.
     """
-    kind, _, rest = need.partition(":")
-    if kind in ("attention", "query", "key", "value") and not facts.heads:
+    part, _, rest = need.partition(":")
+    if part in ("attention", "query", "key", "value") and not facts.heads:
         raise NeedsError(
             f"loss {name!r} needs {need!r} of the {side}, which has no attention",
             "transformers on both sides",
             "take the loss sp, or kl",
         )
-    if kind in ("hidden", "mean", "attention", "query", "key", "value") and rest.lstrip("-").isdigit():
+    if part in ("hidden", "mean", "attention", "query", "key", "value") and rest.lstrip("-").isdigit():
         block = int(rest)
         if abs(block) > facts.layers:
             raise NeedsError(

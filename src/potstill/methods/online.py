@@ -124,7 +124,7 @@ def sskd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tu
     """Images in four quarter turns: KL at τ = 4 on all of them (3.6), contrast between turns (10), labels (0.1).
 
     Source: Xu et al. 2020, SSKD (arXiv 2006.07114): weights 0.9 on plain, 2.7 on turned rows and 10 of the authors' runs. The
-    teacher's two layers for the contrast learn beside the student, the paper trains them before. A step sees four times the
+    teacher's two layers for the contrast learn with the student, the paper trains them before. A step sees four times the
     rows. `distill.options.turned_share` is the share of rows kept of those that the teacher gets wrong (0.75).
     """
     require_distribution("sskd", options)

@@ -33,7 +33,7 @@ def self_taught(student: ModelFacts, teacher: ModelFacts, options: MethodOptions
 
 
 def cs_kd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
-    """Rows of one class agree with each other: τ = 4, weight 1, beside labels at weight 1. Labelled rows only.
+    """Rows of one class agree with each other: τ = 4, weight 1, with labels at weight 1. Labelled rows only.
 
     Source: Yun et al. 2020, CS-KD (arXiv 2003.13964), λ = 1 and τ = 4. Batches hold another row of its class for each row,
     so a step sees twice the rows; both of a pair learn, in the paper one is a target alone.

@@ -77,10 +77,6 @@ def check_teachers(recipe: Recipe, task: Task) -> None:
 def check_states(recipe: Recipe, is_trained: Callable[[], bool]) -> None:
     """Make sure that a method which follows earlier states of the teacher will find some.
 
-    Args:
-        recipe: The recipe.
-        is_trained: Whether this run trains the teacher.
-
     Raises:
         RecipeError: There will be none.
     """

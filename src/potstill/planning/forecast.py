@@ -38,11 +38,8 @@ class Forecast:
     """The two models that a run will have, as far as their configurations say, and the phases that train the student.
 
     Args:
-        run: What is known of the run.
         student_config: Of the student that the budget leads to.
         is_exact: Whether the student that is built will have just that configuration.
-        student: Facts of the student.
-        teacher: Facts of the teacher.
     """
 
     run: RunFacts
@@ -173,7 +170,7 @@ def _facts(config: Any, run: RunFacts) -> ModelFacts | None:
     try:
         fewest_classes = run.answers.fewest_classes or run.num_labels
         return replace(facts_of(_without_weights(run, config)), num_classes=fewest_classes or None)
-    except Exception as error:  # a model's own code, which may not bear tensors without values
+    except Exception as error:  # a model's own code, which may not work on tensors without values
         logger.debug("facts of %s are not known: %s", type(config).__name__, error)
         return None
 

@@ -53,11 +53,8 @@ class Inputs:
 
     Args:
         name: Of the task, where there are several; else empty.
-        teacher: The recipe's words for the teacher.
-        data: The recipe's words for the data.
         seed: Of splits and new heads.
         task_name: Of the recipe's task; "auto" where teacher and data say it.
-        memory: What is in memory.
         shared_task: The task, for a further teacher of the same rows.
     """
 

@@ -45,12 +45,8 @@ class LearningOptions:
     """What training reads of a recipe.
 
     Args:
-        distill: How the student learns.
-        student: What was asked of the student.
-        combination: How several teachers become one.
         tasks: Names of several tasks; empty for one.
         seed: Of batch order and whatever is drawn.
-        precision: Of training.
         route: Contents of the teacher's states that the recipe names.
         load_teacher: Loads an earlier state of the teacher from a folder.
     """
@@ -70,11 +66,6 @@ class Learning:
     """A student, its teachers and its rows.
 
     Args:
-        options: What the recipe says.
-        rows: The rows, augmented ones included.
-        teachers: All teachers, with their answers.
-        student: Who learns.
-        tell: Receives progress and notes.
         chain: Model of a chain → it, once it is trained.
     """
 
@@ -82,7 +73,7 @@ class Learning:
     rows: Rows
     teachers: tuple[Teacher, ...]
     student: Student
-    tell: Observer
+    observer: Observer
     chain: dict[str, Student] = field(default_factory=dict)
 
     @property
@@ -130,7 +121,7 @@ class Learning:
         if "start error" not in known:
             source, batches = self.knowledge(), training_batches(self.student, self.teacher, self.options.seed)
             known["start error"] = error = start_error(self.student, model, source, batches)
-            self.tell.note(f"before training the student misses {error:.1%} of what the teacher's answers say ({ROWS} rows)")
+            self.observer.note(f"before training the student misses {error:.1%} of what the teacher's answers say ({ROWS} rows)")
         found: float = known["start error"]
         return found
 
@@ -140,7 +131,7 @@ class Learning:
             is_random = self.options.student.architecture is not None
             found = match(self.student, model, self.teacher, (own, teacher), self.options.seed, is_random=is_random)
             known["matched"] = found.pairs
-            self.tell.note(str(found))
+            self.observer.note(str(found))
         pairs: tuple[tuple[int, int], ...] = known["matched"]
         return pairs
 
@@ -205,11 +196,7 @@ class Learning:
         """Carry out one phase, on disk.
 
         Args:
-            model: The student, trained in place.
-            processor: Its tokenizer or image processor.
-            phase: What it learns.
             folder: Of this phase alone.
-            max_steps: Stop after this many steps.
             is_taught: Whether there is a teacher, or labels alone.
             weights: Learned weights of several teachers, trained with the student.
         """
@@ -223,11 +210,11 @@ class Learning:
             teacher=self.source(phase, weights) if is_taught else None,
             task=self.rows.task,
             settings=self.settings(phase, max_steps=max_steps, is_taught=is_taught),
-            on_progress=progress(self.tell),
+            on_progress=progress(self.observer),
         )
         note = rounding_note(outcome.precision)
         if note:
-            self.tell.note(f"{phase.name}: {note}")
+            self.observer.note(f"{phase.name}: {note}")
         return outcome
 
     def _losses(self, phase: Phase) -> Sequence[Any]:
@@ -258,12 +245,12 @@ def last_shares(history: Sequence[dict[str, Any]], count: int) -> list[float] | 
     return [share / sum(found) for share in found]
 
 
-def progress(tell: Observer) -> Callable[..., None]:
+def progress(observer: Observer) -> Callable[..., None]:
     """A callback (done, total, figures) that moves the bar of the running stage."""
 
     def advance(done: int, total: int, figures: Any = None) -> None:
         shown = {key: float(value) for key, value in (figures or {}).items() if isinstance(value, int | float)}
-        tell.stage_advanced(done, total, shown)
+        observer.stage_advanced(done, total, shown)
 
     return advance
 

@@ -11,7 +11,7 @@ from potstill.methods import catalogue as methods
 from potstill.methods.contract import MethodOptions, Phase
 from potstill.planning.loss_table import terms_on_any_model
 from potstill.recipe import Recipe
-from potstill.tasks import plain_tasks
+from potstill.tasks import TASKS, plain_tasks
 from potstill.training.terms import read_terms
 
 
@@ -24,10 +24,11 @@ def check_tasks(recipe: Recipe) -> None:
     """
     if not recipe.tasks:
         return
-    if recipe.task not in ("auto", *plain_tasks()):
+    fitting = plain_tasks()
+    if recipe.task in TASKS and recipe.task not in fitting:
         raise RecipeError(
             f"tasks are given, and task is {recipe.task}",
-            f"{' or '.join(plain_tasks())}, for all of them",
+            f"{' or '.join(fitting)}, for all of them",
             "leave task out, or give each task a recipe of its own",
         )
     if recipe.distill.losses is not None:
@@ -59,7 +60,6 @@ def why_not(name: str, own: Mapping[str, Any] | None = None) -> str | None:
     """Why a method does not work for several tasks; None where it does.
 
     Args:
-        name: Of the method.
         own: The method's own options, which say what `self` stands for.
 
     Raises:

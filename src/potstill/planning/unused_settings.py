@@ -14,9 +14,6 @@ SMALL, BIG = (ModelFacts(layers, 8, 2, "text") for layers in (500, 1000))  # dee
 def unused_settings(recipe: Recipe) -> list[str]:
     """A sentence for each setting of `distill` that has no effect next to the others.
 
-    Args:
-        recipe: One that was found to be without faults.
-
     Example:
         >>> from potstill.recipe import make_recipe
         >>> asked = {"distill": {"method": "dkd", "layers": "last"}}
@@ -32,7 +29,7 @@ def unused_settings(recipe: Recipe) -> list[str]:
         if distill.layers != usual.layers:
             read = [read_losses(distill.losses, SMALL, BIG, layers=layers) for layers in ("last", "first")]
             names += ["layers"] if read[0] == read[1] else []
-        return found + [f"distill.{name} has no effect beside distill.losses, whose terms say it themselves" for name in names]
+        return found + [f"distill.{name} has no effect: distill.losses is given, and its terms say it themselves" for name in names]
     if distill.layers != "auto" and _compares_no_blocks(distill.method):
         found.append(f"distill.layers has no effect: method {distill.method!r} compares no blocks")
     return found + [f"distill.online.{name} has no effect: method {distill.method!r} does not read it" for name in distill.online]

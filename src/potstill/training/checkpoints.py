@@ -57,8 +57,6 @@ def load_state(folder: str | Path, modules: nn.ModuleDict, companions: Sequence[
     """Restore what `save_state` wrote; the student's own weights are loaded before.
 
     Args:
-        folder: The checkpoint.
-        modules: Trained parts of the losses, and further networks.
         companions: Those whose state is restored; None to leave it alone.
 
     Raises:
@@ -91,7 +89,6 @@ def load_renamed(folder: str | Path, model: nn.Module) -> None:
     checkpoints by name and passes over names that it does not know, would leave those weights as they are.
 
     Args:
-        folder: The checkpoint.
         model: Whose weights are loaded, in place; nothing is done where the names agree.
     """
     if not isinstance(model, PreTrainedModel) or not (set(_names(Path(folder))) - set(model.state_dict())):

@@ -34,7 +34,6 @@ class TeacherMemory:
     """Teacher logits of an evaluation set, kept over epochs: the teacher is asked once.
 
     Args:
-        dataset: The set they belong to.
         logits: [B, C] by batch number.
         is_lacking: The source does not know these rows.
     """
@@ -87,17 +86,7 @@ def predict(
     memory: TeacherMemory,
     on_batch: Callable[[], None],
 ) -> Predictions:
-    """Run the student, and the teacher where it knows the rows, over every batch.
-
-    Args:
-        loader: Batches.
-        placed: Moves a batch to the device.
-        student: Runs the student on a batch.
-        objective: The terms, at their present weights.
-        fetch: Asks the source for needs of a batch; None without a teacher.
-        memory: Teacher logits kept over epochs.
-        on_batch: Called after each batch.
-    """
+    """Run the student, and the teacher where it knows the rows, over every batch."""
     logits, labels, teacher, masks = [], [], [], []
     sums, counts = torch.zeros(len(objective.terms), dtype=torch.float64), torch.zeros(len(objective.terms), dtype=torch.float64)
     for number, batch in enumerate(map(placed, loader)):
@@ -183,11 +172,7 @@ def figures(
     """All figures of one network: the loss, closeness to the teacher, the task's measures, and the one that selects.
 
     Args:
-        found: Its answers.
-        objective: The terms.
         groups: [N] which text each row belongs to; None where every row is one.
-        closeness: From the student's and the teacher's answers to figures by name.
-        compute_metrics: From answers and labels to figures by name, or None.
         selection: From figures to the one that the best model has most of, or None.
     """
     metrics = loss_of(objective, found)
@@ -234,7 +219,7 @@ def _terms(
         if not weight or not is_there or (term.loss.needs_teacher() and signal is None):
             values.append((0.0, 0.0))
             continue
-        if term.loss.kind == "gradient" and not torch.is_grad_enabled():
+        if term.loss.reads_gradients and not torch.is_grad_enabled():
             values.append((0.0, 0.0))  # there is no graph to differentiate, as there is in a step
             continue
         value = term.loss(view, signal, batch)

@@ -1,4 +1,4 @@
-"""What of a batch lies outside a network, told before it is asked: token ids past its vocabulary, labels past its classes."""
+"""Limits of a batch's numbers, checked before a network runs on it: token ids by its vocabulary, labels by its classes."""
 
 from __future__ import annotations
 
@@ -63,7 +63,6 @@ class CheckedCollator:
     """A collator whose batches are held against limits that are found later.
 
     Args:
-        collator: Makes batches of rows.
         limits: Read at each call; shared, so that what is added later counts.
     """
 
@@ -81,7 +80,6 @@ def of_tokens(student: nn.Module, source: Any) -> list[Limit]:
     """Limits of the token ids that student and teachers read.
 
     Args:
-        student: Any module.
         source: Of knowledge, or None; only live models that read the batch set a limit.
     """
     found = [Limit("input_ids", count, "the student's vocabulary has", _OTHER_TOKENS) for count in _vocabulary(student)]
@@ -93,13 +91,7 @@ def of_tokens(student: nn.Module, source: Any) -> list[Limit]:
 
 
 def of_labels(terms: Sequence[Term], classes: int, head: nn.Module | None) -> list[Limit]:
-    """The limit of labels that losses take for numbers of classes, where the model's last layer says how many there are.
-
-    Args:
-        terms: Of the objective.
-        classes: Of the student's answers to one batch.
-        head: The student's last layer, or None.
-    """
+    """The limit of labels that losses take for numbers of classes, where the model's last layer says how many there are."""
     reads_classes = any("labels" in term.loss.needs_batch() and not term.loss.reads_numbers() for term in terms)
     if not reads_classes or getattr(head, "out_features", None) != classes:
         return []

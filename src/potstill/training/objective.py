@@ -29,12 +29,7 @@ ROWS_KEY, BALANCE_KEY = "rows of training", "balance of terms"
 
 
 class Objective:
-    """Weighs, normalises and watches the terms of one training run.
-
-    Args:
-        terms: The terms; their losses are the modules that train with the student.
-        device: Where sums are accumulated.
-    """
+    """Weighs, normalises and watches the terms of one training run."""
 
     def __init__(self, terms: Sequence[Term], device: torch.device) -> None:
         self.terms = tuple(terms)
@@ -60,8 +55,6 @@ class Objective:
         """Take on weights of rows and factors of terms; their state is kept with that of the losses.
 
         Args:
-            rows: Of the training set.
-            balance: Of the terms.
             knows_answers: Whether the source gives logits, so that the student can be compared with them by row.
         """
         self.rows, self.balance, self.knows_answers = rows, balance, knows_answers
@@ -105,7 +98,6 @@ class Objective:
         """Set weights, temperatures and normalisation for this optimizer step.
 
         Args:
-            progress: Share of the steps that are done, 0 to 1.
             counts: Units of each term over the whole global batch, [terms].
         """
         self.set_progress(progress)
@@ -129,7 +121,7 @@ class Objective:
             if not weight:
                 parts.append(self._totals.new_zeros(()))
                 continue
-            value = self._value(term, view if term.loss.kind == "gradient" else weighed, signal, batch)
+            value = self._value(term, view if term.loss.reads_gradients else weighed, signal, batch)
             part = value.sum.float() * self._scales[position]
             parts.append(part.detach())
             total = total + weight * factors[position] * part
@@ -253,10 +245,6 @@ class _Suspect:
 
     On a GPU the answer is on its way from here on: who asks for it later waits for the forward pass alone, and the backward pass
     goes on meanwhile.
-
-    Args:
-        values: [terms].
-        row_ids: Rows of the micro-batch, or None.
     """
 
     def __init__(self, values: Tensor, row_ids: Any) -> None:
@@ -275,12 +263,7 @@ class _Suspect:
 
 
 class NonFiniteLoss(TrainingError):
-    """A term became NaN or infinite.
-
-    Args:
-        terms: Names of the terms.
-        row_ids: Rows of the micro-batch.
-    """
+    """A term became NaN or infinite."""
 
     def __init__(self, terms: Sequence[str], row_ids: Sequence[int]) -> None:
         self.terms, self.row_ids = tuple(terms), tuple(row_ids)
@@ -292,12 +275,7 @@ class NonFiniteLoss(TrainingError):
 
 
 class NonFiniteGradient(NonFiniteLoss):
-    """The losses are finite, and the length of their gradient is not.
-
-    Args:
-        terms: Names of the terms that took part.
-        row_ids: Rows of the step.
-    """
+    """The losses are finite, and the length of their gradient is not."""
 
     def __init__(self, terms: Sequence[str], row_ids: Sequence[int]) -> None:
         self.terms, self.row_ids = tuple(terms), tuple(row_ids)

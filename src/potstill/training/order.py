@@ -16,14 +16,7 @@ from potstill.training.row_plan import RowPlan
 
 
 class ShuffledBatches(Sampler[list[int]]):
-    """Shuffled batches for rows that have no lengths.
-
-    Args:
-        num_rows: Rows of the data set.
-        batch_size: Rows a batch; the last one may be smaller.
-        seed: With the epoch it decides the order.
-        drop_last: Leave out a last batch that is not full.
-    """
+    """Shuffled batches for rows that have no lengths."""
 
     def __init__(self, num_rows: int, batch_size: int, *, seed: int, drop_last: bool = False) -> None:
         self.num_rows, self.batch_size, self.seed, self.drop_last = num_rows, batch_size, seed, drop_last
@@ -55,13 +48,8 @@ class PlannedBatches(Sampler[list[int]]):
     The order follows from seed, epoch and the weights at the beginning of the epoch.
 
     Args:
-        plan: What is wanted.
-        memory: Difficulty and weights of the rows.
-        batch_size: Rows a batch; the last one may be smaller.
-        seed: With the epoch it decides the order.
         total_batches: Of the whole training, for the pace of a curriculum.
         lengths: [N] tokens of each row, or None.
-        drop_last: Leave out a last batch that is not full.
     """
 
     def __init__(
@@ -139,11 +127,6 @@ class RankBatches(Sampler[list[int]]):
     """The share of one rank: every `num_ranks`-th batch, the same number on every rank.
 
     Where the batches do not divide evenly, the first batches of the epoch are used again, so that no row is lost.
-
-    Args:
-        batches: A batch sampler with `set_epoch`.
-        rank: This process, from 0.
-        num_ranks: All processes.
     """
 
     def __init__(self, batches: Any, *, rank: int, num_ranks: int) -> None:
@@ -172,15 +155,7 @@ class RankBatches(Sampler[list[int]]):
 
 
 class FixedBatches(Sampler[list[int]]):
-    """Batches of like length in a fixed order, for evaluation; every row once over all ranks.
-
-    Args:
-        num_rows: Rows of the data set.
-        batch_size: Rows a batch.
-        lengths: Tokens of each row; None keeps the order of the rows.
-        rank: This process.
-        num_ranks: All processes.
-    """
+    """Batches of like length in a fixed order, for evaluation; every row once over all ranks."""
 
     def __init__(self, num_rows: int, batch_size: int, *, lengths: Sequence[int] | None, rank: int, num_ranks: int) -> None:
         order = np.arange(num_rows) if lengths is None else np.argsort(np.asarray(lengths), kind="stable")
@@ -203,16 +178,7 @@ def training_loader(
     memory: RowMemory | None = None,
     companions: Sequence[Companion] = (),
 ) -> DataLoader[Any]:
-    """Batches for training: of like length where the data set knows its `lengths`, else shuffled; or as a plan chooses them.
-
-    Args:
-        dataset: Rows.
-        batch_size: Rows a batch.
-        collator: Makes batches of them.
-        args: Training arguments: seeds, ranks, loaders, steps.
-        memory: Of the rows, where its plan chooses them.
-        companions: They may add rows to the batches.
-    """
+    """Batches for training: of like length where the data set knows its `lengths`, else shuffled; or as a plan chooses them."""
     lengths, seed = getattr(dataset, "lengths", None), args.seed if args.data_seed is None else args.data_seed
     drop_last = args.dataloader_drop_last
     batches: Any

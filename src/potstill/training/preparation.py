@@ -101,10 +101,6 @@ def check_response(terms: Sequence[Term], response: Response | None) -> None:
 def check_rows(terms: Sequence[Term], logits: tuple[int, ...]) -> None:
     """Losses of whole rows meet one answer for each row.
 
-    Args:
-        terms: Of the objective.
-        logits: Shape of the student's answers to one batch.
-
     Raises:
         NeedsError: They do not.
     """
@@ -119,11 +115,6 @@ def check_rows(terms: Sequence[Term], logits: tuple[int, ...]) -> None:
 
 def check_labels(terms: Sequence[Term], batch: Mapping[str, Any], logits: tuple[int, ...]) -> None:
     """Labels are what the terms take them for: one number for each output, or classes that exist.
-
-    Args:
-        terms: Of the objective.
-        batch: One batch of rows.
-        logits: Shape of the student's answers to it.
 
     Raises:
         NeedsError: They are not.
@@ -166,9 +157,6 @@ def shapes_of_student(taps: Taps, inputs: Mapping[str, Any], answers: Answers, b
     """Shapes of the student's values on one batch; the model's mode is left as it was.
 
     Args:
-        taps: Reads the student.
-        inputs: What of the batch goes into the model.
-        answers: What the answers are.
         batch: The whole batch, which says whether rows have several units; None where they have not.
     """
     with frozen(taps.model):

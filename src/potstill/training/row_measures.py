@@ -16,14 +16,7 @@ from potstill.losses.response import logit_mask
 
 
 def row_losses(view: StudentView, signal: TeacherSignal | None, batch: Mapping[str, Any], answers: Answers) -> Tensor:
-    """[B] how far the student is from the teacher, else from the label; NaN where neither is there.
-
-    Args:
-        view: What the student says.
-        signal: What the teacher says, or None.
-        batch: With ``labels``, where there are any.
-        answers: What the answers are, and so what their distance is.
-    """
+    """[B] how far the student is from the teacher, else from the label; NaN where neither is there."""
     with torch.no_grad():
         logits = view.logits.detach().float()
         if signal is not None and signal.response is not None:

@@ -31,15 +31,6 @@ def make_memory(
 ) -> RowMemory:
     """The memory of a training set's rows, with what the plan asks of teacher and rows.
 
-    Args:
-        plan: What is wanted.
-        dataset: Rows of known number, with row ids.
-        collator: Makes batches of them.
-        source: Of the teacher's answers, or None.
-        args: Training arguments: batch size, ranks, loaders.
-        placed: Moves a batch to the device.
-        answers: What the answers are.
-
     Raises:
         NeedsError: Rows that stream or have no id or length, no teacher to ask, or answers that do not say how sure they are.
     """
@@ -86,10 +77,6 @@ def no_lengths(what: str) -> NeedsError:
 
 def refuse_certain(plan: RowPlan, answers: Answers) -> None:
     """Refuse a plan by the teacher's uncertainty where its answers have none.
-
-    Args:
-        plan: What is wanted.
-        answers: What the answers are.
 
     Raises:
         NeedsError: They are numbers or embeddings.

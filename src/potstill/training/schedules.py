@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from potstill.errors import RecipeError
 from potstill.ground.tables import nearest
 
-KINDS = ("constant", "linear", "cosine", "ramp_up", "phases")
 _ACCEPTED = "a number, {linear: [from, to]}, {cosine: [from, to]}, {ramp_up: [peak, share]} or {phases: [[until, value], …]}"
 
 
@@ -138,6 +137,9 @@ class PerSample:
         return (self.low + self.high) / 2
 
 
+_OF_TWO_NUMBERS: Mapping[str, Callable[[float, float], Schedule]] = {"linear": Linear, "cosine": Cosine, "ramp_up": RampUp}
+
+
 def parse_temperature(value: Any, *, name: str) -> Schedule:
     """Read a temperature: a schedule as `parse` has it, or ``{per_sample: [low, high]}``.
 
@@ -154,7 +156,7 @@ def parse_temperature(value: Any, *, name: str) -> Schedule:
             raise RecipeError(f"{name} is {value!r}", "temperatures above 0, at both ends of a schedule", "write for example 4.0")
         return schedule
     ends = value["per_sample"]
-    if not (_is_list(ends) and len(ends) == 2 and all(map(_is_number, ends)) and 0 < ends[0] <= ends[1]):
+    if not (_are_two_numbers(ends) and 0 < ends[0] <= ends[1]):
         raise RecipeError(
             f"{name} is {dict(value)!r}", "{per_sample: [low, high]} with 0 < low ≤ high", "for example {per_sample: [1.0, 4.0]}"
         )
@@ -203,7 +205,7 @@ def parse(value: Any, *, name: str = "the schedule") -> Schedule:
     """Read a schedule as a recipe writes it.
 
     Args:
-        value: A number, a mapping with one of the keys `KINDS`, or a schedule already.
+        value: A number, a mapping with one of the keys constant, linear, cosine, ramp_up and phases, or a schedule already.
         name: What is scheduled, for the message ("weight of 'kl'").
 
     Raises:
@@ -232,27 +234,24 @@ def is_schedule(value: Any) -> bool:
 def _from_mapping(value: Mapping[str, Any], name: str) -> Schedule:
     if len(value) != 1:
         raise _refuse(dict(value), name)
-    kind, parts = next(iter(value.items()))
-    if kind not in KINDS:
-        guess = nearest(str(kind), KINDS)
+    form, parts = next(iter(value.items()))
+    if form not in ("constant", "phases", *_OF_TWO_NUMBERS):
+        guess = nearest(str(form), ("constant", "phases", *_OF_TWO_NUMBERS))
         raise RecipeError(
-            f"{name} has the schedule {kind!r}, which does not exist", _ACCEPTED, f"write {guess!r}" if guess else ""
+            f"{name} has the schedule {form!r}, which does not exist", _ACCEPTED, f"write {guess!r}" if guess else ""
         )
-    if kind == "constant" and _is_number(parts):
+    if form == "constant" and _is_number(parts):
         return Constant(float(parts))
-    if kind == "phases":
+    if form == "phases":
         return Phases(_read_phases(parts, name))
-    if not (_is_list(parts) and len(parts) == 2 and all(map(_is_number, parts))):
+    if form not in _OF_TWO_NUMBERS or not _are_two_numbers(parts):
         raise _refuse(dict(value), name)
-    start, end = float(parts[0]), float(parts[1])
-    if kind == "ramp_up":
-        return RampUp(start, end)
-    return Linear(start, end) if kind == "linear" else Cosine(start, end)
+    return _OF_TWO_NUMBERS[form](float(parts[0]), float(parts[1]))
 
 
 def _read_phases(parts: Any, name: str) -> tuple[tuple[float, float], ...]:
     pairs = list(parts) if _is_list(parts) else []
-    if not pairs or not all(_is_list(pair) and len(pair) == 2 and all(map(_is_number, pair)) for pair in pairs):
+    if not pairs or not all(map(_are_two_numbers, pairs)):
         raise _refuse({"phases": parts}, name)
     phases = tuple((float(until), float(value)) for until, value in pairs)
     ends = [until for until, _ in phases]
@@ -271,6 +270,10 @@ def _refuse(value: Any, name: str) -> RecipeError:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _are_two_numbers(value: Any) -> bool:
+    return _is_list(value) and len(value) == 2 and all(map(_is_number, value))
 
 
 def _is_list(value: Any) -> bool:

@@ -150,7 +150,7 @@ class DistillationTrainer(ObjectiveTrainer):
         for companion in self.companions:
             companion.check_terms(terms)
         preparation.check_needs(terms, self.model, self.source)
-        is_twice = any(term.loss.kind == "gradient" for term in terms)
+        is_twice = any(term.loss.reads_gradients for term in terms)
         needs = self.objective.needs_student()
         reader = StudentReader(self.model, needs, self.accelerator, self.answers, differentiates_twice=is_twice)
         self._reader = reader

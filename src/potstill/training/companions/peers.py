@@ -186,12 +186,7 @@ class Peers(Companion):
 
 
 def _best(state: Any, *, at_best: bool) -> int:
-    """Which network, from 1, the evaluation of the kept weights found best; 1 where there was none.
-
-    Args:
-        state: The trainer's state with its history.
-        at_best: The weights of the best evaluation are kept, and not the last.
-    """
+    """Which network, from 1, the evaluation of the kept weights found best; 1 where there was none."""
     measured = [entry for entry in state.log_history if "eval_best_peer" in entry]
     if not measured:
         return 1
