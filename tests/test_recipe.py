@@ -320,11 +320,14 @@ def test_names_out_of_tables_are_checked():
             ["distill.layers has no effect: distill.losses is given, and its terms say it themselves"],
         ),
         ({"losses": ["kl", "hidden_mse"], "layers": "last"}, []),
-        ({"losses": ["kl"], "alpha": 0.5}, ["distill.alpha has no effect: distill.losses is given, and its terms say it themselves"]),
+        (
+            {"losses": ["kl"], "alpha": 0.5},
+            ["distill.alpha has no effect: distill.losses is given, and its terms say it themselves"],
+        ),
     ],
 )
 def test_settings_that_nothing_reads_are_told(distill, told):
-    from potstill.planning.unused_settings import unused_settings
+    from potstill.planning.check import unused_settings
 
     given = {"teacher": {"model": "t"}, "data": {"source": "d"}, "output": "o", "distill": distill}
     assert unused_settings(make_recipe(given)) == told

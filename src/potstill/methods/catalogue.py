@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any
 
 from potstill.answers import build as build_answers
 from potstill.errors import NeedsError
@@ -114,15 +113,6 @@ def options_of(name: str) -> type[OwnOptions]:
         RecipeError: No such method.
     """
     return find(name).options
-
-
-def own_options(name: str, given: Any) -> OwnOptions:
-    """A method's own options from a mapping.
-
-    Raises:
-        RecipeError: No such method or option, or a value out of range.
-    """
-    return find(name).read_options(given)
 
 
 def build(name: str, student: ModelFacts, teacher: ModelFacts, options: MethodOptions | None = None) -> tuple[Phase, ...]:

@@ -14,6 +14,7 @@ from potstill.contracts.options import Options
 from potstill.errors import NeedsError, PotstillError, raise_faults
 from potstill.recipe.faults import read_options
 from potstill.training.companions.catalogue import kinds
+from potstill.training.companions.contract import Companion
 
 if TYPE_CHECKING:
     from potstill.recipe import Recipe
@@ -100,10 +101,8 @@ class TermSpec:
     """A term as data: it becomes a loss when the phase starts.
 
     Args:
-        name: In the catalogue of losses.
         weight: A number or a schedule as a recipe writes it.
         temperature: Likewise; None leaves the loss's own.
-        options: Of the loss.
     """
 
     name: str
@@ -126,10 +125,6 @@ class Phase:
     """One phase of training.
 
     Args:
-        name: Of the phase: "intermediate", "prediction".
-        terms: Its objective.
-        epochs: Passes over the rows.
-        learning_rate: Peak.
         rows: "all" rows, or the "labelled" ones alone.
         select: Which weights are kept: "metric", "fidelity" or "last".
         settings: Further settings of `PhaseSettings`.
@@ -155,14 +150,13 @@ class Phase:
         """The terms as `DistillationTrainer` takes them."""
         return [term.as_loss() for term in self.terms]
 
-    def needs_taps(self) -> bool:
-        """Whether a term reads more of the teacher than its logits."""
-        return any(need != "logits" for need in self.needs_teacher())
+    def companions(self) -> list[type[Companion]]:
+        """The kinds of companions that train together with the student."""
+        return kinds(self.settings.get("companions", {}))
 
     def asks_teacher(self) -> bool:
         """Whether a term reads the logits of a teacher that is neither the student's peers nor its own average."""
-        companions = kinds(self.settings.get("companions", {}))
-        return not any(kind.replaces_teacher for kind in companions) and "logits" in self.needs_teacher()
+        return not any(kind.replaces_teacher for kind in self.companions()) and "logits" in self.needs_teacher()
 
     def needs_teacher(self) -> set[str]:
         """Need names of all values of the teacher that the terms read."""
@@ -190,12 +184,7 @@ Plan = Callable[[ModelFacts, ModelFacts, MethodOptions], tuple[Phase, ...]]
 
 
 class Method:
-    """A named combination of losses: the function that plans its phases, and the class of its own options.
-
-    Args:
-        plan: From facts of student and teacher and the options of a run to phases, in order.
-        options: What the user may set for this method alone; `MethodOptions.own` is an instance of it.
-    """
+    """A named combination of losses: the function that plans its phases, and the class of its own options."""
 
     def __init__(self, plan: Plan, options: type[OwnOptions] = OwnOptions) -> None:
         update_wrapper(self, plan)

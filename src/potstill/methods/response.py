@@ -145,6 +145,13 @@ def not_of_rows(what: str, todo: str) -> NeedsError:
     )
 
 
+def warn_of_wishes(method: str, options: MethodOptions) -> None:
+    """Say that `alpha` and `temperature` do nothing for a method without a response."""
+    for wish in ("alpha", "temperature"):
+        if getattr(options, wish) is not None:
+            logger.warning("method %s has no response; %s: %s has no effect", method, wish, getattr(options, wish))
+
+
 def label_terms(options: MethodOptions, *, temperature: float = 4.0) -> tuple[TermSpec, ...]:
     """Labels alone, as the reference protocol has them with a feature; with `alpha`, labels and response."""
     return tuple(term for term in response_terms(options, temperature=temperature, alpha=0.0) if term.weight != 0)

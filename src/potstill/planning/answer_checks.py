@@ -37,12 +37,7 @@ def check_answers(recipe: Recipe, task: Task) -> None:
                     "learning from the teacher alone",
                     f"leave {key.partition(':')[0]} out",
                 )
-    if recipe.teacher.others and not answers.is_distribution:
-        raise RecipeError(
-            f"{1 + len(recipe.teacher.others)} teachers are given; answers of {task.name} are no probabilities of classes",
-            "several teachers for classification, one teacher for other tasks",
-            "leave one teacher",
-        )
+    check_teachers(recipe, task)
     if recipe.student.architecture is not None and not (answers.has_label_names and answers.is_of_row):
         lack = "have no sentence embedding" if answers.is_of_row else "answer whole rows, not their words or places"
         raise RecipeError(

@@ -94,7 +94,7 @@ class Forecast:
         ):
             for need in needs:
                 require_need(name, need, side, facts)
-                if not self.has_same_tokens and _has_tokens(self.run) and not is_of_whole_row(need):
+                if not self.has_same_tokens and self.run.task.modality.has_tokens and not is_of_whole_row(need):
                     raise NeedsError(
                         f"loss {name!r} reads {need!r} token by token, and the student {self.run.recipe.student.model} has a"
                         " tokenizer of its own",
@@ -160,7 +160,7 @@ def _student_config(run: RunFacts) -> tuple[Any, bool] | None:
         from potstill.students.plan import plan
 
         planned = plan(teacher, num_labels=classes, **recipe.budget)  # type: ignore[arg-type]
-        return planned.build_config(), not _has_tokens(run)
+        return planned.build_config(), not run.task.modality.has_tokens
     except (PotstillError, OSError, ValueError, AttributeError, TypeError) as error:
         logger.debug("the student's shape is not known yet: %s", error)
         return None
@@ -179,10 +179,6 @@ def _without_weights(run: RunFacts, config: Any) -> Any:
     """A model of a configuration, whose tensors have shapes and no values."""
     with torch.device("meta"):
         return new_model(run.task, copy.deepcopy(config))
-
-
-def _has_tokens(run: RunFacts) -> bool:
-    return run.task.modality.has_tokens
 
 
 def _prepare(loss: Loss, student: Shapes, teacher: Shapes) -> None:

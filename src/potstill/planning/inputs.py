@@ -53,7 +53,6 @@ class Inputs:
 
     Args:
         name: Of the task, where there are several; else empty.
-        seed: Of splits and new heads.
         task_name: Of the recipe's task; "auto" where teacher and data say it.
         shared_task: The task, for a further teacher of the same rows.
     """

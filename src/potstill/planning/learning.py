@@ -30,8 +30,6 @@ from potstill.planning.block_means import with_states
 from potstill.planning.measured_start import ROWS, match, reads_pairs, reads_start, start_error, training_batches
 from potstill.planning.phases import RunFacts, phases_of
 from potstill.recipe.model import DistillRecipe, StudentRecipe
-from potstill.training.companions.catalogue import kinds
-from potstill.training.companions.contract import Companion
 from potstill.training.phase_settings import PhaseSettings
 from potstill.training.phases import PhaseOutcome, train_phase
 from potstill.training.precision import rounding_note
@@ -45,8 +43,6 @@ class LearningOptions:
     """What training reads of a recipe.
 
     Args:
-        tasks: Names of several tasks; empty for one.
-        seed: Of batch order and whatever is drawn.
         route: Contents of the teacher's states that the recipe names.
         load_teacher: Loads an earlier state of the teacher from a folder.
     """
@@ -92,11 +88,15 @@ class Learning:
         own = facts_of(model, kept_layers=self.student.kept_layers)
         teacher = with_states(facts_of(self.teacher.model), self.teachers, self.options.seed)
         planned = self._planned(own, teacher)
-        measured, asked = own, self.options.distill
+        measured, asked, known = own, self.options.distill, self.student.measured
         if reads_start(asked, self.student, planned):
-            measured = replace(measured, start_error=self._start_error(model))
+            if "start error" not in known:
+                self._measure_start(model)
+            measured = replace(measured, start_error=known["start error"])
         if reads_pairs(asked, planned):
-            measured = replace(measured, matched=self._matched(model, measured, teacher))
+            if "matched" not in known:
+                self._match(model, measured, teacher)
+            measured = replace(measured, matched=known["matched"])
         return planned if measured is own else self._planned(measured, teacher)
 
     def _planned(self, student: ModelFacts, teacher: ModelFacts) -> tuple[Phase, ...]:
@@ -116,24 +116,16 @@ class Learning:
         """Folders of earlier states of the teacher that the recipe names."""
         return self.options.distill.options.get("route", ())
 
-    def _start_error(self, model: Any) -> float:
-        known = self.student.measured
-        if "start error" not in known:
-            source, batches = self.knowledge(), training_batches(self.student, self.teacher, self.options.seed)
-            known["start error"] = error = start_error(self.student, model, source, batches)
-            self.observer.note(f"before training the student misses {error:.1%} of what the teacher's answers say ({ROWS} rows)")
-        found: float = known["start error"]
-        return found
+    def _measure_start(self, model: Any) -> None:
+        source, batches = self.knowledge(), training_batches(self.student, self.teacher, self.options.seed)
+        self.student.measured["start error"] = error = start_error(self.student, model, source, batches)
+        self.observer.note(f"before training the student misses {error:.1%} of what the teacher's answers say ({ROWS} rows)")
 
-    def _matched(self, model: Any, own: ModelFacts, teacher: ModelFacts) -> tuple[tuple[int, int], ...]:
-        known = self.student.measured
-        if "matched" not in known:
-            is_random = self.options.student.architecture is not None
-            found = match(self.student, model, self.teacher, (own, teacher), self.options.seed, is_random=is_random)
-            known["matched"] = found.pairs
-            self.observer.note(str(found))
-        pairs: tuple[tuple[int, int], ...] = known["matched"]
-        return pairs
+    def _match(self, model: Any, own: ModelFacts, teacher: ModelFacts) -> None:
+        is_random = self.options.student.architecture is not None
+        found = match(self.student, model, self.teacher, (own, teacher), self.options.seed, is_random=is_random)
+        self.student.measured["matched"] = found.pairs
+        self.observer.note(str(found))
 
     def knowledge(self, weights: TeacherWeights | None = None) -> TeacherSource:
         """The knowledge of all teachers."""
@@ -147,7 +139,7 @@ class Learning:
     def source(self, phase: Phase, weights: TeacherWeights | None = None) -> TeacherSource | None:
         """The source of knowledge of a phase: the teachers, an earlier state or a model of the chain; the live teacher on the
         batch as it is; or none, where the student learns from itself."""
-        found = companions(phase)
+        found = phase.companions()
         if any(kind.replaces_teacher for kind in found):
             return None
         if any(kind.changes_inputs for kind in found):
@@ -228,11 +220,6 @@ class Learning:
         metric = outcome.best.get(f"eval_{name}")
         found = "" if metric is None or math.isnan(metric) else f" {name} {metric:.4f} on validation,"
         return f"{who}:{found} {outcome.steps:,} steps in {outcome.seconds:.0f} s{_peers_line(name, outcome)}"
-
-
-def companions(phase: Phase) -> list[type[Companion]]:
-    """The kinds of companions that train together with the student in a phase."""
-    return kinds(phase.settings.get("companions", {}))
 
 
 def last_shares(history: Sequence[dict[str, Any]], count: int) -> list[float] | None:

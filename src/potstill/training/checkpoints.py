@@ -77,7 +77,14 @@ def load_state(folder: str | Path, modules: nn.ModuleDict, companions: Sequence[
             "the losses and average_decay that the checkpoint was written with",
             "give the same losses, or train into a new output folder",
         )
-    _load_strict(modules, losses, folder)
+    try:
+        modules.load_state_dict(losses)
+    except RuntimeError as err:
+        raise TrainingError(
+            f"the trained parts of the losses in {folder} have other shapes",
+            "the student, teacher and losses that the checkpoint was written with",
+            "train into a new output folder",
+        ) from err
     for key, companion in kept.items():
         companion.restore(parts[key])
 
@@ -132,17 +139,6 @@ def is_whole(checkpoint: Path) -> bool:
 def without_losses(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A student's state dict without the parts that only train it."""
     return {name: value for name, value in state.items() if not name.startswith(PREFIX)}
-
-
-def _load_strict(modules: nn.ModuleDict, losses: Mapping[str, Tensor], folder: str | Path) -> None:
-    try:
-        modules.load_state_dict(dict(losses))
-    except RuntimeError as err:
-        raise TrainingError(
-            f"the trained parts of the losses in {folder} have other shapes",
-            "the student, teacher and losses that the checkpoint was written with",
-            "train into a new output folder",
-        ) from err
 
 
 def _step_of(checkpoint: Path) -> int:

@@ -22,12 +22,8 @@ class Limit:
     """Whole numbers of a batch that index something of a network.
 
     Args:
-        column: Of the batch.
-        count: Numbers from 0 to count − 1 exist.
         owner: Whose they are, for the message: "the teacher's vocabulary has".
-        ignored: A number that stands for none; None where there is no such number.
         instead: Column that is read in the place of `column` where a batch has it.
-        todo: What to do about numbers beyond.
     """
 
     column: str

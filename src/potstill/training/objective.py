@@ -19,8 +19,7 @@ from potstill.errors import TrainingError
 from potstill.losses.contract import LossValue, StudentView
 from potstill.losses.response import logit_mask
 from potstill.training.balance import Balance
-from potstill.training.row_measures import row_losses
-from potstill.training.row_memory import RowMemory, weighted_view
+from potstill.training.row_memory import RowMemory, row_losses, weighted_view
 from potstill.training.schedules import PerSample
 from potstill.training.terms import Term
 

@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader, Sampler
 from potstill.data.bucketing import BucketBatchSampler
 from potstill.training.companions.contract import Companion
 from potstill.training.row_memory import RowMemory
-from potstill.training.row_plan import RowPlan
 
 
 class ShuffledBatches(Sampler[list[int]]):
@@ -39,7 +38,7 @@ class ShuffledBatches(Sampler[list[int]]):
 _TIES = 1 << 40  # no number of an epoch
 
 
-class PlannedBatches(Sampler[list[int]]):
+class PlannedBatches(ShuffledBatches):
     """Batches that a plan chooses: easy rows first, or rows drawn in proportion to their weights.
 
     An epoch has as many batches as a plain one. It is drawn in blocks of at most 50 batches: a curriculum takes each block from
@@ -54,7 +53,6 @@ class PlannedBatches(Sampler[list[int]]):
 
     def __init__(
         self,
-        plan: RowPlan,
         memory: RowMemory,
         batch_size: int,
         *,
@@ -63,18 +61,9 @@ class PlannedBatches(Sampler[list[int]]):
         lengths: Sequence[int] | None = None,
         drop_last: bool = False,
     ) -> None:
-        self.plan, self.memory, self.batch_size, self.seed = plan, memory, batch_size, seed
-        self.total_batches, self.drop_last, self.epoch = max(1.0, total_batches), drop_last, 0
+        super().__init__(len(memory.row_ids), batch_size, seed=seed, drop_last=drop_last)
+        self.plan, self.memory, self.total_batches = memory.plan, memory, max(1.0, total_batches)
         self.lengths = None if lengths is None else np.asarray(lengths)
-        self.num_rows = len(memory.row_ids)
-
-    def set_epoch(self, epoch: int) -> None:
-        """The next iteration is drawn for this epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        whole, rest = divmod(self.num_rows, self.batch_size)
-        return whole + (1 if rest and not self.drop_last else 0)
 
     def __iter__(self) -> Iterator[list[int]]:
         random = np.random.default_rng((self.seed, self.epoch))
@@ -184,9 +173,7 @@ def training_loader(
     batches: Any
     if memory is not None and memory.plan.chooses_rows:
         total = _total_batches(len(dataset), batch_size, args)
-        batches = PlannedBatches(
-            memory.plan, memory, batch_size, seed=seed, total_batches=total, lengths=lengths, drop_last=drop_last
-        )
+        batches = PlannedBatches(memory, batch_size, seed=seed, total_batches=total, lengths=lengths, drop_last=drop_last)
     elif lengths is None:
         batches = ShuffledBatches(len(dataset), batch_size, seed=seed, drop_last=drop_last)
     else:

@@ -77,14 +77,14 @@ def computing_of(
     return found
 
 
-def rounds_for(steps: int, ways: int = 2) -> int:
-    """How often to time a step of each of `ways` before `steps` of them are made: at least once, after one that is not counted.
+def rounds_for(steps: int) -> int:
+    """How often to time a step of each of two ways before `steps` of them are made: at least once, after one that is not counted.
 
     Example:
         >>> rounds_for(30), rounds_for(90), rounds_for(1000)
         (1, 2, 4)
     """
-    return min(ROUNDS, max(1, round(MEASURING_SHARE * steps / ways)))
+    return min(ROUNDS, max(1, round(MEASURING_SHARE * steps / 2)))
 
 
 def step_seconds(

@@ -98,11 +98,12 @@ def check_response(terms: Sequence[Term], response: Response | None) -> None:
             )
 
 
-def check_rows(terms: Sequence[Term], logits: tuple[int, ...]) -> None:
-    """Losses of whole rows meet one answer for each row.
+def check_answers(terms: Sequence[Term], batch: Mapping[str, Any], logits: tuple[int, ...]) -> None:
+    """The student's answers, of this shape, and the labels of a batch are what the terms take them for.
 
     Raises:
-        NeedsError: They do not.
+        NeedsError: A loss of whole rows has several answers for a row, or labels are no numbers for each output, or no classes
+            that exist.
     """
     for term in terms:
         if term.loss.of_rows and len(logits) != 2:
@@ -111,14 +112,6 @@ def check_rows(terms: Sequence[Term], logits: tuple[int, ...]) -> None:
                 "a task that answers whole rows",
                 "take the loss kl",
             )
-
-
-def check_labels(terms: Sequence[Term], batch: Mapping[str, Any], logits: tuple[int, ...]) -> None:
-    """Labels are what the terms take them for: one number for each output, or classes that exist.
-
-    Raises:
-        NeedsError: They are not.
-    """
     labels = batch.get("labels")
     if not isinstance(labels, Tensor):
         return

@@ -27,7 +27,7 @@ Placed = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 def make_memory(
-    plan: RowPlan, dataset: Any, collator: Any, source: Any, args: Any, placed: Placed, *, answers: Answers
+    plan: RowPlan, dataset: Any, collator: Any, source: Any, args: Any, placed: Placed, answers: Answers
 ) -> RowMemory:
     """The memory of a training set's rows, with what the plan asks of teacher and rows.
 
@@ -58,12 +58,7 @@ def _refuse(plan: RowPlan, dataset: Any, source: Any) -> None:
         if not len(lengths) or lengths.min() == lengths.max():
             raise no_lengths(f"all rows have length {lengths[0]}" if len(lengths) else "the data set has no `lengths`")
     if plan.asks_teacher and (source is None or not preparation.provides(source, "logits")):
-        what = "rows.focus: teacher_uncertainty" if plan.focus == "teacher_uncertainty" else "rows.difficulty: teacher"
-        raise NeedsError(
-            f"{what} needs the teacher's logits, and there are none",
-            "a teacher that gives logits",
-            "set rows.focus: student_loss, or rows.difficulty: length",
-        )
+        raise _no_uncertainty(plan, "needs the teacher's logits, and there are none", "a teacher that gives logits")
 
 
 def no_lengths(what: str) -> NeedsError:
@@ -82,12 +77,13 @@ def refuse_certain(plan: RowPlan, answers: Answers) -> None:
         NeedsError: They are numbers or embeddings.
     """
     if plan.asks_teacher and not answers.has_uncertainty:
-        what = "rows.focus: teacher_uncertainty" if plan.focus == "teacher_uncertainty" else "rows.difficulty: teacher"
-        raise NeedsError(
-            f"{what} asks how unsure the teacher is, and its answers ({answers.noun}) do not say",
-            "answers that are probabilities of classes or labels",
-            "set rows.focus: student_loss, or rows.difficulty: length",
-        )
+        lack = f"asks how unsure the teacher is, and its answers ({answers.noun}) do not say"
+        raise _no_uncertainty(plan, lack, "answers that are probabilities of classes or labels")
+
+
+def _no_uncertainty(plan: RowPlan, lack: str, accepted: str) -> NeedsError:
+    what = "rows.focus: teacher_uncertainty" if plan.focus == "teacher_uncertainty" else "rows.difficulty: teacher"
+    return NeedsError(f"{what} {lack}", accepted, "set rows.focus: student_loss, or rows.difficulty: length")
 
 
 def _row_ids(dataset: Any) -> Tensor:

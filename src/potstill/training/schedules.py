@@ -58,16 +58,13 @@ class Linear:
 
 
 @dataclass(frozen=True)
-class Cosine:
+class Cosine(Linear):
     """From `start` to `end` on half a cosine wave: slow, fast, slow.
 
     Example:
         >>> round(Cosine(4.0, 1.0)(0.5), 6)
         2.5
     """
-
-    start: float
-    end: float
 
     def __call__(self, progress: float) -> float:
         share = (1.0 - math.cos(math.pi * _clamp(progress))) / 2.0
@@ -169,10 +166,7 @@ def parse_share(value: Any, *, name: str) -> Schedule:
     Raises:
         RecipeError: Anything else, or a value outside.
     """
-    schedule = parse(value, name=name)
-    if not all(0 <= end <= 1 for end in ends_of(schedule)):
-        raise RecipeError(f"{name} is {value!r}", "shares from 0 to 1", "write for example 0.7")
-    return schedule
+    return _parse_within(value, name, 0, 1, "shares from 0 to 1", "write for example 0.7")
 
 
 def parse_weight(value: Any, *, name: str) -> Schedule:
@@ -181,9 +175,13 @@ def parse_weight(value: Any, *, name: str) -> Schedule:
     Raises:
         RecipeError: Anything else, or a negative value.
     """
+    return _parse_within(value, name, 0, math.inf, "0 or more", "write a positive number, or leave the term out")
+
+
+def _parse_within(value: Any, name: str, low: float, high: float, accepted: str, todo: str) -> Schedule:
     schedule = parse(value, name=name)
-    if min(ends_of(schedule)) < 0:
-        raise RecipeError(f"{name} is {value!r}", "0 or more", "write a positive number, or leave the term out")
+    if not all(low <= end <= high for end in ends_of(schedule)):
+        raise RecipeError(f"{name} is {value!r}", accepted, todo)
     return schedule
 
 
@@ -196,7 +194,7 @@ def ends_of(schedule: Schedule) -> tuple[float, ...]:
     """
     if isinstance(schedule, Phases):
         return tuple(value for _, value in schedule.phases)
-    if isinstance(schedule, (Linear, Cosine)):
+    if isinstance(schedule, Linear):
         return schedule.start, schedule.end
     return tuple(schedule(progress) for progress in (0.0, 0.5, 1.0))
 
@@ -226,9 +224,7 @@ def parse(value: Any, *, name: str = "the schedule") -> Schedule:
 
 def is_schedule(value: Any) -> bool:
     """Whether `value` changes over training (a mapping or a schedule that is not `Constant`)."""
-    return isinstance(value, (Mapping, Linear, Cosine, RampUp, Phases, PerSample)) or (
-        callable(value) and not isinstance(value, Constant)
-    )
+    return isinstance(value, Mapping) or (callable(value) and not isinstance(value, Constant))
 
 
 def _from_mapping(value: Mapping[str, Any], name: str) -> Schedule:
