@@ -11,7 +11,7 @@ import torch
 from potstill import DistillationPipeline
 from potstill.errors import RecipeError
 from potstill.flows.distill import stages_for
-from potstill.planning.answer_checks import check_teachers
+from potstill.planning.check import check_teachers
 from potstill.recipe import make_recipe
 from potstill.report.metrics import Metrics
 from potstill.tasks import build as build_task

@@ -7,21 +7,25 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from potstill.contracts.task import Task
 from potstill.errors import NeedsError, PotstillError, RecipeError, raise_faults
 from potstill.exports.catalogue import check_ways
 from potstill.losses.per_task import check as check_loss_of_tasks
 from potstill.methods import catalogue as methods
 from potstill.methods.contract import MethodOptions, ModelFacts, Phase, facts_of
 from potstill.methods.layers import check_choice
+from potstill.methods.response import in_units
 from potstill.models.factory import find_factory, is_factory, require_trust
 from potstill.models.families import family_or_none
-from potstill.planning.loss_table import read_losses, terms_on_any_model
+from potstill.planning.loss_table import ANY_MODEL, read_losses, terms_on_any_model
 from potstill.recipe import Recipe
 from potstill.recipe.model import DistillRecipe, RowsRecipe
 from potstill.recipe.plugins import owner_of
 from potstill.students.plan import read_config
 from potstill.targets import target_named
 from potstill.tasks import TASKS, plain_tasks
+from potstill.training.row_plan import read_row_plan
+from potstill.training.row_statistics import no_lengths, refuse_certain
 from potstill.training.schedules import PerSample, parse_share, parse_temperature
 from potstill.training.terms import read_terms
 
@@ -164,6 +168,77 @@ def _fault_of(check: Callable[[], Any]) -> PotstillError | None:
     except PotstillError as fault:
         return fault
     return None
+
+
+# -- answers and teachers
+
+
+def check_answers(recipe: Recipe, task: Task) -> None:
+    """Refuse what the answers of the task cannot do, before anything is read.
+
+    Raises:
+        RecipeError: A baseline or a teacher to be trained where rows have no labels to learn from; another architecture for
+            embeddings, words or spans.
+        NeedsError: A method or losses on class probabilities, where answers are of another kind.
+    """
+    answers = task.answers()
+    if answers.from_labels is None:
+        for key, wanted in (
+            ("baseline: true", recipe.baseline),
+            ("teacher.finetune: always", recipe.teacher.finetune == "always"),
+            ("teacher.from_scratch: true", recipe.teacher.from_scratch),
+        ):
+            if wanted:
+                raise RecipeError(
+                    f"{key} asks for training on labels, and rows of {task.name} have none",
+                    "learning from the teacher alone",
+                    f"leave {key.partition(':')[0]} out",
+                )
+    check_teachers(recipe, task)
+    if recipe.student.architecture is not None and not (answers.has_label_names and answers.is_of_row):
+        lack = "have no sentence embedding" if answers.is_of_row else "answer whole rows, not their words or places"
+        raise RecipeError(
+            f"student.architecture is {recipe.student.architecture!r}, and such students {lack}",
+            f"for {task.name}: a student cut out of the teacher, or a named one (student.model)",
+            "leave student.architecture out",
+        )
+    plan = read_row_plan(recipe.distill.rows.model_dump())
+    refuse_certain(plan, answers)
+    if plan.order == "curriculum" and plan.difficulty == "length" and not task.modality.has_tokens:
+        raise no_lengths(f"{task.modality.noun} have none")
+    if recipe.distill.losses is None:
+        methods.require_answers(recipe.distill.method, MethodOptions(answers=answers))
+    else:
+        in_units(read_losses(recipe.distill.losses, ANY_MODEL, ANY_MODEL), answers)
+
+
+def check_teachers(recipe: Recipe, task: Task) -> None:
+    """Make sure that these teachers can be combined.
+
+    Raises:
+        RecipeError: The task has no one class per row.
+    """
+    if recipe.teacher.others and not task.answers().can_average:
+        raise RecipeError(
+            f"{len(recipe.teacher.all)} teachers are given for {task.name}",
+            f"one teacher; several are mixed as probabilities of one class per row, for {' and '.join(plain_tasks())}",
+            "leave one teacher",
+        )
+
+
+def check_states(recipe: Recipe, is_trained: Callable[[], bool]) -> None:
+    """Make sure that a method which follows earlier states of the teacher will find some.
+
+    Raises:
+        RecipeError: There will be none.
+    """
+    method = recipe.distill.method
+    if methods.traits(method).follows_states and not recipe.distill.options.get("route") and not is_trained():
+        raise RecipeError(
+            f"method {method!r} follows earlier states of the teacher, and this teacher is trained already",
+            "folders of its states, or a teacher that this run trains",
+            "name its states in distill.options.route, set teacher.finetune: always, or distill.method: kd",
+        )
 
 
 # -- several tasks

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from potstill.errors import TrainingError
+from potstill.ground.disk import read_json
 from potstill.training.companions.contract import Companion
 
 logger = logging.getLogger(__name__)
@@ -129,11 +130,8 @@ def is_whole(checkpoint: Path) -> bool:
     """Whether every part is there; the trainer's state is written last, so a readable one says that the rest is whole."""
     if not any((checkpoint / name).exists() for name in _WEIGHTS) or not all((checkpoint / name).exists() for name in _RESUME):
         return False
-    try:
-        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return bool(state.get("global_step") == _step_of(checkpoint))
+    state = read_json(checkpoint / "trainer_state.json")
+    return isinstance(state, dict) and state.get("global_step") == _step_of(checkpoint)
 
 
 def without_losses(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -185,7 +185,7 @@ class ObjectiveTrainer(Trainer):
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         """Each network's gradient is shortened by its own length, so that no network slows another."""
-        others = [group for companion in self.companions for group in companion.parameter_groups()]
+        others = [[each for each in taps.model.parameters() if each.requires_grad] for taps in self._networks()]
         if not others:
             return super()._clip_grad_norm(model)
         taken = {id(parameter) for group in others for parameter in group}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -207,7 +206,7 @@ def _write(outcome: PhaseOutcome, folder: Path) -> None:
 
 
 def _finished(model: nn.Module, folder: Path) -> PhaseOutcome | None:
-    record = read_json(folder / "trained.json") if (folder / "trained.json").exists() else None
+    record = read_json(folder / "trained.json")
     if not isinstance(record, dict):
         return None
     model.load_state_dict(load_file(folder / "trained.safetensors"))
@@ -251,7 +250,5 @@ class _Watch(TrainerCallback):
         self.on_progress(state.global_step, state.max_steps, dict(self.figures))
 
     def _read(self) -> float:
-        try:
-            return float(json.loads(self.file.read_text(encoding="utf-8"))["seconds"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return 0.0
+        known = read_json(self.file)
+        return float(known["seconds"]) if isinstance(known, dict) and "seconds" in known else 0.0

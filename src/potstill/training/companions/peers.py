@@ -198,27 +198,21 @@ def _best(state: Any, *, at_best: bool) -> int:
 
 def _twin(student: nn.Module, start: str) -> nn.Module:
     twin = copy.deepcopy(student)
-    if start == "random":
-        _draw(twin, twin)
-        return twin
-    head = head_of(twin)
-    if head is None:
+    part = twin if start == "random" else head_of(twin)
+    if part is None:
         raise NeedsError(
             "peers that begin with the student's weights differ by their heads, and the student has no linear head",
             "a student with a final linear layer, or peers that begin from random weights",
             "set start: random",
         )
-    _draw(twin, head)
+    _draw(twin, part)
     return twin
 
 
 def _draw(model: nn.Module, part: nn.Module) -> None:
     """Draw the weights of a part anew, as the model's class does it, else as its layers do."""
-    fresh = type(model)(copy.deepcopy(model.config)) if hasattr(model, "_init_weights") and hasattr(model, "config") else None
-    if fresh is not None and part is model:
-        model.load_state_dict(fresh.state_dict())
-        return
-    if fresh is not None:
+    if hasattr(model, "_init_weights") and hasattr(model, "config"):
+        fresh = type(model)(copy.deepcopy(model.config))
         name = next(name for name, module in model.named_modules() if module is part)
         part.load_state_dict(fresh.get_submodule(name).state_dict())
         return
