@@ -107,11 +107,7 @@ def chosen(name: str, *, makes_rows: bool) -> str:
 
 
 def options_of(name: str) -> type[OwnOptions]:
-    """The class of a method's own options.
-
-    Raises:
-        RecipeError: No such method.
-    """
+    """The class of a method's own options."""
     return find(name).options
 
 
@@ -141,11 +137,7 @@ def build(name: str, student: ModelFacts, teacher: ModelFacts, options: MethodOp
 
 
 def require_answers(name: str, options: MethodOptions, phases: Sequence[Phase] = ()) -> None:
-    """Refuse a method, or phases with a loss, on class probabilities or whole rows where the answers are something else.
-
-    Raises:
-        NeedsError: It is; names the methods that work.
-    """
+    """Refuse a method, or phases with a loss, on class probabilities or whole rows where the answers are something else."""
     losses = [find_loss(term.name) for phase in phases for term in phase.terms]
     is_of_classes = any(loss.of_classes for loss in losses)
     if not options.answers.is_distribution and (is_of_classes or traits(name).compares_classes):
@@ -184,11 +176,7 @@ class Traits:
 
 @cache
 def traits(name: str) -> Traits:
-    """The traits of a method.
-
-    Raises:
-        RecipeError: No such method.
-    """
+    """The traits of a method."""
     phases = _on_example(find(name), MethodOptions())
     needs = {need for phase in phases for need in phase.needs_teacher()}
     return Traits(

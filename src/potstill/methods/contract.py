@@ -191,12 +191,7 @@ class Method:
         self.plan, self.options = plan, options
 
     def __call__(self, student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
-        """The phases, in order.
-
-        Raises:
-            RecipeError: An option that the method does not have, or a value out of range.
-            NeedsError: The method needs what the models or the source do not have.
-        """
+        """The phases, in order."""
         return self.plan(student, teacher, replace(options, own=self.read_options(options.own)))
 
     def read_options(self, own: Any) -> OwnOptions:
@@ -280,11 +275,7 @@ def with_wishes(phases: Sequence[Phase], options: MethodOptions) -> tuple[Phase,
 
 
 def require_taps(name: str, options: MethodOptions, *, compares_tokens: bool = True) -> None:
-    """Refuse a method whose knowledge is not there.
-
-    Raises:
-        NeedsError: The source gives logits alone, or the tokens differ.
-    """
+    """Refuse a method whose knowledge is not there."""
     if not options.has_taps:
         raise NeedsError(
             f"method {name!r} needs hidden states or attention of the teacher, the source of knowledge holds logits alone",

@@ -30,12 +30,7 @@ def require_positions(name: str, student: ModelFacts, teacher: ModelFacts, optio
 def matched_pairs(
     name: str, student: ModelFacts, teacher: ModelFacts, options: MethodOptions, *, same_grids: bool = False
 ) -> list[tuple[int, int]]:
-    """The pairs of blocks that `layers` asks for, of a method that compares their positions.
-
-    Raises:
-        NeedsError: As `require_positions` and, for `same_grids`, `require_same_grids`.
-        RecipeError: As `pair_layers`.
-    """
+    """The pairs of blocks that `layers` asks for; refuses models whose positions the method cannot compare."""
     pairs = pair_layers(options.layers, student, teacher)
     require_positions(name, student, teacher, options, pairs)
     if same_grids:

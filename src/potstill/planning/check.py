@@ -64,12 +64,7 @@ def check_recipe(recipe: Recipe) -> None:
 
 
 def check_modules(recipe: Recipe) -> None:
-    """Make sure that networks which the recipe names as code may run, can be found, and have a student.
-
-    Raises:
-        RecipeError: The code is not trusted, or nothing can be cut out of such a teacher.
-        ModelError: It cannot be imported.
-    """
+    """Make sure that networks which the recipe names as code may run, can be found, and have a student."""
     for key, section in (("teacher", recipe.teacher), ("student", recipe.student)):
         if is_factory(section.model):
             name = str(section.model)
@@ -84,11 +79,7 @@ def check_modules(recipe: Recipe) -> None:
 
 
 def check_own_options(recipe: Recipe) -> None:
-    """Make sure that the options of the method fit the rest of the recipe, and that none is set of another method.
-
-    Raises:
-        RecipeError: They do not, or a setting is of a method that is not asked for.
-    """
+    """Make sure that the options of the method fit the rest of the recipe, and that none is set of another method."""
     distill = recipe.distill
     for key in distill.chain:
         owner = owner_of(key)
@@ -213,11 +204,7 @@ def check_answers(recipe: Recipe, task: Task) -> None:
 
 
 def check_teachers(recipe: Recipe, task: Task) -> None:
-    """Make sure that these teachers can be combined.
-
-    Raises:
-        RecipeError: The task has no one class per row.
-    """
+    """Make sure that these teachers can be combined."""
     if recipe.teacher.others and not task.answers().can_average:
         raise RecipeError(
             f"{len(recipe.teacher.all)} teachers are given for {task.name}",
@@ -227,11 +214,7 @@ def check_teachers(recipe: Recipe, task: Task) -> None:
 
 
 def check_states(recipe: Recipe, is_trained: Callable[[], bool]) -> None:
-    """Make sure that a method which follows earlier states of the teacher will find some.
-
-    Raises:
-        RecipeError: There will be none.
-    """
+    """Make sure that a method which follows earlier states of the teacher will find some."""
     method = recipe.distill.method
     if methods.traits(method).follows_states and not recipe.distill.options.get("route") and not is_trained():
         raise RecipeError(
@@ -245,12 +228,7 @@ def check_states(recipe: Recipe, is_trained: Callable[[], bool]) -> None:
 
 
 def check_tasks(recipe: Recipe) -> None:
-    """Refuse methods and losses that read more than the answers of each row's own teacher.
-
-    Raises:
-        NeedsError: Such a method or loss; names what works.
-        RecipeError: A kind of task without one class for each row.
-    """
+    """Refuse methods and losses that read more than the answers of each row's own teacher."""
     if not recipe.tasks:
         return
     fitting = plain_tasks()
@@ -281,9 +259,6 @@ def _why_not(name: str, own: Mapping[str, Any] | None = None) -> str | None:
 
     Args:
         own: The method's own options, which say what `self` stands for.
-
-    Raises:
-        RecipeError: No such method.
     """
     try:
         return _why_phases_do_not(methods.example_phases(name, MethodOptions(has_taps=False, own=own or {})))

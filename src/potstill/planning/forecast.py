@@ -55,12 +55,7 @@ class Forecast:
 
     @cached_property
     def phases(self) -> tuple[Phase, ...]:
-        """The phases of training.
-
-        Raises:
-            RecipeError: A method, loss or block that does not exist.
-            NeedsError: The method needs what the models do not have.
-        """
+        """The phases of training."""
         return phases_of(self.run, self.student, self.teacher, has_same_tokens=self.has_same_tokens)
 
     @cached_property

@@ -43,11 +43,7 @@ def read_losses(given: Any, student: ModelFacts, teacher: ModelFacts, *, layers:
 
 
 def terms_on_any_model(given: Any) -> tuple[Term, ...]:
-    """The terms that a recipe says under `distill.losses`, before there are models.
-
-    Raises:
-        RecipeError: A part, type, key, loss, option or schedule that does not exist.
-    """
+    """The terms that a recipe says under `distill.losses`, before there are models."""
     return read_terms([term.as_loss() for term in read_losses(given, ANY_MODEL, ANY_MODEL)])
 
 

@@ -200,11 +200,7 @@ class GradientNorm(Balance):
 
 
 def known(name: str) -> str:
-    """The name, which must be one of `CHOICES`.
-
-    Raises:
-        RecipeError: No such balance.
-    """
+    """The name, which must be one of `CHOICES`."""
     if name not in CHOICES:
         guess = nearest(str(name), CHOICES)
         raise RecipeError(f"balance is {name!r}", ", ".join(CHOICES), f"write {guess!r}" if guess else "set balance: none")
@@ -212,11 +208,7 @@ def known(name: str) -> str:
 
 
 def build(name: str, losses: Sequence[Loss], parameters: Mapping[str, nn.Parameter]) -> Balance | None:
-    """The balance of that name; None for ``none`` and for a single term.
-
-    Raises:
-        RecipeError: No such balance, or one that a loss does not allow.
-    """
+    """The balance of that name; None for ``none`` and for a single term."""
     if known(name) == "none" or len(losses) < 2:
         return None
     if name == "phases":

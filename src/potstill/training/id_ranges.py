@@ -34,11 +34,7 @@ class Limit:
     instead: str = ""
 
     def check(self, batch: dict[str, Any]) -> None:
-        """Refuse a batch that goes beyond.
-
-        Raises:
-            NeedsError: It does; names the number, the limit and the rows.
-        """
+        """Refuse a batch that goes beyond."""
         column = self.instead if self.instead in batch else self.column
         numbers = batch.get(column)
         if not isinstance(numbers, Tensor) or numbers.device.type != "cpu" or numbers.is_floating_point() or not numbers.numel():

@@ -198,11 +198,7 @@ class Objective:
         raise NonFiniteLoss(names, found.row_ids.tolist() if isinstance(found.row_ids, Tensor) else [])
 
     def watch_gradient(self, norm: Tensor) -> None:
-        """Look at the length of the gradient before the optimizer moves; on a GPU one step later, when it has long arrived.
-
-        Raises:
-            NonFiniteGradient: It is not finite: all weights would stay where they are, or be lost.
-        """
+        """Look at the length of the gradient before the optimizer moves; on a GPU one step later, when it has long arrived."""
         if not self.checks_at_once:
             self.check_gradient()
         self._gradient = _Suspect(norm.detach().reshape(1), torch.cat(self._rows) if self._rows else None)
@@ -210,11 +206,7 @@ class Objective:
             self.check_gradient()
 
     def check_gradient(self) -> None:
-        """Look at the length of the gradient that waits to be looked at.
-
-        Raises:
-            NonFiniteGradient: It is not finite.
-        """
+        """Look at the length of the gradient that waits to be looked at."""
         found, self._gradient = self._gradient, None
         if found is not None and not found.is_finite():
             terms = [term.name for term, weight in zip(self.terms, self._weights) if weight]

@@ -54,11 +54,7 @@ def check_needs(terms: Sequence[Term], student: nn.Module, source: Any) -> None:
 
 
 def check_batch(terms: Sequence[Term], batch: Mapping[str, Any]) -> None:
-    """Every batch column that a term reads is there.
-
-    Raises:
-        NeedsError: A column is missing.
-    """
+    """Refuse batches without a column that a term reads."""
     for term in terms:
         for column in term.loss.needs_batch():
             if column not in batch:
@@ -99,12 +95,7 @@ def check_response(terms: Sequence[Term], response: Response | None) -> None:
 
 
 def check_answers(terms: Sequence[Term], batch: Mapping[str, Any], logits: tuple[int, ...]) -> None:
-    """The student's answers, of this shape, and the labels of a batch are what the terms take them for.
-
-    Raises:
-        NeedsError: A loss of whole rows has several answers for a row, or labels are no numbers for each output, or no classes
-            that exist.
-    """
+    """Refuse answers of a shape, or labels of a batch, that the terms cannot take."""
     for term in terms:
         if term.loss.of_rows and len(logits) != 2:
             raise NeedsError(
@@ -159,11 +150,7 @@ def shapes_of_student(taps: Taps, inputs: Mapping[str, Any], answers: Answers, b
 
 
 def shapes_of_teacher(source: Any, batch: Mapping[str, Any], terms: Sequence[Term]) -> Shapes | None:
-    """Shapes of the teacher's values on one batch, or None where the terms need nothing of it.
-
-    Raises:
-        NeedsError: The teacher's answers are of a kind that a term does not take.
-    """
+    """Shapes of the teacher's values on one batch, or None where the terms need nothing of it."""
     needs = tuple(dict.fromkeys(need for term in terms for need in term.loss.needs_teacher()))
     if not needs:
         return None

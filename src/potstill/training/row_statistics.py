@@ -29,11 +29,7 @@ Placed = Callable[[dict[str, Any]], dict[str, Any]]
 def make_memory(
     plan: RowPlan, dataset: Any, collator: Any, source: Any, args: Any, placed: Placed, answers: Answers
 ) -> RowMemory:
-    """The memory of a training set's rows, with what the plan asks of teacher and rows.
-
-    Raises:
-        NeedsError: Rows that stream or have no id or length, no teacher to ask, or answers that do not say how sure they are.
-    """
+    """The memory of a training set's rows, with what the plan asks of teacher and rows."""
     _refuse(plan, dataset, source)
     refuse_certain(plan, answers)
     row_ids = _row_ids(dataset)
@@ -71,11 +67,7 @@ def no_lengths(what: str) -> NeedsError:
 
 
 def refuse_certain(plan: RowPlan, answers: Answers) -> None:
-    """Refuse a plan by the teacher's uncertainty where its answers have none.
-
-    Raises:
-        NeedsError: They are numbers or embeddings.
-    """
+    """Refuse a plan by the teacher's uncertainty where its answers have none."""
     if plan.asks_teacher and not answers.has_uncertainty:
         lack = f"asks how unsure the teacher is, and its answers ({answers.noun}) do not say"
         raise _no_uncertainty(plan, lack, "answers that are probabilities of classes or labels")

@@ -83,11 +83,7 @@ class Peers(Companion):
         return need == "logits"
 
     def check(self, given: Collection[str]) -> None:
-        """Refuse a teacher, an average, or a balance of terms.
-
-        Raises:
-            TrainingError: One of them is given.
-        """
+        """Refuse a teacher, an average, or a balance of terms."""
         if given:
             raise TrainingError(
                 f"peers are given together with {' and '.join(given)}",
@@ -96,11 +92,7 @@ class Peers(Companion):
             )
 
     def check_terms(self, terms: Sequence[Term]) -> None:
-        """All peers share the objective, so none of its losses may hold something of one network.
-
-        Raises:
-            NeedsError: A loss reads inner values, or has parts that train.
-        """
+        """All peers share the objective, so none of its losses may hold something of one network."""
         for term in terms:
             inner = [need for need in (*term.loss.needs_student(), *term.loss.needs_teacher()) if need != "logits"]
             if inner or any(True for _ in term.loss.parameters()):
