@@ -338,4 +338,6 @@ def test_another_method_laid_over_a_resolved_recipe_leaves_its_options_behind():
     resolved = make_recipe({"teacher": "a", "data": "b", "distill": {"method": "dml", "options": {"peers": 3}}}).model_dump()
     assert make_recipe(resolved, {"distill": {"batch_size": 8}}).distill.options["peers"] == 3
     assert "peers" not in make_recipe(resolved, {"distill": {"method": "kd"}}).distill.options
-    assert make_recipe(resolved, {"distill": {"method": "ban", "options": {"generations": 4}}}).distill.options["generations"] == 4
+    assert (
+        make_recipe(resolved, {"distill": {"method": "ban", "options": {"generations": 4}}}).distill.options["generations"] == 4
+    )

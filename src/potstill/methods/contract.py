@@ -14,10 +14,10 @@ from potstill.contracts.options import Options
 from potstill.errors import NeedsError, PotstillError, raise_faults
 from potstill.recipe.faults import read_options
 from potstill.training.companions.catalogue import kinds
-from potstill.training.companions.contract import Companion
 
 if TYPE_CHECKING:
     from potstill.recipe import Recipe
+    from potstill.training.companions.contract import Companion
 
 LayerChoice = str | Sequence[Sequence[int]]
 
