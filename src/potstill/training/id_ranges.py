@@ -23,7 +23,7 @@ class Limit:
 
     Args:
         owner: Whose they are, for the message: "the teacher's vocabulary has".
-        instead: Column that is read in the place of `column` where a batch has it.
+        instead: Column that is read instead of `column` where a batch has it.
     """
 
     column: str
