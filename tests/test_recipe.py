@@ -318,14 +318,17 @@ def test_names_out_of_tables_are_checked():
         ({"rows": {"strength": 0.5}}, ["distill.rows.strength has no effect: distill.rows.focus is none"]),
         (
             {"losses": ["kl", {"name": "hidden_mse", "layers": [[1, 2]]}], "layers": "last"},
-            ["distill.layers has no effect beside distill.losses, whose terms say it themselves"],
+            ["distill.layers has no effect: distill.losses is given, and its terms say it themselves"],
         ),
         ({"losses": ["kl", "hidden_mse"], "layers": "last"}, []),
-        ({"losses": ["kl"], "alpha": 0.5}, ["distill.alpha has no effect beside distill.losses, whose terms say it themselves"]),
+        (
+            {"losses": ["kl"], "alpha": 0.5},
+            ["distill.alpha has no effect: distill.losses is given, and its terms say it themselves"],
+        ),
     ],
 )
 def test_settings_that_nothing_reads_are_told(distill, told):
-    from potstill.planning.unused_settings import unused_settings
+    from potstill.planning.check import unused_settings
 
     given = {"teacher": {"model": "t"}, "data": {"source": "d"}, "output": "o", "distill": distill}
     assert unused_settings(make_recipe(given)) == told
@@ -335,4 +338,6 @@ def test_another_method_laid_over_a_resolved_recipe_leaves_its_options_behind():
     resolved = make_recipe({"teacher": "a", "data": "b", "distill": {"method": "dml", "options": {"peers": 3}}}).model_dump()
     assert make_recipe(resolved, {"distill": {"batch_size": 8}}).distill.options["peers"] == 3
     assert "peers" not in make_recipe(resolved, {"distill": {"method": "kd"}}).distill.options
-    assert make_recipe(resolved, {"distill": {"method": "ban", "options": {"generations": 4}}}).distill.options["generations"] == 4
+    assert (
+        make_recipe(resolved, {"distill": {"method": "ban", "options": {"generations": 4}}}).distill.options["generations"] == 4
+    )

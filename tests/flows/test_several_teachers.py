@@ -11,7 +11,7 @@ import torch
 from potstill import DistillationPipeline
 from potstill.errors import RecipeError
 from potstill.flows.distill import stages_for
-from potstill.planning.answer_checks import check_teachers
+from potstill.planning.check import check_teachers
 from potstill.recipe import make_recipe
 from potstill.report.metrics import Metrics
 from potstill.tasks import build as build_task
@@ -110,7 +110,7 @@ def test_several_teachers_are_for_classes(small_bert: Path, tmp_path: Path) -> N
     rows = "\n".join(f"a lovely film number {index},{index / 7:.3f}" for index in range(80))
     file.write_text(f"text,label\n{rows}\n", "utf-8")
     recipe = {"teachers": [str(small_bert)] * 2, "data": str(file), "task": "regression", "output": str(tmp_path / "out")}
-    with pytest.raises(RecipeError, match="2 teachers are given; answers of regression are no probabilities"):
+    with pytest.raises(RecipeError, match=r"2 teachers are given for regression.*leave one teacher"):
         run(recipe)
     assert not (tmp_path / "out/teacher").exists()
 

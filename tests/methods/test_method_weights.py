@@ -105,7 +105,7 @@ def test_without_a_teacher_only_labelled_rows_are_read():
     for name in ("self", "tf_kd", "label_smoothing"):
         (stage,) = catalogue.build(name, SMALL, BIG, MethodOptions(has_taps=False))
         assert stage.rows == "labelled"
-        assert not stage.needs_taps()
+        assert not stage.needs_teacher() - {"logits"}
         assert not any(term.loss.needs_teacher() for term in read_terms(stage.losses()))
 
 

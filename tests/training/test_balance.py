@@ -149,9 +149,9 @@ def test_one_term_has_nothing_to_be_balanced_with(tmp_path):
     ("name", "losses", "message"),
     [
         ("gradnorm", THREE, r"balance is 'gradnorm'\. Accepted: none, phases, gradient_norm, uncertainty\. What to do: write"),
-        ("uncertainty", ["kl", "vid"], r"beside the loss 'vid', whose values may be negative"),
-        ("uncertainty", ["kl", "pad"], r"beside the loss 'pad', whose values may be negative"),
-        ("uncertainty", ["kl", "srd"], r"beside the loss 'srd', whose values may be negative"),
+        ("uncertainty", ["kl", "vid"], r"given with the loss 'vid', whose values may be negative"),
+        ("uncertainty", ["kl", "pad"], r"given with the loss 'pad', whose values may be negative"),
+        ("uncertainty", ["kl", "srd"], r"given with the loss 'srd', whose values may be negative"),
     ],
 )
 def test_balances_that_cannot_work_are_refused(tmp_path, name, losses, message):

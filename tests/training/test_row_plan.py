@@ -19,8 +19,7 @@ from potstill.losses.contract import StudentView
 from potstill.losses.functional import kl
 from potstill.tasks import answers_of
 from potstill.training.order import PlannedBatches
-from potstill.training.row_measures import row_losses
-from potstill.training.row_memory import RowMemory, weighted_view
+from potstill.training.row_memory import RowMemory, row_losses, weighted_view
 from potstill.training.row_plan import RowPlan, read_row_plan
 from potstill.training.row_statistics import refuse_certain
 from potstill.training.trainer import DistillationTrainer
@@ -183,7 +182,7 @@ def test_the_loss_of_a_row_is_towards_the_teacher_else_the_label():
 def test_a_curriculum_begins_with_the_easiest_and_ends_with_all():
     plan = RowPlan(order="curriculum", start=0.25, pace=0.5)
     held = memory(plan, 80)
-    batches = PlannedBatches(plan, held, 4, seed=0, total_batches=100)
+    batches = PlannedBatches(held, 4, seed=0, total_batches=100)
     rank = held.difficulty.argsort().argsort().numpy() / 80
     means, seen = [], set()
     for epoch in range(5):
@@ -196,7 +195,7 @@ def test_a_curriculum_begins_with_the_easiest_and_ends_with_all():
         assert epoch < 4 or {row for batch in drawn for row in batch} == set(range(80)), "the last epoch has every row once"
     assert means == sorted(means)
     assert means[0] < 0.3 < means[-1]
-    first = next(iter(PlannedBatches(plan, held, 4, seed=0, total_batches=100)))
+    first = next(iter(PlannedBatches(held, 4, seed=0, total_batches=100)))
     assert max(rank[row] for row in first) <= 0.26
 
 
@@ -212,7 +211,7 @@ def test_competence_rises_from_start_to_one_at_pace():
 def test_draws_follow_the_weights():
     plan = RowPlan(focus="teacher_uncertainty", by="sampling")
     held = memory(plan, 40)
-    batches = PlannedBatches(plan, held, 4, seed=0, total_batches=10 * 400)
+    batches = PlannedBatches(held, 4, seed=0, total_batches=10 * 400)
     counts = np.zeros(40)
     for epoch in range(100):
         batches.set_epoch(epoch)
@@ -227,7 +226,7 @@ def test_the_order_is_a_function_of_seed_and_epoch():
     held = memory(plan)
 
     def drawn(seed, epoch):
-        batches = PlannedBatches(plan, held, 4, seed=seed, total_batches=50, lengths=list(range(40)))
+        batches = PlannedBatches(held, 4, seed=seed, total_batches=50, lengths=list(range(40)))
         batches.set_epoch(epoch)
         return list(batches)
 
@@ -333,7 +332,7 @@ def test_plans_that_do_not_exist_are_refused(given, message):
 def test_rows_of_one_difficulty_come_in_a_drawn_order():
     plan = RowPlan(order="curriculum", difficulty="length", start=0.2)
     held = RowMemory(plan, torch.arange(100), torch.ones(100), torch.zeros(100), build("class"))
-    drawn = [PlannedBatches(plan, held, 10, seed=seed, total_batches=100) for seed in (0, 0, 1)]
+    drawn = [PlannedBatches(held, 10, seed=seed, total_batches=100) for seed in (0, 0, 1)]
     first = [next(iter(batches)) for batches in drawn]
     assert first[0] == first[1] != first[2]
     assert max(first[0]) > 20  # not the first of the file, which may be sorted by class

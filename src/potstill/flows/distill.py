@@ -17,9 +17,8 @@ from potstill.knowledge.teachers import Combination
 from potstill.methods.catalogue import traits
 from potstill.models.load import LoadedTeacher
 from potstill.models.party import Student, Teacher
-from potstill.planning.answer_checks import check_answers, check_states, check_teachers
 from potstill.planning.block_means import has_states, wants_states
-from potstill.planning.check import check_method
+from potstill.planning.check import check_answers, check_method, check_states
 from potstill.planning.forecast import Forecast, forecast, passes_of
 from potstill.planning.inputs import NOTHING, InMemory, Inputs, content_of, errors_of_task, inputs_of, joint_task, trust_named
 from potstill.planning.learning import LearningOptions
@@ -153,7 +152,6 @@ class DistillFlow:
                     check_method(self.recipe, one.load(self.open(party.rows).label_names).model)
         if self.forecast is not None:
             self.forecast.check()
-        check_teachers(self.recipe, rows.task)
         check_states(self.recipe, lambda: self.inputs[0].wants_training(rows.label_names))
 
     # -- slots

@@ -115,6 +115,16 @@ class Loss(nn.Module):
         """Whether it reads labels as numbers, one for each output, and not as the index of a class."""
         return False
 
+    @property
+    def compares_answers(self) -> bool:
+        """Whether it compares the answers, and no inner values or gradients."""
+        return self.kind == "response"
+
+    @property
+    def reads_gradients(self) -> bool:
+        """Whether it differentiates the student, whose values must then be those of the plain forward."""
+        return self.kind == "gradient"
+
     def prepare(self, student: Shapes, teacher: Shapes | None, *, num_rows: int) -> None:
         """Build bridges and buffers for these shapes; called once, before the model is wrapped.
 

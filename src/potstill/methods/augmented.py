@@ -1,4 +1,4 @@
-"""Distillation from the teacher's answers to many rows, most of which nobody labelled."""
+"""Distillation from the teacher's answers to many rows, most of them without labels."""
 
 from __future__ import annotations
 
@@ -40,13 +40,7 @@ def augmented_kd(student: ModelFacts, teacher: ModelFacts, options: MethodOption
 
 
 def state_terms(student: ModelFacts, teacher: ModelFacts, weight: float) -> tuple[TermSpec, ...]:
-    """One term on the states that a source of knowledge holds of the blocks that the student was cut from; none without them.
-
-    Args:
-        student: With the blocks that it keeps.
-        teacher: With the states that are held, and their variance.
-        weight: Of the term.
-    """
+    """One term on the states that a source of knowledge holds of the blocks that the student was cut from; none without them."""
     held = dict(teacher.states)
     pairs = [(f"mean:{own}", f"mean:{block}") for own, block in enumerate(student.kept_layers, 1) if f"mean:{block}" in held]
     if not pairs or student.width != teacher.width:

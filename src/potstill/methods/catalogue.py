@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any
 
 from potstill.answers import build as build_answers
 from potstill.errors import NeedsError
@@ -108,21 +107,8 @@ def chosen(name: str, *, makes_rows: bool) -> str:
 
 
 def options_of(name: str) -> type[OwnOptions]:
-    """The class of a method's own options.
-
-    Raises:
-        RecipeError: No such method.
-    """
+    """The class of a method's own options."""
     return find(name).options
-
-
-def own_options(name: str, given: Any) -> OwnOptions:
-    """A method's own options from a mapping.
-
-    Raises:
-        RecipeError: No such method or option, or a value out of range.
-    """
-    return find(name).read_options(given)
 
 
 def build(name: str, student: ModelFacts, teacher: ModelFacts, options: MethodOptions | None = None) -> tuple[Phase, ...]:
@@ -151,11 +137,7 @@ def build(name: str, student: ModelFacts, teacher: ModelFacts, options: MethodOp
 
 
 def require_answers(name: str, options: MethodOptions, phases: Sequence[Phase] = ()) -> None:
-    """Refuse a method, or phases with a loss, on class probabilities or whole rows where the answers are something else.
-
-    Raises:
-        NeedsError: It is; names the methods that work.
-    """
+    """Refuse a method, or phases with a loss, on class probabilities or whole rows where the answers are something else."""
     losses = [find_loss(term.name) for phase in phases for term in phase.terms]
     is_of_classes = any(loss.of_classes for loss in losses)
     if not options.answers.is_distribution and (is_of_classes or traits(name).compares_classes):
@@ -194,11 +176,7 @@ class Traits:
 
 @cache
 def traits(name: str) -> Traits:
-    """The traits of a method.
-
-    Raises:
-        RecipeError: No such method.
-    """
+    """The traits of a method."""
     phases = _on_example(find(name), MethodOptions())
     needs = {need for phase in phases for need in phase.needs_teacher()}
     return Traits(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import update_wrapper
 from typing import TYPE_CHECKING, Any
 
+from potstill import modalities
 from potstill.answers import build as build_answers
 from potstill.contracts.answers import Answers
 from potstill.contracts.options import Options
@@ -16,6 +17,7 @@ from potstill.training.companions.catalogue import kinds
 
 if TYPE_CHECKING:
     from potstill.recipe import Recipe
+    from potstill.training.companions.contract import Companion
 
 LayerChoice = str | Sequence[Sequence[int]]
 
@@ -38,7 +40,7 @@ class ModelFacts:
             None where it was not measured.
         states: For a teacher: values of whole rows that its source of knowledge holds at no cost, and their variance over rows:
             ("mean:6", 0.04) is the mean over tokens of the state of block 6.
-        head_inputs: Numbers that the final layer reads; None where nobody looked.
+        head_inputs: Numbers that the final layer reads; None where unknown.
     """
 
     layers: int
@@ -62,7 +64,7 @@ class ModelFacts:
     @property
     def has_maps(self) -> bool:
         """Whether blocks give maps [B, C, H, W] (a convolutional net) and not tokens [B, T, D]."""
-        return self.modality == "image" and self.heads is None
+        return self.heads is None and modalities.build(self.modality).can_turn
 
 
 @dataclass(frozen=True)
@@ -99,10 +101,8 @@ class TermSpec:
     """A term as data: it becomes a loss when the phase starts.
 
     Args:
-        name: In the catalogue of losses.
         weight: A number or a schedule as a recipe writes it.
         temperature: Likewise; None leaves the loss's own.
-        options: Of the loss.
     """
 
     name: str
@@ -125,10 +125,6 @@ class Phase:
     """One phase of training.
 
     Args:
-        name: Of the phase: "intermediate", "prediction".
-        terms: Its objective.
-        epochs: Passes over the rows.
-        learning_rate: Peak.
         rows: "all" rows, or the "labelled" ones alone.
         select: Which weights are kept: "metric", "fidelity" or "last".
         settings: Further settings of `PhaseSettings`.
@@ -154,14 +150,13 @@ class Phase:
         """The terms as `DistillationTrainer` takes them."""
         return [term.as_loss() for term in self.terms]
 
-    def needs_taps(self) -> bool:
-        """Whether a term reads more of the teacher than its logits."""
-        return any(need != "logits" for need in self.needs_teacher())
+    def companions(self) -> list[type[Companion]]:
+        """The kinds of companions that train together with the student."""
+        return kinds(self.settings.get("companions", {}))
 
     def asks_teacher(self) -> bool:
         """Whether a term reads the logits of a teacher that is neither the student's peers nor its own average."""
-        companions = kinds(self.settings.get("companions", {}))
-        return not any(kind.replaces_teacher for kind in companions) and "logits" in self.needs_teacher()
+        return not any(kind.replaces_teacher for kind in self.companions()) and "logits" in self.needs_teacher()
 
     def needs_teacher(self) -> set[str]:
         """Need names of all values of the teacher that the terms read."""
@@ -189,24 +184,14 @@ Plan = Callable[[ModelFacts, ModelFacts, MethodOptions], tuple[Phase, ...]]
 
 
 class Method:
-    """A named combination of losses: the function that plans its phases, and the class of its own options.
-
-    Args:
-        plan: From facts of student and teacher and the options of a run to phases, in order.
-        options: What the user may set for this method alone; `MethodOptions.own` is an instance of it.
-    """
+    """A named combination of losses: the function that plans its phases, and the class of its own options."""
 
     def __init__(self, plan: Plan, options: type[OwnOptions] = OwnOptions) -> None:
         update_wrapper(self, plan)
         self.plan, self.options = plan, options
 
     def __call__(self, student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
-        """The phases, in order.
-
-        Raises:
-            RecipeError: An option that the method does not have, or a value out of range.
-            NeedsError: The method needs what the models or the source do not have.
-        """
+        """The phases, in order."""
         return self.plan(student, teacher, replace(options, own=self.read_options(options.own)))
 
     def read_options(self, own: Any) -> OwnOptions:
@@ -290,11 +275,7 @@ def with_wishes(phases: Sequence[Phase], options: MethodOptions) -> tuple[Phase,
 
 
 def require_taps(name: str, options: MethodOptions, *, compares_tokens: bool = True) -> None:
-    """Refuse a method whose knowledge is not there.
-
-    Raises:
-        NeedsError: The source gives logits alone, or the tokens differ.
-    """
+    """Refuse a method whose knowledge is not there."""
     if not options.has_taps:
         raise NeedsError(
             f"method {name!r} needs hidden states or attention of the teacher, the source of knowledge holds logits alone",

@@ -1,6 +1,6 @@
-"""Methods on features in one stage: maps of attention, hints with uncertainty, factors, projectors, generated features.
+"""Methods on features in one phase: maps of attention, hints with uncertainty, factors, projectors, generated features.
 
-Beside the feature stand the labels at weight 1 and no response, as in the tables that the methods are compared by; `alpha` adds
+With the feature come the labels at weight 1 and no response, as in the tables that the methods are compared by; `alpha` adds
 the response. Losses are means over their pairs of blocks, papers sum over them, hence weights times the number of pairs.
 """
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from potstill.methods.contract import MethodOptions, ModelFacts, Phase, TermSpec, require_taps
 from potstill.methods.layers import last_pair, pair_layers
-from potstill.methods.needs import require_maps, require_positions, require_same_grids
+from potstill.methods.needs import matched_pairs, require_maps, require_positions
 from potstill.methods.output import one_phase, warm_up
 from potstill.methods.response import label_terms
 
@@ -20,7 +20,7 @@ def at(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tupl
 
     Source: Zagoruyko and Komodakis 2017 (arXiv 1612.03928), β = 1000 in the reference protocol.
     """
-    return _over_blocks("at", 1000.0, student, teacher, options)
+    return over_blocks("at", 1000.0, student, teacher, options)
 
 
 def vid(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
@@ -28,11 +28,11 @@ def vid(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tup
 
     Source: Ahn et al. 2019 (arXiv 1904.05835), weight of the reference protocol.
     """
-    return _over_blocks("vid", 1.0, student, teacher, options)
+    return over_blocks("vid", 1.0, student, teacher, options)
 
 
 def ft(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
-    """Factor transfer at the last block, weight 500; the paraphraser's reconstruction beside it, weight 1.
+    """Factor transfer at the last block, weight 500; and the paraphraser's reconstruction, weight 1.
 
     Source: Kim et al. 2018 (arXiv 1802.04977), weight of the authors' code, whose factors have length one over channels and
     positions; the 200 of the reference protocol belongs to means over channels. The paper trains the paraphraser before the
@@ -52,10 +52,7 @@ def ofd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tup
     stages of its CIFAR nets (8,192 elements in the last). It reads blocks after their activation, the paper before. Grids are
     equal.
     """
-    pairs = pair_layers(options.layers, student, teacher)
-    require_positions("ofd", student, teacher, options, pairs)
-    require_same_grids("ofd", student, teacher, pairs)
-    return _over_blocks("ofd", 8.0, student, teacher, options)
+    return over_blocks("ofd", 8.0, student, teacher, options, same_grids=True)
 
 
 def review_kd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
@@ -67,7 +64,7 @@ def review_kd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) 
     require_taps("review_kd", options, compares_tokens=False)
     require_maps("review_kd", student, teacher)
     pairs = pair_layers(options.layers, student, teacher)
-    return _stage("review_kd", warm_up(1.0 + len(pairs)), pairs, options)
+    return _phase("review_kd", warm_up(1.0 + len(pairs)), pairs, options)
 
 
 def mgd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
@@ -96,17 +93,19 @@ def srd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tup
     return one_phase(options, (TermSpec("srd", 1.0), *label_terms(options)))
 
 
-def _over_blocks(name: str, weight: float, student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
-    pairs = pair_layers(options.layers, student, teacher)
-    require_positions(name, student, teacher, options, pairs)
-    return _stage(name, weight * len(pairs), pairs, options)
+def over_blocks(
+    name: str, weight: float, student: ModelFacts, teacher: ModelFacts, options: MethodOptions, *, same_grids: bool = False
+) -> tuple[Phase, ...]:
+    """One phase with a term of this weight for each matched block, and the labels."""
+    pairs = matched_pairs(name, student, teacher, options, same_grids=same_grids)
+    return _phase(name, weight * len(pairs), pairs, options)
 
 
 def _at_the_end(name: str, weight: float, student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
     pairs = last_pair(options, student, teacher)
     require_positions(name, student, teacher, options, pairs)
-    return _stage(name, weight * len(pairs), pairs, options)
+    return _phase(name, weight * len(pairs), pairs, options)
 
 
-def _stage(name: str, weight: Any, pairs: list[tuple[int, int]], options: MethodOptions) -> tuple[Phase, ...]:
+def _phase(name: str, weight: Any, pairs: list[tuple[int, int]], options: MethodOptions) -> tuple[Phase, ...]:
     return one_phase(options, (TermSpec(name, weight, options={"layers": pairs}), *label_terms(options)))

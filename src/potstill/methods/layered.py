@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from potstill.methods.contract import MethodOptions, ModelFacts, Phase, TermSpec
-from potstill.methods.layers import pair_layers
-from potstill.methods.needs import require_positions
+from potstill.methods.needs import matched_pairs
 from potstill.methods.output import one_phase
 from potstill.methods.response import response_terms
 from potstill.training.schedules import is_schedule, parse
@@ -37,8 +36,7 @@ def layered(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) ->
     Source: the backbone / neck / head table of recipes, with the shares that guides to phased distillation give; no paper
     stands behind them.
     """
-    pairs = pair_layers(options.layers, student, teacher)
-    require_positions("layered", student, teacher, options, pairs)
+    pairs = matched_pairs("layered", student, teacher, options)
     task = {"phases": [[HALF, round(1 - EARLY, 6)], [1.0, LATE]]}
     head = [_weighed(term, task) for term in response_terms(options, temperature=2.0, alpha=0.7)]
     terms = (

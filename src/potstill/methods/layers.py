@@ -18,11 +18,7 @@ CLEARLY_MORE = 0.02  # of mean similarity, before measured pairs take the place 
 
 
 def check_choice(choice: LayerChoice) -> None:
-    """Refuse a word that is no choice of layers.
-
-    Raises:
-        RecipeError: As said.
-    """
+    """Refuse a word that is no choice of layers."""
     if isinstance(choice, str) and choice not in CHOICES:
         raise RecipeError(
             f"layers is {choice!r}", f"{', '.join(CHOICES)}, or pairs", "write for example layers: [[1, 3], [2, 6]]"
@@ -68,11 +64,7 @@ def pair_layers(choice: LayerChoice, student: ModelFacts, teacher: ModelFacts) -
 
 
 def last_pair(options: MethodOptions, student: ModelFacts, teacher: ModelFacts) -> list[tuple[int, int]]:
-    """The last blocks, for methods that compare one place; other pairs where the user names them.
-
-    Raises:
-        RecipeError: As `pair_layers`.
-    """
+    """The last blocks, for methods that compare one place; other pairs where the user names them."""
     return [(student.layers, teacher.layers)] if options.layers == "auto" else pair_layers(options.layers, student, teacher)
 
 
@@ -85,9 +77,6 @@ def pair_by_similarity(
     resembles nothing, so measure one that was cut from the teacher or trained for a while.
 
     Args:
-        student: A model with blocks.
-        teacher: Likewise.
-        batches: A few batches as the collator makes them.
         read: (model, inputs, needs) → values by need name, as `TapReader().read`.
 
     Returns:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from potstill.methods.contract import MethodOptions, ModelFacts, Phase, TermSpec, require_taps, with_wishes
 from potstill.methods.layers import last_pair, pair_layers
-from potstill.methods.needs import require_attention, require_positions, require_tokens
+from potstill.methods.needs import matched_pairs, require_attention, require_positions, require_tokens
 from potstill.methods.response import response_terms
 
 
@@ -15,8 +15,7 @@ def tinybert(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -
     (20 epochs, then 3). The paper sums over blocks, losses are means over their pairs, hence weights of the number of pairs.
     Where rows have labels and `alpha` is given, the second phase learns from them too.
     """
-    pairs = pair_layers(options.layers, student, teacher)
-    require_positions("tinybert", student, teacher, options, pairs)
+    pairs = matched_pairs("tinybert", student, teacher, options)
     require_attention("tinybert", student, teacher)
     terms = [
         TermSpec("embedding_mse"),

@@ -1,4 +1,4 @@
-"""What a method needs of two models, checked before anything runs; each refusal names the nearest method that works."""
+"""What a method needs of two models, checked before anything runs; a refusal names the nearest method that works."""
 
 from __future__ import annotations
 
@@ -7,16 +7,13 @@ from typing import Any
 
 from potstill.errors import NeedsError
 from potstill.methods.contract import MethodOptions, ModelFacts, require_taps
+from potstill.methods.layers import pair_layers
 
 Pairs = Sequence[tuple[int, int]]
 
 
 def require_positions(name: str, student: ModelFacts, teacher: ModelFacts, options: MethodOptions, pairs: Pairs) -> None:
-    """Blocks of both models give values over the same kind of positions, and over the same tokens.
-
-    Raises:
-        NeedsError: Logits alone, maps against tokens, or other tokens.
-    """
+    """Blocks of both models give values over the same kind of positions, and over the same tokens."""
     require_taps(name, options, compares_tokens=False)
     if student.has_maps != teacher.has_maps:
         kinds = ["maps" if facts.has_maps else "tokens" for facts in (student, teacher)]
@@ -30,12 +27,19 @@ def require_positions(name: str, student: ModelFacts, teacher: ModelFacts, optio
         require_same_grids(name, student, teacher, pairs)
 
 
-def require_same_grids(name: str, student: ModelFacts, teacher: ModelFacts, pairs: Pairs) -> None:
-    """Paired blocks have grids of one size; unknown sizes pass.
+def matched_pairs(
+    name: str, student: ModelFacts, teacher: ModelFacts, options: MethodOptions, *, same_grids: bool = False
+) -> list[tuple[int, int]]:
+    """The pairs of blocks that `layers` asks for; refuses models whose positions the method cannot compare."""
+    pairs = pair_layers(options.layers, student, teacher)
+    require_positions(name, student, teacher, options, pairs)
+    if same_grids:
+        require_same_grids(name, student, teacher, pairs)
+    return pairs
 
-    Raises:
-        NeedsError: A pair has grids of two sizes.
-    """
+
+def require_same_grids(name: str, student: ModelFacts, teacher: ModelFacts, pairs: Pairs) -> None:
+    """Paired blocks have grids of one size; unknown sizes pass."""
     if not student.strides or not teacher.strides:
         return
     for own, other in pairs:
@@ -50,71 +54,48 @@ def require_same_grids(name: str, student: ModelFacts, teacher: ModelFacts, pair
 
 
 def require_maps(name: str, student: ModelFacts, teacher: ModelFacts) -> None:
-    """Both are convolutional nets.
-
-    Raises:
-        NeedsError: One is not.
-    """
-    for side, facts in (("student", student), ("teacher", teacher)):
+    """Both are convolutional nets."""
+    accepted = "convolutional nets such as ResNet on both sides"
+    for side, facts in _both(student, teacher):
         if not facts.has_maps:
-            raise NeedsError(
-                f"method {name!r} needs feature maps, the {side} (a model of {facts.modality}s) gives tokens",
-                "convolutional nets such as ResNet on both sides",
-                f"set distill.method: {_nearest(student, teacher)}",
-            )
+            lack = f"needs feature maps, the {side} (a model of {facts.modality}s) gives tokens"
+            raise _lacking(name, lack, accepted, _nearest(student, teacher))
 
 
 def require_tokens(name: str, student: ModelFacts, teacher: ModelFacts) -> None:
-    """Neither is a convolutional net.
-
-    Raises:
-        NeedsError: One is.
-    """
-    for side, facts in (("student", student), ("teacher", teacher)):
+    """Neither is a convolutional net."""
+    for side, facts in _both(student, teacher):
         if facts.has_maps:
-            raise NeedsError(
-                f"method {name!r} needs a first token, the {side} (a convolutional net) gives feature maps",
-                "transformers on both sides",
-                f"set distill.method: {_nearest(student, teacher)}",
-            )
+            lack = f"needs a first token, the {side} (a convolutional net) gives feature maps"
+            raise _lacking(name, lack, "transformers on both sides", _nearest(student, teacher))
 
 
 def require_attention(name: str, student: ModelFacts, teacher: ModelFacts) -> None:
-    """Both have attention heads.
-
-    Raises:
-        NeedsError: One has none.
-    """
-    for side, facts in (("student", student), ("teacher", teacher)):
+    """Both have attention heads."""
+    for side, facts in _both(student, teacher):
         if not facts.heads:
-            raise NeedsError(
-                f"method {name!r} needs attention in both models, the {side} has none",
-                "transformers on both sides",
-                f"set distill.method: {_nearest(student, teacher)}",
-            )
+            lack = f"needs attention in both models, the {side} has none"
+            raise _lacking(name, lack, "transformers on both sides", _nearest(student, teacher))
 
 
 def require_classes(name: str, student: ModelFacts, teacher: ModelFacts, *, least: int, nearest: str = "kd") -> None:
-    """Both have at least so many classes; unknown numbers pass.
-
-    Raises:
-        NeedsError: One has fewer.
-    """
-    for side, facts in (("student", student), ("teacher", teacher)):
+    """Both have at least that many classes; unknown numbers pass."""
+    for side, facts in _both(student, teacher):
         if facts.num_classes is not None and facts.num_classes < least:
-            raise NeedsError(
-                f"method {name!r} needs {least} classes or more, the {side} has {facts.num_classes}",
-                f"a task with at least {least} classes",
-                f"set distill.method: {nearest}",
-            )
+            lack = f"needs {least} classes or more, the {side} has {facts.num_classes}"
+            raise _lacking(name, lack, f"a task with at least {least} classes", nearest)
+
+
+def _both(student: ModelFacts, teacher: ModelFacts) -> tuple[tuple[str, ModelFacts], ...]:
+    return ("student", student), ("teacher", teacher)
+
+
+def _lacking(name: str, lack: str, accepted: str, nearest: str) -> NeedsError:
+    return NeedsError(f"method {name!r} {lack}", accepted, f"set distill.method: {nearest}")
 
 
 def require_distribution(name: str, options: MethodOptions) -> None:
-    """The answers are probabilities of classes that exclude each other.
-
-    Raises:
-        NeedsError: They are something else.
-    """
+    """The answers are probabilities of classes that exclude each other."""
     if not options.answers.is_distribution:
         raise NeedsError(
             f"method {name!r} compares probabilities of classes that exclude each other",
@@ -132,22 +113,15 @@ def require_need(name: str, need: str, side: str, facts: ModelFacts) -> None:
     """One model has what a loss reads of it.
 
     Args:
-        name: Of the loss.
-        need: ``"attention:3"``, ``"hidden:-1"`` …
-        side: "student" or "teacher".
-        facts: Of that model.
-
-    Raises:
-        NeedsError: No attention, or no such block.
-    """
-    kind, _, rest = need.partition(":")
-    if kind in ("attention", "query", "key", "value") and not facts.heads:
+        need: ``"attention:3"``, ``"hidden:-1"`` …"""
+    part, _, rest = need.partition(":")
+    if part in ("attention", "query", "key", "value") and not facts.heads:
         raise NeedsError(
             f"loss {name!r} needs {need!r} of the {side}, which has no attention",
             "transformers on both sides",
             "take the loss sp, or kl",
         )
-    if kind in ("hidden", "mean", "attention", "query", "key", "value") and rest.lstrip("-").isdigit():
+    if part in ("hidden", "mean", "attention", "query", "key", "value") and rest.lstrip("-").isdigit():
         block = int(rest)
         if abs(block) > facts.layers:
             raise NeedsError(
@@ -158,11 +132,7 @@ def require_need(name: str, need: str, side: str, facts: ModelFacts) -> None:
 
 
 def require_outputs(name: str, loss: Any, num_outputs: int | None) -> None:
-    """The task has as many classes as a loss on the answer needs; an unknown number passes.
-
-    Raises:
-        NeedsError: It has fewer.
-    """
+    """The task has as many classes as a loss on the answer needs; an unknown number passes."""
     least = getattr(loss, "min_classes", 1)
     if num_outputs is not None and num_outputs < least:
         raise NeedsError(

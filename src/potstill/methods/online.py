@@ -13,7 +13,7 @@ from potstill.errors import NeedsError, RecipeError
 from potstill.methods.contract import MethodOptions, ModelFacts, OwnOptions, Phase, TermSpec, takes
 from potstill.methods.needs import require_distribution, require_taps
 from potstill.methods.output import one_phase
-from potstill.methods.response import label_term, response_terms
+from potstill.methods.response import label_term, response_terms, warn_of_wishes
 
 if TYPE_CHECKING:
     from potstill.recipe import Recipe
@@ -76,9 +76,7 @@ def mean_teacher(student: ModelFacts, teacher: ModelFacts, options: MethodOption
     ones or not, ramped up over the first two ninths. Both sides have dropout; the paper adds noise to the input. The decay
     rises as min(0.999, (1 + n) / (10 + n)) where the paper has two phases. `alpha` and `temperature` have no effect.
     """
-    for wish in ("alpha", "temperature"):
-        if getattr(options, wish) is not None:
-            logger.warning("method mean_teacher has no response; %s: %s has no effect", wish, getattr(options, wish))
+    warn_of_wishes("mean_teacher", options)
     own: MeanTeacherOptions = options.own
     ramp_up = RAMP_UP if own.ramp_up is None else own.ramp_up
     consistency = TermSpec("probability_mse", {"ramp_up": [own.consistency, ramp_up]})
@@ -124,7 +122,7 @@ def sskd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tu
     """Images in four quarter turns: KL at τ = 4 on all of them (3.6), contrast between turns (10), labels (0.1).
 
     Source: Xu et al. 2020, SSKD (arXiv 2006.07114): weights 0.9 on plain, 2.7 on turned rows and 10 of the authors' runs. The
-    teacher's two layers for the contrast learn beside the student, the paper trains them before. A step sees four times the
+    teacher's two layers for the contrast learn with the student, the paper trains them before. A step sees four times the
     rows. `distill.options.turned_share` is the share of rows kept of those that the teacher gets wrong (0.75).
     """
     require_distribution("sskd", options)

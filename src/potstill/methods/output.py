@@ -18,7 +18,7 @@ WARM_UP = 20 / 240
 
 
 def dkd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
-    """Decoupled distillation (α = 1, β = 8, τ = 4) at weight 1 beside labels at weight 1, warmed up over a twelfth.
+    """Decoupled distillation (α = 1, β = 8, τ = 4) at weight 1 and labels at weight 1, warmed up over a twelfth.
 
     Source: Zhao et al. 2022 (arXiv 2203.08679); the authors take β from 0.5 to 8 by pair of models. Three classes or more.
     """
@@ -27,7 +27,7 @@ def dkd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tup
 
 
 def dist(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
-    """Correlations within rows and within classes (τ = 1), each at weight 2 beside labels at weight 1.
+    """Correlations within rows and within classes (τ = 1), each at weight 2, and labels at weight 1.
 
     Source: Huang et al. 2022, DIST (arXiv 2205.10536), the settings of ImageNet; τ = 4 on CIFAR-100.
     """
@@ -45,7 +45,7 @@ def logit_std(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) 
 
 
 def nkd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
-    """Normalised distillation (γ = 1.5, τ = 1) at weight 1 beside labels at weight 1.
+    """Normalised distillation (γ = 1.5, τ = 1) at weight 1 and labels at weight 1.
 
     Source: Yang et al. 2023 (arXiv 2303.13005), the settings of ImageNet. Three classes or more.
     """
@@ -54,7 +54,7 @@ def nkd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tup
 
 
 def wsld(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
-    """Weighted soft labels (τ = 2) at weight 2.5 beside labels at weight 1.
+    """Weighted soft labels (τ = 2) at weight 2.5 and labels at weight 1.
 
     Source: Zhou et al. 2021 (arXiv 2102.00650), the settings of ImageNet.
     """

@@ -6,8 +6,8 @@ Labels have weight 1; `alpha` shares that weight with the response. Weights are 
 from __future__ import annotations
 
 from potstill.methods.contract import MethodOptions, ModelFacts, Phase, TermSpec, require_taps
-from potstill.methods.layers import last_pair, pair_layers
-from potstill.methods.needs import require_positions
+from potstill.methods.features import over_blocks
+from potstill.methods.layers import last_pair
 from potstill.methods.output import one_phase
 from potstill.methods.response import label_terms, response_terms
 
@@ -56,10 +56,7 @@ def nst(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tup
 
     Source: Huang and Wang 2017 (arXiv 1707.01219).
     """
-    pairs = pair_layers(options.layers, student, teacher)
-    require_positions("nst", student, teacher, options, pairs)
-    terms = (TermSpec("nst", 50.0 * len(pairs), options={"layers": pairs}), *label_terms(options))
-    return one_phase(options, terms)
+    return over_blocks("nst", 50.0, student, teacher, options)
 
 
 def crd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:

@@ -145,8 +145,15 @@ def not_of_rows(what: str, todo: str) -> NeedsError:
     )
 
 
+def warn_of_wishes(method: str, options: MethodOptions) -> None:
+    """Say that `alpha` and `temperature` do nothing for a method without a response."""
+    for wish in ("alpha", "temperature"):
+        if getattr(options, wish) is not None:
+            logger.warning("method %s has no response; %s: %s has no effect", method, wish, getattr(options, wish))
+
+
 def label_terms(options: MethodOptions, *, temperature: float = 4.0) -> tuple[TermSpec, ...]:
-    """Labels alone, as the reference protocol has them beside a feature; with `alpha`, labels and response."""
+    """Labels alone, as the reference protocol has them with a feature; with `alpha`, labels and response."""
     return tuple(term for term in response_terms(options, temperature=temperature, alpha=0.0) if term.weight != 0)
 
 
@@ -158,7 +165,7 @@ def _mapped(schedule: Any, change: Any) -> Any:
         schedule = parse(schedule)
     if not isinstance(schedule, dict):
         return lambda progress: change(schedule(progress))
-    ((kind, parts),) = schedule.items()
-    if kind == "phases":
-        return {kind: [[until, change(value)] for until, value in parts]}
-    return {kind: [change(value) for value in parts] if isinstance(parts, (list, tuple)) else change(parts)}
+    ((form, parts),) = schedule.items()
+    if form == "phases":
+        return {form: [[until, change(value)] for until, value in parts]}
+    return {form: [change(value) for value in parts] if isinstance(parts, (list, tuple)) else change(parts)}

@@ -45,11 +45,7 @@ def route(term: TermSpec, student: ModelFacts, teacher: ModelFacts) -> TermSpec:
 
 
 def require_one_shape(student: ModelFacts, teacher: ModelFacts) -> None:
-    """All blocks of the teacher have one shape, and the student's too.
-
-    Raises:
-        NeedsError: One model is a convolutional net, whose stages have grids of their own.
-    """
+    """All blocks of the teacher have one shape, and the student's too."""
     for side, facts in (("student", student), ("teacher", teacher)):
         if facts.has_maps:
             raise NeedsError(

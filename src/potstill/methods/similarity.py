@@ -27,9 +27,6 @@ def block_similarity(
     """Debiased CKA of every student block with every teacher block, [S, L] on the CPU.
 
     Args:
-        student: Model whose blocks are the rows; put into eval mode by the caller.
-        teacher: Model whose blocks are the columns.
-        batches: As the collator makes them; ``teacher_`` inputs are the teacher's where they are there.
         read: (model, inputs, needs) → values by need name.
         max_rows: Rows that are looked at.
 
@@ -52,13 +49,6 @@ def rows_of_blocks(
     max_rows: int,
 ) -> tuple[list[dict[str, Tensor]], int]:
     """One vector a row for every need of student and teacher, see `row_vectors`.
-
-    Args:
-        models: Student and teacher.
-        needs: Need names of each.
-        batches: As the collator makes them.
-        read: (model, inputs, needs) → values by need name.
-        max_rows: Stop after this many rows.
 
     Returns:
         Need name → [N, D] on the CPU, of student and teacher; and N.

@@ -7,7 +7,7 @@ from dataclasses import replace
 from potstill.errors import NeedsError
 from potstill.methods.contract import MethodOptions, ModelFacts, Phase, TermSpec, require_taps, with_wishes
 from potstill.methods.layers import pair_layers
-from potstill.methods.needs import require_positions, require_same_grids
+from potstill.methods.needs import matched_pairs, require_positions
 from potstill.methods.output import EPOCHS, RATE
 from potstill.methods.response import label_term, label_terms, response_terms
 
@@ -38,9 +38,7 @@ def ab(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tupl
     Source: Heo et al. 2019 (arXiv 1811.03233), with the phases of the reference protocol. It reads blocks after their
     activation, the paper before. Grids are equal.
     """
-    pairs = pair_layers(options.layers, student, teacher)
-    require_positions("ab", student, teacher, options, pairs)
-    require_same_grids("ab", student, teacher, pairs)
+    pairs = matched_pairs("ab", student, teacher, options, same_grids=True)
     return _two_phases("boundaries", TermSpec("ab", options={"layers": pairs}), label_terms(options), options)
 
 
@@ -50,9 +48,7 @@ def fsp(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tup
     Source: Yim et al. 2017, "A gift from knowledge distillation" (CVPR), with the phases and the weight (50) of the reference
     protocol. Grids are equal.
     """
-    pairs = pair_layers(options.layers, student, teacher)
-    require_positions("fsp", student, teacher, options, pairs)
-    require_same_grids("fsp", student, teacher, pairs)
+    pairs = matched_pairs("fsp", student, teacher, options, same_grids=True)
     if len(pairs) < 2:
         raise NeedsError(
             f"method 'fsp' compares the flow between blocks, and {len(pairs)} pair of blocks is matched",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any, Literal
 
 from pydantic import Field
@@ -10,9 +9,7 @@ from pydantic import Field
 from potstill.methods.contract import MethodOptions, ModelFacts, OwnOptions, Phase, TermSpec, takes
 from potstill.methods.needs import require_classes
 from potstill.methods.output import one_phase
-from potstill.methods.response import label_term, response_terms
-
-logger = logging.getLogger(__name__)
+from potstill.methods.response import label_term, response_terms, warn_of_wishes
 
 
 class SelfOptions(OwnOptions):
@@ -33,7 +30,7 @@ def self_taught(student: ModelFacts, teacher: ModelFacts, options: MethodOptions
 
 
 def cs_kd(student: ModelFacts, teacher: ModelFacts, options: MethodOptions) -> tuple[Phase, ...]:
-    """Rows of one class agree with each other: τ = 4, weight 1, beside labels at weight 1. Labelled rows only.
+    """Rows of one class agree with each other: τ = 4, weight 1, with labels at weight 1. Labelled rows only.
 
     Source: Yun et al. 2020, CS-KD (arXiv 2003.13964), λ = 1 and τ = 4. Batches hold another row of its class for each row,
     so a step sees twice the rows; both of a pair learn, in the paper one is a target alone.
@@ -64,7 +61,5 @@ def label_smoothing(student: ModelFacts, teacher: ModelFacts, options: MethodOpt
 
     Source: Szegedy et al. 2016 (arXiv 1512.00567). `alpha` and `temperature` have no effect.
     """
-    for wish in ("alpha", "temperature"):
-        if getattr(options, wish) is not None:
-            logger.warning("method label_smoothing has no response; %s: %s has no effect", wish, getattr(options, wish))
+    warn_of_wishes("label_smoothing", options)
     return one_phase(options, (TermSpec("ce", options={"label_smoothing": 0.1}),), rows="labelled")

@@ -48,11 +48,6 @@ def states_to_keep(teacher: ModelFacts, num_rows: int, folder: Path) -> tuple[st
     """Need names of the states worth keeping of some rows: of every block, or of some evenly spread, the last one among them.
 
     Fewer where they would take more than a gigabyte, or a tenth of what the disk has left; none where one would.
-
-    Args:
-        teacher: Facts of the teacher.
-        num_rows: How many rows it answers.
-        folder: Where they will lie.
     """
     affordable = int(min(BUDGET_BYTES, FREE_SHARE * free_bytes(folder)) // max(1, num_rows * teacher.width * BYTES_EACH))
     return tuple(f"mean:{block}" for block in spread_blocks(teacher.layers, min(MOST_BLOCKS, affordable)))
@@ -84,13 +79,7 @@ def dtype_of(states: Sequence[Tensor]) -> str:
 
 
 def with_states(facts: ModelFacts, teachers: Sequence[Teacher], seed: int) -> ModelFacts:
-    """Facts of the teacher with the states that are kept with its answers, and their variance over training rows.
-
-    Args:
-        facts: Of the first teacher.
-        teachers: All of them; states are those of a single one.
-        seed: Of the rows drawn.
-    """
+    """Facts of the teacher with the states that are kept with its answers, and their variance over training rows."""
     first = teachers[0]
     if len(teachers) > 1 or first.cache is None or first.rows.number is not None:
         return facts

@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from potstill.errors import PotstillError, RecipeError, raise_faults
+from potstill.contracts.task import Task
+from potstill.errors import NeedsError, PotstillError, RecipeError, raise_faults
 from potstill.exports.catalogue import check_ways
+from potstill.losses.per_task import check as check_loss_of_tasks
 from potstill.methods import catalogue as methods
-from potstill.methods.contract import MethodOptions, facts_of
+from potstill.methods.contract import MethodOptions, ModelFacts, Phase, facts_of
 from potstill.methods.layers import check_choice
+from potstill.methods.response import in_units
 from potstill.models.factory import find_factory, is_factory, require_trust
 from potstill.models.families import family_or_none
-from potstill.planning.loss_table import terms_on_any_model
-from potstill.planning.task_checks import check_tasks
-from potstill.planning.unused_settings import unused_settings
+from potstill.planning.loss_table import ANY_MODEL, read_losses, terms_on_any_model
 from potstill.recipe import Recipe
-from potstill.recipe.model import DistillRecipe
+from potstill.recipe.model import DistillRecipe, RowsRecipe
 from potstill.recipe.plugins import owner_of
 from potstill.students.plan import read_config
 from potstill.targets import target_named
+from potstill.tasks import TASKS, plain_tasks
+from potstill.training.row_plan import read_row_plan
+from potstill.training.row_statistics import no_lengths, refuse_certain
 from potstill.training.schedules import PerSample, parse_share, parse_temperature
 from potstill.training.terms import read_terms
 
 logger = logging.getLogger(__name__)
+SMALL, BIG = (ModelFacts(layers, 8, 2, "text") for layers in (500, 1000))  # deep enough for any block that a term may name
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -59,12 +64,7 @@ def check_recipe(recipe: Recipe) -> None:
 
 
 def check_modules(recipe: Recipe) -> None:
-    """Make sure that networks which the recipe names as code may run, can be found, and have a student.
-
-    Raises:
-        RecipeError: The code is not trusted, or nothing can be cut out of such a teacher.
-        ModelError: It cannot be imported.
-    """
+    """Make sure that networks which the recipe names as code may run, can be found, and have a student."""
     for key, section in (("teacher", recipe.teacher), ("student", recipe.student)):
         if is_factory(section.model):
             name = str(section.model)
@@ -79,11 +79,7 @@ def check_modules(recipe: Recipe) -> None:
 
 
 def check_own_options(recipe: Recipe) -> None:
-    """Make sure that the options of the method fit the rest of the recipe, and that none is set of another method.
-
-    Raises:
-        RecipeError: They do not, or a setting is of a method that is not asked for.
-    """
+    """Make sure that the options of the method fit the rest of the recipe, and that none is set of another method."""
     distill = recipe.distill
     for key in distill.chain:
         owner = owner_of(key)
@@ -93,7 +89,7 @@ def check_own_options(recipe: Recipe) -> None:
             f"set distill.method: {owner}, or leave it out",
         )
     if distill.losses is None:
-        methods.own_options(distill.method, distill.options).check(recipe)
+        methods.find(distill.method).read_options(distill.options).check(recipe)
 
 
 def _check_chain(recipe: Recipe) -> None:
@@ -163,3 +159,169 @@ def _fault_of(check: Callable[[], Any]) -> PotstillError | None:
     except PotstillError as fault:
         return fault
     return None
+
+
+# -- answers and teachers
+
+
+def check_answers(recipe: Recipe, task: Task) -> None:
+    """Refuse what the answers of the task cannot do, before anything is read.
+
+    Raises:
+        RecipeError: A baseline or a teacher to be trained where rows have no labels to learn from; another architecture for
+            embeddings, words or spans.
+        NeedsError: A method or losses on class probabilities, where answers are of another kind.
+    """
+    answers = task.answers()
+    if answers.from_labels is None:
+        for key, wanted in (
+            ("baseline: true", recipe.baseline),
+            ("teacher.finetune: always", recipe.teacher.finetune == "always"),
+            ("teacher.from_scratch: true", recipe.teacher.from_scratch),
+        ):
+            if wanted:
+                raise RecipeError(
+                    f"{key} asks for training on labels, and rows of {task.name} have none",
+                    "learning from the teacher alone",
+                    f"leave {key.partition(':')[0]} out",
+                )
+    check_teachers(recipe, task)
+    if recipe.student.architecture is not None and not (answers.has_label_names and answers.is_of_row):
+        lack = "have no sentence embedding" if answers.is_of_row else "answer whole rows, not their words or places"
+        raise RecipeError(
+            f"student.architecture is {recipe.student.architecture!r}, and such students {lack}",
+            f"for {task.name}: a student cut out of the teacher, or a named one (student.model)",
+            "leave student.architecture out",
+        )
+    plan = read_row_plan(recipe.distill.rows.model_dump())
+    refuse_certain(plan, answers)
+    if plan.order == "curriculum" and plan.difficulty == "length" and not task.modality.has_tokens:
+        raise no_lengths(f"{task.modality.noun} have none")
+    if recipe.distill.losses is None:
+        methods.require_answers(recipe.distill.method, MethodOptions(answers=answers))
+    else:
+        in_units(read_losses(recipe.distill.losses, ANY_MODEL, ANY_MODEL), answers)
+
+
+def check_teachers(recipe: Recipe, task: Task) -> None:
+    """Make sure that these teachers can be combined."""
+    if recipe.teacher.others and not task.answers().can_average:
+        raise RecipeError(
+            f"{len(recipe.teacher.all)} teachers are given for {task.name}",
+            f"one teacher; several are mixed as probabilities of one class per row, for {' and '.join(plain_tasks())}",
+            "leave one teacher",
+        )
+
+
+def check_states(recipe: Recipe, is_trained: Callable[[], bool]) -> None:
+    """Make sure that a method which follows earlier states of the teacher will find some."""
+    method = recipe.distill.method
+    if methods.traits(method).follows_states and not recipe.distill.options.get("route") and not is_trained():
+        raise RecipeError(
+            f"method {method!r} follows earlier states of the teacher, and this teacher is trained already",
+            "folders of its states, or a teacher that this run trains",
+            "name its states in distill.options.route, set teacher.finetune: always, or distill.method: kd",
+        )
+
+
+# -- several tasks
+
+
+def check_tasks(recipe: Recipe) -> None:
+    """Refuse methods and losses that read more than the answers of each row's own teacher."""
+    if not recipe.tasks:
+        return
+    fitting = plain_tasks()
+    if recipe.task in TASKS and recipe.task not in fitting:
+        raise RecipeError(
+            f"tasks are given, and task is {recipe.task}",
+            f"{' or '.join(fitting)}, for all of them",
+            "leave task out, or give each task a recipe of its own",
+        )
+    if recipe.distill.losses is not None:
+        for term in terms_on_any_model(recipe.distill.losses):
+            check_loss_of_tasks(term.loss)
+    elif (reason := _why_not(recipe.distill.method, recipe.distill.options)) is not None:
+        raise NeedsError(
+            f"method {recipe.distill.method!r} does not work for several tasks: {reason}",
+            f"methods on the answers of each row's own teacher: {', '.join(_working())}",
+            f"set distill.method: {methods.DEFAULT}, or leave it out",
+        )
+
+
+def _working() -> tuple[str, ...]:
+    """The methods that work for several tasks, sorted."""
+    return tuple(name for name in methods.names() if _why_not(name) is None)
+
+
+def _why_not(name: str, own: Mapping[str, Any] | None = None) -> str | None:
+    """Why a method does not work for several tasks; None where it does.
+
+    Args:
+        own: The method's own options, which say what `self` stands for.
+    """
+    try:
+        return _why_phases_do_not(methods.example_phases(name, MethodOptions(has_taps=False, own=own or {})))
+    except NeedsError:
+        return "it reads inner values of a teacher, and each task has a teacher of its own"
+
+
+def _why_phases_do_not(phases: Sequence[Phase]) -> str | None:
+    if any(phase.learner != "student" for phase in phases):
+        return "it trains further models, and each task has a teacher of its own"
+    if any(phase.teacher != "teacher" for phase in phases):
+        return "it follows the states of one teacher, and each task has a teacher of its own"
+    if any(phase.settings.get("companions") for phase in phases):
+        return "it learns from something else than each row's own teacher"
+    for term in read_terms([loss for phase in phases for loss in phase.losses()]):
+        try:
+            check_loss_of_tasks(term.loss)
+        except NeedsError as error:
+            return str(error.given)
+    return None
+
+
+# -- settings that nothing reads
+
+
+def unused_settings(recipe: Recipe) -> list[str]:
+    """A sentence for each setting of `distill` that has no effect next to the others.
+
+    Example:
+        >>> from potstill.recipe import make_recipe
+        >>> asked = {"distill": {"method": "dkd", "layers": "last"}}
+        >>> unused_settings(make_recipe(asked, {"teacher": {"model": "t"}, "data": {"source": "d"}, "output": "o"}))
+        ["distill.layers has no effect: method 'dkd' compares no blocks"]
+    """
+    distill = recipe.distill
+    found = _rows(distill.rows)
+    if distill.losses is not None:
+        usual = DistillRecipe(options=methods.options_of(distill.method)().model_dump())
+        wishes = ("method", "temperature", "alpha", "options", "online")
+        names = [name for name in wishes if getattr(distill, name) != getattr(usual, name)]
+        if distill.layers != usual.layers:
+            read = [read_losses(distill.losses, SMALL, BIG, layers=layers) for layers in ("last", "first")]
+            names += ["layers"] if read[0] == read[1] else []
+        why = "distill.losses is given, and its terms say it themselves"
+        return found + [f"distill.{name} has no effect: {why}" for name in names]
+    if distill.layers != "auto" and _compares_no_blocks(distill.method):
+        found.append(f"distill.layers has no effect: method {distill.method!r} compares no blocks")
+    return found + [f"distill.online.{name} has no effect: method {distill.method!r} does not read it" for name in distill.online]
+
+
+def _compares_no_blocks(method: str) -> bool:
+    """Whether a method plans alike for any choice of blocks."""
+    last, first = (methods.example_phases(method, MethodOptions(layers=layers)) for layers in ("last", "first"))
+    return last == first
+
+
+def _rows(rows: RowsRecipe) -> list[str]:
+    usual = RowsRecipe()
+    found = []
+    for names, is_read, why in (
+        (("difficulty", "start", "pace"), rows.order == "curriculum", "order is random"),
+        (("by", "strength"), rows.focus != "none", "focus is none"),
+    ):
+        changed = [name for name in names if getattr(rows, name) != getattr(usual, name)]
+        found += [] if is_read else [f"distill.rows.{name} has no effect: distill.rows.{why}" for name in changed]
+    return found

@@ -38,11 +38,8 @@ class Forecast:
     """The two models that a run will have, as far as their configurations say, and the phases that train the student.
 
     Args:
-        run: What is known of the run.
         student_config: Of the student that the budget leads to.
         is_exact: Whether the student that is built will have just that configuration.
-        student: Facts of the student.
-        teacher: Facts of the teacher.
     """
 
     run: RunFacts
@@ -58,12 +55,7 @@ class Forecast:
 
     @cached_property
     def phases(self) -> tuple[Phase, ...]:
-        """The phases of training.
-
-        Raises:
-            RecipeError: A method, loss or block that does not exist.
-            NeedsError: The method needs what the models do not have.
-        """
+        """The phases of training."""
         return phases_of(self.run, self.student, self.teacher, has_same_tokens=self.has_same_tokens)
 
     @cached_property
@@ -97,7 +89,7 @@ class Forecast:
         ):
             for need in needs:
                 require_need(name, need, side, facts)
-                if not self.has_same_tokens and _has_tokens(self.run) and not is_of_whole_row(need):
+                if not self.has_same_tokens and self.run.task.modality.has_tokens and not is_of_whole_row(need):
                     raise NeedsError(
                         f"loss {name!r} reads {need!r} token by token, and the student {self.run.recipe.student.model} has a"
                         " tokenizer of its own",
@@ -163,7 +155,7 @@ def _student_config(run: RunFacts) -> tuple[Any, bool] | None:
         from potstill.students.plan import plan
 
         planned = plan(teacher, num_labels=classes, **recipe.budget)  # type: ignore[arg-type]
-        return planned.build_config(), not _has_tokens(run)
+        return planned.build_config(), not run.task.modality.has_tokens
     except (PotstillError, OSError, ValueError, AttributeError, TypeError) as error:
         logger.debug("the student's shape is not known yet: %s", error)
         return None
@@ -173,7 +165,7 @@ def _facts(config: Any, run: RunFacts) -> ModelFacts | None:
     try:
         fewest_classes = run.answers.fewest_classes or run.num_labels
         return replace(facts_of(_without_weights(run, config)), num_classes=fewest_classes or None)
-    except Exception as error:  # a model's own code, which may not bear tensors without values
+    except Exception as error:  # a model's own code, which may not work on tensors without values
         logger.debug("facts of %s are not known: %s", type(config).__name__, error)
         return None
 
@@ -182,10 +174,6 @@ def _without_weights(run: RunFacts, config: Any) -> Any:
     """A model of a configuration, whose tensors have shapes and no values."""
     with torch.device("meta"):
         return new_model(run.task, copy.deepcopy(config))
-
-
-def _has_tokens(run: RunFacts) -> bool:
-    return run.task.modality.has_tokens
 
 
 def _prepare(loss: Loss, student: Shapes, teacher: Shapes) -> None:

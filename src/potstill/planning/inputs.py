@@ -53,11 +53,7 @@ class Inputs:
 
     Args:
         name: Of the task, where there are several; else empty.
-        teacher: The recipe's words for the teacher.
-        data: The recipe's words for the data.
-        seed: Of splits and new heads.
         task_name: Of the recipe's task; "auto" where teacher and data say it.
-        memory: What is in memory.
         shared_task: The task, for a further teacher of the same rows.
     """
 
@@ -190,17 +186,15 @@ class Inputs:
 
     def content(self) -> Any:
         """What the teacher and the data are, for fingerprints: by content where they are on this machine, else by name."""
-        return {"name": self.name, "task": self.task_name, "teacher": self.teacher_content(), "data": self.data_content()}
+        named = {key: getattr(self.data, key) for key in ("source", "validation", "test", "unlabelled")}
+        data = {key: None if value is None else content_of(value) for key, value in named.items()}
+        if self.memory.data is not None:
+            data |= {"source": _in_memory(self.memory.data)}
+        return {"name": self.name, "task": self.task_name, "teacher": self.teacher_content(), "data": data}
 
     def teacher_content(self) -> Any:
         """The same of the teacher alone."""
         return content_of(self.teacher.model) if self.memory.teacher is None else fingerprint_of(self.memory.teacher)
-
-    def data_content(self) -> Any:
-        """The same of the data alone."""
-        named = {key: getattr(self.data, key) for key in ("source", "validation", "test", "unlabelled")}
-        found = {key: None if value is None else content_of(value) for key, value in named.items()}
-        return found if self.memory.data is None else found | {"source": _in_memory(self.memory.data)}
 
 
 def inputs_of(recipe: Recipe, memory: InMemory, tasks: Mapping[str, InMemory]) -> tuple[Inputs, ...]:

@@ -30,8 +30,6 @@ from potstill.planning.block_means import with_states
 from potstill.planning.measured_start import ROWS, match, reads_pairs, reads_start, start_error, training_batches
 from potstill.planning.phases import RunFacts, phases_of
 from potstill.recipe.model import DistillRecipe, StudentRecipe
-from potstill.training.companions.catalogue import kinds
-from potstill.training.companions.contract import Companion
 from potstill.training.phase_settings import PhaseSettings
 from potstill.training.phases import PhaseOutcome, train_phase
 from potstill.training.precision import rounding_note
@@ -45,12 +43,6 @@ class LearningOptions:
     """What training reads of a recipe.
 
     Args:
-        distill: How the student learns.
-        student: What was asked of the student.
-        combination: How several teachers become one.
-        tasks: Names of several tasks; empty for one.
-        seed: Of batch order and whatever is drawn.
-        precision: Of training.
         route: Contents of the teacher's states that the recipe names.
         load_teacher: Loads an earlier state of the teacher from a folder.
     """
@@ -70,11 +62,6 @@ class Learning:
     """A student, its teachers and its rows.
 
     Args:
-        options: What the recipe says.
-        rows: The rows, augmented ones included.
-        teachers: All teachers, with their answers.
-        student: Who learns.
-        tell: Receives progress and notes.
         chain: Model of a chain → it, once it is trained.
     """
 
@@ -82,7 +69,7 @@ class Learning:
     rows: Rows
     teachers: tuple[Teacher, ...]
     student: Student
-    tell: Observer
+    observer: Observer
     chain: dict[str, Student] = field(default_factory=dict)
 
     @property
@@ -101,11 +88,15 @@ class Learning:
         own = facts_of(model, kept_layers=self.student.kept_layers)
         teacher = with_states(facts_of(self.teacher.model), self.teachers, self.options.seed)
         planned = self._planned(own, teacher)
-        measured, asked = own, self.options.distill
+        measured, asked, known = own, self.options.distill, self.student.measured
         if reads_start(asked, self.student, planned):
-            measured = replace(measured, start_error=self._start_error(model))
+            if "start error" not in known:
+                self._measure_start(model)
+            measured = replace(measured, start_error=known["start error"])
         if reads_pairs(asked, planned):
-            measured = replace(measured, matched=self._matched(model, measured, teacher))
+            if "matched" not in known:
+                self._match(model, measured, teacher)
+            measured = replace(measured, matched=known["matched"])
         return planned if measured is own else self._planned(measured, teacher)
 
     def _planned(self, student: ModelFacts, teacher: ModelFacts) -> tuple[Phase, ...]:
@@ -125,24 +116,16 @@ class Learning:
         """Folders of earlier states of the teacher that the recipe names."""
         return self.options.distill.options.get("route", ())
 
-    def _start_error(self, model: Any) -> float:
-        known = self.student.measured
-        if "start error" not in known:
-            source, batches = self.knowledge(), training_batches(self.student, self.teacher, self.options.seed)
-            known["start error"] = error = start_error(self.student, model, source, batches)
-            self.tell.note(f"before training the student misses {error:.1%} of what the teacher's answers say ({ROWS} rows)")
-        found: float = known["start error"]
-        return found
+    def _measure_start(self, model: Any) -> None:
+        source, batches = self.knowledge(), training_batches(self.student, self.teacher, self.options.seed)
+        self.student.measured["start error"] = error = start_error(self.student, model, source, batches)
+        self.observer.note(f"before training the student misses {error:.1%} of what the teacher's answers say ({ROWS} rows)")
 
-    def _matched(self, model: Any, own: ModelFacts, teacher: ModelFacts) -> tuple[tuple[int, int], ...]:
-        known = self.student.measured
-        if "matched" not in known:
-            is_random = self.options.student.architecture is not None
-            found = match(self.student, model, self.teacher, (own, teacher), self.options.seed, is_random=is_random)
-            known["matched"] = found.pairs
-            self.tell.note(str(found))
-        pairs: tuple[tuple[int, int], ...] = known["matched"]
-        return pairs
+    def _match(self, model: Any, own: ModelFacts, teacher: ModelFacts) -> None:
+        is_random = self.options.student.architecture is not None
+        found = match(self.student, model, self.teacher, (own, teacher), self.options.seed, is_random=is_random)
+        self.student.measured["matched"] = found.pairs
+        self.observer.note(str(found))
 
     def knowledge(self, weights: TeacherWeights | None = None) -> TeacherSource:
         """The knowledge of all teachers."""
@@ -156,7 +139,7 @@ class Learning:
     def source(self, phase: Phase, weights: TeacherWeights | None = None) -> TeacherSource | None:
         """The source of knowledge of a phase: the teachers, an earlier state or a model of the chain; the live teacher on the
         batch as it is; or none, where the student learns from itself."""
-        found = companions(phase)
+        found = phase.companions()
         if any(kind.replaces_teacher for kind in found):
             return None
         if any(kind.changes_inputs for kind in found):
@@ -205,11 +188,7 @@ class Learning:
         """Carry out one phase, on disk.
 
         Args:
-            model: The student, trained in place.
-            processor: Its tokenizer or image processor.
-            phase: What it learns.
             folder: Of this phase alone.
-            max_steps: Stop after this many steps.
             is_taught: Whether there is a teacher, or labels alone.
             weights: Learned weights of several teachers, trained with the student.
         """
@@ -223,11 +202,11 @@ class Learning:
             teacher=self.source(phase, weights) if is_taught else None,
             task=self.rows.task,
             settings=self.settings(phase, max_steps=max_steps, is_taught=is_taught),
-            on_progress=progress(self.tell),
+            on_progress=progress(self.observer),
         )
         note = rounding_note(outcome.precision)
         if note:
-            self.tell.note(f"{phase.name}: {note}")
+            self.observer.note(f"{phase.name}: {note}")
         return outcome
 
     def _losses(self, phase: Phase) -> Sequence[Any]:
@@ -243,11 +222,6 @@ class Learning:
         return f"{who}:{found} {outcome.steps:,} steps in {outcome.seconds:.0f} s{_peers_line(name, outcome)}"
 
 
-def companions(phase: Phase) -> list[type[Companion]]:
-    """The kinds of companions that train together with the student in a phase."""
-    return kinds(phase.settings.get("companions", {}))
-
-
 def last_shares(history: Sequence[dict[str, Any]], count: int) -> list[float] | None:
     """The learned weights that a phase logged last, normalised; None where it logged none."""
     names = [f"loss/teacher_weights/teacher_{number}" for number in range(1, count + 1)]
@@ -258,12 +232,12 @@ def last_shares(history: Sequence[dict[str, Any]], count: int) -> list[float] | 
     return [share / sum(found) for share in found]
 
 
-def progress(tell: Observer) -> Callable[..., None]:
+def progress(observer: Observer) -> Callable[..., None]:
     """A callback (done, total, figures) that moves the bar of the running stage."""
 
     def advance(done: int, total: int, figures: Any = None) -> None:
         shown = {key: float(value) for key, value in (figures or {}).items() if isinstance(value, int | float)}
-        tell.stage_advanced(done, total, shown)
+        observer.stage_advanced(done, total, shown)
 
     return advance
 

@@ -14,9 +14,10 @@ from potstill.training.terms import Term, read_terms
 
 ANY_MODEL = ModelFacts(1000, 8, 2, "text")  # deep enough for any block that a term may name
 # What a type means in each part of the network.
+_BLOCKS = {"mse": "hidden_mse", "cosine": "cosine", "attention": "at", "gram": "gram", "relation": "gram"}
 PARTS: Mapping[str, Mapping[str, str]] = {
-    "backbone": {"mse": "hidden_mse", "cosine": "cosine", "attention": "at", "gram": "gram", "relation": "gram"},
-    "neck": {"mse": "hidden_mse", "cosine": "cosine", "attention": "at", "gram": "gram", "relation": "gram"},
+    "backbone": _BLOCKS,
+    "neck": _BLOCKS,
     "head": {"ce": "ce", "kl": "kl", "mse": "logit_mse", "soft_ce": "soft_ce"},
 }
 
@@ -42,21 +43,12 @@ def read_losses(given: Any, student: ModelFacts, teacher: ModelFacts, *, layers:
 
 
 def terms_on_any_model(given: Any) -> tuple[Term, ...]:
-    """The terms that a recipe says under `distill.losses`, before there are models.
-
-    Raises:
-        RecipeError: A part, type, key, loss, option or schedule that does not exist.
-    """
+    """The terms that a recipe says under `distill.losses`, before there are models."""
     return read_terms([term.as_loss() for term in read_losses(given, ANY_MODEL, ANY_MODEL)])
 
 
 def _routed(term: TermSpec, student: ModelFacts, teacher: ModelFacts) -> TermSpec:
-    """The term with blocks chosen in every step.
-
-    Raises:
-        RecipeError: Its loss compares fixed pairs.
-        NeedsError: The models' blocks have no common shape.
-    """
+    """The term with blocks chosen in every step."""
     if term.name not in ROUTABLE:
         raise RecipeError(
             f"layers is dynamic for the loss {term.name!r}, which compares fixed pairs of blocks",

@@ -43,10 +43,7 @@ def start_error(student: Student, model: Any, source: TeacherSource, batches: Se
     """The distance of the student to the teacher on training rows: see `unexplained`.
 
     Args:
-        student: Who is measured.
         model: It, as it is before the first phase of training.
-        source: The knowledge that it will learn.
-        batches: Of `training_batches`.
     """
     taps, pairs = Taps(model, ()), []
     with placed(model.eval()) as ours, torch.inference_mode():
@@ -117,11 +114,7 @@ def match(
     """The pairs of blocks that `auto` takes.
 
     Args:
-        student: Who learns.
         model: It, as it is before the first phase of training.
-        teacher: The teacher.
-        facts: Of the student and of the teacher.
-        seed: Of the rows drawn.
         is_random: Whether the student starts from random weights.
     """
     own, other = facts

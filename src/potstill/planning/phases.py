@@ -25,9 +25,6 @@ class RunFacts:
     """What is known of a run once its rows are read.
 
     Args:
-        recipe: The resolved recipe.
-        task: Its task.
-        teacher_config: Configuration of the teacher as it was given.
         num_labels: Labels of the data; 0 where the answers are not named.
         answers: What is answered and which losses teach it, with the scales of the training labels.
         num_states: Earlier states of the teacher that are there to follow.

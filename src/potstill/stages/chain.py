@@ -110,7 +110,7 @@ def _start(learning: Learning, phase: Phase, place: Path, options: ChainOptions)
     with StageFolder(place / "start", fingerprint({"learner": phase.learner, "ratio": ratio})) as start:
         if not start.is_finished():
             asked = StudentOptions(student, options.max_tokens, options.seed)
-            make_student(asked, learning.rows, learning.teacher, start.path, learning.tell)
+            make_student(asked, learning.rows, learning.teacher, start.path, learning.observer)
             start.finish()
 
 

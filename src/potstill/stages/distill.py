@@ -9,7 +9,7 @@ from pathlib import Path
 from potstill.contracts.slot import Given
 from potstill.contracts.stage import Observer
 from potstill.ground.disk import write_json_atomic
-from potstill.planning.learning import Learning, LearningOptions, companions, last_shares
+from potstill.planning.learning import Learning, LearningOptions, last_shares
 from potstill.training.phases import PhaseOutcome
 
 
@@ -18,12 +18,12 @@ def distill(given: Given, options: LearningOptions, folder: Path, tell: Observer
     learning = Learning(options, given.rows, given.teachers, given.student, tell, given.chain)
     model, processor = learning.student.load(without_dropout=True)
     phases = [phase for phase in learning.phases(model) if phase.learner == "student"]
-    if any(kind.wants_dropout for phase in phases for kind in companions(phase)):
+    if any(kind.wants_dropout for phase in phases for kind in phase.companions()):
         model, processor = learning.student.load()  # it and its average differ by dropout
     outcomes: list[PhaseOutcome] = []
     shares = None
     for phase in phases:
-        is_changed = any(kind.replaces_teacher or kind.changes_inputs for kind in companions(phase))
+        is_changed = any(kind.replaces_teacher or kind.changes_inputs for kind in phase.companions())
         weights = learning.learned_weights(shares) if phase.teacher == "teacher" and not is_changed else None
         outcomes.append(learning.train(model, processor, phase, folder / "training" / phase.name, weights=weights))
         shares = last_shares(outcomes[-1].history, len(learning.teachers)) or shares

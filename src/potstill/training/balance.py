@@ -54,14 +54,11 @@ class Phases(Balance):
     Features are all terms on inner values, the task those on the output. Within its group a term keeps its weight; a group's
     own weights count as one half, so a factor is twice the group's share.
     Source: the shares that guides to phased distillation give; no paper stands behind them.
-
-    Args:
-        losses: Of the K terms.
     """
 
     def __init__(self, losses: Sequence[Loss]) -> None:
         super().__init__()
-        self.is_feature = [loss.kind != "response" for loss in losses]
+        self.is_feature = [not loss.compares_answers for loss in losses]
 
     def factors(self, progress: float) -> list[float]:
         """1.4 and 0.6 in the first half, 0.8 and 1.2 in the second; 1 where there is one group alone."""
@@ -77,9 +74,6 @@ class Uncertainty(Balance):
     Source: Kendall et al. 2018 (arXiv 1705.07115), eq. 10, with s = log σ² as its section 3.2 advises.
     s_k is kept from −6 to 6, and learns 100 times as fast as the student, whose rates are made for weights.
 
-    Args:
-        losses: Of the K terms; none may be negative.
-
     Raises:
         RecipeError: A loss that may be negative, whose variance would shrink for ever.
     """
@@ -91,7 +85,7 @@ class Uncertainty(Balance):
         signed = [loss_name(loss) for loss in losses if loss.may_be_negative]
         if signed:
             raise RecipeError(
-                f"balance: uncertainty stands beside the loss {signed[0]!r}, whose values may be negative",
+                f"balance: uncertainty is given with the loss {signed[0]!r}, whose values may be negative",
                 "losses that are never negative",
                 f"take hidden_mse for {signed[0]}, or set balance: gradient_norm",
             )
@@ -121,7 +115,6 @@ class GradientNorm(Balance):
     Source: Chen et al. 2018, GradNorm (arXiv 1711.02257), its target with α = 0, solved directly instead of by gradient.
 
     Args:
-        losses: Of the K terms.
         parameters: The student's trained weights by name, in the order of the forward pass.
     """
 
@@ -207,11 +200,7 @@ class GradientNorm(Balance):
 
 
 def known(name: str) -> str:
-    """The name, which must be one of `CHOICES`.
-
-    Raises:
-        RecipeError: No such balance.
-    """
+    """The name, which must be one of `CHOICES`."""
     if name not in CHOICES:
         guess = nearest(str(name), CHOICES)
         raise RecipeError(f"balance is {name!r}", ", ".join(CHOICES), f"write {guess!r}" if guess else "set balance: none")
@@ -219,16 +208,7 @@ def known(name: str) -> str:
 
 
 def build(name: str, losses: Sequence[Loss], parameters: Mapping[str, nn.Parameter]) -> Balance | None:
-    """The balance of that name; None for ``none`` and for a single term.
-
-    Args:
-        name: One of `CHOICES`.
-        losses: Of the K terms.
-        parameters: The student's trained weights by name, in the order of the forward pass.
-
-    Raises:
-        RecipeError: No such balance, or one that a loss does not allow.
-    """
+    """The balance of that name; None for ``none`` and for a single term."""
     if known(name) == "none" or len(losses) < 2:
         return None
     if name == "phases":

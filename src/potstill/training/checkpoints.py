@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from potstill.errors import TrainingError
+from potstill.ground.disk import read_json
 from potstill.training.companions.contract import Companion
 
 logger = logging.getLogger(__name__)
@@ -57,8 +58,6 @@ def load_state(folder: str | Path, modules: nn.ModuleDict, companions: Sequence[
     """Restore what `save_state` wrote; the student's own weights are loaded before.
 
     Args:
-        folder: The checkpoint.
-        modules: Trained parts of the losses, and further networks.
         companions: Those whose state is restored; None to leave it alone.
 
     Raises:
@@ -79,7 +78,14 @@ def load_state(folder: str | Path, modules: nn.ModuleDict, companions: Sequence[
             "the losses and average_decay that the checkpoint was written with",
             "give the same losses, or train into a new output folder",
         )
-    _load_strict(modules, losses, folder)
+    try:
+        modules.load_state_dict(losses)
+    except RuntimeError as err:
+        raise TrainingError(
+            f"the trained parts of the losses in {folder} have other shapes",
+            "the student, teacher and losses that the checkpoint was written with",
+            "train into a new output folder",
+        ) from err
     for key, companion in kept.items():
         companion.restore(parts[key])
 
@@ -91,7 +97,6 @@ def load_renamed(folder: str | Path, model: nn.Module) -> None:
     checkpoints by name and passes over names that it does not know, would leave those weights as they are.
 
     Args:
-        folder: The checkpoint.
         model: Whose weights are loaded, in place; nothing is done where the names agree.
     """
     if not isinstance(model, PreTrainedModel) or not (set(_names(Path(folder))) - set(model.state_dict())):
@@ -125,27 +130,13 @@ def is_whole(checkpoint: Path) -> bool:
     """Whether every part is there; the trainer's state is written last, so a readable one says that the rest is whole."""
     if not any((checkpoint / name).exists() for name in _WEIGHTS) or not all((checkpoint / name).exists() for name in _RESUME):
         return False
-    try:
-        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return bool(state.get("global_step") == _step_of(checkpoint))
+    state = read_json(checkpoint / "trainer_state.json")
+    return isinstance(state, dict) and state.get("global_step") == _step_of(checkpoint)
 
 
 def without_losses(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A student's state dict without the parts that only train it."""
     return {name: value for name, value in state.items() if not name.startswith(PREFIX)}
-
-
-def _load_strict(modules: nn.ModuleDict, losses: Mapping[str, Tensor], folder: str | Path) -> None:
-    try:
-        modules.load_state_dict(dict(losses))
-    except RuntimeError as err:
-        raise TrainingError(
-            f"the trained parts of the losses in {folder} have other shapes",
-            "the student, teacher and losses that the checkpoint was written with",
-            "train into a new output folder",
-        ) from err
 
 
 def _step_of(checkpoint: Path) -> int:

@@ -34,7 +34,6 @@ class TeacherMemory:
     """Teacher logits of an evaluation set, kept over epochs: the teacher is asked once.
 
     Args:
-        dataset: The set they belong to.
         logits: [B, C] by batch number.
         is_lacking: The source does not know these rows.
     """
@@ -87,17 +86,7 @@ def predict(
     memory: TeacherMemory,
     on_batch: Callable[[], None],
 ) -> Predictions:
-    """Run the student, and the teacher where it knows the rows, over every batch.
-
-    Args:
-        loader: Batches.
-        placed: Moves a batch to the device.
-        student: Runs the student on a batch.
-        objective: The terms, at their present weights.
-        fetch: Asks the source for needs of a batch; None without a teacher.
-        memory: Teacher logits kept over epochs.
-        on_batch: Called after each batch.
-    """
+    """Run the student, and the teacher where it knows the rows, over every batch."""
     logits, labels, teacher, masks = [], [], [], []
     sums, counts = torch.zeros(len(objective.terms), dtype=torch.float64), torch.zeros(len(objective.terms), dtype=torch.float64)
     for number, batch in enumerate(map(placed, loader)):
@@ -183,27 +172,20 @@ def figures(
     """All figures of one network: the loss, closeness to the teacher, the task's measures, and the one that selects.
 
     Args:
-        found: Its answers.
-        objective: The terms.
         groups: [N] which text each row belongs to; None where every row is one.
-        closeness: From the student's and the teacher's answers to figures by name.
-        compute_metrics: From answers and labels to figures by name, or None.
         selection: From figures to the one that the best model has most of, or None.
     """
-    metrics = loss_of(objective, found)
+    means = {term.name: total / count for term, total, count in zip(objective.terms, found.sums, found.counts) if count}
+    metrics = {}
+    if means:
+        weighted = sum(weight * means[term.name] for term, weight in objective.active_terms() if term.name in means)
+        metrics = {"loss": float(weighted), **{f"loss_{name}": float(mean) for name, mean in means.items()}}
     if found.teacher_logits is not None:
         metrics |= closeness(*found.counted(found.logits, found.teacher_logits))
     if compute_metrics is not None and found.labels is not None:
         logits, labels = (found.logits, found.labels) if groups is None else found.of_texts(groups)
         metrics |= compute_metrics(EvalPrediction(predictions=logits, label_ids=labels))
     return metrics if selection is None else {**metrics, "selection": selection(metrics)}
-
-
-def loss_of(objective: Objective, found: Predictions) -> dict[str, float]:
-    """The objective over a whole set, and each term; empty where no term could be computed."""
-    means = {term.name: total / count for term, total, count in zip(objective.terms, found.sums, found.counts) if count}
-    weighted = sum(weight * means[term.name] for term, weight in objective.active_terms() if term.name in means)
-    return {"loss": float(weighted), **{f"loss_{name}": float(mean) for name, mean in means.items()}} if means else {}
 
 
 def _signal(
@@ -231,11 +213,9 @@ def _terms(
     values = []
     for term, weight in objective.active_terms():
         is_there = all(column in batch for column in term.loss.needs_batch())  # rows to predict have no labels
-        if not weight or not is_there or (term.loss.needs_teacher() and signal is None):
+        has_no_graph = term.loss.reads_gradients and not torch.is_grad_enabled()
+        if not weight or not is_there or has_no_graph or (term.loss.needs_teacher() and signal is None):
             values.append((0.0, 0.0))
-            continue
-        if term.loss.kind == "gradient" and not torch.is_grad_enabled():
-            values.append((0.0, 0.0))  # there is no graph to differentiate, as there is in a step
             continue
         value = term.loss(view, signal, batch)
         values.append((float(value.sum), float(value.count)))

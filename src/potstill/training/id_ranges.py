@@ -1,4 +1,4 @@
-"""What of a batch lies outside a network, told before it is asked: token ids past its vocabulary, labels past its classes."""
+"""Limits of a batch's numbers, checked before a network runs on it: token ids by its vocabulary, labels by its classes."""
 
 from __future__ import annotations
 
@@ -22,12 +22,8 @@ class Limit:
     """Whole numbers of a batch that index something of a network.
 
     Args:
-        column: Of the batch.
-        count: Numbers from 0 to count − 1 exist.
         owner: Whose they are, for the message: "the teacher's vocabulary has".
-        ignored: A number that stands for none; None where there is no such number.
-        instead: Column that is read in the place of `column` where a batch has it.
-        todo: What to do about numbers beyond.
+        instead: Column that is read instead of `column` where a batch has it.
     """
 
     column: str
@@ -38,11 +34,7 @@ class Limit:
     instead: str = ""
 
     def check(self, batch: dict[str, Any]) -> None:
-        """Refuse a batch that goes beyond.
-
-        Raises:
-            NeedsError: It does; names the number, the limit and the rows.
-        """
+        """Refuse a batch that goes beyond."""
         column = self.instead if self.instead in batch else self.column
         numbers = batch.get(column)
         if not isinstance(numbers, Tensor) or numbers.device.type != "cpu" or numbers.is_floating_point() or not numbers.numel():
@@ -63,7 +55,6 @@ class CheckedCollator:
     """A collator whose batches are held against limits that are found later.
 
     Args:
-        collator: Makes batches of rows.
         limits: Read at each call; shared, so that what is added later counts.
     """
 
@@ -81,7 +72,6 @@ def of_tokens(student: nn.Module, source: Any) -> list[Limit]:
     """Limits of the token ids that student and teachers read.
 
     Args:
-        student: Any module.
         source: Of knowledge, or None; only live models that read the batch set a limit.
     """
     found = [Limit("input_ids", count, "the student's vocabulary has", _OTHER_TOKENS) for count in _vocabulary(student)]
@@ -93,13 +83,7 @@ def of_tokens(student: nn.Module, source: Any) -> list[Limit]:
 
 
 def of_labels(terms: Sequence[Term], classes: int, head: nn.Module | None) -> list[Limit]:
-    """The limit of labels that losses take for numbers of classes, where the model's last layer says how many there are.
-
-    Args:
-        terms: Of the objective.
-        classes: Of the student's answers to one batch.
-        head: The student's last layer, or None.
-    """
+    """The limit of labels that losses take for numbers of classes, where the model's last layer says how many there are."""
     reads_classes = any("labels" in term.loss.needs_batch() and not term.loss.reads_numbers() for term in terms)
     if not reads_classes or getattr(head, "out_features", None) != classes:
         return []

@@ -19,8 +19,7 @@ from potstill.errors import TrainingError
 from potstill.losses.contract import LossValue, StudentView
 from potstill.losses.response import logit_mask
 from potstill.training.balance import Balance
-from potstill.training.row_measures import row_losses
-from potstill.training.row_memory import RowMemory, weighted_view
+from potstill.training.row_memory import RowMemory, row_losses, weighted_view
 from potstill.training.schedules import PerSample
 from potstill.training.terms import Term
 
@@ -29,12 +28,7 @@ ROWS_KEY, BALANCE_KEY = "rows of training", "balance of terms"
 
 
 class Objective:
-    """Weighs, normalises and watches the terms of one training run.
-
-    Args:
-        terms: The terms; their losses are the modules that train with the student.
-        device: Where sums are accumulated.
-    """
+    """Weighs, normalises and watches the terms of one training run."""
 
     def __init__(self, terms: Sequence[Term], device: torch.device) -> None:
         self.terms = tuple(terms)
@@ -60,8 +54,6 @@ class Objective:
         """Take on weights of rows and factors of terms; their state is kept with that of the losses.
 
         Args:
-            rows: Of the training set.
-            balance: Of the terms.
             knows_answers: Whether the source gives logits, so that the student can be compared with them by row.
         """
         self.rows, self.balance, self.knows_answers = rows, balance, knows_answers
@@ -105,7 +97,6 @@ class Objective:
         """Set weights, temperatures and normalisation for this optimizer step.
 
         Args:
-            progress: Share of the steps that are done, 0 to 1.
             counts: Units of each term over the whole global batch, [terms].
         """
         self.set_progress(progress)
@@ -129,7 +120,7 @@ class Objective:
             if not weight:
                 parts.append(self._totals.new_zeros(()))
                 continue
-            value = self._value(term, view if term.loss.kind == "gradient" else weighed, signal, batch)
+            value = self._value(term, view if term.loss.reads_gradients else weighed, signal, batch)
             part = value.sum.float() * self._scales[position]
             parts.append(part.detach())
             total = total + weight * factors[position] * part
@@ -207,11 +198,7 @@ class Objective:
         raise NonFiniteLoss(names, found.row_ids.tolist() if isinstance(found.row_ids, Tensor) else [])
 
     def watch_gradient(self, norm: Tensor) -> None:
-        """Look at the length of the gradient before the optimizer moves; on a GPU one step later, when it has long arrived.
-
-        Raises:
-            NonFiniteGradient: It is not finite: all weights would stay where they are, or be lost.
-        """
+        """Look at the length of the gradient before the optimizer moves; on a GPU one step later, when it has long arrived."""
         if not self.checks_at_once:
             self.check_gradient()
         self._gradient = _Suspect(norm.detach().reshape(1), torch.cat(self._rows) if self._rows else None)
@@ -219,11 +206,7 @@ class Objective:
             self.check_gradient()
 
     def check_gradient(self) -> None:
-        """Look at the length of the gradient that waits to be looked at.
-
-        Raises:
-            NonFiniteGradient: It is not finite.
-        """
+        """Look at the length of the gradient that waits to be looked at."""
         found, self._gradient = self._gradient, None
         if found is not None and not found.is_finite():
             terms = [term.name for term, weight in zip(self.terms, self._weights) if weight]
@@ -253,10 +236,6 @@ class _Suspect:
 
     On a GPU the answer is on its way from here on: who asks for it later waits for the forward pass alone, and the backward pass
     goes on meanwhile.
-
-    Args:
-        values: [terms].
-        row_ids: Rows of the micro-batch, or None.
     """
 
     def __init__(self, values: Tensor, row_ids: Any) -> None:
@@ -275,12 +254,7 @@ class _Suspect:
 
 
 class NonFiniteLoss(TrainingError):
-    """A term became NaN or infinite.
-
-    Args:
-        terms: Names of the terms.
-        row_ids: Rows of the micro-batch.
-    """
+    """A term became NaN or infinite."""
 
     def __init__(self, terms: Sequence[str], row_ids: Sequence[int]) -> None:
         self.terms, self.row_ids = tuple(terms), tuple(row_ids)
@@ -292,12 +266,7 @@ class NonFiniteLoss(TrainingError):
 
 
 class NonFiniteGradient(NonFiniteLoss):
-    """The losses are finite, and the length of their gradient is not.
-
-    Args:
-        terms: Names of the terms that took part.
-        row_ids: Rows of the step.
-    """
+    """The losses are finite, and the length of their gradient is not."""
 
     def __init__(self, terms: Sequence[str], row_ids: Sequence[int]) -> None:
         self.terms, self.row_ids = tuple(terms), tuple(row_ids)

@@ -123,10 +123,6 @@ class ObjectiveTrainer(Trainer):
         main = inputs.get(getattr(self.model, "main_input_name", "input_ids"))
         return 6 * main.numel() * self.num_weights if isinstance(main, Tensor) else 0
 
-    def before_step(self) -> None:
-        """Stop before weights move by a loss that is not finite."""
-        self.objective.check()
-
     def after_step(self) -> None:
         """The weights have moved: companions follow, rows and terms are taken over."""
         self.objective.after_step(self.args.world_size)
@@ -189,7 +185,7 @@ class ObjectiveTrainer(Trainer):
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         """Each network's gradient is shortened by its own length, so that no network slows another."""
-        others = [group for companion in self.companions for group in companion.parameter_groups()]
+        others = [[each for each in taps.model.parameters() if each.requires_grad] for taps in self._networks()]
         if not others:
             return super()._clip_grad_norm(model)
         taken = {id(parameter) for group in others for parameter in group}
@@ -253,13 +249,13 @@ class ObjectiveTrainer(Trainer):
 
 
 class AroundStep(TrainerCallback):
-    """Calls the trainer before and after the weights move."""
+    """Stops before the weights move by a loss that is not finite, and calls the trainer after they moved."""
 
     def __init__(self, trainer: ObjectiveTrainer) -> None:
         self.trainer = trainer
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.trainer.before_step()
+        self.trainer.objective.check()
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.trainer.after_step()

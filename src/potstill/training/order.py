@@ -12,18 +12,10 @@ from torch.utils.data import DataLoader, Sampler
 from potstill.data.bucketing import BucketBatchSampler
 from potstill.training.companions.contract import Companion
 from potstill.training.row_memory import RowMemory
-from potstill.training.row_plan import RowPlan
 
 
 class ShuffledBatches(Sampler[list[int]]):
-    """Shuffled batches for rows that have no lengths.
-
-    Args:
-        num_rows: Rows of the data set.
-        batch_size: Rows a batch; the last one may be smaller.
-        seed: With the epoch it decides the order.
-        drop_last: Leave out a last batch that is not full.
-    """
+    """Shuffled batches for rows that have no lengths."""
 
     def __init__(self, num_rows: int, batch_size: int, *, seed: int, drop_last: bool = False) -> None:
         self.num_rows, self.batch_size, self.seed, self.drop_last = num_rows, batch_size, seed, drop_last
@@ -46,7 +38,7 @@ class ShuffledBatches(Sampler[list[int]]):
 _TIES = 1 << 40  # no number of an epoch
 
 
-class PlannedBatches(Sampler[list[int]]):
+class PlannedBatches(ShuffledBatches):
     """Batches that a plan chooses: easy rows first, or rows drawn in proportion to their weights.
 
     An epoch has as many batches as a plain one. It is drawn in blocks of at most 50 batches: a curriculum takes each block from
@@ -55,18 +47,12 @@ class PlannedBatches(Sampler[list[int]]):
     The order follows from seed, epoch and the weights at the beginning of the epoch.
 
     Args:
-        plan: What is wanted.
-        memory: Difficulty and weights of the rows.
-        batch_size: Rows a batch; the last one may be smaller.
-        seed: With the epoch it decides the order.
         total_batches: Of the whole training, for the pace of a curriculum.
         lengths: [N] tokens of each row, or None.
-        drop_last: Leave out a last batch that is not full.
     """
 
     def __init__(
         self,
-        plan: RowPlan,
         memory: RowMemory,
         batch_size: int,
         *,
@@ -75,18 +61,9 @@ class PlannedBatches(Sampler[list[int]]):
         lengths: Sequence[int] | None = None,
         drop_last: bool = False,
     ) -> None:
-        self.plan, self.memory, self.batch_size, self.seed = plan, memory, batch_size, seed
-        self.total_batches, self.drop_last, self.epoch = max(1.0, total_batches), drop_last, 0
+        super().__init__(len(memory.row_ids), batch_size, seed=seed, drop_last=drop_last)
+        self.plan, self.memory, self.total_batches = memory.plan, memory, max(1.0, total_batches)
         self.lengths = None if lengths is None else np.asarray(lengths)
-        self.num_rows = len(memory.row_ids)
-
-    def set_epoch(self, epoch: int) -> None:
-        """The next iteration is drawn for this epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        whole, rest = divmod(self.num_rows, self.batch_size)
-        return whole + (1 if rest and not self.drop_last else 0)
 
     def __iter__(self) -> Iterator[list[int]]:
         random = np.random.default_rng((self.seed, self.epoch))
@@ -139,11 +116,6 @@ class RankBatches(Sampler[list[int]]):
     """The share of one rank: every `num_ranks`-th batch, the same number on every rank.
 
     Where the batches do not divide evenly, the first batches of the epoch are used again, so that no row is lost.
-
-    Args:
-        batches: A batch sampler with `set_epoch`.
-        rank: This process, from 0.
-        num_ranks: All processes.
     """
 
     def __init__(self, batches: Any, *, rank: int, num_ranks: int) -> None:
@@ -172,15 +144,7 @@ class RankBatches(Sampler[list[int]]):
 
 
 class FixedBatches(Sampler[list[int]]):
-    """Batches of like length in a fixed order, for evaluation; every row once over all ranks.
-
-    Args:
-        num_rows: Rows of the data set.
-        batch_size: Rows a batch.
-        lengths: Tokens of each row; None keeps the order of the rows.
-        rank: This process.
-        num_ranks: All processes.
-    """
+    """Batches of like length in a fixed order, for evaluation; every row once over all ranks."""
 
     def __init__(self, num_rows: int, batch_size: int, *, lengths: Sequence[int] | None, rank: int, num_ranks: int) -> None:
         order = np.arange(num_rows) if lengths is None else np.argsort(np.asarray(lengths), kind="stable")
@@ -203,24 +167,13 @@ def training_loader(
     memory: RowMemory | None = None,
     companions: Sequence[Companion] = (),
 ) -> DataLoader[Any]:
-    """Batches for training: of like length where the data set knows its `lengths`, else shuffled; or as a plan chooses them.
-
-    Args:
-        dataset: Rows.
-        batch_size: Rows a batch.
-        collator: Makes batches of them.
-        args: Training arguments: seeds, ranks, loaders, steps.
-        memory: Of the rows, where its plan chooses them.
-        companions: They may add rows to the batches.
-    """
+    """Batches for training: of like length where the data set knows its `lengths`, else shuffled; or as a plan chooses them."""
     lengths, seed = getattr(dataset, "lengths", None), args.seed if args.data_seed is None else args.data_seed
     drop_last = args.dataloader_drop_last
     batches: Any
     if memory is not None and memory.plan.chooses_rows:
         total = _total_batches(len(dataset), batch_size, args)
-        batches = PlannedBatches(
-            memory.plan, memory, batch_size, seed=seed, total_batches=total, lengths=lengths, drop_last=drop_last
-        )
+        batches = PlannedBatches(memory, batch_size, seed=seed, total_batches=total, lengths=lengths, drop_last=drop_last)
     elif lengths is None:
         batches = ShuffledBatches(len(dataset), batch_size, seed=seed, drop_last=drop_last)
     else:

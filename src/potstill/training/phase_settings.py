@@ -84,18 +84,9 @@ def total_steps(num_rows: int, settings: PhaseSettings) -> int:
 
 
 def training_arguments(
-    settings: PhaseSettings, folder: Path, num_rows: int, *, has_evaluation: bool, has_choice: bool, is_half: bool
+    settings: PhaseSettings, folder: Path, num_rows: int, has_evaluation: bool, has_choice: bool, is_half: bool
 ) -> TrainingArguments:
-    """The settings as transformers takes them.
-
-    Args:
-        settings: Of the phase.
-        folder: Of the phase; checkpoints go below it.
-        num_rows: Training rows.
-        has_evaluation: There are rows to evaluate on.
-        has_choice: They choose the weights that are kept.
-        is_half: Compute in bfloat16.
-    """
+    """The settings as transformers takes them; with `has_choice` the rows of evaluation choose the weights that are kept."""
     arguments = TrainingArguments(output_dir=str(folder / "checkpoints"), report_to=[], disable_tqdm=True, seed=settings.seed)
     steps = total_steps(num_rows, settings)
     times = settings.evaluations or usual_evaluations(settings.epochs)

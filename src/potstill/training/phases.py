@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,30 +37,13 @@ _PROGRESS_SECONDS = 0.1
 _PRECISION_ROWS = 48  # on which bfloat16 is compared with float32
 
 
-class Measured(Protocol):
-    """The part of a task that training asks for."""
-
-    @property
-    def metric(self) -> str:
-        """The measure that models are compared by."""
-        ...
-
-    def quality(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        """Measures of answers [N, C] against labels [N]."""
-        ...
-
-
 @dataclass
 class PhaseOutcome:
     """The result of a phase.
 
     Args:
-        model: The model that was given in, with the chosen weights, in eval mode.
         history: What was logged, in order: losses per term, learning rate, evaluations.
         best: The evaluation of the chosen weights; empty without evaluation.
-        steps: Optimizer steps.
-        seconds: Training time, over all sittings.
-        is_resumed: It went on from a checkpoint.
         precision: What it computed in, and what that cost; see `training.precision.precision_facts`.
     """
 
@@ -83,7 +65,7 @@ def train_phase(
     terms: Sequence[str | Mapping[str, Any] | Term | Loss],
     teacher: Any = None,
     eval_rows: Any = None,
-    task: Measured | None = None,
+    task: Any = None,
     metric: str | None = None,
     settings: PhaseSettings | None = None,
     on_progress: Progress | None = None,
@@ -93,17 +75,14 @@ def train_phase(
 
     Args:
         model: Teacher (with ``terms=["ce"]``) or student; trained on a GPU where there is one, and left where it was.
-        rows: Training rows.
-        collator: Makes batches of rows.
         folder: Where checkpoints and the result are kept; of this phase alone.
         terms: The objective, as `DistillationTrainer` takes it.
         teacher: A model, a source of knowledge, or None.
         eval_rows: Rows that decide which weights are kept; None keeps the last.
-        task: Measures the evaluation rows.
+        task: Measures the evaluation rows: `quality(logits, labels)` gives figures by name, `metric` names the one that decides.
         metric: Which of the task's measures decides; the task's own by default.
         settings: How to train.
         on_progress: Called with ``(steps done, steps in all, newest figures)``.
-        callbacks: Of transformers, besides those of the phase.
 
     Raises:
         TrainingError: A loss is not finite, or there are no rows.
@@ -123,11 +102,14 @@ def train_phase(
     with fastest_threads(model, probe, folder, steps=steps):
         chosen = computing_of(settings.precision, model, probe, folder, steps=steps) if ranks.is_first() else Computing()
         computing, calls = ranks.from_first(chosen), [watch, *callbacks]
-        trainer = _trainer(model, rows, collator, folder, terms, teacher, eval_rows, task, metric, settings, computing, calls)
+        given = {"losses": terms, "teacher": teacher, "train_dataset": rows, "eval_dataset": eval_rows, "data_collator": collator}
+        trainer = _trainer(model, folder, task, metric, settings, computing, calls, given)
         checkpoint = ranks.from_first(newest_checkpoint(trainer.folder))
         if settings.starts_head and (checkpoint is None or settings.select == "fidelity"):  # which may keep what it began with
             start_head(model, trainer.source, _some(rows, collator, settings, ROWS))
-        start = _copied(model) if settings.select == "fidelity" else None
+        start: dict[str, Tensor] | None = None
+        if settings.select == "fidelity":  # training may take the student further from the teacher than it was
+            start = {name: value.detach().clone() for name, value in model.state_dict().items()}
         trainer.args.eval_on_start = start is not None and trainer.args.load_best_model_at_end and checkpoint is None
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
@@ -168,32 +150,23 @@ def _some(
 
 def _trainer(
     model: nn.Module,
-    rows: Any,
-    collator: Callable[[list[Any]], dict[str, Any]],
     folder: Path,
-    terms: Sequence[str | Mapping[str, Any] | Term | Loss],
-    teacher: Any,
-    eval_rows: Any,
-    task: Measured | None,
+    task: Any,
     metric: str | None,
     settings: PhaseSettings,
     computing: Computing,
     callbacks: list[TrainerCallback],
+    given: dict[str, Any],
 ) -> DistillationTrainer:
+    eval_rows, num_rows = given["eval_dataset"], len(given["train_dataset"])
     has_choice = eval_rows is not None and len(eval_rows) > 0 and settings.select != "last"
-    has_evaluation = eval_rows is not None
-    arguments = training_arguments(
-        settings, folder, len(rows), has_evaluation=has_evaluation, has_choice=has_choice, is_half=computing.bf16
-    )
+    arguments = training_arguments(settings, folder, num_rows, eval_rows is not None, has_choice, computing.bf16)
     if settings.patience is not None and has_choice:
         callbacks.append(Patience(settings.patience))
     trainer = DistillationTrainer(
         model,
         arguments,
-        losses=terms,
-        train_dataset=rows,
-        eval_dataset=eval_rows,
-        data_collator=collator,
+        **given,
         compute_metrics=None if task is None else _labelled_quality(task),
         callbacks=callbacks,
         average_decay=settings.average_decay,
@@ -201,14 +174,13 @@ def _trainer(
         selection=selection_figure(settings.select, metric or (task.metric if task else None)),
         rows=settings.rows,
         balance=settings.balance,
-        teacher=teacher,
         companions=companions.build(settings.companions),
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
 
 
-def _labelled_quality(task: Measured) -> Callable[[EvalPrediction], dict[str, float]]:
+def _labelled_quality(task: Any) -> Callable[[EvalPrediction], dict[str, float]]:
     def measure(prediction: EvalPrediction) -> dict[str, float]:
         logits, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
         return task.quality(logits, labels) if known_rows(labels).any() else {}
@@ -224,23 +196,17 @@ def _head_multiples(model: nn.Module, multiple: float) -> dict[str, float]:
     return {name: multiple for name, parameter in model.named_parameters() if id(parameter) in own}
 
 
-def _copied(model: nn.Module) -> dict[str, Tensor]:
-    """The weights as they are; training may take them further from the teacher than they were, and then they are kept."""
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
-
-
 def _write(outcome: PhaseOutcome, folder: Path) -> None:
     """Keep the result; the record is written last, and the checkpoints go then."""
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in outcome.model.state_dict().items()}
     save_file(tensors, folder / "trained.safetensors")
-    keys = ("history", "best", "steps", "seconds", "precision")
-    record = {key: getattr(outcome, key) for key in keys}
+    record = {key: getattr(outcome, key) for key in ("history", "best", "steps", "seconds", "precision")}
     write_json_atomic(folder / "trained.json", record)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
 def _finished(model: nn.Module, folder: Path) -> PhaseOutcome | None:
-    record = read_json(folder / "trained.json") if (folder / "trained.json").exists() else None
+    record = read_json(folder / "trained.json")
     if not isinstance(record, dict):
         return None
     model.load_state_dict(load_file(folder / "trained.safetensors"))
@@ -284,7 +250,5 @@ class _Watch(TrainerCallback):
         self.on_progress(state.global_step, state.max_steps, dict(self.figures))
 
     def _read(self) -> float:
-        try:
-            return float(json.loads(self.file.read_text(encoding="utf-8"))["seconds"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return 0.0
+        known = read_json(self.file)
+        return float(known["seconds"]) if isinstance(known, dict) and "seconds" in known else 0.0

@@ -32,12 +32,13 @@ logger = logging.getLogger(__name__)
 WORTHWHILE_SHARE = 0.8  # bfloat16 must save a fifth of the step before it is worth its rounding
 ROUNDS, MEASURING_SHARE = 4, 0.05
 LONG_TRAINING = 1000
+_IS_HALF = {"fp32": False, "bf16": True, "auto": None}  # None: what a measurement says
 Way = TypeVar("Way")
 
 
 @dataclass(frozen=True)
 class Computing:
-    """What a stage of training computes in.
+    """What a phase computes in.
 
     Args:
         bf16: In bfloat16, not in float32.
@@ -58,36 +59,32 @@ def computing_of(
     On a CPU the answers of small models in bfloat16 differ by hundredths of a logit, so it is taken only where it is asked for.
 
     Args:
-        precision: "fp32", "bf16" or "auto".
         model: The model to be trained; a copy of it is timed, unless the answer is float32 without a measurement.
-        batch: One batch as the collator makes it.
-        folder: Remembers the answer.
         steps: Of the training, of which measuring may take a small part; a long one by default.
     """
-    device = TrainingArguments(output_dir=str(folder), report_to=[]).device
-    if precision == "fp32" or (precision == "auto" and device.type == "cpu"):
+    device, is_half = TrainingArguments(output_dir=str(folder), report_to=[]).device, _IS_HALF[precision]
+    if not is_half and (is_half is not None or device.type == "cpu"):
         return Computing()
     file = folder / "precision.json"
     known = read_json(file)
     if isinstance(known, dict) and known.keys() == {part.name for part in fields(Computing)}:
         return Computing(**known)
-    is_asked = precision == "bf16"
     found = Computing()
-    if is_asked or bf16_pays(device.type):
+    if is_half or bf16_pays(device.type):
         full, half = step_seconds(model, model_inputs(model, batch), device, rounds=rounds_for(steps))
-        found = Computing(is_asked or half < WORTHWHILE_SHARE * full, full * 1e3, half * 1e3)
+        found = Computing(is_half or half < WORTHWHILE_SHARE * full, full * 1e3, half * 1e3)
     write_json_atomic(file, asdict(found))
     return found
 
 
-def rounds_for(steps: int, ways: int = 2) -> int:
-    """How often to time a step of each of `ways` before `steps` of them are made: at least once, after one that is not counted.
+def rounds_for(steps: int) -> int:
+    """How often to time a step of each of two ways before `steps` of them are made: at least once, after one that is not counted.
 
     Example:
         >>> rounds_for(30), rounds_for(90), rounds_for(1000)
         (1, 2, 4)
     """
-    return min(ROUNDS, max(1, round(MEASURING_SHARE * steps / ways)))
+    return min(ROUNDS, max(1, round(MEASURING_SHARE * steps / 2)))
 
 
 def step_seconds(
@@ -117,12 +114,6 @@ def fastest_threads(model: nn.Module, batch: Mapping[str, Any], folder: Path, *,
     """Use one thread or all that PyTorch has, whichever trains this model faster, while the block runs.
 
     The answer is remembered in the folder, so that a resumed run computes alike. Where a GPU trains, all threads are left.
-
-    Args:
-        model: The model to be trained; a copy of it is timed.
-        batch: One batch as the collator makes it.
-        folder: Remembers the answer.
-        steps: Of the training, of which measuring may take a small part; a long one by default.
     """
     most = torch.get_num_threads()
     chosen = _best_threads(model, batch, folder, most, rounds_for(steps)) if most > 1 and compute_device().type == "cpu" else most
@@ -154,13 +145,11 @@ def _best_threads(model: nn.Module, batch: Mapping[str, Any], folder: Path, most
 def precision_facts(
     computing: Computing, model: nn.Module, batches: Iterable[Mapping[str, Any]], *, has_classes: bool
 ) -> dict[str, Any]:
-    """What a stage computed in, what a step took, and what bfloat16 costs in fidelity; see `rounding_cost`.
+    """What a phase computed in, what a step took, and what bfloat16 costs in fidelity; see `rounding_cost`.
 
     Args:
-        computing: Of the stage.
         model: As it was trained, on the device that trained it.
-        batches: Of some rows, read only where the stage computed in bfloat16.
-        has_classes: Whether the answers are logits of classes that exclude each other.
+        batches: Of some rows, read only where the phase computed in bfloat16.
     """
     cost = rounding_cost(model, batches, has_classes=has_classes) if computing.bf16 else {}
     steps = {"step_fp32_ms": computing.step_fp32_ms, "step_bf16_ms": computing.step_bf16_ms}
@@ -191,7 +180,7 @@ def rounding_cost(model: nn.Module, batches: Iterable[Mapping[str, Any]], *, has
 
 
 def rounding_note(facts: Mapping[str, Any]) -> str | None:
-    """A line on what bfloat16 gained and cost in a stage of training; None where it computed in float32."""
+    """A line on what bfloat16 gained and cost in a phase; None where it computed in float32."""
     if "largest_difference" not in facts:
         return None
     same = f", {facts['same_decisions']:.1%} of decisions are equal" if "same_decisions" in facts else ""

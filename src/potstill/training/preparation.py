@@ -54,11 +54,7 @@ def check_needs(terms: Sequence[Term], student: nn.Module, source: Any) -> None:
 
 
 def check_batch(terms: Sequence[Term], batch: Mapping[str, Any]) -> None:
-    """Every batch column that a term reads is there.
-
-    Raises:
-        NeedsError: A column is missing.
-    """
+    """Refuse batches without a column that a term reads."""
     for term in terms:
         for column in term.loss.needs_batch():
             if column not in batch:
@@ -98,16 +94,8 @@ def check_response(terms: Sequence[Term], response: Response | None) -> None:
             )
 
 
-def check_rows(terms: Sequence[Term], logits: tuple[int, ...]) -> None:
-    """Losses of whole rows meet one answer for each row.
-
-    Args:
-        terms: Of the objective.
-        logits: Shape of the student's answers to one batch.
-
-    Raises:
-        NeedsError: They do not.
-    """
+def check_answers(terms: Sequence[Term], batch: Mapping[str, Any], logits: tuple[int, ...]) -> None:
+    """Refuse answers of a shape, or labels of a batch, that the terms cannot take."""
     for term in terms:
         if term.loss.of_rows and len(logits) != 2:
             raise NeedsError(
@@ -115,19 +103,6 @@ def check_rows(terms: Sequence[Term], logits: tuple[int, ...]) -> None:
                 "a task that answers whole rows",
                 "take the loss kl",
             )
-
-
-def check_labels(terms: Sequence[Term], batch: Mapping[str, Any], logits: tuple[int, ...]) -> None:
-    """Labels are what the terms take them for: one number for each output, or classes that exist.
-
-    Args:
-        terms: Of the objective.
-        batch: One batch of rows.
-        logits: Shape of the student's answers to it.
-
-    Raises:
-        NeedsError: They are not.
-    """
     labels = batch.get("labels")
     if not isinstance(labels, Tensor):
         return
@@ -166,9 +141,6 @@ def shapes_of_student(taps: Taps, inputs: Mapping[str, Any], answers: Answers, b
     """Shapes of the student's values on one batch; the model's mode is left as it was.
 
     Args:
-        taps: Reads the student.
-        inputs: What of the batch goes into the model.
-        answers: What the answers are.
         batch: The whole batch, which says whether rows have several units; None where they have not.
     """
     with frozen(taps.model):
@@ -178,11 +150,7 @@ def shapes_of_student(taps: Taps, inputs: Mapping[str, Any], answers: Answers, b
 
 
 def shapes_of_teacher(source: Any, batch: Mapping[str, Any], terms: Sequence[Term]) -> Shapes | None:
-    """Shapes of the teacher's values on one batch, or None where the terms need nothing of it.
-
-    Raises:
-        NeedsError: The teacher's answers are of a kind that a term does not take.
-    """
+    """Shapes of the teacher's values on one batch, or None where the terms need nothing of it."""
     needs = tuple(dict.fromkeys(need for term in terms for need in term.loss.needs_teacher()))
     if not needs:
         return None

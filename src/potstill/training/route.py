@@ -55,7 +55,6 @@ def evenly(files: Sequence[Path], count: int) -> list[Path]:
 
     Args:
         files: As `RouteKeeper` names them; the last one is the end.
-        count: How many.
 
     Example:
         >>> [file.name for file in evenly([Path(f"step-{step}") for step in (2, 4, 6, 8, 10, 12)], 2)]

@@ -5,6 +5,7 @@ Shapes: N rows of the training set, B batch, C classes, T tokens. All of it is i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,9 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from potstill.answers.base import means_of_units, unknown
 from potstill.contracts.answers import Answers
+from potstill.contracts.signal import TeacherSignal
 from potstill.errors import NeedsError
 from potstill.losses.contract import StudentView
+from potstill.losses.response import logit_mask
 from potstill.training.row_plan import RowPlan
 
 LARGEST = 10.0  # no row counts more than ten times the mean before the weights are scaled to a mean of one
@@ -32,7 +36,7 @@ class RowMemory(nn.Module):
         row_ids: [N] the id of each row, in the order of the data set.
         difficulty: [N] from 0 (easy) to 1; zeros where the plan does not ask.
         uncertainty: [N] of the teacher, 0 to 1; zeros where the plan does not ask.
-        answers: What the answers are; see `row_measures`.
+        answers: What the answers are, and so what the distance of a row is.
     """
 
     row_ids: Tensor
@@ -130,6 +134,18 @@ class RowMemory(nn.Module):
     def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
         super()._load_from_state_dict(*args, **options)
         self._weights = None
+
+
+def row_losses(view: StudentView, signal: TeacherSignal | None, batch: Mapping[str, Any], answers: Answers) -> Tensor:
+    """[B] how far the student is from the teacher, else from the label; NaN where neither is there."""
+    with torch.no_grad():
+        logits = view.logits.detach().float()
+        if signal is not None and signal.response is not None:
+            teacher = signal.logits.float()
+            if teacher.shape == logits.shape:
+                return means_of_units(answers.distance(teacher, logits), logit_mask(view))
+        labels = batch.get("labels")
+        return unknown(logits) if labels is None else answers.label_distance(logits, labels)
 
 
 class _Weighted(torch.autograd.Function):

@@ -27,22 +27,9 @@ Placed = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 def make_memory(
-    plan: RowPlan, dataset: Any, collator: Any, source: Any, args: Any, placed: Placed, *, answers: Answers
+    plan: RowPlan, dataset: Any, collator: Any, source: Any, args: Any, placed: Placed, answers: Answers
 ) -> RowMemory:
-    """The memory of a training set's rows, with what the plan asks of teacher and rows.
-
-    Args:
-        plan: What is wanted.
-        dataset: Rows of known number, with row ids.
-        collator: Makes batches of them.
-        source: Of the teacher's answers, or None.
-        args: Training arguments: batch size, ranks, loaders.
-        placed: Moves a batch to the device.
-        answers: What the answers are.
-
-    Raises:
-        NeedsError: Rows that stream or have no id or length, no teacher to ask, or answers that do not say how sure they are.
-    """
+    """The memory of a training set's rows, with what the plan asks of teacher and rows."""
     _refuse(plan, dataset, source)
     refuse_certain(plan, answers)
     row_ids = _row_ids(dataset)
@@ -67,12 +54,7 @@ def _refuse(plan: RowPlan, dataset: Any, source: Any) -> None:
         if not len(lengths) or lengths.min() == lengths.max():
             raise no_lengths(f"all rows have length {lengths[0]}" if len(lengths) else "the data set has no `lengths`")
     if plan.asks_teacher and (source is None or not preparation.provides(source, "logits")):
-        what = "rows.focus: teacher_uncertainty" if plan.focus == "teacher_uncertainty" else "rows.difficulty: teacher"
-        raise NeedsError(
-            f"{what} needs the teacher's logits, and there are none",
-            "a teacher that gives logits",
-            "set rows.focus: student_loss, or rows.difficulty: length",
-        )
+        raise _no_uncertainty(plan, "needs the teacher's logits, and there are none", "a teacher that gives logits")
 
 
 def no_lengths(what: str) -> NeedsError:
@@ -85,22 +67,15 @@ def no_lengths(what: str) -> NeedsError:
 
 
 def refuse_certain(plan: RowPlan, answers: Answers) -> None:
-    """Refuse a plan by the teacher's uncertainty where its answers have none.
-
-    Args:
-        plan: What is wanted.
-        answers: What the answers are.
-
-    Raises:
-        NeedsError: They are numbers or embeddings.
-    """
+    """Refuse a plan by the teacher's uncertainty where its answers have none."""
     if plan.asks_teacher and not answers.has_uncertainty:
-        what = "rows.focus: teacher_uncertainty" if plan.focus == "teacher_uncertainty" else "rows.difficulty: teacher"
-        raise NeedsError(
-            f"{what} asks how unsure the teacher is, and its answers ({answers.noun}) do not say",
-            "answers that are probabilities of classes or labels",
-            "set rows.focus: student_loss, or rows.difficulty: length",
-        )
+        lack = f"asks how unsure the teacher is, and its answers ({answers.noun}) do not say"
+        raise _no_uncertainty(plan, lack, "answers that are probabilities of classes or labels")
+
+
+def _no_uncertainty(plan: RowPlan, lack: str, accepted: str) -> NeedsError:
+    what = "rows.focus: teacher_uncertainty" if plan.focus == "teacher_uncertainty" else "rows.difficulty: teacher"
+    return NeedsError(f"{what} {lack}", accepted, "set rows.focus: student_loss, or rows.difficulty: length")
 
 
 def _row_ids(dataset: Any) -> Tensor:

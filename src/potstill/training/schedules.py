@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from potstill.errors import RecipeError
 from potstill.ground.tables import nearest
 
-KINDS = ("constant", "linear", "cosine", "ramp_up", "phases")
 _ACCEPTED = "a number, {linear: [from, to]}, {cosine: [from, to]}, {ramp_up: [peak, share]} or {phases: [[until, value], …]}"
 
 
@@ -59,16 +58,13 @@ class Linear:
 
 
 @dataclass(frozen=True)
-class Cosine:
+class Cosine(Linear):
     """From `start` to `end` on half a cosine wave: slow, fast, slow.
 
     Example:
         >>> round(Cosine(4.0, 1.0)(0.5), 6)
         2.5
     """
-
-    start: float
-    end: float
 
     def __call__(self, progress: float) -> float:
         share = (1.0 - math.cos(math.pi * _clamp(progress))) / 2.0
@@ -138,6 +134,9 @@ class PerSample:
         return (self.low + self.high) / 2
 
 
+_OF_TWO_NUMBERS: Mapping[str, Callable[[float, float], Schedule]] = {"linear": Linear, "cosine": Cosine, "ramp_up": RampUp}
+
+
 def parse_temperature(value: Any, *, name: str) -> Schedule:
     """Read a temperature: a schedule as `parse` has it, or ``{per_sample: [low, high]}``.
 
@@ -154,7 +153,7 @@ def parse_temperature(value: Any, *, name: str) -> Schedule:
             raise RecipeError(f"{name} is {value!r}", "temperatures above 0, at both ends of a schedule", "write for example 4.0")
         return schedule
     ends = value["per_sample"]
-    if not (_is_list(ends) and len(ends) == 2 and all(map(_is_number, ends)) and 0 < ends[0] <= ends[1]):
+    if not (_are_two_numbers(ends) and 0 < ends[0] <= ends[1]):
         raise RecipeError(
             f"{name} is {dict(value)!r}", "{per_sample: [low, high]} with 0 < low ≤ high", "for example {per_sample: [1.0, 4.0]}"
         )
@@ -167,10 +166,7 @@ def parse_share(value: Any, *, name: str) -> Schedule:
     Raises:
         RecipeError: Anything else, or a value outside.
     """
-    schedule = parse(value, name=name)
-    if not all(0 <= end <= 1 for end in ends_of(schedule)):
-        raise RecipeError(f"{name} is {value!r}", "shares from 0 to 1", "write for example 0.7")
-    return schedule
+    return _parse_within(value, name, 0, 1, "shares from 0 to 1", "write for example 0.7")
 
 
 def parse_weight(value: Any, *, name: str) -> Schedule:
@@ -179,9 +175,13 @@ def parse_weight(value: Any, *, name: str) -> Schedule:
     Raises:
         RecipeError: Anything else, or a negative value.
     """
+    return _parse_within(value, name, 0, math.inf, "0 or more", "write a positive number, or leave the term out")
+
+
+def _parse_within(value: Any, name: str, low: float, high: float, accepted: str, todo: str) -> Schedule:
     schedule = parse(value, name=name)
-    if min(ends_of(schedule)) < 0:
-        raise RecipeError(f"{name} is {value!r}", "0 or more", "write a positive number, or leave the term out")
+    if not all(low <= end <= high for end in ends_of(schedule)):
+        raise RecipeError(f"{name} is {value!r}", accepted, todo)
     return schedule
 
 
@@ -194,7 +194,7 @@ def ends_of(schedule: Schedule) -> tuple[float, ...]:
     """
     if isinstance(schedule, Phases):
         return tuple(value for _, value in schedule.phases)
-    if isinstance(schedule, (Linear, Cosine)):
+    if isinstance(schedule, Linear):
         return schedule.start, schedule.end
     return tuple(schedule(progress) for progress in (0.0, 0.5, 1.0))
 
@@ -203,7 +203,7 @@ def parse(value: Any, *, name: str = "the schedule") -> Schedule:
     """Read a schedule as a recipe writes it.
 
     Args:
-        value: A number, a mapping with one of the keys `KINDS`, or a schedule already.
+        value: A number, a mapping with one of the keys constant, linear, cosine, ramp_up and phases, or a schedule already.
         name: What is scheduled, for the message ("weight of 'kl'").
 
     Raises:
@@ -224,35 +224,30 @@ def parse(value: Any, *, name: str = "the schedule") -> Schedule:
 
 def is_schedule(value: Any) -> bool:
     """Whether `value` changes over training (a mapping or a schedule that is not `Constant`)."""
-    return isinstance(value, (Mapping, Linear, Cosine, RampUp, Phases, PerSample)) or (
-        callable(value) and not isinstance(value, Constant)
-    )
+    return isinstance(value, Mapping) or (callable(value) and not isinstance(value, Constant))
 
 
 def _from_mapping(value: Mapping[str, Any], name: str) -> Schedule:
     if len(value) != 1:
         raise _refuse(dict(value), name)
-    kind, parts = next(iter(value.items()))
-    if kind not in KINDS:
-        guess = nearest(str(kind), KINDS)
+    form, parts = next(iter(value.items()))
+    if form not in ("constant", "phases", *_OF_TWO_NUMBERS):
+        guess = nearest(str(form), ("constant", "phases", *_OF_TWO_NUMBERS))
         raise RecipeError(
-            f"{name} has the schedule {kind!r}, which does not exist", _ACCEPTED, f"write {guess!r}" if guess else ""
+            f"{name} has the schedule {form!r}, which does not exist", _ACCEPTED, f"write {guess!r}" if guess else ""
         )
-    if kind == "constant" and _is_number(parts):
+    if form == "constant" and _is_number(parts):
         return Constant(float(parts))
-    if kind == "phases":
+    if form == "phases":
         return Phases(_read_phases(parts, name))
-    if not (_is_list(parts) and len(parts) == 2 and all(map(_is_number, parts))):
+    if form not in _OF_TWO_NUMBERS or not _are_two_numbers(parts):
         raise _refuse(dict(value), name)
-    start, end = float(parts[0]), float(parts[1])
-    if kind == "ramp_up":
-        return RampUp(start, end)
-    return Linear(start, end) if kind == "linear" else Cosine(start, end)
+    return _OF_TWO_NUMBERS[form](float(parts[0]), float(parts[1]))
 
 
 def _read_phases(parts: Any, name: str) -> tuple[tuple[float, float], ...]:
     pairs = list(parts) if _is_list(parts) else []
-    if not pairs or not all(_is_list(pair) and len(pair) == 2 and all(map(_is_number, pair)) for pair in pairs):
+    if not pairs or not all(map(_are_two_numbers, pairs)):
         raise _refuse({"phases": parts}, name)
     phases = tuple((float(until), float(value)) for until, value in pairs)
     ends = [until for until, _ in phases]
@@ -271,6 +266,10 @@ def _refuse(value: Any, name: str) -> RecipeError:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _are_two_numbers(value: Any) -> bool:
+    return _is_list(value) and len(value) == 2 and all(map(_is_number, value))
 
 
 def _is_list(value: Any) -> bool:

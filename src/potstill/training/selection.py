@@ -46,11 +46,7 @@ def chosen_evaluation(history: Sequence[Mapping[str, float]], *, keeps_best: boo
 
 
 class Patience(EarlyStoppingCallback):
-    """Stops after a number of evaluations in a row without gain; those before an interruption count as well.
-
-    Args:
-        evaluations: How many.
-    """
+    """Stops after a number of evaluations in a row without gain; those before an interruption count as well."""
 
     def __init__(self, evaluations: int) -> None:
         super().__init__(early_stopping_patience=evaluations)

@@ -22,10 +22,7 @@ class StudentReader:
     """Runs the student on batches.
 
     Args:
-        model: The student.
-        needs: The values that the losses read.
         accelerator: Casts the forward to the precision of training.
-        answers: What the student answers.
         differentiates_twice: Whether a loss reads gradients, which needs attention that can be differentiated twice.
 
     Attributes:
@@ -81,8 +78,6 @@ def within_forward(student: Any, wrapper: nn.Module, inputs: Mapping[str, Any], 
 
     Args:
         student: The wrapped model, whose forward is exchanged for this one call.
-        wrapper: Called with the inputs.
-        inputs: Of the student.
         compute: Gives what the wrapper returns.
     """
     own = student.__dict__.get("forward")

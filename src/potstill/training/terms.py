@@ -10,8 +10,6 @@ from potstill.errors import RecipeError
 from potstill.losses.contract import Loss
 from potstill.training.schedules import Constant, PerSample, Schedule, is_schedule, parse_temperature, parse_weight
 
-# Losses whose formula takes a temperature per row.
-
 
 @dataclass
 class Term:
@@ -19,7 +17,6 @@ class Term:
 
     Args:
         name: Under this name it is logged (``loss/<name>``).
-        loss: Returns the sum and the count of a micro-batch.
         weight: Factor at each share of training; 0 leaves the loss out of the step.
         temperature: Set on the loss before each step; None leaves the loss's own.
     """

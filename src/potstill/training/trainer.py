@@ -20,8 +20,7 @@ from potstill.losses.contract import Loss, StudentView
 from potstill.models.taps import Taps
 from potstill.tasks import answers_of
 from potstill.training import balance as balancing
-from potstill.training import checkpoints, evaluation, preparation
-from potstill.training import id_ranges as row_limits
+from potstill.training import checkpoints, evaluation, id_ranges, preparation
 from potstill.training import trainer_arguments as given
 from potstill.training.companions.contract import Companion
 from potstill.training.companions.peers import Peers
@@ -51,8 +50,6 @@ class DistillationTrainer(ObjectiveTrainer):
         data_collator: Returns tensors by name, with ``labels`` and ``row_id`` where there are any.
         processing_class: Tokenizer or image processor, saved with the student.
         compute_metrics: From an `EvalPrediction` to metrics by name.
-        callbacks: Of transformers.
-        optimizers: An optimizer and scheduler of your own.
         average_decay: Evaluate and save the exponential moving average of the weights; None for the weights themselves.
         learning_rate_multiples: Pattern of parameter names (``"classifier.*"``, ``"_distill.*"``) → factor of the learning rate.
         selection: From the metrics of an evaluation to the figure that the best model has most of, logged as ``eval_selection``.
@@ -125,9 +122,9 @@ class DistillationTrainer(ObjectiveTrainer):
             self.source = companion.source(self.source)
             training_collator = companion.collator(training_collator)
             self._compute = companion.objective(self._compute)
-        self._limits: list[row_limits.Limit] = []
-        self.data_collator = row_limits.CheckedCollator(self.data_collator, self._limits)
-        self.training_collator = row_limits.CheckedCollator(training_collator, self._limits)
+        self._limits: list[id_ranges.Limit] = []
+        self.data_collator = id_ranges.CheckedCollator(self.data_collator, self._limits)
+        self.training_collator = id_ranges.CheckedCollator(training_collator, self._limits)
         self.learning_rate_multiples = dict(learning_rate_multiples or {})
         self.selection = selection
         self.row_plan = read_row_plan(rows)
@@ -150,7 +147,7 @@ class DistillationTrainer(ObjectiveTrainer):
         for companion in self.companions:
             companion.check_terms(terms)
         preparation.check_needs(terms, self.model, self.source)
-        is_twice = any(term.loss.kind == "gradient" for term in terms)
+        is_twice = any(term.loss.reads_gradients for term in terms)
         needs = self.objective.needs_student()
         reader = StudentReader(self.model, needs, self.accelerator, self.answers, differentiates_twice=is_twice)
         self._reader = reader
@@ -158,16 +155,15 @@ class DistillationTrainer(ObjectiveTrainer):
         dataset = self.train_dataset if self.train_dataset is not None else self.eval_dataset
         if dataset is not None and hasattr(dataset, "__len__") and len(dataset) == 0:
             raise TrainingError("there are no rows", "a data set with rows", "look at train_dataset and eval_dataset")
-        self._limits += row_limits.of_tokens(self.model, self.source)
+        self._limits += id_ranges.of_tokens(self.model, self.source)
         if dataset is not None:
             collator = self.training_collator if dataset is self.train_dataset else self.data_collator
             batch = self._prepare_inputs(preparation.probe(dataset, collator))
             preparation.check_batch(terms, batch)
             student = preparation.shapes_of_student(reader.taps, reader.inputs(batch), self.answers, batch)
             reader.answer_shape = student.logits[1:]
-            preparation.check_rows(terms, student.logits)
-            preparation.check_labels(terms, batch, student.logits)
-            self._limits += row_limits.of_labels(terms, student.logits[-1], student.modules.get("head"))
+            preparation.check_answers(terms, batch, student.logits)
+            self._limits += id_ranges.of_labels(terms, student.logits[-1], student.modules.get("head"))
             teacher = preparation.shapes_of_teacher(self.source, batch, terms)
             num_rows = len(dataset) if hasattr(dataset, "__len__") else 0
             with torch.random.fork_rng(devices=[]):
@@ -186,7 +182,7 @@ class DistillationTrainer(ObjectiveTrainer):
         memory = None
         if not self.row_plan.is_default and self.train_dataset is not None:
             given_rows = self.row_plan, self.train_dataset, self.data_collator, self.source, self.args, self._prepare_inputs
-            memory = make_memory(*given_rows, answers=self.answers)
+            memory = make_memory(*given_rows, self.answers)
         self.objective.attach(
             rows=memory,
             balance=balancing.build(self.balance, losses, trained),
@@ -247,7 +243,7 @@ class DistillationTrainer(ObjectiveTrainer):
         self.prepare()
         if num_items_in_batch is None:
             self.objective.begin_step(self.progress, self.objective.count([inputs]))
-        signal = self._training_signal(inputs, self.objective.active_needs_teacher())
+        signal = self._signal(inputs, self.objective.active_needs_teacher(), trains=True)
         views: list[StudentView] = []
 
         def compute() -> Tensor:
@@ -276,16 +272,11 @@ class DistillationTrainer(ObjectiveTrainer):
         """One forward of a network of the student's shape."""
         return self._prepared_reader().view(batch, network)
 
-    def _signal(self, batch: Mapping[str, Any], needs: tuple[str, ...]) -> TeacherSignal | None:
+    def _signal(self, batch: Mapping[str, Any], needs: tuple[str, ...], *, trains: bool = False) -> TeacherSignal | None:
+        """The knowledge of a batch, which a source may disturb while the student trains."""
         if not needs:
             return None
-        return preparation.to_device(self.source.signal(batch, needs), self.args.device)
-
-    def _training_signal(self, batch: Mapping[str, Any], needs: tuple[str, ...]) -> TeacherSignal | None:
-        """The knowledge of a batch of training, which a source may disturb."""
-        ask = getattr(self.source, "training_signal", None)
-        if not needs or ask is None:
-            return self._signal(batch, needs)
+        ask = getattr(self.source, "training_signal", self.source.signal) if trains else self.source.signal
         return preparation.to_device(ask(batch, needs), self.args.device)
 
     def evaluation_loop(

@@ -45,11 +45,7 @@ def all_companions(
 
 
 def refuse_combinations(companions: Sequence[Companion], teacher: Any, average_decay: float | None, balance: str) -> None:
-    """Refuse a teacher, an average or a balance where a companion does not fit with it.
-
-    Raises:
-        TrainingError: One does not; names it.
-    """
+    """Refuse a teacher, an average or a balance where a companion does not fit with it."""
     others = {"a teacher": teacher, "average_decay": average_decay, "balance": None if balance == "none" else balance}
     for companion in companions:
         companion.check([name for name, value in others.items() if value is not None])

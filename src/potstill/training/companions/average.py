@@ -1,4 +1,4 @@
-"""The moving average of the student's weights: evaluated and saved in their place, and a teacher of the student."""
+"""The moving average of the student's weights: evaluated and saved instead of them, and a teacher of the student."""
 
 from __future__ import annotations
 

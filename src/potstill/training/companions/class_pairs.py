@@ -29,11 +29,6 @@ class ClassPairBatches(Sampler[list[int]]):
 
     A batch grows to at most twice its rows. A row that is alone in its class, or has no label, gets no partner. Partners
     follow from seed, epoch and the batch's number, so that a resumed run meets the same ones.
-
-    Args:
-        batches: A batch sampler with `set_epoch`.
-        labels: [N] the class of each row; -100 where there is none.
-        seed: With the epoch it decides the partners.
     """
 
     def __init__(self, batches: Any, labels: np.ndarray, *, seed: int) -> None:

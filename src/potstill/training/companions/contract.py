@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from potstill.contracts.signal import TeacherSignal
 from potstill.losses.contract import StudentView
@@ -102,7 +102,3 @@ class Companion:
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Take what `state` gave."""
-
-    def parameter_groups(self) -> list[list[nn.Parameter]]:
-        """The trained parameters of each further network."""
-        return [[parameter for parameter in taps.model.parameters() if parameter.requires_grad] for taps in self.networks]

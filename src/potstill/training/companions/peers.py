@@ -83,11 +83,7 @@ class Peers(Companion):
         return need == "logits"
 
     def check(self, given: Collection[str]) -> None:
-        """Refuse a teacher, an average, or a balance of terms.
-
-        Raises:
-            TrainingError: One of them is given.
-        """
+        """Refuse a teacher, an average, or a balance of terms."""
         if given:
             raise TrainingError(
                 f"peers are given together with {' and '.join(given)}",
@@ -96,11 +92,7 @@ class Peers(Companion):
             )
 
     def check_terms(self, terms: Sequence[Term]) -> None:
-        """All peers share the objective, so none of its losses may hold something of one network.
-
-        Raises:
-            NeedsError: A loss reads inner values, or has parts that train.
-        """
+        """All peers share the objective, so none of its losses may hold something of one network."""
         for term in terms:
             inner = [need for need in (*term.loss.needs_student(), *term.loss.needs_teacher()) if need != "logits"]
             if inner or any(True for _ in term.loss.parameters()):
@@ -186,12 +178,7 @@ class Peers(Companion):
 
 
 def _best(state: Any, *, at_best: bool) -> int:
-    """Which network, from 1, the evaluation of the kept weights found best; 1 where there was none.
-
-    Args:
-        state: The trainer's state with its history.
-        at_best: The weights of the best evaluation are kept, and not the last.
-    """
+    """Which network, from 1, the evaluation of the kept weights found best; 1 where there was none."""
     measured = [entry for entry in state.log_history if "eval_best_peer" in entry]
     if not measured:
         return 1
@@ -203,27 +190,21 @@ def _best(state: Any, *, at_best: bool) -> int:
 
 def _twin(student: nn.Module, start: str) -> nn.Module:
     twin = copy.deepcopy(student)
-    if start == "random":
-        _draw(twin, twin)
-        return twin
-    head = head_of(twin)
-    if head is None:
+    part = twin if start == "random" else head_of(twin)
+    if part is None:
         raise NeedsError(
             "peers that begin with the student's weights differ by their heads, and the student has no linear head",
             "a student with a final linear layer, or peers that begin from random weights",
             "set start: random",
         )
-    _draw(twin, head)
+    _draw(twin, part)
     return twin
 
 
 def _draw(model: nn.Module, part: nn.Module) -> None:
     """Draw the weights of a part anew, as the model's class does it, else as its layers do."""
-    fresh = type(model)(copy.deepcopy(model.config)) if hasattr(model, "_init_weights") and hasattr(model, "config") else None
-    if fresh is not None and part is model:
-        model.load_state_dict(fresh.state_dict())
-        return
-    if fresh is not None:
+    if hasattr(model, "_init_weights") and hasattr(model, "config"):
+        fresh = type(model)(copy.deepcopy(model.config))
         name = next(name for name, module in model.named_modules() if module is part)
         part.load_state_dict(fresh.get_submodule(name).state_dict())
         return
