@@ -21,7 +21,6 @@ class ConsoleObserver:
     """Draws a run on a rich console; use it as a context manager.
 
     Args:
-        console: Where to draw; stderr by default, so that results on stdout stay clean.
         num_stages: How many stages the run has, those that are left out included, for the counter.
     """
 

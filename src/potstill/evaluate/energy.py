@@ -16,8 +16,6 @@ class Energy:
 
     Args:
         joules: Of the processor packages; None where it cannot be read.
-        seconds: Wall time of the work.
-        reason: Why it cannot be read; empty where it can.
     """
 
     joules: float | None
@@ -30,7 +28,6 @@ def measure_energy(work: Callable[[], object], *, powercap: Path = POWERCAP) -> 
 
     Args:
         work: What to do; the energy of everything else on the machine counts too.
-        powercap: Where the kernel shows the counters.
     """
     packages, reason = _packages(powercap)
     before = {package: _read(package / "energy_uj") for package in packages}

@@ -27,12 +27,7 @@ SECONDS_PER_SIZE = 12.0
 
 
 def gather(bench: Bench, folder: Path) -> dict[str, Subject]:
-    """Every model of the run with its answers on the test split and its runners.
-
-    Args:
-        bench: What is measured.
-        folder: For files that are not kept.
-    """
+    """Every model of the run with its answers on the test split and its runners."""
     teacher = bench.teacher
     known = joint_answers(bench.teachers, "test", len(bench.rows.label_names)) if bench.options.tasks else None
     subjects = {"teacher": _subject(bench, teacher, known)}
@@ -56,13 +51,7 @@ def gather(bench: Bench, folder: Path) -> dict[str, Subject]:
 
 
 def _subject(bench: Bench, party: Party, answers: Predictions | None = None) -> Subject:
-    """A model in PyTorch: it is timed on the target's device, where it stays, and answers the test rows on a GPU if there is one.
-
-    Args:
-        bench: What is measured.
-        party: The model and its rows.
-        answers: What is answered in its name, where that is known already.
-    """
+    """A model in PyTorch: it is timed on the target's device, where it stays, and answers the test rows on a GPU if there is one."""
     model = party.model
     model.to(bench.target.usable_device)
     spent = cost(model, example_of(party, model, batch=1, tokens=median_tokens(party)))

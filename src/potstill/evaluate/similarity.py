@@ -27,9 +27,6 @@ class LayerSimilarity:
 
     Args:
         matrix: [S, L], each from 0 to 1.
-        student: Need names of the rows.
-        teacher: Need names of the columns.
-        num_rows: Data rows it was measured on.
     """
 
     matrix: np.ndarray
@@ -90,15 +87,6 @@ def layer_similarity(
 
     A row of a layer is the mean over its real tokens (or over its pixels); batches may hold ``teacher_`` inputs.
 
-    Args:
-        student: The student model.
-        teacher: The teacher model.
-        batches: Batches of tensors as the collator makes them.
-        student_needs: ``"embedding"``, ``"hidden:1"`` …
-        teacher_needs: The same for the teacher.
-        read: (model, inputs, needs) → values by need name.
-        max_rows: Stop after this many rows.
-
     Raises:
         DataError: Fewer than 2 rows.
     """
@@ -124,12 +112,8 @@ def attention_difference(
     Where the numbers of heads differ, probabilities are averaged over heads first.
 
     Args:
-        student: The student model.
-        teacher: The teacher model.
-        batches: Batches of tensors as the collator makes them.
         pairs: (student layer, teacher layer), 1-based.
         read: (model, inputs, needs) → values by need name; ``attention:k`` are scores before softmax, without mask.
-        max_rows: Stop after this many rows.
 
     Raises:
         NeedsError: No pair, or no row has the same number of tokens in both.

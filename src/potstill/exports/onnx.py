@@ -40,12 +40,6 @@ _NUMPY_TYPES = {
 class OnnxRunner:
     """An ONNX file in ONNX Runtime.
 
-    Args:
-        path: The ``.onnx`` file.
-        threads: Threads of one call; None takes all cores.
-        precision: What the name says; read from the file by default.
-        device: Where it runs, as PyTorch names devices.
-
     Raises:
         ModelError: The file cannot be loaded, or not on this device.
     """

@@ -46,8 +46,6 @@ class TeacherSlots:
 
     Args:
         name: Empty for the first one; else a number, or the name of a task.
-        given: The teacher as the user gave it.
-        rows: The rows that it answers; `augmented` are these and more.
         teacher: It, trained where its head is new; `answers` is it once it was asked.
     """
 
@@ -65,13 +63,7 @@ class TeacherSlots:
 
 
 class DistillFlow:
-    """The slots and stages of a recipe.
-
-    Args:
-        recipe: The resolved recipe.
-        memory: A teacher or data in memory.
-        tasks: The same of each of several tasks.
-    """
+    """The slots and stages of a recipe."""
 
     def __init__(self, recipe: Recipe, memory: InMemory = NOTHING, tasks: Mapping[str, InMemory] | None = None) -> None:
         trust_named(recipe)
@@ -384,12 +376,7 @@ class DistillFlow:
 
 
 def learn(flow: DistillFlow, student: Slot[Student]) -> list[Stage]:
-    """The stages that train a student: by labels alone, for comparison; a chain of models; by the teacher.
-
-    Args:
-        flow: The flow.
-        student: The version that they read; the last stage writes the next one.
-    """
+    """The stages that train a student: by labels alone, for comparison; a chain of models; by the teacher."""
     recipe = flow.recipe
     reads: Declared = {"rows": flow.augmented, "teachers": tuple(party.answers for party in flow.parties), "student": student}
     baseline = Slot("baseline", partial(open_version, model="model"), "work/baseline", {"student": student})

@@ -9,11 +9,7 @@ logger = logging.getLogger(__name__)
 
 
 class LoggingObserver:
-    """Writes events to a log; the default outside the command line.
-
-    Args:
-        log: Where to; that of this module by default.
-    """
+    """Writes events to a log; the default outside the command line."""
 
     def __init__(self, log: logging.Logger = logger) -> None:
         self.log = log

@@ -36,20 +36,7 @@ class Preview:
     """What would be built.
 
     Args:
-        architecture: The student's shape.
-        teacher_parameters: Of the teacher.
-        parameters: Of the student.
-        ratio: Share of the teacher's parameters that goes.
-        flops: Of one row of 128 tokens, or one image.
-        bytes_fp32: Of the student's weights.
-        bytes_int8: About, once quantized.
         latency_ms: Of one row at batch 1 in PyTorch on this machine, with random weights.
-        rows: Rows per pass, augmented ones included.
-        cache_bytes: Of the teacher's answers on disk.
-        cache_seconds: To write them.
-        seconds_saved: By reading them instead of asking the teacher in every pass.
-        training_seconds: About, for the student.
-        notes: What the planner decided.
     """
 
     architecture: dict[str, Any]

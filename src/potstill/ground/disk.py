@@ -272,9 +272,6 @@ class StageFolder:
     def finish(self, notes: Sequence[str] = ()) -> dict[str, Any]:
         """Make what was written durable and rename it into place.
 
-        Args:
-            notes: Lines to show later.
-
         Returns:
             The stage record.
 

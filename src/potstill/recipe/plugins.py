@@ -50,7 +50,6 @@ def with_own_options(merged: dict[str, Any], faults: list[PotstillError]) -> dic
 
     Args:
         merged: A recipe as a mapping; it is not changed.
-        faults: Receives what is wrong.
     """
     distill = merged.get("distill")
     if not isinstance(distill, Mapping) or not all(isinstance(distill.get(key, {}), Mapping) for key in ("options", *EARLIER)):

@@ -29,7 +29,6 @@ def open_tasks(merged: dict[str, Any], faults: list[PotstillError]) -> dict[str,
 
     Args:
         merged: A recipe as a mapping; it is not changed.
-        faults: Receives what is wrong.
     """
     tasks = merged.get("tasks")
     if tasks is None or tasks == {}:

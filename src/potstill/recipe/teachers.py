@@ -18,7 +18,6 @@ def open_teachers(merged: dict[str, Any], faults: list[PotstillError]) -> dict[s
 
     Args:
         merged: A recipe as a mapping; it is not changed.
-        faults: Receives what is wrong.
     """
     section = merged.get("teacher", {})
     if not isinstance(section, Mapping) or ("teachers" not in merged and "models" not in section):

@@ -54,15 +54,7 @@ def assemble(
     insides: LayerSimilarity | None,
     energy: Energy,
 ) -> Metrics:
-    """Put everything that was measured into one document.
-
-    Args:
-        bench: What was measured.
-        models: Figures of each model.
-        answers: Its answers on the test rows, in the same order for all.
-        insides: Similarity of layers and attention, where there are any.
-        energy: Energy per row, or why there is none.
-    """
+    """Put everything that was measured into one document."""
     rows, options = bench.rows, bench.options
     metric, judges = rows.metric, _judges(rows, answers)
     student, teacher, compared = models["student"], models["teacher"], models[reference(models)]

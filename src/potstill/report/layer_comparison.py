@@ -20,14 +20,7 @@ BATCH = 16
 
 
 def compare_layers(student: Student, teacher: Teacher, num_rows: int, seed: int) -> figures.LayerSimilarity | None:
-    """Layer similarity and attention difference on test rows; None where the models show nothing inside.
-
-    Args:
-        student: The student.
-        teacher: The teacher.
-        num_rows: How many rows are drawn.
-        seed: Of the draw.
-    """
+    """Layer similarity and attention difference on test rows; None where the models show nothing inside."""
     batches = paired_batches(student, teacher, "test", num_rows=num_rows, batch_size=BATCH, seed=seed)
     needs = {side: _hidden(party.model) for side, party in (("student", student), ("teacher", teacher))}
     if not needs["student"] or not needs["teacher"]:

@@ -17,9 +17,6 @@ MODEL_WIDTH = 12  # of the first column: with it the table fits a terminal of 80
 def summary_table(metrics: Metrics) -> Table:
     """Teacher, baseline, student and its quantized form: quality kept, size, and the time of one row in every runtime.
 
-    Args:
-        metrics: The figures of the run.
-
     Returns:
         A rich table; times are medians at batch 1; "faster" counts against the teacher in PyTorch fp32 where that was measured.
     """

@@ -32,11 +32,7 @@ class AskOptions:
     """What asking a teacher reads of a recipe.
 
     Args:
-        max_tokens: Of augmented rows that a further teacher encodes for itself.
         keeps_states: Whether mean states of its blocks are kept with the answers, as far as there is room.
-        is_first: Whether the rows in its tokens lie with the stages that made them.
-        keeps_answers: Whether the answers are kept at all.
-        passes: How often training will read the rows, for an estimate of the time saved.
     """
 
     max_tokens: int | None

@@ -64,12 +64,7 @@ def open_augmented(folder: Path, given: Given) -> Rows:
 
 
 def num_augmented(asked: Literal["auto", "none"] | int, teacher: Teacher) -> int:
-    """How many rows to make: as asked, or enough that a small data set teaches what the teacher knows.
-
-    Args:
-        asked: ``data.augment`` of a recipe.
-        teacher: The first teacher, with all training rows in its tokens.
-    """
+    """How many rows to make: as asked, or enough that a small data set teaches what the teacher knows."""
     if asked == "none":
         return 0
     train = teacher.encoded("train")

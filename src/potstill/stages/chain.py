@@ -28,12 +28,7 @@ CACHE_BATCH = 64
 
 @dataclass(frozen=True)
 class ChainOptions(LearningOptions):
-    """What training a chain reads of a recipe.
-
-    Args:
-        max_tokens: Of rows that a model encodes for itself.
-        keeps_answers: Whether the answers of each model are kept.
-    """
+    """What training a chain reads of a recipe."""
 
     max_tokens: int | None = None
     keeps_answers: bool = True

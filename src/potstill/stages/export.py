@@ -92,15 +92,7 @@ def _teacher_answers(teacher: Teacher) -> np.ndarray:
 def batches(
     rows: EncodedRows, collator: Callable[..., Any], num_rows: int, batch_size: int, seed: int
 ) -> list[dict[str, np.ndarray]]:
-    """Batches of rows drawn by the seed, as arrays, without labels and row ids.
-
-    Args:
-        rows: Where to draw from.
-        collator: Makes a batch.
-        num_rows: Rows in all, at most.
-        batch_size: Rows per batch; the last one may have fewer.
-        seed: Of the draw.
-    """
+    """Batches of rows drawn by the seed, as arrays, without labels and row ids."""
     drawn = np.random.default_rng(seed).permutation(len(rows))[:num_rows]
     made = []
     for start in range(0, len(drawn), batch_size):

@@ -19,7 +19,6 @@ class ReportOptions:
 
     Args:
         output: The output folder; receives the model card.
-        about_run: Fields of the figures that are about this run and not about its results.
     """
 
     output: Path = field(compare=False)
@@ -38,8 +37,6 @@ def render_report(output: Path, folder: Path, metrics: Metrics) -> list[str]:
 
     Args:
         output: The output folder; receives the model card.
-        folder: Receives the page and the TensorBoard files.
-        metrics: The figures.
     """
     from potstill.report.card import write_card
     from potstill.report.page import render

@@ -22,13 +22,7 @@ from potstill.recipe.model import DataRecipe
 
 @dataclass(frozen=True)
 class RowsOptions:
-    """What reading rows depends on; each of the inputs carries its own part.
-
-    Args:
-        data: Of each task, or of the only one.
-        teachers: How each teacher is loaded.
-        seed: Of the splits.
-    """
+    """What reading rows depends on; each of the inputs carries its own part."""
 
     data: tuple[DataRecipe, ...]
     teachers: tuple[tuple[str, bool, bool], ...]
@@ -115,9 +109,6 @@ def formed(task: Any, data: DataRecipe, splits: Mapping[str, Dataset], processor
     """The rows of every split as they are encoded: long texts in segments, contexts in windows; and notes.
 
     Args:
-        task: What the rows mean.
-        data: Says how long texts are treated.
-        splits: Name → rows.
         processor: The teacher's tokenizer or image processor; segments and windows are measured in its tokens.
 
     Raises:

@@ -17,7 +17,6 @@ class ScoreOptions:
     """What scoring reads of a recipe.
 
     Args:
-        seed: Of the rows and labels that are drawn.
         is_needed: Whether scores are shared and a student of another shape is cut; else cutting measures what it needs itself.
     """
 

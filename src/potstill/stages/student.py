@@ -16,11 +16,7 @@ from potstill.students.make import StudentOptions, make_student
 
 @dataclass(frozen=True)
 class CutOptions(StudentOptions):
-    """What the stage reads of a recipe.
-
-    Args:
-        tasks: Names of several tasks; empty for one.
-    """
+    """What the stage reads of a recipe."""
 
     tasks: tuple[str, ...] = ()
 
@@ -42,12 +38,6 @@ def open_student(folder: Path, given: Given, *, name: str = "student") -> Studen
 
 
 def open_version(folder: Path, given: Given, *, model: str = "") -> Student:
-    """A later version of the student that it builds on.
-
-    Args:
-        folder: Of the stage that made it.
-        given: The version before.
-        model: Where the model lies below that folder.
-    """
+    """A later version of the student that it builds on."""
     before: Student = given.student
     return before.version(folder / model)

@@ -37,12 +37,7 @@ class TeachOptions:
     """What training a teacher reads of a recipe.
 
     Args:
-        teacher: How it is trained.
         anchors: Earlier states to keep; None for none.
-        seed: Of batch order and a new head.
-        precision: Of training.
-        max_tokens: Of rows that a further teacher encodes for itself.
-        label: What messages call it.
     """
 
     teacher: OneTeacherRecipe
@@ -84,9 +79,6 @@ def open_teacher(folder: Path, given: Given, *, name: str = "teacher", own: str 
     """The teacher that was trained in this run, or the given one, with the rows in its tokens.
 
     Args:
-        folder: Of the stage.
-        given: The rows and what was given.
-        name: As messages say it.
         own: Where the model lies below the folder of a further teacher, which has encoded the rows for itself.
     """
     inputs: Inputs = given.inputs
@@ -163,9 +155,6 @@ def _keep_anchors(route: Path, teacher: Path, count: int, *, end: float | None =
     The route ends where the teacher was best, so that no state is later than the teacher that is kept.
 
     Args:
-        route: What `RouteKeeper` kept.
-        teacher: The trained teacher, with its configuration and its tokenizer or image processor.
-        count: How many.
         end: Optimizer steps that the kept teacher has done; None for all.
     """
     states = list(route.glob("step-*.safetensors"))

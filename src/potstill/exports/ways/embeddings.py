@@ -39,10 +39,6 @@ def quantize_embeddings(model: onnx.ModelProto, *, min_rows: int = MIN_ROWS) -> 
 
     ``Gather(table, ids)`` becomes ``Cast(Gather(entries, ids)) * Gather(scales, ids)``.
 
-    Args:
-        model: The model to change.
-        min_rows: Tables with fewer rows stay.
-
     Returns:
         Names of the tables replaced.
     """

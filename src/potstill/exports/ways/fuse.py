@@ -26,8 +26,6 @@ def fuse(source: str | Path, target: str | Path, *, fuse_embeddings: bool = Fals
     The file then runs in ONNX Runtime only. A graph in which nothing is recognised is written as it is.
 
     Args:
-        source: A file from `export_onnx`, in fp32.
-        target: The file to write.
         fuse_embeddings: Also fuse the embedding tables and their normalisation into one operator, which is faster, but
             quantizes the tables with one scale each.
     """

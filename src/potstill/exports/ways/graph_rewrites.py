@@ -27,9 +27,6 @@ def compute_read_tokens(model: onnx.ModelProto) -> int:
     normalisations of all other tokens unread; behind the last attention they need not be computed. Only whole stretches that
     lead back to an attention are changed, since there every value is [B, T, D].
 
-    Args:
-        model: A graph in which attention is one node (`fuse`).
-
     Returns:
         Operators that now compute one token.
     """

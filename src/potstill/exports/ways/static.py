@@ -31,9 +31,6 @@ def quantize_static(
     """Write an INT8 version of an fp32 file with fixed activation scales (QDQ form).
 
     Args:
-        source: A file from `export_onnx`.
-        target: The file to write.
-        calibration: Batches of training rows, as the model takes them.
         method: ``"minmax"`` (widest range seen), ``"entropy"`` (range that loses least information) or
             ``"percentile"`` (99.999 % of the values seen).
 

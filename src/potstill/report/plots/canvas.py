@@ -93,12 +93,7 @@ def _log_ticks(low: float, high: float, most: int) -> list[float]:
 
 
 class Canvas:
-    """Collects shapes and makes one `<svg>` of them.
-
-    Args:
-        width: Width of the view box in pixels.
-        height: Height of the view box in pixels.
-    """
+    """Collects shapes and makes one `<svg>` of them."""
 
     def __init__(self, width: float, height: float) -> None:
         self.width, self.height = width, height
