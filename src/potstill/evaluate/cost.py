@@ -29,12 +29,7 @@ class Cost:
 
 def cost(model: nn.Module, inputs: Mapping[str, Tensor]) -> Cost:
     """Cost of `model` for rows like `inputs`."""
-    return Cost(flops(model, inputs), num_parameters(model), model_bytes(model))
-
-
-def num_parameters(model: nn.Module) -> int:
-    """Numbers in the model, shared ones once; and the integers of a coded embedding."""
-    return parameters_of(model)
+    return Cost(flops(model, inputs), parameters_of(model), model_bytes(model))
 
 
 def flops(model: nn.Module, inputs: Mapping[str, Tensor]) -> int:

@@ -2,47 +2,30 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 POWERCAP = Path("/sys/class/powercap")
 
 
-@dataclass(frozen=True)
-class Energy:
-    """Energy of some work.
-
-    Args:
-        joules: Of the processor packages; None where it cannot be read.
-    """
-
-    joules: float | None
-    seconds: float
-    reason: str = ""
-
-
-def measure_energy(work: Callable[[], object], *, powercap: Path = POWERCAP) -> Energy:
-    """Do `work` once and read the packages' energy before and after.
+def measure_energy(work: Callable[[], object], *, powercap: Path = POWERCAP) -> tuple[float | None, str]:
+    """Joules of the processor packages while `work` is done once; None, and the reason, where they cannot be read.
 
     Args:
         work: What to do; the energy of everything else on the machine counts too.
     """
     packages, reason = _packages(powercap)
     before = {package: _read(package / "energy_uj") for package in packages}
-    started = time.perf_counter()
     work()
-    seconds = time.perf_counter() - started
     if not packages:
-        return Energy(None, seconds, reason)
+        return None, reason
     used = 0
     for package, start in before.items():
         difference = _read(package / "energy_uj") - start
         if difference < 0:  # the counter began again from zero
             difference += _read(package / "max_energy_range_uj")
         used += difference
-    return Energy(used / 1e6, seconds)
+    return used / 1e6, ""
 
 
 def _packages(powercap: Path) -> tuple[list[Path], str]:

@@ -51,7 +51,7 @@ def gather(bench: Bench, folder: Path) -> dict[str, Subject]:
 
 
 def _subject(bench: Bench, party: Party, answers: Predictions | None = None) -> Subject:
-    """A model in PyTorch: it is timed on the target's device, where it stays, and answers the test rows on a GPU if there is one."""
+    """A model in PyTorch: timed on the target's device, where it stays; it answers the test rows on a GPU if there is one."""
     model = party.model
     model.to(bench.target.usable_device)
     spent = cost(model, example_of(party, model, batch=1, tokens=median_tokens(party)))
@@ -141,8 +141,8 @@ class _Fed:
 def _energy(runners: Mapping[str, Runner], numbered: Sequence[Mapping[str, Any]]) -> tuple[dict[str, float] | None, str | None]:
     joules: dict[str, float] = {}
     for key, runner in runners.items():
-        spent = measure_energy(lambda runner=runner: [runner.run(batch) for batch in numbered])  # type: ignore[misc]
-        if spent.joules is None:
-            return None, spent.reason
-        joules[key] = spent.joules / sum(int(batch["size"]) for batch in numbered)
+        spent, reason = measure_energy(lambda runner=runner: [runner.run(batch) for batch in numbered])  # type: ignore[misc]
+        if spent is None:
+            return None, reason
+        joules[key] = spent / sum(int(batch["size"]) for batch in numbered)
     return joules, None

@@ -91,7 +91,7 @@ class TorchRunner:
 def in_fp32(output: Tensor | np.ndarray) -> np.ndarray:
     """An output as an array, floating point numbers in fp32."""
     value = output if isinstance(output, np.ndarray) else (output.float() if output.is_floating_point() else output).numpy()
-    return value.astype(np.float32, copy=False) if value.dtype.kind == "f" else value
+    return value.astype(np.float32, copy=False) if np.issubdtype(value.dtype, np.floating) else value
 
 
 def model_bytes(model: Any) -> int:

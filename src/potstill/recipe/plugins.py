@@ -55,7 +55,7 @@ def with_own_options(merged: dict[str, Any], faults: list[PotstillError]) -> dic
     if not isinstance(distill, Mapping) or not all(isinstance(distill.get(key, {}), Mapping) for key in ("options", *EARLIER)):
         return merged
     method = distill.get("method", "auto")
-    if method != "auto" and method not in list(entries(METHODS)):
+    if method not in ("auto", *entries(METHODS)):
         return merged  # the check of the recipe names the nearest method
     options_of: Any = entries(OPTIONS_OF)
     given = dict(distill.get("options", {}))

@@ -54,7 +54,7 @@ def read_file(path: str | Path) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         where = "" if mark is None else f", line {mark.line + 1},"
         what = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise RecipeError(f"recipe {str(path)!r}{where} is no valid YAML: {what}", "a YAML file", "mend the file") from error
+        raise RecipeError(f"recipe {str(path)!r}{where} is no valid YAML: {what}", "a YAML file", "correct the file") from error
     if content is None:
         raise RecipeError(f"recipe {str(path)!r} is empty", "a mapping of keys to values", "start from one in recipes/")
     if not isinstance(content, dict):

@@ -65,7 +65,7 @@ def _is_task(one: Any) -> bool:
 
 
 def _shared(section: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What a section beside the tasks says for all of them."""
+    """What a section of the recipe says for all tasks."""
     return {key: value for key, value in given.items() if key in SHARED[section].model_fields and key not in OF_ONE_TASK[section]}
 
 
@@ -101,7 +101,7 @@ def _wrong_count(names: list[str]) -> list[PotstillError]:
 
 
 def _wrong_shared(section: str, given: Mapping[str, Any], tasks: Mapping[str, Any]) -> list[PotstillError]:
-    """What stands beside the tasks and belongs into one of them, or has no effect because all of them say otherwise."""
+    """Settings of all tasks that belong into one of them, or have no effect because every task has its own."""
     first = next(iter(tasks.values())).get(section, {})
     found: list[PotstillError] = []
     for key, value in given.items():
@@ -109,7 +109,7 @@ def _wrong_shared(section: str, given: Mapping[str, Any], tasks: Mapping[str, An
             if value and value != first.get(key):
                 accepted = f"tasks.<name>.{section}: each task has its own"
                 todo = f"leave out {section}.{key}, or tasks"
-                found.append(RecipeError(f"{section}.{key} is given beside tasks", accepted, todo))
+                found.append(RecipeError(f"{section}.{key} is given with tasks", accepted, todo))
         elif all(key in one.get(section, {}) for one in tasks.values()) and value != first[key]:
             accepted = f"tasks.<name>.{section}.{key}, which every task of this recipe sets"
             found.append(RecipeError(f"{section}.{key} has no effect", accepted, "set it there, or leave it out there"))

@@ -149,11 +149,12 @@ def _plan(bench: Bench, planned: Mapping[str, Any]) -> PlanSummary:
     if vocabulary:
         notes.append(f"{vocabulary['tokens']:,} tokens cover {vocabulary['coverage']:.2%} of the training text")
     return PlanSummary(
-        teacher=_shape(teacher), student=_shape(planned["config"]), layers_kept=list(planned["layers"]), notes=notes
+        teacher=shape_of(teacher), student=shape_of(planned["config"]), layers_kept=list(planned["layers"]), notes=notes
     )
 
 
-def _shape(config: Mapping[str, Any]) -> dict[str, Any]:
+def shape_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The sizes of a network, out of its configuration."""
     return {key: config[key] for key in _SHAPE_KEYS if config.get(key) is not None}
 
 
@@ -270,7 +271,7 @@ def _warnings(bench: Bench, answers: Mapping[str, Predictions]) -> list[str]:
             f" of {bench.options.tasks[0]}; layers are compared with that one"
         )
     if not bench.options.has_baseline:
-        found.append("no baseline was trained, so this report cannot tell what distillation gained; set baseline: true")
+        found.append("no baseline was trained, so this report cannot say what distillation gained; set baseline: true")
     return found
 
 

@@ -32,9 +32,8 @@ class AugmentOptions:
     tasks: tuple[str, ...] = ()
 
 
-def augment_rows(given: Given, options: AugmentOptions, folder: Path, tell: Observer) -> Sequence[str]:
+def augment_rows(given: Given, options: AugmentOptions, folder: Path, observer: Observer) -> Sequence[str]:
     """Make rows out of the training rows of every task, each task's share by its share of the training rows; encode them."""
-    del tell
     rows: Rows = given.rows
     teacher: Teacher = given.teacher
     teachers: tuple[Teacher, ...] = given.teachers

@@ -34,9 +34,9 @@ class ChainOptions(LearningOptions):
     keeps_answers: bool = True
 
 
-def train_chain(given: Given, options: ChainOptions, folder: Path, tell: Observer) -> Sequence[str]:
+def train_chain(given: Given, options: ChainOptions, folder: Path, observer: Observer) -> Sequence[str]:
     """Train every model of the chain but the student, each taught by the one before."""
-    learning = Learning(options, given.rows, given.teachers, given.student, tell)
+    learning = Learning(options, given.rows, given.teachers, given.student, observer)
     model, _ = learning.student.load(without_dropout=True)
     phases = [phase for phase in learning.phases(model) if phase.learner != "student"]
     notes = []

@@ -25,9 +25,8 @@ class ReportOptions:
     about_run: Callable[[], Mapping[str, Any]] = field(compare=False)
 
 
-def write_report(given: Given, options: ReportOptions, folder: Path, tell: Observer) -> Sequence[str]:
+def write_report(given: Given, options: ReportOptions, folder: Path, observer: Observer) -> Sequence[str]:
     """Write the page, the TensorBoard files and the model card."""
-    del tell
     metrics = Metrics.read(given.measurements / "metrics.json")
     return render_report(options.output, folder, metrics.model_copy(update=dict(options.about_run())))
 

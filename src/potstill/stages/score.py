@@ -24,14 +24,12 @@ class ScoreOptions:
     is_needed: bool = field(compare=False)
 
 
-def score(given: Given, options: ScoreOptions, folder: Path, tell: Observer) -> Sequence[str]:
+def score(given: Given, options: ScoreOptions, folder: Path, observer: Observer) -> Sequence[str]:
     """Measure the importance of heads, neurons, hidden units, layers and channels on training rows."""
-    del tell
     measure(given.teacher.model, calibration_batches(given.teacher, options.seed), seed=options.seed).save(folder)
     return []
 
 
 def open_scores(folder: Path, given: Given) -> Importance | None:
     """The scores; None where the stage was not needed."""
-    del given
     return Importance.load(folder) if (folder / FILE_NAME).is_file() else None

@@ -21,13 +21,13 @@ class CutOptions(StudentOptions):
     tasks: tuple[str, ...] = ()
 
 
-def cut(given: Given, options: CutOptions, folder: Path, tell: Observer) -> Sequence[str]:
+def cut(given: Given, options: CutOptions, folder: Path, observer: Observer) -> Sequence[str]:
     """Plan the student, cut it out of the teacher, and encode the rows in its tokens."""
     rows: Rows = given.rows
     teacher: Teacher = given.teacher
     if options.tasks:
         teacher = widened_teacher(teacher, given.teachers, options.seed)
-    return make_student(options, rows, replace(teacher, rows=rows), folder, tell, given.scores)
+    return make_student(options, rows, replace(teacher, rows=rows), folder, observer, given.scores)
 
 
 def open_student(folder: Path, given: Given, *, name: str = "student") -> Student:

@@ -1,4 +1,4 @@
-"""Less to compute in a fused graph: tokens that nobody reads, shapes that are known, products too small to quantize.
+"""Less to compute in a fused graph: tokens that nothing reads, shapes that are known, products too small to quantize.
 
 Law: in fp32 the graph gives the same logits.
 """
@@ -117,7 +117,7 @@ def _stretch(graph: onnx.GraphProto, pick: onnx.NodeProto, constants: Mapping[st
 
 
 def _is_by_token(node: onnx.NodeProto, constants: Mapping[str, int]) -> bool:
-    """Whether a node treats every token alike and by itself; constants beside it must broadcast over tokens."""
+    """Whether a node treats every token alike and by itself; its constants must broadcast over tokens."""
     if node.op_type not in BY_TOKEN or len(node.output) != 1:
         return False
     if node.op_type == "LayerNormalization":
