@@ -52,7 +52,6 @@ class ConsoleObserver:
         self._progress.stop()
 
     def stage_started(self, name: str, title: str) -> None:
-        """Open a bar."""
         self._titles[name] = title
         self._last_line = time.monotonic()
         self._task = self._progress.add_task(f"{name:<9}", total=None, figures=title)
@@ -86,11 +85,9 @@ class ConsoleObserver:
         self._count += 1
 
     def note(self, text: str) -> None:
-        """Print a dim line."""
         self.console.print(f"         [dim]{escape(text)}[/dim]", highlight=False)
 
     def warn(self, text: str) -> None:
-        """Print a yellow line."""
         self.console.print(f"[yellow]![/yellow]        {escape(text)}", highlight=False)
 
 

@@ -10,7 +10,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from potstill.errors import DataError, ModelError
 from potstill.evaluate.cost import cost, flops
-from potstill.evaluate.energy import measure_energy
+from potstill.evaluate.measure import measure_energy
 from potstill.evaluate.quality import predict, sample_batches
 from potstill.exports.timing import LEAST_CALLS, latency, time_interleaved
 

@@ -1,4 +1,4 @@
-"""Measurement of every model of a run on its test rows: answers, costs, and times that are interleaved."""
+"""Measurement of every model of a run on its test rows: answers, costs, interleaved times, and energy by RAPL."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from potstill.contracts.answers import Predictions
 from potstill.contracts.party import Party
 from potstill.contracts.runner import Runner
 from potstill.evaluate.cost import cost
-from potstill.evaluate.energy import measure_energy
 from potstill.evaluate.further_models import example_of, further_subjects, joint_answers, median_tokens
 from potstill.evaluate.measured_model import Bench, Subject
 from potstill.evaluate.quality import predict, sample_batches
@@ -24,6 +23,7 @@ from potstill.ground.devices import compute_device, device_of, placed
 
 LATENCY_BATCHES = 16
 SECONDS_PER_SIZE = 12.0
+POWERCAP = Path("/sys/class/powercap")
 
 
 def gather(bench: Bench, folder: Path) -> dict[str, Subject]:
@@ -146,3 +146,40 @@ def _energy(runners: Mapping[str, Runner], numbered: Sequence[Mapping[str, Any]]
             return None, reason
         joules[key] = spent / sum(int(batch["size"]) for batch in numbered)
     return joules, None
+
+
+def measure_energy(work: Callable[[], object], *, powercap: Path = POWERCAP) -> tuple[float | None, str]:
+    """Joules of the processor packages while `work` is done once; None, and the reason, where they cannot be read.
+
+    Args:
+        work: What to do; the energy of everything else on the machine counts too.
+    """
+    packages, reason = _packages(powercap)
+    before = {package: _read(package / "energy_uj") for package in packages}
+    work()
+    if not packages:
+        return None, reason
+    used = 0
+    for package, start in before.items():
+        difference = _read(package / "energy_uj") - start
+        if difference < 0:  # the counter began again from zero
+            difference += _read(package / "max_energy_range_uj")
+        used += difference
+    return used / 1e6, ""
+
+
+def _packages(powercap: Path) -> tuple[list[Path], str]:
+    found = sorted(path for path in powercap.glob("intel-rapl:*") if path.name.count(":") == 1) if powercap.exists() else []
+    if not found:
+        return [], "this machine shows no energy counters (common in virtual machines)"
+    try:
+        for package in found:
+            _read(package / "energy_uj")
+            _read(package / "max_energy_range_uj")
+    except OSError as error:
+        return [], f"the energy counters cannot be read: {error}"
+    return found, ""
+
+
+def _read(path: Path) -> int:
+    return int(path.read_text().strip())

@@ -254,9 +254,6 @@ class StageFolder:
     def finish(self, notes: Sequence[str] = ()) -> dict[str, Any]:
         """Make what was written durable and rename it into place.
 
-        Returns:
-            The stage record.
-
         Raises:
             OutputError: The disk is full.
         """

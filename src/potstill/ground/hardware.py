@@ -60,10 +60,14 @@ class Machine:
     system: str
     python: str
 
+    @property
+    def processor(self) -> str:
+        """Processor and the instruction sets that matter."""
+        return f"{self.cpu} ({', '.join(self.flags)})" if self.flags else self.cpu
+
     def __str__(self) -> str:
         gpus = f", {', '.join(self.gpus)}" if self.gpus else ""
-        flags = f" ({', '.join(self.flags)})" if self.flags else ""
-        return f"{self.cpu}{flags}, {self.usable_cores} cores, {self.ram_bytes / 2**30:.0f} GiB{gpus}"
+        return f"{self.processor}, {self.usable_cores} cores, {self.ram_bytes / 2**30:.0f} GiB{gpus}"
 
 
 def describe(*, look_for_gpus: bool = False) -> Machine:

@@ -55,7 +55,8 @@ def with_own_options(merged: dict[str, Any], faults: list[PotstillError]) -> dic
     if not isinstance(distill, Mapping) or not all(isinstance(distill.get(key, {}), Mapping) for key in ("options", *EARLIER)):
         return merged
     method = distill.get("method", "auto")
-    if method not in ("auto", *entries(METHODS)):
+    known = ("auto", *entries(METHODS))
+    if method not in known:
         return merged  # the check of the recipe names the nearest method
     options_of: Any = entries(OPTIONS_OF)
     given = dict(distill.get("options", {}))

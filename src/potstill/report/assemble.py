@@ -241,7 +241,7 @@ def _machine() -> Machine:
     found = describe(look_for_gpus=True)
     return Machine(
         system=found.system,
-        cpu=f"{found.cpu} ({', '.join(found.flags)})" if found.flags else found.cpu,
+        cpu=found.processor,
         cores=found.usable_cores,
         threads=choose_threads(),
         memory_bytes=found.ram_bytes,

@@ -46,7 +46,7 @@ def summary_table(metrics: Metrics) -> Table:
 
 def _factors(metrics: Metrics, medians: Sequence[float | None]) -> str:
     """How many times faster than the teacher's reference each median is, one per line."""
-    teacher = headline.reference(metrics.models["teacher"]) if "teacher" in metrics.models else None
+    teacher = headline.teacher_reference(metrics)
     return "\n".join(numbers.times(teacher[1] / median if teacher and median else None) for median in medians)
 
 

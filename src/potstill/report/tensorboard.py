@@ -19,9 +19,6 @@ def write_tensorboard(metrics: Metrics, folder: str | Path) -> Path:
     Args:
         folder: Receives the event file, usually ``report/tensorboard``.
 
-    Returns:
-        The folder.
-
     Raises:
         MissingExtra: tensorboard is not installed.
     """

@@ -26,9 +26,6 @@ def compute_read_tokens(model: onnx.ModelProto) -> int:
     A classifier that reads the first token alone leaves the last block's output projection, feed-forward layer and
     normalisations of all other tokens unread; behind the last attention they need not be computed. Only whole stretches that
     lead back to an attention are changed, since there every value is [B, T, D].
-
-    Returns:
-        Operators that now compute one token.
     """
     graph = model.graph
     constants = {one.name: len(one.dims) for one in graph.initializer}
@@ -42,11 +39,7 @@ def compute_read_tokens(model: onnx.ModelProto) -> int:
 
 
 def write_known_shapes(model: onnx.ModelProto) -> int:
-    """Write `flatten` of the last two axes, which exporters take apart into four operators, as one, in place.
-
-    Returns:
-        How many were changed.
-    """
+    """Write `flatten` of the last two axes, which exporters take apart into four operators, as one, in place."""
     graph = model.graph
     made = {output: node for node in graph.node for output in node.output}
     values = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
