@@ -12,7 +12,7 @@ from potstill.answers.class_ranges import FLOOR
 from potstill.contracts.answers import Predictions
 from potstill.contracts.party import Party
 from potstill.data.encoded import EncodedRows
-from potstill.evaluate.cost import cost
+from potstill.evaluate.cost import Cost, cost
 from potstill.evaluate.measured_model import TOGETHER, Bench, Subject
 from potstill.evaluate.quality import predict
 from potstill.exports.runtimes import TorchRunner, num_cores
@@ -44,15 +44,15 @@ def example_of(party: Party, model: Any, *, batch: int, tokens: int | None = Non
     return task.example_inputs(model, batch=batch, tokens=tokens)
 
 
-def median_tokens(party: Party) -> int | None:
-    """Tokens of a row of median length; None for images."""
-    middle: int | None = party.rows.task.modality.middle(party.encoded("test"))
-    return middle
+def cost_of(party: Party) -> Cost:
+    """Cost of its model for one row of median length."""
+    middle = party.rows.task.modality.middle(party.encoded("test"))
+    return cost(party.model, example_of(party, party.model, batch=1, tokens=middle))
 
 
 def _untimed(party: Party) -> Subject:
     model = party.model
-    spent = cost(model, example_of(party, model, batch=1, tokens=median_tokens(party)))
+    spent = cost_of(party)
     with placed(model):
         answers = predict(TorchRunner(model, threads=num_cores()), party.encoded("test"), party.collator)
     return Subject(answers, {}, spent.parameters, spent.bytes, spent.flops, {"safetensors": spent.bytes}, party)

@@ -12,8 +12,7 @@ import numpy as np
 from potstill.contracts.answers import Predictions
 from potstill.contracts.party import Party
 from potstill.contracts.runner import Runner
-from potstill.evaluate.cost import cost
-from potstill.evaluate.further_models import example_of, further_subjects, joint_answers, median_tokens
+from potstill.evaluate.further_models import cost_of, example_of, further_subjects, joint_answers
 from potstill.evaluate.measured_model import Bench, Subject
 from potstill.evaluate.quality import predict, sample_batches
 from potstill.exports.delivery import Kept, kept_in, plain_in
@@ -54,7 +53,7 @@ def _subject(bench: Bench, party: Party, answers: Predictions | None = None) -> 
     """A model in PyTorch: timed on the target's device, where it stays; it answers the test rows on a GPU if there is one."""
     model = party.model
     model.to(bench.target.usable_device)
-    spent = cost(model, example_of(party, model, batch=1, tokens=median_tokens(party)))
+    spent = cost_of(party)
     runner = _best_threads(bench, party, lambda threads: TorchRunner(model, threads=threads))
     if answers is None:
         with placed(model):

@@ -21,7 +21,7 @@ from potstill.planning.answer_checks import check_answers, check_states, check_t
 from potstill.planning.block_means import has_states, wants_states
 from potstill.planning.check import check_method
 from potstill.planning.forecast import Forecast, forecast, passes_of
-from potstill.planning.inputs import NOTHING, InMemory, Inputs, content_of, errors_of_task, inputs_of, joint_task, trust_named
+from potstill.planning.inputs import NOTHING, InMemory, content_of, errors_of_task, inputs_of, joint_task, trust_named
 from potstill.planning.learning import LearningOptions
 from potstill.planning.phases import RunFacts, asks_teacher, can_augment
 from potstill.recipe import Recipe
@@ -50,7 +50,7 @@ class TeacherSlots:
     """
 
     name: str
-    given: Slot[Inputs]
+    label: str
     rows: Slot[Rows]
     teacher: Slot[Teacher]
     augmented: Slot[Rows]
@@ -162,14 +162,14 @@ class DistillFlow:
         if number == 0:
             teacher = Slot("teacher", partial(open_teacher, name=label), "teacher", builds_on, kind="teacher")
             asked = Slot("answers", open_answers, "work/cache", {"teacher": teacher, "rows": augmented}, kind="answers")
-            return TeacherSlots("", given, rows, teacher, augmented, asked)
+            return TeacherSlots("", label, rows, teacher, augmented, asked)
         folder = f"work/tasks/{name}" if self.recipe.tasks else f"work/teachers/{name}"
         opens = partial(open_teacher, name=label, own="model")
         teacher = Slot(f"teacher-{name}", opens, folder, builds_on, kind="further-teacher")
         opens = partial(open_answers, is_first=False)
         builds_on = {"teacher": teacher, "rows": augmented}
         asked = Slot(f"answers-{name}", opens, f"work/answers/{name}", builds_on, kind="further-answers")
-        return TeacherSlots(name, given, rows, teacher, augmented, asked)
+        return TeacherSlots(name, label, rows, teacher, augmented, asked)
 
     # -- stages
 
@@ -236,15 +236,16 @@ class DistillFlow:
         )
 
     def _teach(self, party: TeacherSlots, number: int) -> Stage:
-        recipe, teacher, tasks = self.recipe, self.inputs[number].teacher, list(self.recipe.tasks)
-        label = f"teacher of {tasks[number]}" if tasks else f"teacher {party.name}" if party.name else "teacher"
+        recipe, teacher = self.recipe, self.inputs[number].teacher
         anchors = recipe.teacher.anchors if number == 0 else None
-        options = TeachOptions(teacher, anchors, recipe.seed, recipe.precision, recipe.data.max_tokens if number else None, label)
+        options = TeachOptions(
+            teacher, anchors, recipe.seed, recipe.precision, recipe.data.max_tokens if number else None, party.label
+        )
         common: dict[str, Any] = {"writes": party.teacher, "reads": party.teacher.builds_on, "options": options, "trains": True}
         if number == 0:
             title = "train the teacher's new head"
             return Stage(name="teach", title=title, work=teach, is_needed=wants_teaching, **common)
-        title = f"read with {'the ' if tasks else ''}{label}, and train its head where it is new"
+        title = f"read with {'the ' if recipe.tasks else ''}{party.label}, and train its head where it is new"
         return Stage(name=f"teach{party.suffix}", title=title, work=read_and_teach, **common)
 
     def _augment(self) -> Stage:
@@ -263,8 +264,7 @@ class DistillFlow:
 
     def _ask(self, party: TeacherSlots) -> Stage:
         recipe, is_first = self.recipe, party is self.parties[0]
-        who = "the teacher's answers" if is_first else f"the answers of teacher {party.name}"
-        who = f"the answers of the teacher of {party.name}" if recipe.tasks and not is_first else who
+        whose = f"the answers of {'the ' if recipe.tasks else ''}{party.label}"
 
         def options() -> AskOptions:
             keeps_states = is_first and self._keeps_states()
@@ -274,7 +274,7 @@ class DistillFlow:
 
         return Stage(
             name=f"cache{party.suffix}",
-            title=f"keep {who}",
+            title="keep the teacher's answers" if is_first else f"keep {whose}",
             writes=party.answers,
             reads=party.answers.builds_on,
             options=options,

@@ -39,7 +39,7 @@ def open_tasks(merged: dict[str, Any], faults: list[PotstillError]) -> dict[str,
             RecipeError(f"tasks is {tasks!r}", accepted, "for example tasks: {mood: {teacher: ./bert, data: a.csv}, …}")
         )
         return {**{key: value for key, value in merged.items() if key != "tasks"}, **_PLACEHOLDERS}
-    faults += [*_wrong_names(list(tasks)), *_wrong_count(list(tasks))]
+    faults += _wrong_names(list(tasks))
     given = {section: dict(merged.get(section, {})) for section in SHARED}
     faults += [fault for section in SHARED for fault in _wrong_shared(section, given[section], tasks)]
     full = {
@@ -85,19 +85,10 @@ def _wrong_names(names: list[str]) -> list[PotstillError]:
         found.append(
             RecipeError(f"tasks are named {' and '.join(map(repr, twice))}", "names that differ in more than case", "rename one")
         )
+    if len(names) < FEWEST:
+        todo = "write its teacher and data as the recipe's own, without tasks"
+        found.append(RecipeError(f"tasks has one task, {names[0]!r}", "two tasks or more", todo))
     return found
-
-
-def _wrong_count(names: list[str]) -> list[PotstillError]:
-    if len(names) >= FEWEST:
-        return []
-    return [
-        RecipeError(
-            f"tasks has one task, {names[0]!r}",
-            "two tasks or more",
-            "write its teacher and data as the recipe's own, without tasks",
-        )
-    ]
 
 
 def _wrong_shared(section: str, given: Mapping[str, Any], tasks: Mapping[str, Any]) -> list[PotstillError]:
