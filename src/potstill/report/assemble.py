@@ -185,7 +185,7 @@ def _worst(bench: Bench, judge: Judge) -> list[WorstExample]:
 
 
 def _trained(bench: Bench) -> dict[str, Mapping[str, Any]]:
-    """Stage of training → its facts: what was logged, and what it computed in."""
+    """Phase of training → its facts: what was logged, and what it computed in."""
     found: dict[str, Mapping[str, Any]] = {}
     baseline = [] if bench.baseline is None else [("baseline", bench.baseline.folder.parent)]
     for name, folder in (("teach", bench.teacher.folder), *baseline, ("distill", bench.student.folder)):

@@ -225,7 +225,7 @@ class Energy(Part):
 
 
 class TrainingPrecision(Part):
-    """What a stage of training computed in, and what bfloat16 costs: the trained model's answers in both are compared."""
+    """What a phase of training computed in, and what bfloat16 costs: the trained model's answers in both are compared."""
 
     computed_in: str = Field(description="fp32 or bf16.")
     step_fp32_ms: Figure = Field(None, description="Median of a step in float32, milliseconds; null where not timed.")
@@ -280,7 +280,7 @@ class Metrics(Part):
     worst_examples: list[WorstExample] = Field(default_factory=list, description="Worst first.")
     history: dict[str, list[HistoryPoint]] = Field(default_factory=dict, description="Stage to what the trainer logged.")
     precision: dict[str, TrainingPrecision] = Field(
-        default_factory=dict, description="Stage of training to what it computed in and what that cost."
+        default_factory=dict, description="Phase of training to what it computed in and what that cost."
     )
     calibration: dict[str, list[ReliabilityBin]] = Field(default_factory=dict, description="Model to reliability bins.")
     energy: Energy | None = Field(None, description="Energy per row, or why not.")
