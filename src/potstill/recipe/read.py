@@ -124,7 +124,8 @@ def make_recipe(*parts: Mapping[str, Any]) -> Recipe:
     faults: list[PotstillError] = []
     merged: dict[str, Any] = {}
     for part in parts:
-        merged = merge(merged, _canonical(part, faults))
+        laid_over = _canonical(part, faults)
+        merged = merge(_without_options_of_another_method(merged, laid_over), laid_over)
     merged = open_tasks(open_teachers(merged, faults), faults)
     merged = plugins.with_sections(plugins.with_own_options(merged, faults), faults)
     known = [*Recipe.model_fields, *plugins.SECTIONS]
@@ -162,6 +163,15 @@ def open_teachers(merged: dict[str, Any], faults: list[PotstillError]) -> dict[s
     shared = {key: value for key, value in section.items() if key not in (*LISTS, *OF_ALL)}
     joint = {key: section[key] for key in OF_ALL if key in section}
     return {**rest, "teacher": {**shared, **joint, **models[0], "others": [{**shared, **one} for one in models[1:]]}}
+
+
+def _without_options_of_another_method(merged: dict[str, Any], laid_over: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe so far; its `distill.options` belong to its method, and go where what is laid over it names another one."""
+    before, after = merged.get("distill"), laid_over.get("distill")
+    if not isinstance(before, Mapping) or not isinstance(after, Mapping):
+        return merged
+    is_same = after.get("method", before.get("method")) == before.get("method")
+    return merged if is_same else {**merged, "distill": {key: value for key, value in before.items() if key != "options"}}
 
 
 def recipe_schema() -> dict[str, Any]:
