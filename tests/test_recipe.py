@@ -143,9 +143,9 @@ BAD_TASKS = [
     ({"tasks": {**TWO, "x": {"techer": "a", "data": "x.csv"}}}, ["'tasks.x.techer'", "did you mean tasks.x.teacher?"]),
     ({"tasks": {**TWO, "x": {"teacher": {"model": "a", "epoch": 1}, "data": "x.csv"}}}, ["did you mean tasks.x.teacher.epochs?"]),
     ({"tasks": {**TWO, "x": {"teacher": "a"}}}, ["'tasks.x.data.source' is missing"]),
-    ({"tasks": TWO, "teacher": "c"}, ["teacher.model is given beside tasks", "each task has its own"]),
-    ({"tasks": TWO, "teachers": ["c", "d"]}, ["teacher.others is given beside tasks"]),
-    ({"tasks": TWO, "data": {"validation": "v.csv"}}, ["data.validation is given beside tasks"]),
+    ({"tasks": TWO, "teacher": "c"}, ["teacher.model is given with tasks", "each task has its own"]),
+    ({"tasks": TWO, "teachers": ["c", "d"]}, ["teacher.others is given with tasks"]),
+    ({"tasks": TWO, "data": {"validation": "v.csv"}}, ["data.validation is given with tasks"]),
     (
         {"tasks": {name: {**one, "teacher": {"model": "a", "epochs": 3}} for name, one in TWO.items()}, "teacher": {"epochs": 2}},
         ["teacher.epochs has no effect", "every task of this recipe sets"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,11 +13,15 @@ import typer
 from potstill.contracts.target import TARGETS
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from potstill.flows import DistillationPipeline
     from potstill.recipe import Recipe
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+HOMES = {"student": "student_arch", "teacher": "teacher_model"}  # flag → recipe key, where they differ
+NO_KEYS = ("recipe", "settings", "overwrite", "as_json", "traceback")  # parameters that are no keys of a recipe
 
 app = typer.Typer(
     name="potstill",
@@ -66,6 +71,7 @@ TracebackFlag = Annotated[bool, typer.Option("--traceback", help="Show the whole
 
 @app.command()
 def distill(
+    context: typer.Context,
     recipe: RecipeFile = None,
     teacher: TeacherFlag = None,
     data: DataFlag = None,
@@ -87,27 +93,12 @@ def distill(
     traceback: TracebackFlag = False,
 ) -> None:
     """Teacher and data in; distilled, quantized, exported and measured student out."""
-    flags = _flags(
-        teacher=teacher,
-        data=data,
-        ratio=ratio,
-        target=target,
-        output=output,
-        task=task,
-        student=student,
-        method=method,
-        epochs=epochs,
-        unlabelled=unlabelled,
-        quantize=quantize,
-        baseline=baseline,
-        seed=seed,
-        store=store,
-    )
-    _run(_recipe(recipe, flags, settings), overwrite=overwrite, as_json=as_json)
+    _run(_recipe(context.params), overwrite=overwrite, as_json=as_json)
 
 
 @app.command()
 def plan(
+    context: typer.Context,
     recipe: RecipeFile = None,
     teacher: TeacherFlag = None,
     data: DataFlag = None,
@@ -122,13 +113,8 @@ def plan(
     from potstill.flows.preview import preview
 
     _quiet_libraries()
-    result = preview(_recipe(recipe, _flags(teacher=teacher, data=data, ratio=ratio, task=task, student=student), settings))
-    if as_json:
-        _print_json(result.as_dict())
-        return
-    from rich.console import Console
-
-    Console().print(result.as_table())
+    result = preview(_recipe(context.params))
+    _show(as_json, result.as_dict(), result.as_table)
 
 
 @app.command()
@@ -140,18 +126,11 @@ def evaluate(
     traceback: TracebackFlag = False,
 ) -> None:
     """Measure a finished student again, on its own test split or on other data."""
-    from potstill.flows.reevaluate import reevaluate
+    from potstill.flows.reevaluate import as_table, reevaluate
 
     _quiet_libraries()
     figures = reevaluate(folder, data=data, task=task)
-    if as_json:
-        _print_json(figures)
-        return
-    from rich.console import Console
-
-    from potstill.flows.reevaluate import as_table
-
-    Console().print(as_table(figures))
+    _show(as_json, figures, lambda: as_table(figures))
 
 
 @app.command()
@@ -188,12 +167,7 @@ def doctor(as_json: JsonFlag = False) -> None:
     from potstill.doctor import examine
 
     findings = examine()
-    if as_json:
-        _print_json(findings.as_dict())
-    else:
-        from rich.console import Console
-
-        Console().print(findings.as_table())
+    _show(as_json, findings.as_dict(), findings.as_table)
     if findings.missing:
         raise typer.Exit(1)
 
@@ -218,7 +192,7 @@ def losses(as_json: JsonFlag = False) -> None:
     """List the losses: kind, what they need, defaults and source."""
     from potstill.losses.catalogue import describe
 
-    _print_rows("losses", describe(), as_json)
+    _show(as_json, describe(), lambda: _table("losses", describe()))
 
 
 @app.command()
@@ -226,7 +200,7 @@ def methods(as_json: JsonFlag = False) -> None:
     """List the distillation methods: what they do, the losses that they combine, and their source."""
     from potstill.methods.catalogue import describe
 
-    _print_rows("methods", describe(), as_json)
+    _show(as_json, describe(), lambda: _table("methods", describe()))
 
 
 @app.callback(invoke_without_command=True)
@@ -267,16 +241,13 @@ def main() -> None:
         sys.exit(code)
 
 
-def _flags(**given: Any) -> dict[str, Any]:
-    home = {"student": "student_arch", "quantize": "quantize", "teacher": "teacher_model"}
-    return {home.get(name, name): value for name, value in given.items() if value is not None}
-
-
-def _recipe(file: Path | None, flags: dict[str, Any], settings: list[str] | None) -> Recipe:
+def _recipe(given: Mapping[str, Any]) -> Recipe:
+    """The recipe of a command: its file, the flags that were given, and its settings, later ones laid over earlier ones."""
     from potstill.recipe import make_recipe, parse_settings, read_file
 
-    parts = [read_file(file)] if file is not None else []
-    return make_recipe(*parts, flags, parse_settings(settings or []))
+    parts = [read_file(given["recipe"])] if given["recipe"] is not None else []
+    flags = {HOMES.get(name, name): value for name, value in given.items() if name not in NO_KEYS and value is not None}
+    return make_recipe(*parts, flags, parse_settings(given["settings"] or []))
 
 
 def _run(recipe: Recipe, *, overwrite: bool, as_json: bool) -> None:
@@ -323,11 +294,16 @@ def _print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def _print_rows(title: str, rows: list[dict[str, str]], as_json: bool) -> None:
+def _show(as_json: bool, value: Any, make_table: Callable[[], Any]) -> None:
     if as_json:
-        _print_json(rows)
+        _print_json(value)
         return
     from rich.console import Console
+
+    Console().print(make_table())
+
+
+def _table(title: str, rows: list[dict[str, str]]) -> Table:
     from rich.table import Table
 
     table = Table(title=title)
@@ -335,7 +311,7 @@ def _print_rows(title: str, rows: list[dict[str, str]], as_json: bool) -> None:
         table.add_column(key, overflow="fold")
     for row in rows:
         table.add_row(*row.values())
-    Console().print(table)
+    return table
 
 
 if __name__ == "__main__":

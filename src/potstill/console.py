@@ -21,7 +21,6 @@ class ConsoleObserver:
     """Draws a run on a rich console; use it as a context manager.
 
     Args:
-        console: Where to draw; stderr by default, so that results on stdout stay clean.
         num_stages: How many stages the run has, those that are left out included, for the counter.
     """
 
@@ -53,7 +52,6 @@ class ConsoleObserver:
         self._progress.stop()
 
     def stage_started(self, name: str, title: str) -> None:
-        """Open a bar."""
         self._titles[name] = title
         self._last_line = time.monotonic()
         self._task = self._progress.add_task(f"{name:<9}", total=None, figures=title)
@@ -87,11 +85,9 @@ class ConsoleObserver:
         self._count += 1
 
     def note(self, text: str) -> None:
-        """Print a dim line."""
         self.console.print(f"         [dim]{escape(text)}[/dim]", highlight=False)
 
     def warn(self, text: str) -> None:
-        """Print a yellow line."""
         self.console.print(f"[yellow]![/yellow]        {escape(text)}", highlight=False)
 
 

@@ -37,7 +37,6 @@ def prepare_demo(output: str | Path, *, seed: int = 0) -> dict[str, Any]:
 
     Args:
         output: Folder of the run; the inputs go into ``<output>-input/data`` and ``<output>-input/teacher``.
-        seed: Seed of the run; the split of the digits is always the same.
 
     Returns:
         Settings for `potstill.recipe.make_recipe`.

@@ -175,7 +175,7 @@ def test_insides_are_compared_where_the_models_are() -> None:
     for device in ("cpu", "cuda"):
         one, other, read = copy.deepcopy(teacher).to(device), copy.deepcopy(teacher).to(device), TapReader().read
         layers = layer_similarity(one, other, batches(), student_needs=needs, teacher_needs=needs, read=read)
-        found.append((layers.matrix, attention_difference(one, other, batches(), pairs=pairs, read=read).divergence))
+        found.append((layers, attention_difference(one, other, batches(), pairs=pairs, read=read).divergence))
     np.testing.assert_allclose(found[1][0], found[0][0], atol=1e-4)
     np.testing.assert_allclose(found[1][1], found[0][1], atol=1e-5)
 

@@ -115,7 +115,7 @@ def test_schema_and_lists_are_json_for_machines(monkeypatch: pytest.MonkeyPatch,
 def test_flags_are_laid_over_the_recipe_file(tmp_path: Path) -> None:
     file = tmp_path / "recipe.yaml"
     file.write_text(yaml.safe_dump({"teacher": "./a", "data": "b.csv", "ratio": 0.5}), "utf-8")
-    recipe = cli._recipe(file, cli._flags(ratio=0.8), ["distill.epochs=2"])
+    recipe = cli._recipe({"recipe": file, "ratio": 0.8, "settings": ["distill.epochs=2"]})
     assert recipe.student.ratio == 0.8
     assert recipe.distill.epochs == 2
     assert recipe.teacher.model == "./a"

@@ -28,7 +28,6 @@ class NameIn:
 
     Args:
         table: Where the table is: ``"package.module:attribute"``.
-        also: Further names.
     """
 
     table: str

@@ -17,11 +17,7 @@ from potstill.errors import NeedsError
 
 
 class Response(ABC):
-    """What a teacher says of a batch; `potstill.knowledge.responses` lists the kinds.
-
-    Attributes:
-        name: Of the kind, as in the table.
-    """
+    """What a teacher says of a batch; `potstill.knowledge.responses` lists the kinds."""
 
     name: ClassVar[str]
 

@@ -35,4 +35,3 @@ class Runner(Protocol):
         Args:
             inputs: The batch; inputs that the model does not have are left out.
         """
-        ...

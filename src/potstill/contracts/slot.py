@@ -27,7 +27,6 @@ class Given(Protocol):
         Raises:
             UndeclaredSlotError: The role was not declared.
         """
-        ...
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,11 +18,9 @@ class TeacherSource(Protocol):
     @property
     def fingerprint(self) -> str:
         """Of the knowledge: the weights of the teacher or teachers."""
-        ...
 
     def can_provide(self, need: str) -> bool:
         """Whether a signal of this source can hold the value of that need name."""
-        ...
 
     def signal(self, batch: Mapping[str, Any], needs: Collection[str]) -> TeacherSignal:
         """The knowledge of one batch.
@@ -31,7 +29,6 @@ class TeacherSource(Protocol):
             batch: The student's batch with ``row_id`` [B]; ``teacher_*`` keys are the teacher's own inputs.
             needs: Need names, for example ``("logits", "hidden:-1")``.
         """
-        ...
 
 
 class TapReader(Protocol):
@@ -39,7 +36,6 @@ class TapReader(Protocol):
 
     def read(self, model: nn.Module, inputs: Mapping[str, Tensor], needs: Collection[str]) -> Mapping[str, Tensor]:
         """One forward pass; the values of `needs`, of which ``"logits"`` may be one."""
-        ...
 
 
 def require(needs: Collection[str], can_provide: Callable[[str], bool], *, source: str, remedy: str) -> None:

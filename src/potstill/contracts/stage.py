@@ -69,12 +69,7 @@ class StageResult:
     """What became of a stage in this run.
 
     Args:
-        fingerprint: Of everything that its result depends on.
-        place: Where the result lies, or would lie.
         seconds: Of work, over all sittings.
-        skipped: It was there already, or is not needed.
-        is_needed: This run has the stage.
-        notes: Lines for the user.
     """
 
     fingerprint: str

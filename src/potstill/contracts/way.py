@@ -32,8 +32,6 @@ class Precision:
 
     Args:
         name: ``"int8"``.
-        bits: Of one weight.
-        is_integer: Whether weights are integers with scales.
     """
 
     name: str

@@ -20,8 +20,6 @@ class Cost:
 
     Args:
         flops: Floating point operations of one row, a multiplication and an addition counting as two.
-        parameters: Numbers in the model, shared ones once.
-        bytes: Of the weights as saved.
     """
 
     flops: int
@@ -30,18 +28,8 @@ class Cost:
 
 
 def cost(model: nn.Module, inputs: Mapping[str, Tensor]) -> Cost:
-    """Cost of `model` for rows like `inputs`.
-
-    Args:
-        model: Called with `inputs` by name.
-        inputs: One batch; give it the data's median length, because the work grows with it.
-    """
-    return Cost(flops(model, inputs), num_parameters(model), model_bytes(model))
-
-
-def num_parameters(model: nn.Module) -> int:
-    """Numbers in the model, shared ones once; and the integers of a coded embedding."""
-    return parameters_of(model)
+    """Cost of `model` for rows like `inputs`."""
+    return Cost(flops(model, inputs), parameters_of(model), model_bytes(model))
 
 
 def flops(model: nn.Module, inputs: Mapping[str, Tensor]) -> int:
@@ -52,7 +40,6 @@ def flops(model: nn.Module, inputs: Mapping[str, Tensor]) -> int:
 
     Args:
         model: Called with `inputs` by name; its mode and attention are as before afterwards.
-        inputs: One batch, batch dimension first.
     """
     from torch.utils.flop_counter import FlopCounterMode
 

@@ -12,7 +12,7 @@ from potstill.answers.class_ranges import FLOOR
 from potstill.contracts.answers import Predictions
 from potstill.contracts.party import Party
 from potstill.data.encoded import EncodedRows
-from potstill.evaluate.cost import cost
+from potstill.evaluate.cost import Cost, cost
 from potstill.evaluate.measured_model import TOGETHER, Bench, Subject
 from potstill.evaluate.quality import predict
 from potstill.exports.runtimes import TorchRunner, num_cores
@@ -21,13 +21,7 @@ from potstill.models.party import Teacher
 
 
 def further_subjects(bench: Bench, teacher: Subject, student: Subject) -> dict[str, Subject]:
-    """Name → subject; they are not timed, so they have no runners.
-
-    Args:
-        bench: What is measured.
-        teacher: The first teacher.
-        student: The last of a chain.
-    """
+    """Name → subject; they are not timed, so they have no runners."""
     found: dict[str, Subject] = {}
     if not bench.options.tasks:
         found = {f"teacher-{number}": _untimed(one) for number, one in enumerate(bench.teachers[1:], start=2)}
@@ -50,28 +44,22 @@ def example_of(party: Party, model: Any, *, batch: int, tokens: int | None = Non
     return task.example_inputs(model, batch=batch, tokens=tokens)
 
 
-def median_tokens(party: Party) -> int | None:
-    """Tokens of a row of median length; None for images."""
-    middle: int | None = party.rows.task.modality.middle(party.encoded("test"))
-    return middle
+def cost_of(party: Party) -> Cost:
+    """Cost of its model for one row of median length."""
+    middle = party.rows.task.modality.middle(party.encoded("test"))
+    return cost(party.model, example_of(party, party.model, batch=1, tokens=middle))
 
 
 def _untimed(party: Party) -> Subject:
     model = party.model
-    spent = cost(model, example_of(party, model, batch=1, tokens=median_tokens(party)))
+    spent = cost_of(party)
     with placed(model):
         answers = predict(TorchRunner(model, threads=num_cores()), party.encoded("test"), party.collator)
     return Subject(answers, {}, spent.parameters, spent.bytes, spent.flops, {"safetensors": spent.bytes}, party)
 
 
 def joint_answers(teachers: Sequence[Teacher], split: str, num_classes: int) -> Predictions:
-    """What every row's own teacher answers on a split, in the order of the rows.
-
-    Args:
-        teachers: Of each task.
-        split: Name of the split.
-        num_classes: Of all tasks.
-    """
+    """What every row's own teacher answers on a split, in the order of the rows."""
     parts = [own_answers(one, one.encoded(split), num_classes) for one in teachers if one.rows.has(split)]
     logits, labels, row_ids = (
         np.concatenate([getattr(part, name) for part in parts]) for name in ("logits", "labels", "row_ids")
@@ -80,13 +68,7 @@ def joint_answers(teachers: Sequence[Teacher], split: str, num_classes: int) -> 
 
 
 def own_answers(teacher: Teacher, rows: EncodedRows, num_classes: int) -> Predictions:
-    """What a task's teacher answers, at the places of its classes; other classes cannot be chosen.
-
-    Args:
-        teacher: Of the task.
-        rows: Rows in its tokens, labelled with its classes.
-        num_classes: Of all tasks.
-    """
+    """What a task's teacher answers, at the places of its classes; other classes cannot be chosen."""
     start, stop = teacher.rows.block
     with placed(teacher.model) as model:
         found = predict(TorchRunner(model), rows, teacher.collator)

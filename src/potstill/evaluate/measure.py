@@ -1,4 +1,4 @@
-"""Measurement of every model of a run on its test rows: answers, costs, and times that are interleaved."""
+"""Measurement of every model of a run on its test rows: answers, costs, interleaved times, and energy by RAPL."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ import numpy as np
 from potstill.contracts.answers import Predictions
 from potstill.contracts.party import Party
 from potstill.contracts.runner import Runner
-from potstill.evaluate.cost import cost
-from potstill.evaluate.energy import measure_energy
-from potstill.evaluate.further_models import example_of, further_subjects, joint_answers, median_tokens
+from potstill.evaluate.further_models import cost_of, example_of, further_subjects, joint_answers
 from potstill.evaluate.measured_model import Bench, Subject
 from potstill.evaluate.quality import predict, sample_batches
 from potstill.exports.delivery import Kept, kept_in, plain_in
@@ -24,15 +22,11 @@ from potstill.ground.devices import compute_device, device_of, placed
 
 LATENCY_BATCHES = 16
 SECONDS_PER_SIZE = 12.0
+POWERCAP = Path("/sys/class/powercap")
 
 
 def gather(bench: Bench, folder: Path) -> dict[str, Subject]:
-    """Every model of the run with its answers on the test split and its runners.
-
-    Args:
-        bench: What is measured.
-        folder: For files that are not kept.
-    """
+    """Every model of the run with its answers on the test split and its runners."""
     teacher = bench.teacher
     known = joint_answers(bench.teachers, "test", len(bench.rows.label_names)) if bench.options.tasks else None
     subjects = {"teacher": _subject(bench, teacher, known)}
@@ -56,16 +50,10 @@ def gather(bench: Bench, folder: Path) -> dict[str, Subject]:
 
 
 def _subject(bench: Bench, party: Party, answers: Predictions | None = None) -> Subject:
-    """A model in PyTorch: it is timed on the target's device, where it stays, and answers the test rows on a GPU if there is one.
-
-    Args:
-        bench: What is measured.
-        party: The model and its rows.
-        answers: What is answered in its name, where that is known already.
-    """
+    """A model in PyTorch: timed on the target's device, where it stays; it answers the test rows on a GPU if there is one."""
     model = party.model
     model.to(bench.target.usable_device)
-    spent = cost(model, example_of(party, model, batch=1, tokens=median_tokens(party)))
+    spent = cost_of(party)
     runner = _best_threads(bench, party, lambda threads: TorchRunner(model, threads=threads))
     if answers is None:
         with placed(model):
@@ -152,8 +140,45 @@ class _Fed:
 def _energy(runners: Mapping[str, Runner], numbered: Sequence[Mapping[str, Any]]) -> tuple[dict[str, float] | None, str | None]:
     joules: dict[str, float] = {}
     for key, runner in runners.items():
-        spent = measure_energy(lambda runner=runner: [runner.run(batch) for batch in numbered])  # type: ignore[misc]
-        if spent.joules is None:
-            return None, spent.reason
-        joules[key] = spent.joules / sum(int(batch["size"]) for batch in numbered)
+        spent, reason = measure_energy(lambda runner=runner: [runner.run(batch) for batch in numbered])  # type: ignore[misc]
+        if spent is None:
+            return None, reason
+        joules[key] = spent / sum(int(batch["size"]) for batch in numbered)
     return joules, None
+
+
+def measure_energy(work: Callable[[], object], *, powercap: Path = POWERCAP) -> tuple[float | None, str]:
+    """Joules of the processor packages while `work` is done once; None, and the reason, where they cannot be read.
+
+    Args:
+        work: What to do; the energy of everything else on the machine counts too.
+    """
+    packages, reason = _packages(powercap)
+    before = {package: _read(package / "energy_uj") for package in packages}
+    work()
+    if not packages:
+        return None, reason
+    used = 0
+    for package, start in before.items():
+        difference = _read(package / "energy_uj") - start
+        if difference < 0:  # the counter began again from zero
+            difference += _read(package / "max_energy_range_uj")
+        used += difference
+    return used / 1e6, ""
+
+
+def _packages(powercap: Path) -> tuple[list[Path], str]:
+    found = sorted(path for path in powercap.glob("intel-rapl:*") if path.name.count(":") == 1) if powercap.exists() else []
+    if not found:
+        return [], "this machine shows no energy counters (common in virtual machines)"
+    try:
+        for package in found:
+            _read(package / "energy_uj")
+            _read(package / "max_energy_range_uj")
+    except OSError as error:
+        return [], f"the energy counters cannot be read: {error}"
+    return found, ""
+
+
+def _read(path: Path) -> int:
+    return int(path.read_text().strip())

@@ -22,21 +22,7 @@ TOGETHER = "ensemble"
 
 @dataclass(frozen=True)
 class MeasureOptions:
-    """What measuring reads of a recipe.
-
-    Args:
-        evaluate: How much is measured.
-        seed: Of rows that are drawn.
-        teachers: Names of the teachers' models, the first one first.
-        sources: Names of the data.
-        combination: How several teachers become one.
-        tasks: Names of several tasks; empty for one.
-        has_baseline: Whether a student was trained without distillation.
-        has_ratio: Whether the student's size was asked for, and not a named student.
-        ensemble: Whether all generations together are measured too.
-        target: Name of the hardware that serves the student.
-        recipe_file: Where the recipe lies.
-    """
+    """What measuring reads of a recipe."""
 
     evaluate: EvaluateRecipe
     seed: int
@@ -56,15 +42,6 @@ class Bench:
     """The parties of a finished training and what was exported.
 
     Args:
-        options: What the recipe says.
-        rows: All rows.
-        teacher: The first teacher with all rows in its tokens.
-        teachers: All teachers.
-        student: The trained student.
-        baseline: The one trained by labels alone; None without.
-        chain: Models between teacher and student.
-        exports: Folder of the exported student.
-        export_facts: What was exported and chosen.
         learned_shares: Weights of several teachers that were learned; None where they were not.
     """
 
@@ -87,17 +64,7 @@ class Bench:
 
 @dataclass
 class Subject:
-    """How a model answers, and everything that serves it.
-
-    Args:
-        answers: What it answers on the test rows, served by the first runner.
-        runners: Ways of serving it that are timed.
-        parameters: Numbers in it.
-        bytes: On disk, of the first runner's file.
-        flops: Of one row of median length.
-        formats: Format → bytes on disk.
-        party: Whose rows it reads.
-    """
+    """How a model answers, and everything that serves it."""
 
     answers: Predictions
     runners: dict[str, Runner]

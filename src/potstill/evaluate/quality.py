@@ -97,11 +97,7 @@ def sample_batches(
     """Batches of rows drawn at random, as requests arrive: of the data's own lengths, padded to the longest of the batch.
 
     Args:
-        rows: Encoded rows.
-        collator: Makes a batch of rows.
         sizes: Rows per batch; a size beyond the number of rows repeats rows.
-        num_batches: Batches of each size.
-        seed: Of the draw.
 
     Returns:
         Size → batches, model inputs only.

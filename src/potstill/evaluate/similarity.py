@@ -22,23 +22,6 @@ MAX_ROWS = 2000
 
 
 @dataclass(frozen=True)
-class LayerSimilarity:
-    """Similarity of every student layer with every teacher layer, ready for a heat map.
-
-    Args:
-        matrix: [S, L], each from 0 to 1.
-        student: Need names of the rows.
-        teacher: Need names of the columns.
-        num_rows: Data rows it was measured on.
-    """
-
-    matrix: np.ndarray
-    student: tuple[str, ...]
-    teacher: tuple[str, ...]
-    num_rows: int
-
-
-@dataclass(frozen=True)
 class AttentionDifference:
     """Divergence of attention for every mapped pair of layers.
 
@@ -53,11 +36,6 @@ class AttentionDifference:
     divergence: np.ndarray
     num_rows: int
     maps: tuple[tuple[np.ndarray, np.ndarray], ...]
-
-    @property
-    def mean(self) -> float:
-        """Mean over the pairs, in nats."""
-        return float(self.divergence.mean())
 
 
 def jensen_shannon(first: Tensor, second: Tensor) -> Tensor:
@@ -85,19 +63,10 @@ def layer_similarity(
     teacher_needs: Sequence[str],
     read: Read,
     max_rows: int = MAX_ROWS,
-) -> LayerSimilarity:
-    """CKA of every student layer with every teacher layer.
+) -> np.ndarray:
+    """CKA of every student layer with every teacher layer: [S, L], each from 0 to 1.
 
     A row of a layer is the mean over its real tokens (or over its pixels); batches may hold ``teacher_`` inputs.
-
-    Args:
-        student: The student model.
-        teacher: The teacher model.
-        batches: Batches of tensors as the collator makes them.
-        student_needs: ``"embedding"``, ``"hidden:1"`` …
-        teacher_needs: The same for the teacher.
-        read: (model, inputs, needs) → values by need name.
-        max_rows: Stop after this many rows.
 
     Raises:
         DataError: Fewer than 2 rows.
@@ -106,8 +75,8 @@ def layer_similarity(
     sides, num_rows = rows_of_blocks((student, teacher), needs, batches, read, max_rows=max_rows)
     if num_rows < LEAST_ROWS:
         raise DataError(f"{num_rows} rows were given to compare layers", f"at least {LEAST_ROWS} rows")
-    matrix = cka_matrix(list(sides[0].values()), list(sides[1].values())).numpy()
-    return LayerSimilarity(matrix, tuple(student_needs), tuple(teacher_needs), num_rows)
+    matrix: np.ndarray = cka_matrix(list(sides[0].values()), list(sides[1].values())).numpy()
+    return matrix
 
 
 def attention_difference(
@@ -124,12 +93,8 @@ def attention_difference(
     Where the numbers of heads differ, probabilities are averaged over heads first.
 
     Args:
-        student: The student model.
-        teacher: The teacher model.
-        batches: Batches of tensors as the collator makes them.
         pairs: (student layer, teacher layer), 1-based.
         read: (model, inputs, needs) → values by need name; ``attention:k`` are scores before softmax, without mask.
-        max_rows: Stop after this many rows.
 
     Raises:
         NeedsError: No pair, or no row has the same number of tokens in both.

@@ -22,7 +22,6 @@ def ways_of(mode: str, target: Target) -> tuple[Way, ...]:
 
     Args:
         mode: ``"auto"`` (all that the target tries by itself), ``"none"`` (fp32), ``"int8"``, a group, or one way.
-        target: Hardware that will serve.
 
     Raises:
         RecipeError: No such mode, or none that the target can run.

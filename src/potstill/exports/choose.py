@@ -29,15 +29,10 @@ class Candidate:
     """One way of serving the model and what was measured of it.
 
     Args:
-        way: The way.
-        path: The served file.
         bytes: Size on disk; 0 where it could not be built.
         metric: The task's metric on the validation rows; None where it failed.
         drop: Reference metric − metric, absolute; None where it failed.
         p50_ms: Median latency of one row in milliseconds, with the best thread count; None where it failed or was not measured.
-        threads: The thread count of that latency.
-        accepted: The drop is within what is allowed.
-        reason: Why it was accepted, refused or failed.
     """
 
     way: Way
@@ -67,15 +62,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen, why, and everything that was tried.
-
-    Args:
-        chosen: The candidate to serve.
-        reason: Why, in one sentence.
-        reference: The metric that drops are taken from.
-        max_drop: The drop that was allowed.
-        tries: Every candidate, failed ones too, in the order tried.
-    """
+    """What was chosen, why, and everything that was tried."""
 
     chosen: Candidate
     reason: str
@@ -104,15 +91,8 @@ def choose(
 
     Args:
         sources: Format → fp32 file from its `export`, for each format that the ways read; the first one gives the reference.
-        folder: Where candidates are written.
-        ways: What to try, from `ways_of`.
-        target: Hardware that will serve.
         metric_of: Measures a runner on the validation rows; higher is better.
-        calibration: Batches of training rows, for candidates that need them.
-        latency_inputs: Single rows of the data's own lengths.
-        max_drop: Largest allowed drop of the metric, absolute.
         reference: The metric that drops are taken from; None measures the first source.
-        on_try: Called with the name of each candidate before it is built.
 
     Raises:
         DataError: No row to time.

@@ -20,15 +20,7 @@ from potstill.exports.choose import Candidate, Choice
 
 @dataclass(frozen=True)
 class Kept:
-    """A file of the student that is kept.
-
-    Args:
-        name: The way that made it.
-        format: Of the file.
-        precision: Of its weights.
-        file: Main file, in the folder of the delivery.
-        threads: Of one call; None where that is to be measured.
-    """
+    """A file of the student that is kept."""
 
     name: str
     format: Format
@@ -63,12 +55,7 @@ def deliver(
     """Export a student in the target's first format, and keep what measures best too.
 
     Args:
-        model: The student.
         folder: Receives ``model.onnx`` (or the suffix of that format) and the files that are kept.
-        target: Hardware that will serve.
-        example_inputs: See `Format.export`.
-        dynamic_axes: See there.
-        ways: What to try, from `ways_of`.
         choosing: `choose` with its measures; None keeps the export alone.
 
     Returns:

@@ -40,12 +40,6 @@ _NUMPY_TYPES = {
 class OnnxRunner:
     """An ONNX file in ONNX Runtime.
 
-    Args:
-        path: The ``.onnx`` file.
-        threads: Threads of one call; None takes all cores.
-        precision: What the name says; read from the file by default.
-        device: Where it runs, as PyTorch names devices.
-
     Raises:
         ModelError: The file cannot be loaded, or not on this device.
     """
@@ -91,8 +85,35 @@ class OnnxFormat(Format):
     def export(
         self, model: nn.Module, path: Path, *, example_inputs: Mapping[str, Tensor], dynamic_axes: Axes, tolerance: float = 1e-4
     ) -> Artefact:
-        """See `export_onnx`."""
-        return export_onnx(model, path, example_inputs=example_inputs, dynamic_axes=dynamic_axes, tolerance=tolerance)
+        """A copy in fp32 on the CPU is traced, with attention in its plain form, which runtimes can fuse."""
+        path = Path(path)
+        examples = {name: value.detach().cpu() for name, value in example_inputs.items()}
+        partial = path.with_name(f"{path.name}.partial")
+        make_folder(path.parent)
+        wrapper = traceable(model, tuple(examples))
+        failures = []
+        for exporter in (_trace, _export_program):
+            try:
+                exporter(wrapper, examples, dynamic_axes, partial)
+                _finish(partial, model)
+                difference = largest_difference(wrapper, self.open(partial, threads=1), examples, dynamic_axes)
+            except OSError as error:
+                partial.unlink(missing_ok=True)
+                raise OutputError(f"{path} could not be written: {error}", todo="free space or choose another folder") from error
+            except Exception as error:
+                failures.append(f"{exporter.__name__.strip('_')}: {_first_line(error)}")
+                logger.info("exporter %s failed: %s", exporter.__name__, error)
+                continue
+            if difference.relative <= tolerance:
+                self.move(partial, path)
+                return Artefact(path, self.bytes(path), difference.absolute)
+            failures.append(f"{exporter.__name__.strip('_')}: differs by {difference.relative:.2g} at {difference.where}")
+        partial.unlink(missing_ok=True)
+        raise ModelError(
+            f"{type(model).__name__} could not be exported to ONNX ({'; '.join(failures)})",
+            f"a model whose exported logits differ from PyTorch by at most {tolerance:g} of the largest logit",
+            "keep the PyTorch model, or raise the tolerance where such a difference is harmless",
+        )
 
     def open(self, path: Path, *, threads: int | None = None, precision: str | None = None, device: str = "cpu") -> OnnxRunner:
         """See `OnnxRunner`."""
@@ -117,45 +138,7 @@ class OnnxFormat(Format):
 
 
 ONNX = OnnxFormat()
-
-
-def export_onnx(
-    model: nn.Module,
-    path: str | Path,
-    *,
-    example_inputs: Mapping[str, Tensor],
-    dynamic_axes: Axes,
-    tolerance: float = 1e-4,
-) -> Artefact:
-    """See `Format.export`. A copy in fp32 on the CPU is traced, with attention in its plain form, which runtimes can fuse."""
-    path = Path(path)
-    examples = {name: value.detach().cpu() for name, value in example_inputs.items()}
-    partial = path.with_name(f"{path.name}.partial")
-    make_folder(path.parent)
-    wrapper = traceable(model, tuple(examples))
-    failures = []
-    for exporter in (_trace, _export_program):
-        try:
-            exporter(wrapper, examples, dynamic_axes, partial)
-            _finish(partial, model)
-            difference = largest_difference(wrapper, OnnxRunner(partial, threads=1), examples, dynamic_axes)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise OutputError(f"{path} could not be written: {error}", todo="free space or choose another folder") from error
-        except Exception as error:
-            failures.append(f"{exporter.__name__.strip('_')}: {_first_line(error)}")
-            logger.info("exporter %s failed: %s", exporter.__name__, error)
-            continue
-        if difference.relative <= tolerance:
-            ONNX.move(partial, path)
-            return Artefact(path, ONNX.bytes(path), difference.absolute)
-        failures.append(f"{exporter.__name__.strip('_')}: differs by {difference.relative:.2g} at {difference.where}")
-    partial.unlink(missing_ok=True)
-    raise ModelError(
-        f"{type(model).__name__} could not be exported to ONNX ({'; '.join(failures)})",
-        f"a model whose exported logits differ from PyTorch by at most {tolerance:g} of the largest logit",
-        "keep the PyTorch model, or raise the tolerance where such a difference is harmless",
-    )
+export_onnx = ONNX.export
 
 
 def set_metadata(model: onnx.ModelProto, values: Mapping[str, str]) -> None:

@@ -23,8 +23,6 @@ class OpenVinoRunner:
     """An ONNX file or OpenVINO model (``.xml``) in OpenVINO on the CPU.
 
     Args:
-        path: The ``.onnx`` or ``.xml`` file.
-        threads: Threads of one call; None takes all cores.
         precision: What the name says. A hint keeps OpenVINO from computing in bfloat16 by itself.
 
     Raises:

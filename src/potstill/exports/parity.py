@@ -20,7 +20,6 @@ class Difference:
     """The largest difference found.
 
     Args:
-        absolute: Of an output.
         relative: The same over 1 + the largest absolute value of that output in that batch.
         where: The batch at which the relative difference is largest, in words.
     """
@@ -39,10 +38,7 @@ def largest_difference(
     """Compare file and model on batches of several sizes and lengths, with and without padding.
 
     Args:
-        model: In eval mode on the CPU.
-        runner: The file made from it.
         examples: Example inputs by name; rows and tokens are repeated or dropped to make other shapes.
-        dynamic_axes: Input name → {axis: name}.
     """
     absolute, relative, worst = 0.0, 0.0, "no shape"
     for where, inputs in other_shapes(examples, dynamic_axes, _pad_id(model.model), _max_tokens(model.model)):

@@ -31,19 +31,13 @@ def named_outputs(model: nn.Module, output: Any) -> dict[str, Tensor]:
     """What a forward of `model` returned, by name.
 
     Args:
-        model: The model.
         output: What it returned; ``"logits"`` is read as `head_output` does, other outputs are looked up by name.
     """
     return {name: head_output(output) if name == LOGITS else output[name] for name in output_names(model)}
 
 
 class NamedOutputs(nn.Module):
-    """A model as a function of positional tensors that returns the tensors of `named_outputs` in order; what exporters trace.
-
-    Args:
-        model: The model.
-        names: Names of its inputs.
-    """
+    """A model as a function of positional tensors that returns the tensors of `named_outputs` in order; what exporters trace."""
 
     def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
         super().__init__()
@@ -62,9 +56,7 @@ class TorchRunner:
     """A PyTorch model in eval and inference mode, on the device where it lies.
 
     Args:
-        model: Returns an object with ``logits``, or the logits.
         threads: Threads of one call; None takes PyTorch's present number.
-        precision: What the name says; read from the parameters by default.
     """
 
     def __init__(self, model: Any, *, threads: int | None = None, precision: str | None = None) -> None:
@@ -99,7 +91,7 @@ class TorchRunner:
 def in_fp32(output: Tensor | np.ndarray) -> np.ndarray:
     """An output as an array, floating point numbers in fp32."""
     value = output if isinstance(output, np.ndarray) else (output.float() if output.is_floating_point() else output).numpy()
-    return value.astype(np.float32, copy=False) if value.dtype.kind == "f" else value
+    return value.astype(np.float32, copy=False) if np.issubdtype(value.dtype, np.floating) else value
 
 
 def model_bytes(model: Any) -> int:

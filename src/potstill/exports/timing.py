@@ -23,7 +23,6 @@ class Timing:
     Args:
         wall_ms: Wall time [N] in milliseconds.
         cpu_ms: Time of all threads of this process [N] in milliseconds; far above the wall time where cores are shared or spin.
-        threads: Threads that a call may use.
     """
 
     wall_ms: np.ndarray
@@ -55,11 +54,7 @@ def latency(
     """Time runners at several batch sizes: name → batch size → times; see `time_interleaved`.
 
     Args:
-        runners: Name → runner.
         batches: Batch size → batches, from `potstill.evaluate.quality.sample_batches`.
-        repeats: Rounds over the batches of a size.
-        warm_up: Rounds before, not counted.
-        seconds: Stop a batch size when this time is reached.
 
     Raises:
         DataError: No runner, or a size without batches.
@@ -85,9 +80,6 @@ def time_interleaved(
     on the machine or a warm cache favours none.
 
     Args:
-        runners: Name → runner.
-        inputs: Batches as the model takes them.
-        repeats: Rounds over the inputs.
         warm_up: Rounds before, not counted; they also give every shape to runtimes that prepare for shapes.
         seconds: Stop with the input in which this time is reached, but not before each runner was called `LEAST_CALLS` times.
             Warming up stops likewise, and inputs that it did not reach are not timed. None sets no limit.

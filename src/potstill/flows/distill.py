@@ -20,7 +20,7 @@ from potstill.models.party import Student, Teacher
 from potstill.planning.block_means import has_states, wants_states
 from potstill.planning.check import check_answers, check_method, check_states
 from potstill.planning.forecast import Forecast, forecast, passes_of
-from potstill.planning.inputs import NOTHING, InMemory, Inputs, content_of, errors_of_task, inputs_of, joint_task, trust_named
+from potstill.planning.inputs import NOTHING, InMemory, content_of, errors_of_task, inputs_of, joint_task, trust_named
 from potstill.planning.learning import LearningOptions
 from potstill.planning.phases import RunFacts, asks_teacher, can_augment
 from potstill.recipe import Recipe
@@ -46,13 +46,11 @@ class TeacherSlots:
 
     Args:
         name: Empty for the first one; else a number, or the name of a task.
-        given: The teacher as the user gave it.
-        rows: The rows that it answers; `augmented` are these and more.
         teacher: It, trained where its head is new; `answers` is it once it was asked.
     """
 
     name: str
-    given: Slot[Inputs]
+    label: str
     rows: Slot[Rows]
     teacher: Slot[Teacher]
     augmented: Slot[Rows]
@@ -65,13 +63,7 @@ class TeacherSlots:
 
 
 class DistillFlow:
-    """The slots and stages of a recipe.
-
-    Args:
-        recipe: The resolved recipe.
-        memory: A teacher or data in memory.
-        tasks: The same of each of several tasks.
-    """
+    """The slots and stages of a recipe."""
 
     def __init__(self, recipe: Recipe, memory: InMemory = NOTHING, tasks: Mapping[str, InMemory] | None = None) -> None:
         trust_named(recipe)
@@ -173,14 +165,14 @@ class DistillFlow:
         if number == 0:
             teacher = Slot("teacher", partial(open_teacher, name=label), "teacher", builds_on, kind="teacher")
             asked = Slot("answers", open_answers, "work/cache", {"teacher": teacher, "rows": augmented}, kind="answers")
-            return TeacherSlots("", given, rows, teacher, augmented, asked)
+            return TeacherSlots("", label, rows, teacher, augmented, asked)
         folder = f"work/tasks/{name}" if self.recipe.tasks else f"work/teachers/{name}"
         opens = partial(open_teacher, name=label, own="model")
         teacher = Slot(f"teacher-{name}", opens, folder, builds_on, kind="further-teacher")
         opens = partial(open_answers, is_first=False)
         builds_on = {"teacher": teacher, "rows": augmented}
         asked = Slot(f"answers-{name}", opens, f"work/answers/{name}", builds_on, kind="further-answers")
-        return TeacherSlots(name, given, rows, teacher, augmented, asked)
+        return TeacherSlots(name, label, rows, teacher, augmented, asked)
 
     # -- stages
 
@@ -247,15 +239,16 @@ class DistillFlow:
         )
 
     def _teach(self, party: TeacherSlots, number: int) -> Stage:
-        recipe, teacher, tasks = self.recipe, self.inputs[number].teacher, list(self.recipe.tasks)
-        label = f"teacher of {tasks[number]}" if tasks else f"teacher {party.name}" if party.name else "teacher"
+        recipe, teacher = self.recipe, self.inputs[number].teacher
         anchors = recipe.teacher.anchors if number == 0 else None
-        options = TeachOptions(teacher, anchors, recipe.seed, recipe.precision, recipe.data.max_tokens if number else None, label)
+        options = TeachOptions(
+            teacher, anchors, recipe.seed, recipe.precision, recipe.data.max_tokens if number else None, party.label
+        )
         common: dict[str, Any] = {"writes": party.teacher, "reads": party.teacher.builds_on, "options": options, "trains": True}
         if number == 0:
             title = "train the teacher's new head"
             return Stage(name="teach", title=title, work=teach, is_needed=wants_teaching, **common)
-        title = f"read with {'the ' if tasks else ''}{label}, and train its head where it is new"
+        title = f"read with {'the ' if recipe.tasks else ''}{party.label}, and train its head where it is new"
         return Stage(name=f"teach{party.suffix}", title=title, work=read_and_teach, **common)
 
     def _augment(self) -> Stage:
@@ -274,8 +267,7 @@ class DistillFlow:
 
     def _ask(self, party: TeacherSlots) -> Stage:
         recipe, is_first = self.recipe, party is self.parties[0]
-        who = "the teacher's answers" if is_first else f"the answers of teacher {party.name}"
-        who = f"the answers of the teacher of {party.name}" if recipe.tasks and not is_first else who
+        whose = f"the answers of {'the ' if recipe.tasks else ''}{party.label}"
 
         def options() -> AskOptions:
             keeps_states = is_first and self._keeps_states()
@@ -285,7 +277,7 @@ class DistillFlow:
 
         return Stage(
             name=f"cache{party.suffix}",
-            title=f"keep {who}",
+            title="keep the teacher's answers" if is_first else f"keep {whose}",
             writes=party.answers,
             reads=party.answers.builds_on,
             options=options,
@@ -387,12 +379,7 @@ class DistillFlow:
 
 
 def learn(flow: DistillFlow, student: Slot[Student]) -> list[Stage]:
-    """The stages that train a student: by labels alone, for comparison; a chain of models; by the teacher.
-
-    Args:
-        flow: The flow.
-        student: The version that they read; the last stage writes the next one.
-    """
+    """The stages that train a student: by labels alone, for comparison; a chain of models; by the teacher."""
     recipe = flow.recipe
     reads: Declared = {"rows": flow.augmented, "teachers": tuple(party.answers for party in flow.parties), "student": student}
     baseline = Slot("baseline", partial(open_version, model="model"), "work/baseline", {"student": student})

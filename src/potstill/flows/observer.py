@@ -9,37 +9,27 @@ logger = logging.getLogger(__name__)
 
 
 class LoggingObserver:
-    """Writes events to a log; the default outside the command line.
-
-    Args:
-        log: Where to; that of this module by default.
-    """
+    """Writes the events of a run to a log, that of this module by default; used outside the command line."""
 
     def __init__(self, log: logging.Logger = logger) -> None:
         self.log = log
 
     def stage_started(self, name: str, title: str) -> None:
-        """Log the start."""
         self.log.info("%s: %s", name, title)
 
     def stage_advanced(self, done: int, total: int, figures: Mapping[str, float]) -> None:
-        """Log at debug level."""
         self.log.debug("%d of %d %s", done, total, dict(figures))
 
     def stage_finished(self, name: str, seconds: float, *, skipped: bool) -> None:
-        """Log the end."""
         self.log.info("%s: %s", name, "already done" if skipped else f"{seconds:.1f} s")
 
     def stage_left_out(self, name: str) -> None:
-        """Log at debug level."""
         self.log.debug("%s: not needed", name)
 
     def note(self, text: str) -> None:
-        """Log as information."""
         self.log.info("%s", text)
 
     def warn(self, text: str) -> None:
-        """Log as a warning."""
         self.log.warning("%s", text)
 
 

@@ -120,10 +120,10 @@ class DistillationPipeline:
         check_recipe(self.recipe)
         folder = Path(self.recipe.output)
         flow = DistillFlow(self.recipe, self._memory, self._tasks)
-        tell = (observer or LoggingObserver()) if ranks.is_first() else silent_observer()
+        observer = (observer or LoggingObserver()) if ranks.is_first() else silent_observer()
         store = None if self.recipe.store is None else Path(self.recipe.store).expanduser()
         with _claimed(folder, self.recipe, overwrite=overwrite), explained_full_disk(folder):
-            run = flow.start(folder, tell, store)
+            run = flow.start(folder, observer, store)
             ranks.join()
             if ranks.is_first():
                 flow.check_answers()

@@ -18,6 +18,7 @@ from potstill.planning.block_means import bytes_of_states
 from potstill.planning.check import check_recipe
 from potstill.planning.phases import can_augment
 from potstill.recipe import Recipe
+from potstill.report.assemble import shape_of
 from potstill.report.numbers import size
 from potstill.stages.augment import num_augmented
 from potstill.students.make import latency_table, plan_student
@@ -36,20 +37,7 @@ class Preview:
     """What would be built.
 
     Args:
-        architecture: The student's shape.
-        teacher_parameters: Of the teacher.
-        parameters: Of the student.
-        ratio: Share of the teacher's parameters that goes.
-        flops: Of one row of 128 tokens, or one image.
-        bytes_fp32: Of the student's weights.
-        bytes_int8: About, once quantized.
         latency_ms: Of one row at batch 1 in PyTorch on this machine, with random weights.
-        rows: Rows per pass, augmented ones included.
-        cache_bytes: Of the teacher's answers on disk.
-        cache_seconds: To write them.
-        seconds_saved: By reading them instead of asking the teacher in every pass.
-        training_seconds: About, for the student.
-        notes: What the planner decided.
     """
 
     architecture: dict[str, Any]
@@ -119,7 +107,7 @@ def preview(recipe: Recipe) -> Preview:
         latency = latency_table(teacher)(config)
         share = planned.flops / max(1, flops(teacher.model.config))
         return Preview(
-            architecture=_shape(config),
+            architecture=shape_of(config.to_dict()),
             teacher_parameters=planned.teacher_parameters,
             parameters=planned.parameters,
             ratio=planned.ratio,
@@ -134,18 +122,3 @@ def preview(recipe: Recipe) -> Preview:
             training_seconds=epochs * num_rows * seconds * share * STEP_IN_FORWARDS,
             notes=planned.notes,
         )
-
-
-def _shape(config: Any) -> dict[str, Any]:
-    keys: tuple[str, ...] = (
-        "model_type",
-        "num_hidden_layers",
-        "n_layers",
-        "depths",
-        "hidden_size",
-        "dim",
-        "hidden_sizes",
-        "embedding_size",
-    )
-    keys += ("embedding_size", "num_attention_heads", "intermediate_size", "vocab_size", "image_size", "patch_size")
-    return {key: getattr(config, key) for key in keys if getattr(config, key, None) is not None}

@@ -39,9 +39,7 @@ def reevaluate(folder: str | Path, *, data: str | None = None, task: str | None 
     """Measure teacher and student of a finished run, on its own test split or on other labelled data.
 
     Args:
-        folder: The output folder.
         data: A source with labels that the student knows; its test split where it has one, else all rows.
-        task: Of a student of several tasks, the one whose rows `data` has.
 
     Returns:
         Model → quality, and for students agreement, retention, WDSR and mean KL to the teacher.
@@ -82,11 +80,6 @@ def reevaluate(folder: str | Path, *, data: str | None = None, task: str | None 
 
 def task_number(names: Sequence[str], data: str | None, task: str | None) -> int | None:
     """Which of several tasks data belong to; None for the run's own rows, or where there is one task.
-
-    Args:
-        names: Of the tasks; empty for one.
-        data: Other data.
-        task: Whose rows they are.
 
     Raises:
         RecipeError: It is not said, there is no such task, or there is one task and a name is given.

@@ -24,8 +24,6 @@ class Run:
     """One run of a flow.
 
     Args:
-        folder: The output folder.
-        observer: Receives progress.
         store: Folder of results that runs share; None: everything lies in the output folder.
     """
 

@@ -64,12 +64,7 @@ def device_of_batch(batch: Mapping[str, Any]) -> torch.device:
 
 @contextlib.contextmanager
 def placed(model: nn.Module, device: torch.device | str | None = None) -> Iterator[nn.Module]:
-    """The model on `device` while the block runs, and where it was afterwards.
-
-    Args:
-        model: Moved in place.
-        device: `compute_device()` where left out.
-    """
+    """The model on `device` while the block runs, and where it was afterwards."""
     home, wanted = device_of(model), compute_device() if device is None else exact(device)
     if home == wanted:
         yield model

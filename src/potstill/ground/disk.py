@@ -15,25 +15,12 @@ from types import TracebackType
 from typing import Any
 
 from potstill.errors import OutputError
-from potstill.ground.fingerprints import fingerprint
+from potstill.ground.fingerprints import fingerprint as fingerprint
 from potstill.ground.lock import FolderLock
 
 logger = logging.getLogger(__name__)
 
-__all__ = [
-    "STAGE_RECORD",
-    "StageFolder",
-    "explained_full_disk",
-    "explained_os_errors",
-    "fingerprint",
-    "free_bytes",
-    "read_json",
-    "sync_tree",
-    "write_json_atomic",
-]
-
 STAGE_RECORD = "stage.json"
-BUSY_SECONDS = 0.2  # between two looks at a folder that another process writes
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FULL_DISK_WORDS = (
     "No space left on device",
@@ -210,18 +197,13 @@ class StageFolder:
         return self
 
     def _acquire(self) -> None:
-        is_waiting = False
-        while True:
-            try:
-                self._lock.acquire()
-                return
-            except OutputError as error:
-                if self.on_busy is None:
-                    raise
-                if not is_waiting:
-                    self.on_busy(error)
-                is_waiting = True
-                time.sleep(BUSY_SECONDS)
+        try:
+            self._lock.acquire()
+        except OutputError as error:
+            if self.on_busy is None:
+                raise
+            self.on_busy(error)
+            self._lock.acquire(timeout_seconds=-1)
 
     def _enter_locked(self) -> None:
         self._finish_interrupted_swap()
@@ -272,12 +254,6 @@ class StageFolder:
     def finish(self, notes: Sequence[str] = ()) -> dict[str, Any]:
         """Make what was written durable and rename it into place.
 
-        Args:
-            notes: Lines to show later.
-
-        Returns:
-            The stage record.
-
         Raises:
             OutputError: The disk is full.
         """
@@ -292,7 +268,7 @@ class StageFolder:
             os.rename(self.partial, self.final)
             _sync_folder(self.final.parent)
             if self._old.exists():
-                _remove(self._old)
+                shutil.rmtree(self._old) if self._old.is_dir() else self._old.unlink()
         return record
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
@@ -329,10 +305,3 @@ def _sync(path: Path) -> None:
 def _sync_folder(folder: Path) -> None:
     if os.name == "posix":
         _sync(folder)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink()

@@ -25,9 +25,6 @@ def fingerprint(value: Any) -> str:
     Args:
         value: A structure of numbers, strings, mappings, sequences, sets, dataclasses, arrays and paths.
 
-    Returns:
-        32 hexadecimal digits.
-
     Raises:
         TypeError: Something in it has no stable form.
 

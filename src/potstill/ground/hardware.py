@@ -45,15 +45,9 @@ class Machine:
     """What a measurement was made on.
 
     Args:
-        cpu: The name that the processor gives itself.
         physical_cores: Cores of the machine, without hyper-threads; 0 where unknown.
-        logical_cores: Cores that the operating system sees.
-        usable_cores: Cores that this process may use (affinity and container limits).
-        ram_bytes: Main memory.
         flags: Which of avx2, avx512, vnni, amx and bf16 the processor has.
         gpus: Names of the GPUs that torch sees; of those that NVIDIA's driver lists, where torch is not loaded.
-        system: Operating system and architecture.
-        python: Version of Python.
     """
 
     cpu: str
@@ -66,10 +60,14 @@ class Machine:
     system: str
     python: str
 
+    @property
+    def processor(self) -> str:
+        """Processor and the instruction sets that matter."""
+        return f"{self.cpu} ({', '.join(self.flags)})" if self.flags else self.cpu
+
     def __str__(self) -> str:
         gpus = f", {', '.join(self.gpus)}" if self.gpus else ""
-        flags = f" ({', '.join(self.flags)})" if self.flags else ""
-        return f"{self.cpu}{flags}, {self.usable_cores} cores, {self.ram_bytes / 2**30:.0f} GiB{gpus}"
+        return f"{self.processor}, {self.usable_cores} cores, {self.ram_bytes / 2**30:.0f} GiB{gpus}"
 
 
 def describe(*, look_for_gpus: bool = False) -> Machine:
@@ -178,9 +176,6 @@ def bf16_pays(device: str = "cpu") -> bool:
 
     Measured once per process and device, on a product of the size of an encoder's layer: of a small batch on the CPU, of a large
     one on a GPU, where a small product takes as long as its launch in either type.
-
-    Args:
-        device: A torch device.
     """
     import statistics
 

@@ -13,11 +13,7 @@ from potstill.errors import OutputError
 
 
 class FolderLock:
-    """Holds ``.<name>.lock`` next to a folder; the lock of a process that ends, in whatever way, ends with it.
-
-    Args:
-        folder: The folder that only one process may write.
-    """
+    """Holds ``.<name>.lock`` next to a folder; the lock of a process that ends, in whatever way, ends with it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

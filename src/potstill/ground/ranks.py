@@ -58,10 +58,4 @@ def from_first(value: Value) -> Value:
 
 def wait_for_all() -> None:
     """Go on when every rank has come here."""
-    if num_ranks() == 1:
-        return
-    import torch
-
-    join()
-    flag = torch.zeros(1)
-    torch.distributed.all_reduce(flag)
+    from_first(None)

@@ -18,15 +18,7 @@ FLAGS = {"teacher.model": "--teacher", "teacher": "--teacher", "data.source": "-
 def read_options(
     model: type[Model], given: Any, faults: list[PotstillError], *, path: str = "", aliases: Sequence[str] = ()
 ) -> Model | None:
-    """An instance of an option class; None where the mapping has faults.
-
-    Args:
-        model: The class.
-        given: Keys and values.
-        faults: Receives what is wrong.
-        path: Where in a recipe the mapping stands, for messages.
-        aliases: Further keys that may stand there.
-    """
+    """An instance of an option class; None where the mapping has faults."""
     try:
         return model.model_validate(given)
     except ValidationError as error:
@@ -36,12 +28,7 @@ def read_options(
 
 
 def unknown_key(path: str, known: Sequence[str]) -> RecipeError:
-    """That a recipe has no such key; names the nearest one.
-
-    Args:
-        path: The key with the sections before it, joined by dots.
-        known: The keys that may stand there.
-    """
+    """That a recipe has no such key; names the nearest one."""
     section, dot, key = path.rpartition(".")
     guess = nearest(key, known)
     todo = f"did you mean {section}{dot}{guess}?" if guess else "leave it out"

@@ -50,7 +50,7 @@ class TeacherRecipe(OneTeacherRecipe):
 
     others: list[OneTeacherRecipe] = Field(
         default_factory=list,
-        description="Further teachers, heard together with the first; each may have its own settings and, for text, tokenizer.",
+        description="Further teachers, combined with the first; each may have its own settings and, for text, tokenizer.",
     )
     combine: Literal["mean", "fixed", "confidence", "max_probability", "agreement", "learned"] = Field(
         "mean",
@@ -61,7 +61,7 @@ class TeacherRecipe(OneTeacherRecipe):
         None, description="One per teacher: the weights of `fixed`, and where the other ways start; none: equal."
     )
     anchors: PositiveInt | None = Field(
-        None, description="States of its way that the `teach` stage keeps, for method rco; none: 4 with rco, else none."
+        None, description="States during its training that the `teach` stage keeps, for method rco; none: 4 with rco, else none."
     )
 
     @model_validator(mode="after")
@@ -91,13 +91,13 @@ class OneDataRecipe(Options):
     source: str = Field(description="File, folder or hub id of the labelled data.")
     columns: dict[str, str | list[str]] = Field(
         default_factory=dict,
-        description="Role → column name where the names do not tell: text, text_pair, image, label. "
+        description="Role → column name where the names are not clear: text, text_pair, image, label. "
         "For several labels or numbers label may be a list of columns.",
     )
     validation: str | None = Field(None, description="Where the validation split is, if not in the source.")
     test: str | None = Field(None, description="Where the test split is, if not in the source.")
     unlabelled: str | None = Field(None, description="Rows without labels; the teacher labels them softly.")
-    max_rows: PositiveInt | None = Field(None, description="Use only so many training rows, drawn by the seed.")
+    max_rows: PositiveInt | None = Field(None, description="Use only this many training rows, drawn by the seed.")
     skip_corrupt: bool = Field(False, description="Leave out images that cannot be read instead of stopping.")
 
 
@@ -253,7 +253,7 @@ class DistillRecipe(Options):
         default_factory=dict, description="Earlier place of the options of takd, rco and ban; now distill.options."
     )
     select: Literal["auto", "metric", "fidelity", "last"] = Field("auto", description="Which checkpoint is kept.")
-    patience: PositiveInt | None = Field(None, description="Stop after so many evaluations without gain; none: never early.")
+    patience: PositiveInt | None = Field(None, description="Stop after this many evaluations without gain; none: never early.")
 
 
 class QuantizeRecipe(Options):
@@ -283,7 +283,7 @@ class Recipe(Options):
     tasks: dict[str, TaskRecipe] = Field(
         default_factory=dict,
         description="Several tasks for one student, instead of teacher and data: name → {teacher, data}. The student is cut out "
-        "of the first one's teacher; what teacher and data set beside them holds for every task.",
+        "of the first one's teacher; what teacher and data set outside of tasks holds for every task.",
     )
     task: TaskName = Field("auto", description="What a row means; auto: what teacher and columns say.")
     student: StudentRecipe = Field(default_factory=lambda: StudentRecipe())

@@ -50,13 +50,13 @@ def with_own_options(merged: dict[str, Any], faults: list[PotstillError]) -> dic
 
     Args:
         merged: A recipe as a mapping; it is not changed.
-        faults: Receives what is wrong.
     """
     distill = merged.get("distill")
     if not isinstance(distill, Mapping) or not all(isinstance(distill.get(key, {}), Mapping) for key in ("options", *EARLIER)):
         return merged
     method = distill.get("method", "auto")
-    if method != "auto" and method not in list(at(METHODS)):
+    known = ("auto", *at(METHODS))
+    if method not in known:
         return merged  # the check of the recipe names the nearest method
     options_of = at(OPTIONS_OF)
     given = dict(distill.get("options", {}))

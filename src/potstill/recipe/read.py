@@ -14,7 +14,6 @@ from potstill.recipe import plugins
 from potstill.recipe.faults import read_options, unknown_key
 from potstill.recipe.model import ARCHITECTURES, Recipe
 from potstill.recipe.tasks import open_tasks, with_sections
-from potstill.recipe.teachers import open_teachers
 
 # Keys that the field's users know → where they live in a recipe.
 ALIASES: Mapping[str, str] = {
@@ -36,6 +35,9 @@ ALIASES: Mapping[str, str] = {
 }
 # A plain value for a section stands for its first key.
 SHORTHANDS: Mapping[str, str] = {"teacher": "model", "data": "source", "quantize": "mode"}
+# Keys of `teacher` that are those of all teachers, and keys that name some.
+OF_ALL = ("combine", "weights", "anchors")
+LISTS = ("models", "others", "model")
 _QUANTIZATION_WORDS = {False: "none", None: "none", True: "auto", "int8": "int8"}
 
 
@@ -54,7 +56,7 @@ def read_file(path: str | Path) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         where = "" if mark is None else f", line {mark.line + 1},"
         what = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise RecipeError(f"recipe {str(path)!r}{where} is no valid YAML: {what}", "a YAML file", "mend the file") from error
+        raise RecipeError(f"recipe {str(path)!r}{where} is no valid YAML: {what}", "a YAML file", "correct the file") from error
     if content is None:
         raise RecipeError(f"recipe {str(path)!r} is empty", "a mapping of keys to values", "start from one in recipes/")
     if not isinstance(content, dict):
@@ -132,6 +134,35 @@ def make_recipe(*parts: Mapping[str, Any]) -> Recipe:
     raise_faults(faults)
     assert recipe is not None
     return recipe
+
+
+def open_teachers(merged: dict[str, Any], faults: list[PotstillError]) -> dict[str, Any]:
+    """`teachers: [a, b]` and `teacher: {models: [a, b], …}` in the form `teacher: {model: a, others: [{model: b}], …}`.
+
+    The section's other settings (epochs, finetune …) hold for every teacher that has none of its own.
+
+    Args:
+        merged: A recipe as a mapping; it is not changed.
+    """
+    section = merged.get("teacher", {})
+    if not isinstance(section, Mapping) or ("teachers" not in merged and "models" not in section):
+        return merged
+    rest = {key: value for key, value in merged.items() if key not in ("teacher", "teachers")}
+    name, given = ("teachers", merged["teachers"]) if "teachers" in merged else ("teacher.models", section["models"])
+    models = [{"model": one} if isinstance(one, str) else one for one in given] if isinstance(given, list) else []
+    rivals = [key for key in LISTS if key in section and f"teacher.{key}" != name]
+    if not models or not all(isinstance(one, Mapping) for one in models):
+        faults.append(
+            RecipeError(f"{name} is {given!r}", "a list of folders, hub ids or mappings with a model", f"change {name}")
+        )
+        models = [{"model": "?"}]
+    elif rivals:
+        faults.append(
+            RecipeError(f"{name} and teacher.{rivals[0]} are both given", "one of them", f"leave out {name} or the other")
+        )
+    shared = {key: value for key, value in section.items() if key not in (*LISTS, *OF_ALL)}
+    joint = {key: section[key] for key in OF_ALL if key in section}
+    return {**rest, "teacher": {**shared, **joint, **models[0], "others": [{**shared, **one} for one in models[1:]]}}
 
 
 def _without_options_of_another_method(merged: dict[str, Any], laid_over: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,7 +29,6 @@ def open_tasks(merged: dict[str, Any], faults: list[PotstillError]) -> dict[str,
 
     Args:
         merged: A recipe as a mapping; it is not changed.
-        faults: Receives what is wrong.
     """
     tasks = merged.get("tasks")
     if tasks is None or tasks == {}:
@@ -40,7 +39,7 @@ def open_tasks(merged: dict[str, Any], faults: list[PotstillError]) -> dict[str,
             RecipeError(f"tasks is {tasks!r}", accepted, "for example tasks: {mood: {teacher: ./bert, data: a.csv}, …}")
         )
         return {**{key: value for key, value in merged.items() if key != "tasks"}, **_PLACEHOLDERS}
-    faults += [*_wrong_names(list(tasks)), *_wrong_count(list(tasks))]
+    faults += _wrong_names(list(tasks))
     given = {section: dict(merged.get(section, {})) for section in SHARED}
     faults += [fault for section in SHARED for fault in _wrong_shared(section, given[section], tasks)]
     full = {
@@ -66,7 +65,7 @@ def _is_task(one: Any) -> bool:
 
 
 def _shared(section: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What a section beside the tasks says for all of them."""
+    """What a section of the recipe says for all tasks."""
     return {key: value for key, value in given.items() if key in SHARED[section].model_fields and key not in OF_ONE_TASK[section]}
 
 
@@ -86,23 +85,14 @@ def _wrong_names(names: list[str]) -> list[PotstillError]:
         found.append(
             RecipeError(f"tasks are named {' and '.join(map(repr, twice))}", "names that differ in more than case", "rename one")
         )
+    if len(names) < FEWEST:
+        todo = "write its teacher and data as the recipe's own, without tasks"
+        found.append(RecipeError(f"tasks has one task, {names[0]!r}", "two tasks or more", todo))
     return found
 
 
-def _wrong_count(names: list[str]) -> list[PotstillError]:
-    if len(names) >= FEWEST:
-        return []
-    return [
-        RecipeError(
-            f"tasks has one task, {names[0]!r}",
-            "two tasks or more",
-            "write its teacher and data as the recipe's own, without tasks",
-        )
-    ]
-
-
 def _wrong_shared(section: str, given: Mapping[str, Any], tasks: Mapping[str, Any]) -> list[PotstillError]:
-    """What stands beside the tasks and belongs into one of them, or has no effect because all of them say otherwise."""
+    """Settings of all tasks that belong into one of them, or have no effect because every task has its own."""
     first = next(iter(tasks.values())).get(section, {})
     found: list[PotstillError] = []
     for key, value in given.items():
@@ -110,7 +100,7 @@ def _wrong_shared(section: str, given: Mapping[str, Any], tasks: Mapping[str, An
             if value and value != first.get(key):
                 accepted = f"tasks.<name>.{section}: each task has its own"
                 todo = f"leave out {section}.{key}, or tasks"
-                found.append(RecipeError(f"{section}.{key} is given beside tasks", accepted, todo))
+                found.append(RecipeError(f"{section}.{key} is given with tasks", accepted, todo))
         elif all(key in one.get(section, {}) for one in tasks.values()) and value != first[key]:
             accepted = f"tasks.<name>.{section}.{key}, which every task of this recipe sets"
             found.append(RecipeError(f"{section}.{key} has no effect", accepted, "set it there, or leave it out there"))

@@ -54,15 +54,7 @@ def assemble(
     insides: LayerSimilarity | None,
     energy: Energy,
 ) -> Metrics:
-    """Put everything that was measured into one document.
-
-    Args:
-        bench: What was measured.
-        models: Figures of each model.
-        answers: Its answers on the test rows, in the same order for all.
-        insides: Similarity of layers and attention, where there are any.
-        energy: Energy per row, or why there is none.
-    """
+    """Put everything that was measured into one document."""
     rows, options = bench.rows, bench.options
     metric, judges = rows.metric, _judges(rows, answers)
     student, teacher, compared = models["student"], models["teacher"], models[reference(models)]
@@ -157,11 +149,12 @@ def _plan(bench: Bench, planned: Mapping[str, Any]) -> PlanSummary:
     if vocabulary:
         notes.append(f"{vocabulary['tokens']:,} tokens cover {vocabulary['coverage']:.2%} of the training text")
     return PlanSummary(
-        teacher=_shape(teacher), student=_shape(planned["config"]), layers_kept=list(planned["layers"]), notes=notes
+        teacher=shape_of(teacher), student=shape_of(planned["config"]), layers_kept=list(planned["layers"]), notes=notes
     )
 
 
-def _shape(config: Mapping[str, Any]) -> dict[str, Any]:
+def shape_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The sizes of a network, out of its configuration."""
     return {key: config[key] for key in _SHAPE_KEYS if config.get(key) is not None}
 
 
@@ -192,7 +185,7 @@ def _worst(bench: Bench, judge: Judge) -> list[WorstExample]:
 
 
 def _trained(bench: Bench) -> dict[str, Mapping[str, Any]]:
-    """Stage of training → its facts: what was logged, and what it computed in."""
+    """Phase of training → its facts: what was logged, and what it computed in."""
     found: dict[str, Mapping[str, Any]] = {}
     baseline = [] if bench.baseline is None else [("baseline", bench.baseline.folder.parent)]
     for name, folder in (("teach", bench.teacher.folder), *baseline, ("distill", bench.student.folder)):
@@ -248,7 +241,7 @@ def _machine() -> Machine:
     found = describe(look_for_gpus=True)
     return Machine(
         system=found.system,
-        cpu=f"{found.cpu} ({', '.join(found.flags)})" if found.flags else found.cpu,
+        cpu=found.processor,
         cores=found.usable_cores,
         threads=choose_threads(),
         memory_bytes=found.ram_bytes,
@@ -278,7 +271,7 @@ def _warnings(bench: Bench, answers: Mapping[str, Predictions]) -> list[str]:
             f" of {bench.options.tasks[0]}; layers are compared with that one"
         )
     if not bench.options.has_baseline:
-        found.append("no baseline was trained, so this report cannot tell what distillation gained; set baseline: true")
+        found.append("no baseline was trained, so this report cannot say what distillation gained; set baseline: true")
     return found
 
 

@@ -16,15 +16,7 @@ _HUB_ID = re.compile(r"^[\w-][\w.-]*(/[\w.-]+)?$")
 
 
 def write_card(metrics: Metrics, folder: str | Path) -> Path:
-    """Write the model card of a run as ``README.md``.
-
-    Args:
-        metrics: The figures of the run.
-        folder: The output folder.
-
-    Returns:
-        Path of the card.
-    """
+    """Write the model card of a run as ``README.md``."""
     path = Path(folder) / "README.md"
     partial = path.with_name("README.md.partial")
     partial.parent.mkdir(parents=True, exist_ok=True)

@@ -37,10 +37,14 @@ def reference(model: ModelFigures, batch: str = "1") -> tuple[str, float] | None
     return fastest(model, batch)
 
 
-def times_faster(metrics: Metrics, name: str, batch: str = "1") -> float | None:
+def teacher_reference(metrics: Metrics) -> tuple[str, float] | None:
+    """The teacher's `reference` at batch 1; None without a teacher."""
+    return reference(metrics.models["teacher"]) if "teacher" in metrics.models else None
+
+
+def times_faster(metrics: Metrics, name: str) -> float | None:
     """The teacher's reference median divided by this model's best median; None where either is unknown."""
-    teacher = reference(metrics.models["teacher"], batch) if "teacher" in metrics.models else None
-    model = fastest(metrics.models[name], batch)
+    teacher, model = teacher_reference(metrics), fastest(metrics.models[name])
     return teacher[1] / model[1] if teacher and model and model[1] > 0 else None
 
 

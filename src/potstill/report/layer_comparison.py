@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 from potstill.errors import NeedsError
-from potstill.evaluate.similarity import AttentionDifference, LayerSimilarity, attention_difference, layer_similarity
+from potstill.evaluate.similarity import AttentionDifference, attention_difference, layer_similarity
 from potstill.ground.devices import placed
 from potstill.knowledge.teachers import paired_batches
 from potstill.models.party import Student, Teacher
@@ -20,29 +20,29 @@ BATCH = 16
 
 
 def compare_layers(student: Student, teacher: Teacher, num_rows: int, seed: int) -> figures.LayerSimilarity | None:
-    """Layer similarity and attention difference on test rows; None where the models show nothing inside.
-
-    Args:
-        student: The student.
-        teacher: The teacher.
-        num_rows: How many rows are drawn.
-        seed: Of the draw.
-    """
+    """Layer similarity and attention difference on test rows; None where the models show nothing inside."""
     batches = paired_batches(student, teacher, "test", num_rows=num_rows, batch_size=BATCH, seed=seed)
-    needs = {side: _hidden(party.model) for side, party in (("student", student), ("teacher", teacher))}
-    if not needs["student"] or not needs["teacher"]:
+    needs, teacher_needs = _hidden(student.model), _hidden(teacher.model)
+    if not needs or not teacher_needs:
         return None
     read = TapReader().read
     with placed(student.model) as ours, placed(teacher.model) as theirs:
         try:
-            layers = layer_similarity(
-                ours, theirs, batches, student_needs=needs["student"], teacher_needs=needs["teacher"], read=read
-            )
+            cka = layer_similarity(ours, theirs, batches, student_needs=needs, teacher_needs=teacher_needs, read=read)
         except NeedsError as error:
             logger.info("layers are not compared: %s", error)
             return None
         attention = _attention(student, ours, theirs, batches, read)
-    return _as_figures(student, layers, attention, batches)
+    pairs = [] if attention is None else _as_figures(attention, _tokens(student, batches))
+    warnings = [
+        f"attention of student layer {one.student_layer} differs from teacher layer {one.teacher_layer} by {one.jsd:.3f} nats"
+        f" (above {figures.ATTENTION_WARNING})"
+        for one in pairs
+        if (one.jsd or 0.0) > figures.ATTENTION_WARNING
+    ]
+    return figures.LayerSimilarity(
+        teacher_layers=teacher_needs, student_layers=needs, cka=cka.T.tolist(), attention=pairs, warnings=warnings
+    )
 
 
 def _attention(student: Student, ours: Any, theirs: Any, batches: list[Any], read: Any) -> AttentionDifference | None:
@@ -61,39 +61,22 @@ def _hidden(model: Any) -> list[str]:
     return [name for name in available(model) if name == "embedding" or name.startswith("hidden:")]
 
 
-def _as_figures(
-    student: Student, layers: LayerSimilarity, attention: AttentionDifference | None, batches: list[Any]
-) -> figures.LayerSimilarity:
+def _as_figures(attention: AttentionDifference, tokens: list[str]) -> list[figures.AttentionDifference]:
     found = []
-    warnings = []
-    if attention is not None:
-        tokens = _tokens(student, batches)
-        for index, (block, layer) in enumerate(attention.pairs):
-            divergence = float(attention.divergence[index])
-            student_map, teacher_map = attention.maps[index]
-            shown = min(len(student_map), MOST_TOKENS_SHOWN)
-            found.append(
-                figures.AttentionDifference(
-                    teacher_layer=layer,
-                    student_layer=block,
-                    jsd=divergence,
-                    tokens=tokens[:shown],
-                    teacher_map=teacher_map[:shown, :shown].tolist(),
-                    student_map=student_map[:shown, :shown].tolist(),
-                )
+    for index, (block, layer) in enumerate(attention.pairs):
+        student_map, teacher_map = attention.maps[index]
+        shown = min(len(student_map), MOST_TOKENS_SHOWN)
+        found.append(
+            figures.AttentionDifference(
+                teacher_layer=layer,
+                student_layer=block,
+                jsd=float(attention.divergence[index]),
+                tokens=tokens[:shown],
+                teacher_map=teacher_map[:shown, :shown].tolist(),
+                student_map=student_map[:shown, :shown].tolist(),
             )
-            if divergence > figures.ATTENTION_WARNING:
-                warnings.append(
-                    f"attention of student layer {block} differs from teacher layer {layer} by {divergence:.3f} nats"
-                    f" (above {figures.ATTENTION_WARNING})"
-                )
-    return figures.LayerSimilarity(
-        teacher_layers=list(layers.teacher),
-        student_layers=list(layers.student),
-        cka=layers.matrix.T.tolist(),
-        attention=found,
-        warnings=warnings,
-    )
+        )
+    return found
 
 
 def _tokens(student: Student, batches: list[Any]) -> list[str]:

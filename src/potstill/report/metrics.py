@@ -48,35 +48,31 @@ class Part(BaseModel):
 class Ratio(Part):
     """Share of the teacher's parameters that was removed."""
 
-    asked: Figure = Field(default=None, description="Ratio asked for, 0 to 0.95; null where a student was named instead.")
-    achieved: Figure = Field(default=None, description="1 - student parameters / teacher parameters.")
+    asked: Figure = Field(None, description="Ratio asked for, 0 to 0.95; null where a student was named instead.")
+    achieved: Figure = Field(None, description="1 - student parameters / teacher parameters.")
 
 
 class Latency(Part):
     """Time of one call in milliseconds, after warm-up."""
 
-    p50: Figure = Field(default=None, description="Median, milliseconds.")
-    p95: Figure = Field(default=None, description="95th percentile, milliseconds.")
-    p99: Figure = Field(default=None, description="99th percentile, milliseconds.")
+    p50: Figure = Field(None, description="Median, milliseconds.")
+    p95: Figure = Field(None, description="95th percentile, milliseconds.")
+    p99: Figure = Field(None, description="99th percentile, milliseconds.")
 
 
 class ModelFigures(Part):
     """What was measured of one model on the test split and on this machine."""
 
     quality: dict[str, Figure] = Field(default_factory=dict, description="Metric name to value on the test split.")
-    parameters: Count = Field(default=None, description="Number of parameters.")
-    bytes: Count = Field(default=None, description="Bytes on disk of the file or files that are served.")
+    parameters: Count = Field(None, description="Number of parameters.")
+    bytes: Count = Field(None, description="Bytes on disk of the file or files that are served.")
     formats: dict[str, Count] = Field(default_factory=dict, description="Format (safetensors, onnx-fp32 …) to bytes on disk.")
-    flops: Count = Field(default=None, description="Floating point operations of one row at the data's median length.")
-    ece: Figure = Field(default=None, description="Expected calibration error, 15 equal-width bins.")
-    retention: Figure = Field(default=None, description="This model's metric / the teacher's metric.")
-    agreement: Figure = Field(
-        default=None, description="Share of test rows on which this model and the teacher choose the same class."
-    )
-    wdsr: Figure = Field(
-        default=None, description="Agreement with each row weighted by the teacher's probability of the true label."
-    )
-    mean_kl_nats: Figure = Field(default=None, description="Mean KL(teacher || this model) over test rows, in nats.")
+    flops: Count = Field(None, description="Floating point operations of one row at the data's median length.")
+    ece: Figure = Field(None, description="Expected calibration error, 15 equal-width bins.")
+    retention: Figure = Field(None, description="This model's metric / the teacher's metric.")
+    agreement: Figure = Field(None, description="Share of test rows on which this model and the teacher choose the same class.")
+    wdsr: Figure = Field(None, description="Agreement with each row weighted by the teacher's probability of the true label.")
+    mean_kl_nats: Figure = Field(None, description="Mean KL(teacher || this model) over test rows, in nats.")
     closeness: dict[str, Figure] = Field(
         default_factory=dict, description="Further figures against the teacher's answers, where answers are no classes."
     )
@@ -91,13 +87,13 @@ class ModelFigures(Part):
 class Machine(Part):
     """The machine on which every speed in this document was measured."""
 
-    name: str | None = Field(default=None, description="Host name or a name given by the user.")
-    system: str | None = Field(default=None, description="Operating system and architecture.")
-    cpu: str | None = Field(default=None, description="Processor model and the instruction sets that matter.")
-    cores: Count = Field(default=None, description="Logical cores that this process may use.")
-    threads: Count = Field(default=None, description="Threads that the measurements used.")
-    memory_bytes: Count = Field(default=None, description="Main memory, bytes.")
-    accelerator: str | None = Field(default=None, description="GPU or other accelerator; null where there is none.")
+    name: str | None = Field(None, description="Host name or a name given by the user.")
+    system: str | None = Field(None, description="Operating system and architecture.")
+    cpu: str | None = Field(None, description="Processor model and the instruction sets that matter.")
+    cores: Count = Field(None, description="Logical cores that this process may use.")
+    threads: Count = Field(None, description="Threads that the measurements used.")
+    memory_bytes: Count = Field(None, description="Main memory, bytes.")
+    accelerator: str | None = Field(None, description="GPU or other accelerator; null where there is none.")
     notes: list[str] = Field(default_factory=list, description="Anything that may have disturbed the measurements.")
 
 
@@ -109,14 +105,14 @@ class TargetSummary(Part):
     verdict: Literal["measured here", "converted"] = Field(
         description="converted: files were made for it and their answers checked on the CPU; speeds were not measured."
     )
-    hardware: str | None = Field(default=None, description="What was measured; null where nothing was.")
-    note: str | None = Field(default=None, description="Why nothing was measured, in words.")
+    hardware: str | None = Field(None, description="What was measured; null where nothing was.")
+    note: str | None = Field(None, description="Why nothing was measured, in words.")
 
 
 class DataSummary(Part):
     """What the models were trained and measured on."""
 
-    source: str | None = Field(default=None, description="Where the data came from, as the user gave it.")
+    source: str | None = Field(None, description="Where the data came from, as the user gave it.")
     rows: dict[str, Count] = Field(default_factory=dict, description="Split name to number of rows.")
     label_names: list[str] = Field(default_factory=list, description="Class names in the order of the logits.")
     tokens: dict[str, Figure] = Field(default_factory=dict, description="Row length in tokens: p50, p95, max; empty for images.")
@@ -127,13 +123,13 @@ class QuantizationTry(Part):
     """One candidate of `quantize: auto`, built and measured on this machine."""
 
     name: str = Field(description="Candidate, for example onnxruntime-int8-dynamic.")
-    runtime: str | None = Field(default=None, description="Runtime that runs it.")
-    precision: str | None = Field(default=None, description="Precision of its weights and arithmetic.")
-    path: str | None = Field(default=None, description="File or folder, relative to the output folder.")
-    bytes: Count = Field(default=None, description="Bytes on disk.")
-    metric: Figure = Field(default=None, description="The run's metric on the validation split.")
-    drop: Figure = Field(default=None, description="Unquantized metric - this metric.")
-    p50_ms: Figure = Field(default=None, description="Median latency at batch 1, milliseconds.")
+    runtime: str | None = Field(None, description="Runtime that runs it.")
+    precision: str | None = Field(None, description="Precision of its weights and arithmetic.")
+    path: str | None = Field(None, description="File or folder, relative to the output folder.")
+    bytes: Count = Field(None, description="Bytes on disk.")
+    metric: Figure = Field(None, description="The run's metric on the validation split.")
+    drop: Figure = Field(None, description="Unquantized metric - this metric.")
+    p50_ms: Figure = Field(None, description="Median latency at batch 1, milliseconds.")
     accepted: bool = Field(default=False, description="Whether the drop is within max_drop.")
     reason: str = Field(default="", description="Why it was kept or not, in words; the error where it could not be built.")
 
@@ -141,9 +137,9 @@ class QuantizationTry(Part):
 class Quantization(Part):
     """Which quantized model was kept, and why."""
 
-    chosen: str | None = Field(default=None, description="Name of the candidate kept; null where none was.")
+    chosen: str | None = Field(None, description="Name of the candidate kept; null where none was.")
     reason: str = Field(default="", description="Why, in words.")
-    max_drop: Figure = Field(default=None, description="Largest drop of the metric that was allowed.")
+    max_drop: Figure = Field(None, description="Largest drop of the metric that was allowed.")
     candidates: list[QuantizationTry] = Field(default_factory=list, description="Everything that was tried.")
 
 
@@ -161,7 +157,7 @@ class AttentionDifference(Part):
 
     teacher_layer: int = Field(description="Teacher layer, 1-based.")
     student_layer: int = Field(description="Student layer, 1-based.")
-    jsd: Figure = Field(default=None, description="Mean Jensen-Shannon divergence, nats, 0 to ln 2.")
+    jsd: Figure = Field(None, description="Mean Jensen-Shannon divergence, nats, 0 to ln 2.")
     tokens: list[str] = Field(default_factory=list, description="Tokens of the example whose maps follow.")
     teacher_map: list[list[Figure]] = Field(
         default_factory=list, description="Teacher's attention [T, T] of one example, heads averaged."
@@ -185,7 +181,7 @@ class ClassResult(Part):
     """Results of one class on the test split."""
 
     label: str = Field(description="Class name.")
-    rows: Count = Field(default=None, description="Test rows of this class.")
+    rows: Count = Field(None, description="Test rows of this class.")
     recall: dict[str, Figure] = Field(default_factory=dict, description="Model name to the share of these rows it gets right.")
     f1: dict[str, Figure] = Field(default_factory=dict, description="Model name to F1 of this class.")
 
@@ -193,59 +189,59 @@ class ClassResult(Part):
 class WorstExample(Part):
     """A test row on which the student does much worse than the teacher."""
 
-    row_id: Count = Field(default=None, description="The row's id in this run.")
-    text: str | None = Field(default=None, description="The row as a person reads it; null for images.")
-    image_png_base64: str | None = Field(default=None, description="Thumbnail, PNG, base64; null for text.")
+    row_id: Count = Field(None, description="The row's id in this run.")
+    text: str | None = Field(None, description="The row as a person reads it; null for images.")
+    image_png_base64: str | None = Field(None, description="Thumbnail, PNG, base64; null for text.")
     label: str = Field(description="True label.")
-    teacher_label: str | None = Field(default=None, description="What the teacher says.")
-    student_label: str | None = Field(default=None, description="What the student says.")
-    teacher_probability: Figure = Field(default=None, description="Teacher's probability of the true label.")
-    student_probability: Figure = Field(default=None, description="Student's probability of the true label.")
+    teacher_label: str | None = Field(None, description="What the teacher says.")
+    student_label: str | None = Field(None, description="What the student says.")
+    teacher_probability: Figure = Field(None, description="Teacher's probability of the true label.")
+    student_probability: Figure = Field(None, description="Student's probability of the true label.")
 
 
 class HistoryPoint(Part):
     """What the trainer logged at one step."""
 
     step: int = Field(description="Optimizer steps done.")
-    epoch: Figure = Field(default=None, description="Epochs done.")
+    epoch: Figure = Field(None, description="Epochs done.")
     values: dict[str, Figure] = Field(default_factory=dict, description="Name (loss, eval_accuracy, learning_rate …) to value.")
 
 
 class ReliabilityBin(Part):
     """One bin of the calibration curve."""
 
-    lower: Figure = Field(default=None, description="Lower edge of the confidence.")
-    upper: Figure = Field(default=None, description="Upper edge of the confidence.")
-    confidence: Figure = Field(default=None, description="Mean confidence of the rows in the bin; null where it is empty.")
-    accuracy: Figure = Field(default=None, description="Share of them that is right.")
-    rows: Count = Field(default=None, description="Rows in the bin.")
+    lower: Figure = Field(None, description="Lower edge of the confidence.")
+    upper: Figure = Field(None, description="Upper edge of the confidence.")
+    confidence: Figure = Field(None, description="Mean confidence of the rows in the bin; null where it is empty.")
+    accuracy: Figure = Field(None, description="Share of them that is right.")
+    rows: Count = Field(None, description="Rows in the bin.")
 
 
 class Energy(Part):
     """Energy per row, or why it could not be read."""
 
     joules_per_row: dict[str, Figure] = Field(default_factory=dict, description="Model name to joules per row at batch 1.")
-    reason: str | None = Field(default=None, description="Why there is no figure, in words.")
+    reason: str | None = Field(None, description="Why there is no figure, in words.")
 
 
 class TrainingPrecision(Part):
-    """What a stage of training computed in, and what bfloat16 costs: the trained model's answers in both are compared."""
+    """What a phase of training computed in, and what bfloat16 costs: the trained model's answers in both are compared."""
 
     computed_in: str = Field(description="fp32 or bf16.")
-    step_fp32_ms: Figure = Field(default=None, description="Median of a step in float32, milliseconds; null where not timed.")
-    step_bf16_ms: Figure = Field(default=None, description="The same in bfloat16.")
-    rows: Count = Field(default=None, description="Rows whose answers were compared; null where it computed in float32.")
-    largest_difference: Figure = Field(default=None, description="Largest difference of a logit, or of a number of the answer.")
-    mean_difference: Figure = Field(default=None, description="Mean difference.")
-    mean_kl_nats: Figure = Field(default=None, description="Mean KL(float32 || bfloat16), in nats, where answers are classes.")
-    same_decisions: Figure = Field(default=None, description="Share of answers with the same class, where answers are classes.")
+    step_fp32_ms: Figure = Field(None, description="Median of a step in float32, milliseconds; null where not timed.")
+    step_bf16_ms: Figure = Field(None, description="The same in bfloat16.")
+    rows: Count = Field(None, description="Rows whose answers were compared; null where it computed in float32.")
+    largest_difference: Figure = Field(None, description="Largest difference of a logit, or of a number of the answer.")
+    mean_difference: Figure = Field(None, description="Mean difference.")
+    mean_kl_nats: Figure = Field(None, description="Mean KL(float32 || bfloat16), in nats, where answers are classes.")
+    same_decisions: Figure = Field(None, description="Share of answers with the same class, where answers are classes.")
 
 
 class Interval(Part):
     """A confidence interval."""
 
-    low: Figure = Field(default=None, description="Lower end.")
-    high: Figure = Field(default=None, description="Upper end.")
+    low: Figure = Field(None, description="Lower end.")
+    high: Figure = Field(None, description="Upper end.")
     level: Figure = Field(default=0.95, description="Share of intervals that hold the true value.")
 
 
@@ -253,48 +249,44 @@ class Metrics(Part):
     """Every figure of one run; see `metrics_schema` for the JSON schema."""
 
     schema_version: int = Field(default=SCHEMA_VERSION, description="Version of this layout.")
-    created: str | None = Field(default=None, description="When the report was made, ISO 8601.")
-    title: str | None = Field(default=None, description="Title of the report; the task and the teacher where null.")
+    created: str | None = Field(None, description="When the report was made, ISO 8601.")
+    title: str | None = Field(None, description="Title of the report; the task and the teacher where null.")
     task: str = Field(description="Task name: text-classification, image-classification.")
     metric: str = Field(description="The metric that retention and gap_closed compare.")
     answers: str = Field(default="class", description="Kind of answer: class, tasks, labels, numbers or embedding.")
     tasks: dict[str, list[str]] = Field(
         default_factory=dict, description="Of several tasks: name to its classes, in the order of the logits; empty for one task."
     )
-    teacher: str | None = Field(default=None, description="Teacher as the user named it.")
-    command: str | None = Field(default=None, description="Command or call that repeats this run.")
-    license: str | None = Field(default=None, description="Licence of the student; unknown where null.")
+    teacher: str | None = Field(None, description="Teacher as the user named it.")
+    command: str | None = Field(None, description="Command or call that repeats this run.")
+    license: str | None = Field(None, description="Licence of the student; unknown where null.")
     ratio: Ratio = Field(default_factory=Ratio, description="Ratio asked for and achieved.")
-    retention: Figure = Field(default=None, description="Student's metric / teacher's metric.")
-    gap_closed: Figure = Field(
-        default=None, description="(student - baseline) / (teacher - baseline); null without a baseline or gap."
-    )
-    agreement: Figure = Field(default=None, description="Share of test rows on which student and teacher choose the same class.")
+    retention: Figure = Field(None, description="Student's metric / teacher's metric.")
+    gap_closed: Figure = Field(None, description="(student - baseline) / (teacher - baseline); null without a baseline or gap.")
+    agreement: Figure = Field(None, description="Share of test rows on which student and teacher choose the same class.")
     wdsr: Figure = Field(
         None, description="Weighted distillation success rate: agreement weighted by the teacher's p(true label)."
     )
-    mean_kl_nats: Figure = Field(default=None, description="Mean KL(teacher || student), nats.")
+    mean_kl_nats: Figure = Field(None, description="Mean KL(teacher || student), nats.")
     models: dict[str, ModelFigures] = Field(default_factory=dict, description="teacher, baseline, student, student-int8 …")
-    served: str | None = Field(
-        default=None, description="Which of `models` is the one to serve; student-int8 or student where null."
-    )
+    served: str | None = Field(None, description="Which of `models` is the one to serve; student-int8 or student where null.")
     confidence: dict[str, Interval] = Field(
         default_factory=dict, description="Intervals: retention, or <model>.<metric>, to a bootstrap interval."
     )
-    quantization: Quantization | None = Field(default=None, description="What `quantize` tried and kept.")
-    plan: PlanSummary | None = Field(default=None, description="What was cut.")
-    layers: LayerSimilarity | None = Field(default=None, description="CKA and attention difference.")
+    quantization: Quantization | None = Field(None, description="What `quantize` tried and kept.")
+    plan: PlanSummary | None = Field(None, description="What was cut.")
+    layers: LayerSimilarity | None = Field(None, description="CKA and attention difference.")
     per_class: list[ClassResult] = Field(default_factory=list, description="Results per class.")
     worst_examples: list[WorstExample] = Field(default_factory=list, description="Worst first.")
     history: dict[str, list[HistoryPoint]] = Field(default_factory=dict, description="Stage to what the trainer logged.")
     precision: dict[str, TrainingPrecision] = Field(
-        default_factory=dict, description="Stage of training to what it computed in and what that cost."
+        default_factory=dict, description="Phase of training to what it computed in and what that cost."
     )
     calibration: dict[str, list[ReliabilityBin]] = Field(default_factory=dict, description="Model to reliability bins.")
-    energy: Energy | None = Field(default=None, description="Energy per row, or why not.")
+    energy: Energy | None = Field(None, description="Energy per row, or why not.")
     data: DataSummary = Field(default_factory=DataSummary, description="The data.")
     machine: Machine = Field(default_factory=Machine, description="The machine.")
-    target: TargetSummary | None = Field(default=None, description="The hardware that the student is for.")
+    target: TargetSummary | None = Field(None, description="The hardware that the student is for.")
     versions: dict[str, str] = Field(default_factory=dict, description="Package to version.")
     seeds: dict[str, int] = Field(default_factory=dict, description="What was seeded, with what.")
     stages: dict[str, Figure] = Field(default_factory=dict, description="Stage to wall seconds, in order.")

@@ -24,9 +24,6 @@ def render(metrics: Metrics, folder: str | Path, *, lang: str = "en") -> Path:
         folder: Folder that receives the two files; made where it does not exist.
         lang: Language shown first, "en" or "zh"; the page holds both and has a switch.
 
-    Returns:
-        Path of index.html.
-
     Raises:
         RecipeError: No such language.
     """
@@ -71,7 +68,7 @@ def _template() -> jinja2.Template:
 
 
 def _reference_runtime(metrics: Metrics) -> str:
-    found = headline.reference(metrics.models["teacher"]) if "teacher" in metrics.models else None
+    found = headline.teacher_reference(metrics)
     return found[0] if found else numbers.NONE
 
 
@@ -123,7 +120,7 @@ def _smaller_card(metrics: Metrics, name: str) -> dict[str, Said] | None:
 def _faster_card(metrics: Metrics, name: str) -> dict[str, Said] | None:
     factor = headline.times_faster(metrics, name)
     best = headline.fastest(metrics.models[name])
-    teacher = headline.reference(metrics.models["teacher"]) if "teacher" in metrics.models else None
+    teacher = headline.teacher_reference(metrics)
     if factor is None or best is None or teacher is None:
         return None
     note = say(

@@ -8,8 +8,9 @@ from potstill.report.metrics import Metrics
 
 _TORCH = """from transformers import pipeline
 
-classify = pipeline("{task}", model="{student}"{several})
+classify = pipeline("{task}", model="{student}")
 print(classify({example}))"""
+_TORCH_LABELS = _TORCH.replace('"{student}"', '"{student}", top_k=None')
 
 _TORCH_SPAN = """import torch
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
@@ -63,6 +64,10 @@ _EMBED = """from sentence_transformers import SentenceTransformer
 embed = SentenceTransformer("{student}")
 print(embed.encode([{example}]))"""
 
+# What the hub calls a task, where it is no name of a pipeline.
+_HUB_NAMES = {"sentence-embeddings": "sentence-similarity"}
+_OF_ANSWERS = {"embedding": _EMBED, "span": _TORCH_SPAN, "labels": _TORCH_LABELS}
+
 # The type of students that a function of the user's own builds.
 MODULE = "potstill-module"
 _OWN_CODE = """import torch
@@ -95,16 +100,11 @@ def model_type_of(metrics: Metrics) -> str:
 
 
 def _with_transformers(metrics: Metrics) -> str:
-    if metrics.answers == "embedding":
-        return _EMBED.format(student=metrics.files.get("student", "student"), example='"a text of yours"')
     if metrics.tasks:
         return _with_tasks(metrics)
     example = '"an_image_of_yours.png"' if _is_image(metrics) else '"a text of yours"'
-    if metrics.task == "question-answering":
-        return _TORCH_SPAN.format(student=metrics.files.get("student", "student"))
-    task = pipeline_of(metrics)
-    several = ", top_k=None" if metrics.answers == "labels" else ""
-    return _TORCH.format(task=task, several=several, student=metrics.files.get("student", "student"), example=example)
+    code = _OF_ANSWERS.get(TASKS[metrics.task].answers, _TORCH)
+    return code.format(task=pipeline_of(metrics), student=metrics.files.get("student", "student"), example=example)
 
 
 def _with_tasks(metrics: Metrics) -> str:
@@ -123,9 +123,8 @@ def _with_tasks(metrics: Metrics) -> str:
 
 def pipeline_of(metrics: Metrics) -> str:
     """What transformers and the hub call the task."""
-    if metrics.answers == "embedding":
-        return "sentence-similarity"
-    return next((name for name, row in TASKS.items() if row.head == TASKS[metrics.task].head), metrics.task)
+    same_head = next(name for name, row in TASKS.items() if row.head == TASKS[metrics.task].head)
+    return _HUB_NAMES.get(metrics.task, same_head)
 
 
 def load_with_onnxruntime(metrics: Metrics) -> str | None:

@@ -17,9 +17,6 @@ MODEL_WIDTH = 12  # of the first column: with it the table fits a terminal of 80
 def summary_table(metrics: Metrics) -> Table:
     """Teacher, baseline, student and its quantized form: quality kept, size, and the time of one row in every runtime.
 
-    Args:
-        metrics: The figures of the run.
-
     Returns:
         A rich table; times are medians at batch 1; "faster" counts against the teacher in PyTorch fp32 where that was measured.
     """
@@ -49,7 +46,7 @@ def summary_table(metrics: Metrics) -> Table:
 
 def _factors(metrics: Metrics, medians: Sequence[float | None]) -> str:
     """How many times faster than the teacher's reference each median is, one per line."""
-    teacher = headline.reference(metrics.models["teacher"]) if "teacher" in metrics.models else None
+    teacher = headline.teacher_reference(metrics)
     return "\n".join(numbers.times(teacher[1] / median if teacher and median else None) for median in medians)
 
 

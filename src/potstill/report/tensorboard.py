@@ -17,11 +17,7 @@ def write_tensorboard(metrics: Metrics, folder: str | Path) -> Path:
     """Write what the trainer logged, the figures of every model, and attention maps.
 
     Args:
-        metrics: The figures of the run.
         folder: Receives the event file, usually ``report/tensorboard``.
-
-    Returns:
-        The folder.
 
     Raises:
         MissingExtra: tensorboard is not installed.

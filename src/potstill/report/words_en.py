@@ -95,7 +95,6 @@ ENGLISH: dict[str, str] = {
     "axis_recall": "recall, %",
     "better_corner": "better",
     "chart_batch": "batch {batch}: median, tick at 95th percentile, ms",
-    "chart_throughput": "rows per second at batch {batch}",
     "chart_loss": "{stage}: loss",
     "chart_quality": "{stage}: validation",
     "chart_classes": "recall of every class",

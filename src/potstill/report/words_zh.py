@@ -91,7 +91,6 @@ CHINESE: dict[str, str] = {
     "axis_recall": "召回率，%",
     "better_corner": "更优",
     "chart_batch": "batch size {batch}：中位数，竖线为第 95 百分位，ms",
-    "chart_throughput": "batch size {batch} 的吞吐量（样本/秒）",
     "chart_loss": "{stage}：损失",
     "chart_quality": "{stage}：验证集",
     "chart_classes": "各类别召回率",

@@ -32,11 +32,7 @@ class AskOptions:
     """What asking a teacher reads of a recipe.
 
     Args:
-        max_tokens: Of augmented rows that a further teacher encodes for itself.
         keeps_states: Whether mean states of its blocks are kept with the answers, as far as there is room.
-        is_first: Whether the rows in its tokens lie with the stages that made them.
-        keeps_answers: Whether the answers are kept at all.
-        passes: How often training will read the rows, for an estimate of the time saved.
     """
 
     max_tokens: int | None
@@ -46,7 +42,7 @@ class AskOptions:
     passes: Callable[[], float] = field(default=lambda: 1.0, compare=False)
 
 
-def ask(given: Given, options: AskOptions, folder: Path, tell: Observer) -> Sequence[str]:
+def ask(given: Given, options: AskOptions, folder: Path, observer: Observer) -> Sequence[str]:
     """Ask a teacher once for every row and keep its answers, and the states that a student cut out of it can match."""
     rows: Rows = given.rows
     teacher: Teacher = given.teacher
@@ -55,7 +51,7 @@ def ask(given: Given, options: AskOptions, folder: Path, tell: Observer) -> Sequ
         rows.task.encode(rows.split(AUGMENTED), teacher.processor, own, max_tokens=options.max_tokens)
     if options.keeps_answers:
         asked = teacher.with_answers(rows, rows.places.get(AUGMENTED, own) if options.is_first else own, folder / "none")
-        _keep_answers(asked, options, folder, tell)
+        _keep_answers(asked, options, folder, observer)
     return []
 
 
@@ -67,13 +63,13 @@ def open_answers(folder: Path, given: Given, *, is_first: bool = True) -> Teache
     return teacher.with_answers(rows, rows.places.get(AUGMENTED, own) if is_first else own, folder / "logits")
 
 
-def _keep_answers(teacher: Teacher, options: AskOptions, folder: Path, tell: Observer) -> None:
+def _keep_answers(teacher: Teacher, options: AskOptions, folder: Path, observer: Observer) -> None:
     rows = teacher.encoded(*teacher.rows.names)
     source = LiveTeacher(teacher.model, TapReader(), device=compute_device())
     states = states_to_keep(facts_of(teacher.model), len(rows), folder) if options.keeps_states else ()
     seconds = measure_seconds_per_row(source, rows, teacher.collator, sample=min(64, max(8, len(rows) // 32)))
     cost = estimate(len(rows), teacher.num_answers, passes=options.passes(), seconds_per_row=seconds)
-    tell.note(
+    observer.note(
         f"the answers to {len(rows):,} rows take {size(cost.bytes)} and about {cost.seconds_to_write:.0f} s,"
         f" and save about {cost.seconds_saved:.0f} s"
     )
@@ -81,7 +77,7 @@ def _keep_answers(teacher: Teacher, options: AskOptions, folder: Path, tell: Obs
     dtype = dtype_of(shown)
     if states:
         taken = len(rows) * sum(state.shape[-1] for state in shown) * np.dtype(dtype).itemsize
-        tell.note(f"mean states of {len(states)} of the teacher's blocks are kept beside them in {size(taken)}")
+        observer.note(f"mean states of {len(states)} of the teacher's blocks are kept with them in {size(taken)}")
     write_cache(
         source,
         rows,
@@ -91,7 +87,7 @@ def _keep_answers(teacher: Teacher, options: AskOptions, folder: Path, tell: Obs
         tap_dtype=dtype,
         batch_size=CACHE_BATCH,
         processor_fingerprint=fingerprint_of_processor(teacher.processor),
-        progress=progress(tell),
+        progress=progress(observer),
     )
 
 

@@ -32,9 +32,8 @@ class AugmentOptions:
     tasks: tuple[str, ...] = ()
 
 
-def augment_rows(given: Given, options: AugmentOptions, folder: Path, tell: Observer) -> Sequence[str]:
+def augment_rows(given: Given, options: AugmentOptions, folder: Path, observer: Observer) -> Sequence[str]:
     """Make rows out of the training rows of every task, each task's share by its share of the training rows; encode them."""
-    del tell
     rows: Rows = given.rows
     teacher: Teacher = given.teacher
     teachers: tuple[Teacher, ...] = given.teachers
@@ -64,12 +63,7 @@ def open_augmented(folder: Path, given: Given) -> Rows:
 
 
 def num_augmented(asked: Literal["auto", "none"] | int, teacher: Teacher) -> int:
-    """How many rows to make: as asked, or enough that a small data set teaches what the teacher knows.
-
-    Args:
-        asked: ``data.augment`` of a recipe.
-        teacher: The first teacher, with all training rows in its tokens.
-    """
+    """How many rows to make: as asked, or enough that a small data set teaches what the teacher knows."""
     if asked == "none":
         return 0
     train = teacher.encoded("train")

@@ -18,12 +18,12 @@ from potstill.training.phase_settings import total_steps
 EVALUATIONS, PATIENCE = 20, 5
 
 
-def train_baseline(given: Given, options: LearningOptions, folder: Path, tell: Observer) -> Sequence[str]:
+def train_baseline(given: Given, options: LearningOptions, folder: Path, observer: Observer) -> Sequence[str]:
     """Train the same cut student by the labels alone, with at most as many steps as distillation makes.
 
     Labels are few and many passes only overfit, so it ends where validation no longer gains; the best checkpoint is kept.
     """
-    learning = Learning(options, given.rows, given.teachers, given.student, tell)
+    learning = Learning(options, given.rows, given.teachers, given.student, observer)
     model, processor = learning.student.load()
     phases = [phase for phase in learning.phases(model) if phase.learner == "student"]
     steps = sum(total_steps(len(learning.training_rows(phase)), learning.settings(phase)) for phase in phases)

@@ -28,20 +28,15 @@ CACHE_BATCH = 64
 
 @dataclass(frozen=True)
 class ChainOptions(LearningOptions):
-    """What training a chain reads of a recipe.
-
-    Args:
-        max_tokens: Of rows that a model encodes for itself.
-        keeps_answers: Whether the answers of each model are kept.
-    """
+    """What training a chain reads of a recipe."""
 
     max_tokens: int | None = None
     keeps_answers: bool = True
 
 
-def train_chain(given: Given, options: ChainOptions, folder: Path, tell: Observer) -> Sequence[str]:
+def train_chain(given: Given, options: ChainOptions, folder: Path, observer: Observer) -> Sequence[str]:
     """Train every model of the chain but the student, each taught by the one before."""
-    learning = Learning(options, given.rows, given.teachers, given.student, tell)
+    learning = Learning(options, given.rows, given.teachers, given.student, observer)
     model, _ = learning.student.load(without_dropout=True)
     phases = [phase for phase in learning.phases(model) if phase.learner != "student"]
     notes = []

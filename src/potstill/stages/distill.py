@@ -13,9 +13,9 @@ from potstill.planning.learning import Learning, LearningOptions, last_shares
 from potstill.training.phases import PhaseOutcome
 
 
-def distill(given: Given, options: LearningOptions, folder: Path, tell: Observer) -> Sequence[str]:
+def distill(given: Given, options: LearningOptions, folder: Path, observer: Observer) -> Sequence[str]:
     """Teach the student the teacher's answers, and its inner values where the method compares them."""
-    learning = Learning(options, given.rows, given.teachers, given.student, tell, given.chain)
+    learning = Learning(options, given.rows, given.teachers, given.student, observer, given.chain)
     model, processor = learning.student.load(without_dropout=True)
     phases = [phase for phase in learning.phases(model) if phase.learner == "student"]
     if any(kind.wants_dropout for phase in phases for kind in phase.companions()):

@@ -15,9 +15,8 @@ from potstill.report.layer_comparison import compare_layers
 from potstill.report.metrics import Energy
 
 
-def evaluate(given: Given, options: MeasureOptions, folder: Path, tell: Observer) -> Sequence[str]:
+def evaluate(given: Given, options: MeasureOptions, folder: Path, observer: Observer) -> Sequence[str]:
     """Measure teacher, baseline, student and the quantized student, and write the figures."""
-    del tell
     bench = _bench(given, options)
     subjects = gather(bench, folder)
     speeds, joules, reason = measure_speed(bench, subjects)

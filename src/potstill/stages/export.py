@@ -40,7 +40,7 @@ class ExportOptions:
     seed: int
 
 
-def export_student(given: Given, options: ExportOptions, folder: Path, tell: Observer) -> Sequence[str]:
+def export_student(given: Given, options: ExportOptions, folder: Path, observer: Observer) -> Sequence[str]:
     """Export the student, try the ways of serving it, and keep the fp32 file and what was chosen."""
     student: Student = given.student
     model, task, target = student.load()[0], student.rows.task, target_named(options.target)
@@ -52,13 +52,13 @@ def export_student(given: Given, options: ExportOptions, folder: Path, tell: Obs
         example_inputs=task.example_inputs(model, batch=2),
         dynamic_axes=task.dynamic_axes(model),
         ways=ways,
-        choosing=_choosing(student, given, options, len(ways), tell) if ways else None,
+        choosing=_choosing(student, given, options, len(ways), observer) if ways else None,
     )
     write_json_atomic(folder / "facts.json", facts)
     return notes
 
 
-def _choosing(student: Student, given: Given, options: ExportOptions, num_ways: int, tell: Observer) -> Callable[..., Choice]:
+def _choosing(student: Student, given: Given, options: ExportOptions, num_ways: int, observer: Observer) -> Callable[..., Choice]:
     """`choose` with the student's rows and metric."""
     validation, train = student.encoded("validation"), student.encoded("train")
     rows, collator, asked = student.rows, student.collator, options.quantize
@@ -71,7 +71,7 @@ def _choosing(student: Student, given: Given, options: ExportOptions, num_ways: 
 
     def on_try(name: str) -> None:
         tried.append(name)
-        tell.stage_advanced(len(tried), num_ways, {})
+        observer.stage_advanced(len(tried), num_ways, {})
 
     return functools.partial(
         choose,
@@ -92,15 +92,7 @@ def _teacher_answers(teacher: Teacher) -> np.ndarray:
 def batches(
     rows: EncodedRows, collator: Callable[..., Any], num_rows: int, batch_size: int, seed: int
 ) -> list[dict[str, np.ndarray]]:
-    """Batches of rows drawn by the seed, as arrays, without labels and row ids.
-
-    Args:
-        rows: Where to draw from.
-        collator: Makes a batch.
-        num_rows: Rows in all, at most.
-        batch_size: Rows per batch; the last one may have fewer.
-        seed: Of the draw.
-    """
+    """Batches of rows drawn by the seed, as arrays, without labels and row ids."""
     drawn = np.random.default_rng(seed).permutation(len(rows))[:num_rows]
     made = []
     for start in range(0, len(drawn), batch_size):

@@ -19,16 +19,14 @@ class ReportOptions:
 
     Args:
         output: The output folder; receives the model card.
-        about_run: Fields of the figures that are about this run and not about its results.
     """
 
     output: Path = field(compare=False)
     about_run: Callable[[], Mapping[str, Any]] = field(compare=False)
 
 
-def write_report(given: Given, options: ReportOptions, folder: Path, tell: Observer) -> Sequence[str]:
+def write_report(given: Given, options: ReportOptions, folder: Path, observer: Observer) -> Sequence[str]:
     """Write the page, the TensorBoard files and the model card."""
-    del tell
     metrics = Metrics.read(given.measurements / "metrics.json")
     return render_report(options.output, folder, metrics.model_copy(update=dict(options.about_run())))
 
@@ -38,8 +36,6 @@ def render_report(output: Path, folder: Path, metrics: Metrics) -> list[str]:
 
     Args:
         output: The output folder; receives the model card.
-        folder: Receives the page and the TensorBoard files.
-        metrics: The figures.
     """
     from potstill.report.card import write_card
     from potstill.report.page import render

@@ -22,20 +22,14 @@ from potstill.recipe.model import DataRecipe
 
 @dataclass(frozen=True)
 class RowsOptions:
-    """What reading rows depends on; each of the inputs carries its own part.
-
-    Args:
-        data: Of each task, or of the only one.
-        teachers: How each teacher is loaded.
-        seed: Of the splits.
-    """
+    """What reading rows depends on; each of the inputs carries its own part."""
 
     data: tuple[DataRecipe, ...]
     teachers: tuple[tuple[str, bool, bool], ...]
     seed: int
 
 
-def read_rows(given: Given, options: RowsOptions, folder: Path, tell: Observer) -> Sequence[str]:
+def read_rows(given: Given, options: RowsOptions, folder: Path, observer: Observer) -> Sequence[str]:
     """Load the data, save the splits and encode them in the first teacher's tokens.
 
     Raises:
@@ -44,7 +38,7 @@ def read_rows(given: Given, options: RowsOptions, folder: Path, tell: Observer) 
     inputs: tuple[Inputs, ...] = given.inputs
     if len(inputs) == 1:
         splits, processor = _read(inputs[0], None)
-        return _write(given.task, splits, processor, options.data[0].max_tokens, folder, tell)
+        return _write(given.task, splits, processor, options.data[0].max_tokens, folder, observer)
     processor = inputs[0].load_anew(None).processor
     parts = {}
     for one in inputs:
@@ -53,7 +47,7 @@ def read_rows(given: Given, options: RowsOptions, folder: Path, tell: Observer) 
     joined = join_tasks(parts)
     shown = (f"{task}: classes {start} to {stop - 1}" for task, (start, stop) in blocks_of(joined.label_names).items())
     splits = replace(joined, notes=(*joined.notes, *shown))
-    return _write(given.task, splits, processor, options.data[0].max_tokens, folder, tell)
+    return _write(given.task, splits, processor, options.data[0].max_tokens, folder, observer)
 
 
 def _read(one: Inputs, processor: Any) -> tuple[Splits, Any]:
@@ -67,13 +61,13 @@ def _read(one: Inputs, processor: Any) -> tuple[Splits, Any]:
     return replace(splits, notes=(*splits.notes, *teacher.notes, *notes), **present), processor
 
 
-def _write(task: Any, splits: Splits, processor: Any, max_tokens: int | None, folder: Path, tell: Observer) -> Sequence[str]:
+def _write(task: Any, splits: Splits, processor: Any, max_tokens: int | None, folder: Path, observer: Observer) -> Sequence[str]:
     """Save the splits and encode them in the tokens of a processor."""
     know_labels(task, splits.label_names)
     present = {name: part for name in SPLITS if (part := getattr(splits, name)) is not None}
     notes = list(splits.notes)
     for done, (name, part) in enumerate(present.items()):
-        tell.stage_advanced(done, len(present), {})
+        observer.stage_advanced(done, len(present), {})
         part.save_to_disk(str(folder / "splits" / name))
         notes += task.encode(part, processor, folder / "encoded" / name, max_tokens=max_tokens).notes
     facts = {
@@ -99,7 +93,6 @@ def open_rows(folder: Path, given: Given) -> Rows:
 
 def open_task_rows(folder: Path, given: Given, *, number: int) -> Rows:
     """The rows of one of several tasks."""
-    del folder
     rows: Rows = given.rows
     own = rows.of_task(number, given.inputs.task)
     know_labels(own.task, own.label_names)
@@ -115,9 +108,6 @@ def formed(task: Any, data: DataRecipe, splits: Mapping[str, Dataset], processor
     """The rows of every split as they are encoded: long texts in segments, contexts in windows; and notes.
 
     Args:
-        task: What the rows mean.
-        data: Says how long texts are treated.
-        splits: Name → rows.
         processor: The teacher's tokenizer or image processor; segments and windows are measured in its tokens.
 
     Raises:

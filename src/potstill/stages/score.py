@@ -17,7 +17,6 @@ class ScoreOptions:
     """What scoring reads of a recipe.
 
     Args:
-        seed: Of the rows and labels that are drawn.
         is_needed: Whether scores are shared and a student of another shape is cut; else cutting measures what it needs itself.
     """
 
@@ -25,14 +24,12 @@ class ScoreOptions:
     is_needed: bool = field(compare=False)
 
 
-def score(given: Given, options: ScoreOptions, folder: Path, tell: Observer) -> Sequence[str]:
+def score(given: Given, options: ScoreOptions, folder: Path, observer: Observer) -> Sequence[str]:
     """Measure the importance of heads, neurons, hidden units, layers and channels on training rows."""
-    del tell
     measure(given.teacher.model, calibration_batches(given.teacher, options.seed), seed=options.seed).save(folder)
     return []
 
 
 def open_scores(folder: Path, given: Given) -> Importance | None:
     """The scores; None where the stage was not needed."""
-    del given
     return Importance.load(folder) if (folder / FILE_NAME).is_file() else None

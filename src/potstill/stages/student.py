@@ -16,22 +16,18 @@ from potstill.students.make import StudentOptions, make_student
 
 @dataclass(frozen=True)
 class CutOptions(StudentOptions):
-    """What the stage reads of a recipe.
-
-    Args:
-        tasks: Names of several tasks; empty for one.
-    """
+    """What the stage reads of a recipe."""
 
     tasks: tuple[str, ...] = ()
 
 
-def cut(given: Given, options: CutOptions, folder: Path, tell: Observer) -> Sequence[str]:
+def cut(given: Given, options: CutOptions, folder: Path, observer: Observer) -> Sequence[str]:
     """Plan the student, cut it out of the teacher, and encode the rows in its tokens."""
     rows: Rows = given.rows
     teacher: Teacher = given.teacher
     if options.tasks:
         teacher = widened_teacher(teacher, given.teachers, options.seed)
-    return make_student(options, rows, replace(teacher, rows=rows), folder, tell, given.scores)
+    return make_student(options, rows, replace(teacher, rows=rows), folder, observer, given.scores)
 
 
 def open_student(folder: Path, given: Given, *, name: str = "student") -> Student:
@@ -42,12 +38,6 @@ def open_student(folder: Path, given: Given, *, name: str = "student") -> Studen
 
 
 def open_version(folder: Path, given: Given, *, model: str = "") -> Student:
-    """A later version of the student that it builds on.
-
-    Args:
-        folder: Of the stage that made it.
-        given: The version before.
-        model: Where the model lies below that folder.
-    """
+    """A later version of the student that it builds on."""
     before: Student = given.student
     return before.version(folder / model)

@@ -37,12 +37,7 @@ class TeachOptions:
     """What training a teacher reads of a recipe.
 
     Args:
-        teacher: How it is trained.
         anchors: Earlier states to keep; None for none.
-        seed: Of batch order and a new head.
-        precision: Of training.
-        max_tokens: Of rows that a further teacher encodes for itself.
-        label: What messages call it.
     """
 
     teacher: OneTeacherRecipe
@@ -53,14 +48,14 @@ class TeachOptions:
     label: str = "teacher"
 
 
-def teach(given: Given, options: TeachOptions, folder: Path, tell: Observer) -> Sequence[str]:
+def teach(given: Given, options: TeachOptions, folder: Path, observer: Observer) -> Sequence[str]:
     """Train the teacher on the labelled rows and keep the best by validation."""
     with errors_of_task(given.inputs.name):
         rows: Rows = given.rows
-        return _train(given.inputs, options, rows, rows.places, folder, tell)
+        return _train(given.inputs, options, rows, rows.places, folder, observer)
 
 
-def read_and_teach(given: Given, options: TeachOptions, folder: Path, tell: Observer) -> Sequence[str]:
+def read_and_teach(given: Given, options: TeachOptions, folder: Path, observer: Observer) -> Sequence[str]:
     """Encode every split in a further teacher's tokens, and train it where its head is new."""
     inputs: Inputs = given.inputs
     rows: Rows = given.rows
@@ -70,12 +65,11 @@ def read_and_teach(given: Given, options: TeachOptions, folder: Path, tell: Obse
         if not inputs.wants_training(rows.label_names):
             return list(loaded.notes)
         (folder / "model").mkdir(exist_ok=True)
-        return _train(inputs, options, rows, places_in(folder / "encoded"), folder / "model", tell)
+        return _train(inputs, options, rows, places_in(folder / "encoded"), folder / "model", observer)
 
 
 def wants_teaching(given: Given, options: TeachOptions) -> bool:
     """Whether the teacher is trained in this run."""
-    del options
     inputs: Inputs = given.inputs
     return inputs.wants_training(given.rows.label_names)
 
@@ -84,9 +78,6 @@ def open_teacher(folder: Path, given: Given, *, name: str = "teacher", own: str 
     """The teacher that was trained in this run, or the given one, with the rows in its tokens.
 
     Args:
-        folder: Of the stage.
-        given: The rows and what was given.
-        name: As messages say it.
         own: Where the model lies below the folder of a further teacher, which has encoded the rows for itself.
     """
     inputs: Inputs = given.inputs
@@ -104,14 +95,13 @@ def open_teacher(folder: Path, given: Given, *, name: str = "teacher", own: str 
 
 def open_with_all_rows(folder: Path, given: Given) -> Teacher:
     """The first task's teacher with the rows of all tasks in its tokens."""
-    del folder
     first: Teacher = given.first
     rows: Rows = given.rows
     return replace(first, rows=rows, places=rows.places, number=None, load=lambda: first.loaded, measured={}, _opened={})
 
 
 def _train(
-    inputs: Inputs, options: TeachOptions, rows: Rows, places: Mapping[str, Path], folder: Path, tell: Observer
+    inputs: Inputs, options: TeachOptions, rows: Rows, places: Mapping[str, Path], folder: Path, observer: Observer
 ) -> Sequence[str]:
     inputs.forget()
     loaded = inputs.load_anew(rows.label_names)
@@ -141,7 +131,7 @@ def _train(
         terms=[rows.answers.from_labels or {}],
         task=rows.task,
         settings=settings,
-        on_progress=progress(tell),
+        on_progress=progress(observer),
         callbacks=[RouteKeeper(folder / "training" / "route")] if options.anchors else [],
     )
     freeze(model)
@@ -163,9 +153,6 @@ def _keep_anchors(route: Path, teacher: Path, count: int, *, end: float | None =
     The route ends where the teacher was best, so that no state is later than the teacher that is kept.
 
     Args:
-        route: What `RouteKeeper` kept.
-        teacher: The trained teacher, with its configuration and its tokenizer or image processor.
-        count: How many.
         end: Optimizer steps that the kept teacher has done; None for all.
     """
     states = list(route.glob("step-*.safetensors"))

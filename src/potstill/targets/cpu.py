@@ -30,8 +30,7 @@ class Cpu(Target):
 
     def describe(self) -> str:
         """Processor and the instruction sets that matter."""
-        found = describe()
-        return f"{found.cpu} ({', '.join(found.flags)})" if found.flags else found.cpu
+        return describe().processor
 
 
 CPU = Cpu()

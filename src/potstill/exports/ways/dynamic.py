@@ -27,9 +27,6 @@ def quantize_dynamic(source: str | Path, target: str | Path, *, fused: bool = Tr
     tables get INT8 per row (`quantize_embeddings`).
 
     Args:
-        source: A file from `export_onnx`.
-        target: The file to write.
-        fused: Fuse attention and normalisation first (ONNX Runtime only).
         fuse_embeddings: Fuse the embedding block too; its tables then have one scale each.
     """
     from onnxruntime.quantization import QuantType
@@ -87,11 +84,7 @@ def has_int8_dot_product() -> bool:
 
 
 def int8_share(path: str | Path) -> float:
-    """Share of a file's weights, by number, that are stored in 8 bits.
-
-    Args:
-        path: An ``.onnx`` file.
-    """
+    """Share of a file's weights, by number, that are stored in 8 bits."""
     small = {onnx.TensorProto.INT8, onnx.TensorProto.UINT8}
     sizes = [(math.prod(one.dims), one.data_type in small) for one in onnx.load(str(path)).graph.initializer]
     total = sum(size for size, _ in sizes)

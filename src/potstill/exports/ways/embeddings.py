@@ -38,13 +38,6 @@ def quantize_embeddings(model: onnx.ModelProto, *, min_rows: int = MIN_ROWS) -> 
     """Replace every table that is only looked up in by INT8 rows and their scales, in place.
 
     ``Gather(table, ids)`` becomes ``Cast(Gather(entries, ids)) * Gather(scales, ids)``.
-
-    Args:
-        model: The model to change.
-        min_rows: Tables with fewer rows stay.
-
-    Returns:
-        Names of the tables replaced.
     """
     graph = model.graph
     tables = dict(_tables(graph, min_rows))

@@ -12,12 +12,7 @@ from potstill.exports.ways.fuse import fuse
 
 
 def convert_fp16(source: str | Path, target: str | Path) -> Path:
-    """Write an fp16 version of an fp32 file, half its size and no faster on a CPU; inputs and logits stay fp32.
-
-    Args:
-        source: A file from `export_onnx`.
-        target: The file to write.
-    """
+    """Write an fp16 version of an fp32 file, half its size and no faster on a CPU; inputs and logits stay fp32."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     converted = convert_float_to_float16(onnx.load(str(source)), keep_io_types=True)

@@ -26,8 +26,6 @@ def fuse(source: str | Path, target: str | Path, *, fuse_embeddings: bool = Fals
     The file then runs in ONNX Runtime only. A graph in which nothing is recognised is written as it is.
 
     Args:
-        source: A file from `export_onnx`, in fp32.
-        target: The file to write.
         fuse_embeddings: Also fuse the embedding tables and their normalisation into one operator, which is faster, but
             quantizes the tables with one scale each.
     """
@@ -76,9 +74,6 @@ def keep_residuals_apart(model: onnx.ModelProto) -> int:
 
     ONNX Runtime fuses `Add` and `LayerNormalization` into an operator that takes 40 µs where the two take 5.5 µs
     (24 tokens of width 384, one thread, version 1.31); it leaves `Sum` alone, which computes the same.
-
-    Returns:
-        How many were changed.
     """
     normalised = {node.input[0] for node in model.graph.node if node.op_type == "LayerNormalization"}
     sums = [node for node in model.graph.node if node.op_type == "Add" and node.output[0] in normalised]

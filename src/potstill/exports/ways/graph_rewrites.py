@@ -1,4 +1,4 @@
-"""Less to compute in a fused graph: tokens that nobody reads, shapes that are known, products too small to quantize.
+"""Less to compute in a fused graph: tokens that nothing reads, shapes that are known, products too small to quantize.
 
 Law: in fp32 the graph gives the same logits.
 """
@@ -26,12 +26,6 @@ def compute_read_tokens(model: onnx.ModelProto) -> int:
     A classifier that reads the first token alone leaves the last block's output projection, feed-forward layer and
     normalisations of all other tokens unread; behind the last attention they need not be computed. Only whole stretches that
     lead back to an attention are changed, since there every value is [B, T, D].
-
-    Args:
-        model: A graph in which attention is one node (`fuse`).
-
-    Returns:
-        Operators that now compute one token.
     """
     graph = model.graph
     constants = {one.name: len(one.dims) for one in graph.initializer}
@@ -45,11 +39,7 @@ def compute_read_tokens(model: onnx.ModelProto) -> int:
 
 
 def write_known_shapes(model: onnx.ModelProto) -> int:
-    """Write `flatten` of the last two axes, which exporters take apart into four operators, as one, in place.
-
-    Returns:
-        How many were changed.
-    """
+    """Write `flatten` of the last two axes, which exporters take apart into four operators, as one, in place."""
     graph = model.graph
     made = {output: node for node in graph.node for output in node.output}
     values = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
@@ -120,7 +110,7 @@ def _stretch(graph: onnx.GraphProto, pick: onnx.NodeProto, constants: Mapping[st
 
 
 def _is_by_token(node: onnx.NodeProto, constants: Mapping[str, int]) -> bool:
-    """Whether a node treats every token alike and by itself; constants beside it must broadcast over tokens."""
+    """Whether a node treats every token alike and by itself; its constants must broadcast over tokens."""
     if node.op_type not in BY_TOKEN or len(node.output) != 1:
         return False
     if node.op_type == "LayerNormalization":

@@ -15,11 +15,6 @@ from potstill.exports.runtimes import as_array
 def quantize_openvino(source: str | Path, target: str | Path, calibration: Calibration) -> Path:
     """Write an INT8 OpenVINO model (``.xml`` and ``.bin``) from an fp32 ONNX file.
 
-    Args:
-        source: A file from `export_onnx`.
-        target: The ``.xml`` file to write.
-        calibration: Batches of training rows, as the model takes them.
-
     Raises:
         MissingExtra: openvino or nncf is not installed.
         DataError: No calibration batch.
@@ -50,10 +45,6 @@ def quantize_openvino(source: str | Path, target: str | Path, calibration: Calib
 
 def save_openvino(source: str | Path, target: str | Path) -> Path:
     """Write an OpenVINO model from an fp32 ONNX file, weights stored in fp16.
-
-    Args:
-        source: A file from `export_onnx`.
-        target: The ``.xml`` file to write.
 
     Raises:
         MissingExtra: openvino is not installed.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +30,6 @@ def quantize_static(
     """Write an INT8 version of an fp32 file with fixed activation scales (QDQ form).
 
     Args:
-        source: A file from `export_onnx`.
-        target: The file to write.
-        calibration: Batches of training rows, as the model takes them.
         method: ``"minmax"`` (widest range seen), ``"entropy"`` (range that loses least information) or
             ``"percentile"`` (99.999 % of the values seen).
 
@@ -87,17 +83,13 @@ def calibration_reader(path: str | Path, calibration: Calibration) -> Any:
             return len(calibration)
 
         def set_range(self, start_index: int, end_index: int) -> None:
-            self.rows: Iterator[dict[str, Any]] = _feeds(calibration[start_index:end_index], kinds)
+            chosen = calibration[start_index:end_index]
+            self.rows = ({name: as_array(batch, name, kind) for name, kind in kinds.items()} for batch in chosen)
 
         def get_next(self) -> dict[str, Any] | None:
             return next(self.rows, None)
 
     return Reader()
-
-
-def _feeds(batches: Sequence[Mapping[str, Any]], kinds: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    for batch in batches:
-        yield {name: as_array(batch, name, kind) for name, kind in kinds.items()}
 
 
 MINMAX, ENTROPY, PERCENTILE = (

@@ -19,12 +19,7 @@ class Bar:
     """One bar.
 
     Args:
-        name: Text to its left.
-        value: Length; not negative.
-        shown: Text at its end.
-        style: Style class of the fill.
         mark: Where a tick is drawn (a high percentile), if any.
-        hint: Text shown under the pointer.
     """
 
     name: Said
@@ -36,14 +31,7 @@ class Bar:
 
 
 def bars(rows: Sequence[Bar], title: Said, *, limit: float | None = None, limit_name: Said | None = None) -> Markup:
-    """Bars from zero, one below the other.
-
-    Args:
-        rows: The bars, top first; at least one.
-        title: Caption, with the unit.
-        limit: Where a dashed line across all bars is drawn.
-        limit_name: Text of that line.
-    """
+    """Bars from zero, one below the other."""
     foot = 18 if limit is not None else 0
     canvas = Canvas(WIDTH, TOP + ROW * len(rows) + 4 + foot)
     left = min(LONGEST_NAME, max(text_width(row.name.en) for row in rows)) + 12

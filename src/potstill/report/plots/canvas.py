@@ -13,6 +13,7 @@ from potstill.report.words import Said, same
 
 STYLED_MODELS = ("teacher", "baseline", "student", "student-int8")
 NUM_OTHER_STYLES = 4
+FONT_SIZE = 12
 
 
 def style_of(model: str, models: Sequence[str]) -> str:
@@ -23,16 +24,16 @@ def style_of(model: str, models: Sequence[str]) -> str:
     return f"m-other{others.index(model) % NUM_OTHER_STYLES if model in others else 0}"
 
 
-def text_width(text: str, font_size: float = 12) -> float:
+def text_width(text: str) -> float:
     """Rough width of a text in pixels; Chinese characters are twice as wide."""
-    return sum(font_size if ord(char) > 0x2E80 else font_size * 0.56 for char in text)
+    return sum(FONT_SIZE if ord(char) > 0x2E80 else FONT_SIZE * 0.56 for char in text)
 
 
-def shorten(text: str, width: float, font_size: float = 12) -> str:
+def shorten(text: str, width: float) -> str:
     """`text`, cut with an ellipsis where it is wider than `width` pixels."""
-    if text_width(text, font_size) <= width:
+    if text_width(text) <= width:
         return text
-    while text and text_width(text + "…", font_size) > width:
+    while text and text_width(text + "…") > width:
         text = text[:-1]
     return text + "…"
 
@@ -93,12 +94,7 @@ def _log_ticks(low: float, high: float, most: int) -> list[float]:
 
 
 class Canvas:
-    """Collects shapes and makes one `<svg>` of them.
-
-    Args:
-        width: Width of the view box in pixels.
-        height: Height of the view box in pixels.
-    """
+    """Collects shapes and makes one `<svg>` of them."""
 
     def __init__(self, width: float, height: float) -> None:
         self.width, self.height = width, height
@@ -156,14 +152,14 @@ class Canvas:
         ).format(title, round(self.width), round(self.height), round(self.width * 1.35), title.en, Markup("".join(self._parts)))
 
 
-def draw_axes(canvas: Canvas, x: Axis, y: Axis, x_title: Said, y_title: Said, *, x_unit: str = "", y_unit: str = "") -> None:
+def draw_axes(canvas: Canvas, x: Axis, y: Axis, x_title: Said, y_title: Said) -> None:
     """Grid, ticks and titles of a plot with two numeric axes; `y` runs upwards (start below end)."""
     for tick in y.ticks():
         canvas.line(x.start, y.at(tick), x.end, y.at(tick), "grid")
-        canvas.text(x.start - 8, y.at(tick) + 4, tick_text(tick) + y_unit, anchor="end", style="tick")
+        canvas.text(x.start - 8, y.at(tick) + 4, tick_text(tick), anchor="end", style="tick")
     for tick in x.ticks():
         canvas.line(x.at(tick), y.start, x.at(tick), y.start + 4, "axis")
-        canvas.text(x.at(tick), y.start + 18, tick_text(tick) + x_unit, anchor="middle", style="tick")
+        canvas.text(x.at(tick), y.start + 18, tick_text(tick), anchor="middle", style="tick")
     canvas.line(x.start, y.start, x.end, y.start, "axis")
     canvas.text((x.start + x.end) / 2, y.start + 38, x_title, anchor="middle", style="axis-title")
     canvas.text(14, (y.start + y.end) / 2, y_title, anchor="middle", style="axis-title", turn=True)

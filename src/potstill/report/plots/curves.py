@@ -23,8 +23,6 @@ def training_curve(lines: Mapping[str, Points], title: Said, y_title: Said, *, s
 
     Args:
         lines: Name to (step, value) points; at least one point in all.
-        title: Caption.
-        y_title: Name and unit of the values.
         scale: Factor on the values (100 for shares shown in percent).
     """
     scaled = {name: [(step, value * scale) for step, value in points] for name, points in lines.items() if points}
@@ -46,9 +44,6 @@ def calibration_curve(lines: Mapping[str, Points], styles: Mapping[str, str], na
 
     Args:
         lines: Model to (confidence, accuracy) of its bins that are not empty.
-        styles: Model to its style class.
-        names: Model to its name.
-        title: Caption.
     """
     canvas = Canvas(WIDTH, 330)
     low = 100 * min([0.9, *(value for points in lines.values() for point in points for value in point)])
@@ -126,10 +121,6 @@ def tradeoff(
 
     Args:
         points: Model to (cost, quality); costs are positive.
-        metric: Name of the quality.
-        x_title: Name and unit of the cost.
-        title: Caption.
-        hints: Model to the text shown under the pointer.
     """
     canvas = Canvas(WIDTH, TALL)
     scale = 100 if metric in SHARES else 1
