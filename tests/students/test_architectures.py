@@ -237,7 +237,7 @@ def test_a_plan_that_cannot_land_says_so():
         ("static", "bert", {"ratio": 0.9, "params": 3}, r"2 budgets are given \(ratio, params\)"),
         ("static", "bert", {"ratio": 1.2}, "ratio=1.2 means a ratio of 1.2000.*above 0 and up to 0.999"),
         ("static", "bert", {"params": 10**9}, "params=1000000000 means"),
-        ("static", "bert", {"latency_ms": 2}, "without a way to tell the latency.*pass latency_of="),
+        ("static", "bert", {"latency_ms": 2}, "without a way to measure the latency.*pass latency_of="),
     ],
 )
 def test_impossible_plans_are_refused(name, teacher, budget, message):

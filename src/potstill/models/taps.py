@@ -36,7 +36,7 @@ class Taps:
     model carries no hook, and the recomputation of gradient checkpointing, which runs in the backward pass, adds nothing.
     Attention scores are recomputed from the query and key projections, so the model keeps its fast attention.
     ``gradient:NEED`` is the gradient of the largest logit by a value; it is computed wherever gradients are off elsewhere.
-    Where nobody wants the logits, `reach` leaves the forward behind the last value that is needed.
+    Where the logits are not needed, `reach` leaves the forward behind the last value that is needed.
 
     Args:
         model: A transformers model, or any module whose forward returns logits.
@@ -70,7 +70,7 @@ class Taps:
 
         Args:
             inputs: Keyword arguments of the model.
-            forward: Called in place of the model, where the caller wraps its forward.
+            forward: Called instead of the model, where the caller wraps its forward.
 
         Returns:
             The logits, and the values by need name. Nothing is kept here.
@@ -174,25 +174,25 @@ class Taps:
             )
 
     def _resolve(self, need: str) -> None:
-        kind, _, rest = need.partition(":")
-        if need == "embedding" or (kind == "hidden" and rest):
+        name, _, rest = need.partition(":")
+        if need == "embedding" or (name == "hidden" and rest):
             self._resolve_hidden(need, 0 if need == "embedding" else self._index(need))
-        elif kind == "mean" and rest:
+        elif name == "mean" and rest:
             self._resolve_hidden(need, self._index(need))
             self._recipes[need] = partial(_mean_state, read=self._recipes[need])
-        elif kind in ("attention", *_PROJECTIONS) and rest:
-            self._resolve_attention(need, kind, self._index(need))
+        elif name in ("attention", *_PROJECTIONS) and rest:
+            self._resolve_attention(need, name, self._index(need))
         elif need in ("head.in", "pooled"):
             head = head_of(self.model)
             if head is None:
                 raise self._missing(need)
             self._slot(need, head, need, is_input=True)
-        elif kind == "module" and rest:
+        elif name == "module" and rest:
             self._resolve_modules(need, rest)
         elif need == INPUT and getattr(self.model, "main_input_name", "pixel_values") == "pixel_values":
             self._places[need] = INPUT
             self._recipes[need] = lambda caught, _: _found(caught, INPUT)
-        elif kind == "gradient" and rest:
+        elif name == "gradient" and rest:
             self._resolve_gradient(need, rest)
         else:
             raise self._missing(need)
@@ -204,7 +204,7 @@ class Taps:
             self._recipes.pop(by, None)
         if by not in self._places:
             raise NeedsError(
-                f"{need!r} cannot be told, {type(self.model).__name__} has no one module that gives {by!r}",
+                f"{need!r} cannot be computed, {type(self.model).__name__} has no one module that gives {by!r}",
                 "input of images, embedding, hidden:k, head.in or module:PATH",
                 "set tap to one of them",
             )
@@ -233,17 +233,17 @@ class Taps:
         position = self._position(need, index, len(blocks), lowest=0)
         self._slot(f"hidden:{position}", blocks[position - 1], need)
 
-    def _resolve_attention(self, need: str, kind: str, index: int) -> None:
+    def _resolve_attention(self, need: str, value: str, index: int) -> None:
         family = self._family
         if not isinstance(family, Encoder):
             raise self._missing(need)
         position = self._position(need, index, len(family.blocks(self.model)), lowest=1)
-        tapped = family.tapped(self.model, position, kind)
+        tapped = family.tapped(self.model, position, value)
         slots = {name: f"{name}:{position}" for name in tapped}
         self._slots |= {slots[name]: place for name, place in tapped.items()}
 
         def read(caught: Mapping[str, Tensor], _: Any) -> Tensor:
-            return family.read(self.model, position, kind, {name: _found(caught, slot) for name, slot in slots.items()})
+            return family.read(self.model, position, value, {name: _found(caught, slot) for name, slot in slots.items()})
 
         self._recipes[need] = read
 

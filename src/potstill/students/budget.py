@@ -83,7 +83,7 @@ def largest_within_latency(
     """
     if latency_of is None:
         raise RecipeError(
-            f"latency_ms={latency_ms} is given without a way to tell the latency of an architecture",
+            f"latency_ms={latency_ms} is given without a way to measure the latency of an architecture",
             "latency_of: a function from a configuration to milliseconds",
             "pass latency_of=, or ask for ratio=, params= or bytes=",
         )

@@ -47,7 +47,7 @@ def make_student(
     rows: Rows,
     teacher: Teacher,
     folder: Path,
-    tell: Observer,
+    observer: Observer,
     importance: Importance | None = None,
 ) -> Sequence[str]:
     """Plan the student, cut it out of the teacher, and encode the rows in its tokens.
@@ -57,7 +57,7 @@ def make_student(
         rows: All rows, augmented ones included.
         teacher: Who it is cut out of.
         folder: Receives ``model``, ``encoded`` where the tokens are others, and ``facts.json``.
-        tell: Receives progress and warnings.
+        observer: Receives progress and warnings.
         importance: Scores of the teacher's parts on `calibration_batches`; measured where they are needed and not given.
 
     Returns:
@@ -66,7 +66,7 @@ def make_student(
     asked = options.student
     counts = _token_counts(asked, rows, teacher)
     planned = plan_student(asked, teacher, counts)
-    tell.stage_advanced(1, 4, {})
+    observer.stage_advanced(1, 4, {})
     cut = None
     if planned.vocabulary is not None:
         assert counts is not None
@@ -77,7 +77,7 @@ def make_student(
         student, own = module_student(str(asked.model), teacher, options.seed)
     elif asked.model is not None:
         own = named_processor(asked.model, planned, teacher)
-        student = named_student(asked.model, planned, own or processor, teacher, options.seed, tell)
+        student = named_student(asked.model, planned, own or processor, teacher, options.seed, observer)
     elif asked.architecture is not None:
         from potstill.students.architectures.start import init_architecture
 
@@ -86,7 +86,7 @@ def make_student(
         batches = calibration_batches(teacher, options.seed)
         known: dict[str, Any] = {"token_counts": counts, "importance": importance}
         student = cut_student(teacher.model, planned, batches, cut, options.seed, **known)
-    tell.stage_advanced(2, 4, {})
+    observer.stage_advanced(2, 4, {})
     student.save_pretrained(folder / "model")
     (own or processor).save_pretrained(folder / "model")
     notes = list(planned.notes)
@@ -95,7 +95,7 @@ def make_student(
     if cut is not None:
         np.save(folder / "kept_ids.npy", cut.kept_ids)
         notes.append(_vocabulary_line(cut))
-    tell.stage_advanced(4, 4, {})
+    observer.stage_advanced(4, 4, {})
     facts = {
         "plan": asdict(planned),
         "vocabulary": _vocabulary_facts(cut),

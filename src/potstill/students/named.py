@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def named_student(
-    name: str, planned: StudentPlan, processor: Any, teacher: Teacher, seed: int, tell: Observer
+    name: str, planned: StudentPlan, processor: Any, teacher: Teacher, seed: int, observer: Observer
 ) -> PreTrainedModel:
     """The student of the recipe, with its own weights where it has them.
 
@@ -30,7 +30,7 @@ def named_student(
         processor: The tokenizer or image processor that it is to read with.
         teacher: The teacher, with the rows and their task.
         seed: Of random weights.
-        tell: Receives a warning where the student is not smaller than the teacher.
+        observer: Receives a warning where the student is not smaller than the teacher.
 
     Raises:
         ModelError: It cannot be loaded, or cannot read what the processor makes.
@@ -46,7 +46,7 @@ def named_student(
         student.config.id2label = dict(enumerate(label_names))
         student.config.label2id = {label: index for index, label in enumerate(label_names)}
     if parameters_of(student) >= parameters_of(teacher.model):
-        tell.warn(f"the student {name} is not smaller than the teacher")
+        observer.warn(f"the student {name} is not smaller than the teacher")
     made: PreTrainedModel = student.eval()
     return made
 

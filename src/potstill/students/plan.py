@@ -80,7 +80,7 @@ def plan(
         ratio: Share of the teacher's parameters to remove, 0 to 0.97; 0 keeps the architecture.
         params: Or the parameters to land on.
         bytes: Or the bytes of the fp32 weights.
-        latency_ms: Or the latency to stay under, as `latency_of` tells it.
+        latency_ms: Or the latency to stay under, as `latency_of` measures it.
         num_labels: Classes of the student; the teacher's where left out.
         token_counts: How often the data uses each token id; lets the plan cut the vocabulary.
         min_vocabulary: Tokens that a cut vocabulary must keep (`vocabulary.required_size`).

@@ -165,7 +165,7 @@ class Space:
         if shape.codes:
             notes.append(
                 f"embeddings of all {shape.vocabulary} tokens put together from {shape.groups} × {shape.codes} pieces; "
-                "the integers that tell which count as parameters"
+                "the integers that choose them count as parameters"
             )
         if shape.narrow:
             notes.append(f"embeddings of rank {shape.embedding}, projected to width {shape.hidden}")

@@ -24,7 +24,7 @@ class BiLSTMLayer(nn.Module):
         self.backward_lstm = nn.LSTM(input_size, hidden_size, batch_first=True)
 
     def forward(self, values: Tensor, forward_places: Tensor, backward_places: Tensor) -> Tensor:
-        """[B, T, input] → [B, T, 2·H], both directions of a token beside each other."""
+        """[B, T, input] → [B, T, 2·H], both directions of a token joined."""
         ahead = _read(self.forward_lstm, values, forward_places)
         return torch.cat([ahead, _read(self.backward_lstm, values, backward_places)], dim=-1)
 

@@ -17,8 +17,8 @@ from potstill.models.architectures.configuration import CNNConfig, stem_kernel
 class CNNModel(StudentModel):
     """A stem and stages of convolution, batch norm and ReLU; the mean over positions, [B, channels of the last stage].
 
-    *Source*: the plain networks of Simonyan & Zisserman 2015 (https://arxiv.org/abs/1409.1556), with batch norm, strides in place
-    of pooling, and a mean over positions in place of fully connected layers. A runtime folds each norm into its convolution.
+    *Source*: the plain networks of Simonyan & Zisserman 2015 (https://arxiv.org/abs/1409.1556), with batch norm, strides instead
+    of pooling, and a mean over positions instead of fully connected layers. A runtime folds each norm into its convolution.
     """
 
     config_class = CNNConfig

@@ -92,7 +92,7 @@ class TextCNNConfig(OwnConfig):
         kernel_sizes: Tokens that a filter sees, one entry per kind of filter.
         num_filters: Filters of each kind.
         dropout: On embeddings and before the classes (the paper has 0.5 before the classes only).
-        num_hidden_layers: Layers of convolution, always 1; tells knowledge taps how many hidden states there are.
+        num_hidden_layers: Layers of convolution, always 1: knowledge taps read from it how many hidden states there are.
         pad_token_id: What fills a row; masked, so that it never counts.
     """
 
@@ -132,7 +132,7 @@ class StaticEmbeddingConfig(OwnConfig):
         embedding_size: Width of a token's embedding.
         classifier_size: Units between the mean and the classes.
         dropout: Before each linear layer.
-        num_hidden_layers: Always 1; tells knowledge taps how many hidden states there are.
+        num_hidden_layers: Always 1: knowledge taps read from it how many hidden states there are.
         pad_token_id: What fills a row; masked, so that it never counts.
     """
 

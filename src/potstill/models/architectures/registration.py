@@ -108,7 +108,7 @@ def register() -> None:
     register_configs()
     for architecture in ARCHITECTURES.values():
         config = architecture.part("config")
-        head = "SequenceClassification" if architecture.modality == "text" else "ImageClassification"
+        head = architecture.classifier.rpartition("For")[2]
         transformers.AutoModel.register(config, architecture.part("encoder"), exist_ok=True)
         _auto(head).register(config, architecture.part("classifier"), exist_ok=True)
     coded = importlib.import_module(f"{_ROOM}.coded")

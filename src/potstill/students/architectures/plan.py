@@ -43,7 +43,7 @@ def plan_architecture(
         ratio: Share of the teacher's parameters to remove, above 0 and up to 0.999.
         params: Or the parameters to land on.
         bytes: Or the bytes of the fp32 weights.
-        latency_ms: Or the latency to stay under, as `latency_of` tells it.
+        latency_ms: Or the latency to stay under, as `latency_of` measures it.
         vocabulary_size: Tokens of the student; the teacher's where left out, or what `token_counts` recommend.
         num_labels: Classes of the student; the teacher's where left out.
         token_counts: How often the data uses each token id; lets the plan cut the vocabulary.
@@ -56,7 +56,7 @@ def plan_architecture(
 
     Raises:
         RecipeError: No such architecture, not exactly one budget, or one that is out of range.
-        ModelError: The teacher reads another modality, or its parameters cannot be told from its configuration.
+        ModelError: The teacher reads another modality, or its parameters do not follow from its configuration.
     """
     config: Any = getattr(teacher, "config", teacher)
     check_modality(name, config)
@@ -127,11 +127,11 @@ def check_modality(name: str, config: Any) -> None:
     Raises:
         ModelError: One reads texts and the other images.
     """
-    modality = architecture_of(name).modality
-    if (getattr(config, "vocab_size", None) is not None) == (modality == "text"):
+    architecture = architecture_of(name)
+    if (getattr(config, "vocab_size", None) is not None) == hasattr(architecture.part("config"), "vocab_size"):
         return
     raise ModelError(
-        f"a {name} reads {modality}s, and the teacher is a {config.model_type}, which does not",
+        f"a {name} reads {architecture.modality}s, and the teacher is a {config.model_type}, which does not",
         "bilstm, textcnn and static for text, cnn for images",
         "choose one that reads what the teacher reads, or leave the architecture out",
     )

@@ -61,7 +61,7 @@ def init_architecture(
         vocabulary_cut.renumber(own, int(teacher.config.vocab_size))
     with seeded(seed):
         student: Any = ARCHITECTURES[name].part("classifier")(own).eval()
-    if ARCHITECTURES[name].modality == "text":
+    if hasattr(own, "vocab_size"):
         counts = _counts(teacher, student.config, vocabulary_cut, token_counts)
         _fill_embeddings(teacher, student, vocabulary_cut, counts)
         if name == "static":
