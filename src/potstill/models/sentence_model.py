@@ -214,7 +214,9 @@ def _pooling(settings: dict[str, Any], folder: Path) -> str:
     ]
     if len(chosen) != 1 or chosen[0] not in POOLING_MODES:
         raise ModelError(
-            f"{folder} pools its tokens by {' and '.join(chosen) or 'nothing'}", ", ".join(POOLING_MODES), "choose another teacher"
+            f"{folder} pools its tokens by {' and '.join(chosen) or 'nothing'}",
+            ", ".join(POOLING_MODES),
+            "choose another teacher",
         )
     return POOLING_MODES[chosen[0]]
 

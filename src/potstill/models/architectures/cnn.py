@@ -44,7 +44,7 @@ class CNNModel(StudentModel):
         states = [self.stem(pixel_values)]
         for stage in self.stages:
             states.append(stage(states[-1]))
-        return pooled_output(states[-1], states[-1].mean(dim=(2, 3)), states, output_hidden_states)
+        return pooled_output(states, states[-1].mean(dim=(2, 3)), output_hidden_states)
 
 
 class CNNForImageClassification(StudentClassifier):

@@ -28,7 +28,7 @@ from transformers.models.electra.modeling_electra import (
 
 from potstill.errors import ModelError
 from potstill.models.architectures.auto_classes import announce
-from potstill.models.architectures.coded_configuration import CodedEncoderConfig
+from potstill.models.architectures.configuration import CodedEncoderConfig
 
 
 class CodedEmbedding(nn.Module):
@@ -192,38 +192,43 @@ class FirstTokenHead(nn.Module):
         return self.out_proj(self.dropout(features[:, 0]))
 
 
-class CodedForSequenceClassification(CodedPreTrainedModel, ElectraForSequenceClassification):
+class CodedModel(CodedPreTrainedModel):
+    """The encoder and a head, which the subclass adds."""
+
+    def __init__(self, config: CodedEncoderConfig) -> None:
+        ElectraPreTrainedModel.__init__(self, config)
+        self.num_labels = config.num_labels
+        self.electra = CodedEncoderModel(config)
+        self.add_head(config)
+        self.post_init()
+
+    def add_head(self, config: CodedEncoderConfig) -> None:
+        """Make the layers behind the encoder."""
+
+
+class CodedForSequenceClassification(CodedModel, ElectraForSequenceClassification):
     """One answer for each text."""
 
-    def __init__(self, config: CodedEncoderConfig) -> None:
-        ElectraPreTrainedModel.__init__(self, config)
-        self.num_labels = config.num_labels
-        self.electra = CodedEncoderModel(config)
+    def add_head(self, config: CodedEncoderConfig) -> None:
+        """One layer on the first token."""
         self.classifier = FirstTokenHead(config)  # type: ignore[assignment]
-        self.post_init()
 
 
-class CodedForTokenClassification(CodedPreTrainedModel, ElectraForTokenClassification):
+class CodedForTokenClassification(CodedModel, ElectraForTokenClassification):
     """One answer for each token."""
 
-    def __init__(self, config: CodedEncoderConfig) -> None:
-        ElectraPreTrainedModel.__init__(self, config)
-        self.num_labels = config.num_labels
-        self.electra = CodedEncoderModel(config)
+    def add_head(self, config: CodedEncoderConfig) -> None:
+        """One layer on every token."""
         self.dropout = _head_dropout(config)
         self.classifier = nn.Linear(config.hidden_size, int(config.num_labels or 1))
-        self.post_init()
 
 
-class CodedForQuestionAnswering(CodedPreTrainedModel, ElectraForQuestionAnswering):
+class CodedForQuestionAnswering(CodedModel, ElectraForQuestionAnswering):
     """Where an answer starts and ends."""
 
-    def __init__(self, config: CodedEncoderConfig) -> None:
-        ElectraPreTrainedModel.__init__(self, config)
-        self.num_labels = config.num_labels
-        self.electra = CodedEncoderModel(config)
+    def add_head(self, config: CodedEncoderConfig) -> None:
+        """One layer on every token."""
         self.qa_outputs = nn.Linear(config.hidden_size, int(config.num_labels or 1))
-        self.post_init()
 
 
 def _narrow_attention(layer: Any, config: CodedEncoderConfig) -> None:

@@ -12,8 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from potstill.errors import ModelError
 from potstill.models.architectures.registration import architecture_of
 from potstill.students.architectures.shapes import Room, best_config
-from potstill.students.budget import asked_ratio, largest_within_latency
-from potstill.students.plan import StudentPlan, count_of, finished
+from potstill.students.plan import StudentPlan, count_of, finished, plan_for_budget
 from potstill.students.search import VocabularyCounts
 
 MIN_RATIO = 1e-12  # above 0
@@ -62,15 +61,6 @@ def plan_architecture(
     check_modality(name, config)
     whole = count_of(teacher, config)
     counts = token_counts if vocabulary_size is None and getattr(config, "vocab_size", None) is not None else None
-    asked = asked_ratio(
-        whole,
-        {"ratio": ratio, "params": params, "bytes": bytes, "latency_ms": latency_ms},
-        least=MIN_RATIO,
-        top=MAX_RATIO,
-        accepted=f"above 0 and up to {MAX_RATIO}, for a student of another architecture",
-        todo=f"ask for ratio 0.10 to 0.99, or params {max(1, round(whole * (1 - MAX_RATIO)))} to {whole - 1}",
-        digits=4,
-    )
     room = Room(
         name=name,
         start=_start(name, config, num_labels or config.num_labels),
@@ -80,18 +70,22 @@ def plan_architecture(
         embedding=_embedding_width(config),
         words=VocabularyCounts.of(config, counts, min_vocabulary, None, may_be_coded=False),
     )
-
-    def planned(share: float) -> StudentPlan:
-        return _plan_for_ratio(room, config, share)
-
-    if asked is not None:
-        return planned(asked)
-    too_small = (
-        f"latency_ms={latency_ms} is below what the smallest {name} needs",
-        "a latency that a student with a thousandth of the teacher's parameters reaches",
-        "raise latency_ms, or shorten the inputs",
+    return plan_for_budget(
+        lambda share: _plan_for_ratio(room, config, share),
+        whole,
+        {"ratio": ratio, "params": params, "bytes": bytes, "latency_ms": latency_ms},
+        latency_of,
+        least=MIN_RATIO,
+        top=MAX_RATIO,
+        accepted=f"above 0 and up to {MAX_RATIO}, for a student of another architecture",
+        todo=f"ask for ratio 0.10 to 0.99, or params {max(1, round(whole * (1 - MAX_RATIO)))} to {whole - 1}",
+        too_slow=(
+            f"latency_ms={latency_ms} is below what the smallest {name} needs",
+            "a latency that a student with a thousandth of the teacher's parameters reaches",
+            "raise latency_ms, or shorten the inputs",
+        ),
+        digits=4,
     )
-    return largest_within_latency(planned, latency_ms or 0.0, latency_of, top=MAX_RATIO, too_small=too_small)
 
 
 def _plan_for_ratio(room: Room, teacher_config: Any, asked: float) -> StudentPlan:

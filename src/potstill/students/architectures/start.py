@@ -15,7 +15,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from potstill.errors import ModelError
 from potstill.ground.devices import seeded
-from potstill.models.architectures.registration import ARCHITECTURES, is_architecture
+from potstill.models.architectures.configuration import OwnConfig
+from potstill.models.architectures.registration import ARCHITECTURES
 from potstill.models.families.narrow import COUNT_POWER
 from potstill.students.vocabulary import VocabularyCut
 
@@ -49,7 +50,7 @@ def init_architecture(
     Raises:
         ModelError: The configuration is not of one of these architectures, or does not fit the teacher's tokens.
     """
-    if not is_architecture(config):
+    if not isinstance(config, OwnConfig):
         raise ModelError(
             f"a {config.model_type} configuration is not one of these architectures",
             ", ".join(f"potstill-{name}" for name in ARCHITECTURES),
