@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import json
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -13,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedModel
 
 from potstill.contracts.task import Task
 from potstill.errors import ModelError
 from potstill.ground.tables import resolve
-from potstill.models.checkpoint import check_config, check_fits_task, check_folder, check_weight_files
+from potstill.models.checkpoint import check_config, check_fits_task, check_folder, check_weight_files, has_own_processor
 from potstill.models.frozen import freeze
 from potstill.models.labels import align_labels, name_classes, reorder_head
 
@@ -115,18 +115,13 @@ def _take_model(model: PreTrainedModel, task: Task) -> tuple[PreTrainedModel, An
     check_config(type(model).__name__, model.config, task)
     check_fits_task(type(model).__name__, model.config, task, architectures=[type(model).__name__])
     path = getattr(model.config, "_name_or_path", "") or ""
-    has_processor = Path(path).is_dir() and any((Path(path) / name).exists() for name in _PROCESSOR_FILES)
-    return model, _load_processor(path, model.config, task) if path and has_processor else None
-
-
-_PROCESSOR_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "preprocessor_config.json", "processor_config.json")
+    has_processor = bool(path) and Path(path).is_dir() and has_own_processor(path)
+    return model, _load_processor(path, model.config, task) if has_processor else None
 
 
 def _load_config(name: str, trust_remote_code: bool, task: Task) -> Any:
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
-    except json.JSONDecodeError as err:
-        raise _not_a_model(name, err) from err
     except (OSError, ValueError, KeyError) as err:
         if "trust_remote_code" in str(err):
             raise ModelError(
@@ -134,17 +129,13 @@ def _load_config(name: str, trust_remote_code: bool, task: Task) -> Any:
                 "models that transformers knows, unless you trust the code",
                 "read the code, then set teacher.trust_remote_code: true",
             ) from err
-        raise _not_a_model(name, err) from err
+        raise ModelError(
+            f"{name} cannot be read as a model: {_first_line(err)}",
+            "a folder that save_pretrained wrote, or the name of a hub model that is in the local cache or can be downloaded",
+            "check the name; offline, download the model first and give its folder",
+        ) from err
     check_config(name, config, task)
     return config
-
-
-def _not_a_model(name: str, err: Exception) -> ModelError:
-    return ModelError(
-        f"{name} cannot be read as a model: {_first_line(err)}",
-        "a folder that save_pretrained wrote, or the name of a hub model that is in the local cache or can be downloaded",
-        "check the name; offline, download the model first and give its folder",
-    )
 
 
 def _first_line(err: BaseException) -> str:
@@ -163,8 +154,9 @@ def _load_model(
     missing = sorted(info["missing_keys"])
     missing_body = [key for key in missing if key.startswith(body) and ".pooler." not in key]
     if missing_body:
+        more = f" and {len(missing_body) - 1} more" if len(missing_body) > 1 else ""
         raise ModelError(
-            f"{name} lacks weights of its own architecture: {missing_body[0]}{_and_more(missing_body)}",
+            f"{name} lacks weights of its own architecture: {missing_body[0]}{more}",
             f"all weights of a {model.config.model_type}",
             "save the model again with save_pretrained, or download it again",
         )
@@ -182,10 +174,6 @@ def _load_model(
     return model, head_is_new, notes
 
 
-def _and_more(names: Sequence[str]) -> str:
-    return f" and {len(names) - 1} more" if len(names) > 1 else ""
-
-
 def _from_pretrained(
     name: str, task: Task, trust_remote_code: bool, config: Any, num_labels: int | None
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
@@ -201,13 +189,12 @@ def _from_pretrained(
                 ignore_mismatched_sizes=True,
                 trust_remote_code=trust_remote_code,
             )
-    except (OSError, ValueError, RuntimeError, KeyError) as err:
-        raise _broken_weights(name, err) from err
-    except Exception as err:
-        # safetensors raises a class of its own that is no child of the builtins.
-        if type(err).__name__ != "SafetensorError":
-            raise
-        raise _broken_weights(name, err) from err
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as err:
+        raise ModelError(
+            f"the weights of {name} cannot be read: {_first_line(err)}",
+            "whole safetensors files",
+            "save the model again with save_pretrained, or download it again",
+        ) from err
     return model, info
 
 
@@ -225,14 +212,6 @@ def _quiet_transformers() -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
         if has_bars:
             transformers_logging.enable_progress_bar()
-
-
-def _broken_weights(name: str, err: BaseException) -> ModelError:
-    return ModelError(
-        f"the weights of {name} cannot be read: {_first_line(err)}",
-        "whole safetensors files",
-        "save the model again with save_pretrained, or download it again",
-    )
 
 
 def _load_processor(name: str, config: Any, task: Task) -> Any:
@@ -268,9 +247,8 @@ def _wrong_count(name: str, theirs: int | str | None, ours: int | None) -> Model
 def _align_head(model: PreTrainedModel, label_names: Sequence[str], notes: list[str], *, is_ours: bool) -> PreTrainedModel:
     alignment = align_labels(model.config, label_names)
     notes.extend(alignment.notes)
-    if not is_ours:
-        model = copy.deepcopy(model) if not alignment.is_identity else model
     if not alignment.is_identity:
+        model = model if is_ours else copy.deepcopy(model)
         reorder_head(model, alignment.permutation)
         notes.append("the teacher's classes were brought into the order of the data's")
     if is_ours or not alignment.is_identity:

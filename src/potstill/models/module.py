@@ -16,7 +16,8 @@ from potstill.data.images import size_of
 from potstill.errors import ModelError
 from potstill.ground.devices import frozen
 from potstill.models.factory import make
-from potstill.models.inputs import InputNames
+from potstill.models.inputs import InputNames, logits_of
+from potstill.models.labels import name_classes
 
 DEFAULT_SIDE = 224
 
@@ -100,17 +101,16 @@ def wrap(
         image_size=[height, width],
     )
     config.num_labels = logits.shape[1]
-    if label_names is not None:
-        if len(label_names) != logits.shape[1]:
-            raise ModelError(
-                f"{factory} gives {logits.shape[1]} logits and the data has {len(label_names)} classes",
-                "a logit for each class of the data",
-                "let the function take num_labels, or check data.columns",
-            )
-        config.id2label = dict(enumerate(label_names))
-        config.label2id = {name: index for index, name in enumerate(label_names)}
+    if label_names is not None and len(label_names) != logits.shape[1]:
+        raise ModelError(
+            f"{factory} gives {logits.shape[1]} logits and the data has {len(label_names)} classes",
+            "a logit for each class of the data",
+            "let the function take num_labels, or check data.columns",
+        )
     config.architectures = [ModuleForImageClassification.__name__]
-    return ModuleForImageClassification(config, network)
+    model = ModuleForImageClassification(config, network)
+    name_classes(model, label_names)
+    return model
 
 
 def register() -> None:
@@ -119,26 +119,6 @@ def register() -> None:
 
     AutoConfig.register(ModuleConfig.model_type, ModuleConfig, exist_ok=True)
     AutoModelForImageClassification.register(ModuleConfig, ModuleForImageClassification, exist_ok=True)
-
-
-def logits_of(output: Any) -> Tensor:
-    """The logits out of a tensor, an object or mapping with ``logits``, or a tuple that begins with them.
-
-    Raises:
-        ModelError: None of these.
-    """
-    if isinstance(output, Tensor):
-        return output
-    found = output.get("logits") if isinstance(output, dict) else getattr(output, "logits", None)
-    if found is None and isinstance(output, tuple | list) and output:
-        found = output[0]
-    if isinstance(found, Tensor):
-        return found
-    raise ModelError(
-        f"the forward of the network returned {type(output).__name__} without logits",
-        "a tensor [B, classes], or an object with logits",
-        "return the logits from forward",
-    )
 
 
 def _look(network: nn.Module, name: str, images: Tensor) -> tuple[Tensor, list[tuple[str, tuple[int, ...]]]]:

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from potstill.answers.units import head_output
 from potstill.errors import NeedsError, PotstillError
 from potstill.ground.tables import nearest
 from potstill.models.families import family_or_none
 from potstill.models.families.base import Family
 from potstill.models.families.encoder import Encoder
+from potstill.models.inputs import logits_of
 from potstill.models.tap_gradients import exchanged, largest_logit_by, leaf_of
 
 INDEXED = ("hidden", "mean", "attention", "query", "key", "value")
@@ -375,24 +375,6 @@ def can_give(model: nn.Module, need: str) -> bool:
     except NeedsError:
         return False
     return True
-
-
-def logits_of(outputs: Any) -> Tensor:
-    """Logits out of a tensor, a tuple, a mapping or a transformers output.
-
-    Raises:
-        NeedsError: The forward returned nothing of the kind.
-    """
-    value: Any = None
-    with contextlib.suppress(AttributeError, KeyError, IndexError):
-        value = head_output(outputs)
-    if isinstance(value, Tensor):
-        return value
-    raise NeedsError(
-        f"the model's forward returned {type(outputs).__name__} without logits",
-        "a tensor, a tuple whose first entry is the logits, or an output with a field logits",
-        "load the model with its task's head, for example AutoModelForSequenceClassification",
-    )
 
 
 def _mean_state(caught: Mapping[str, Tensor], outputs: Any, *, read: Callable[[Mapping[str, Tensor], Any], Tensor]) -> Tensor:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -233,7 +233,9 @@ class _Recorder:
     def _input_hook(self, name: str, gram: str, group: int) -> Any:
         def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             value = args[0]
-            self._add(gram, _gram(self._real_tokens(value.detach())))
+            tokens = self._real_tokens(value.detach())
+            widened = torch.cat([tokens, tokens.new_ones(len(tokens), 1)], dim=1)
+            self._add(gram, (widened.T @ widened).double())
             mask = self._mask(name, value, value.shape[-1] // group)
             return (value * mask.repeat_interleave(group, dim=1)[:, None, :], *args[1:])
 
@@ -271,11 +273,6 @@ class _Recorder:
         return value.flatten(0, 1) if self.token_mask is None else value[self.token_mask.bool()]
 
 
-def _gram(tokens: Tensor) -> Tensor:
-    widened = torch.cat([tokens, tokens.new_ones(len(tokens), 1)], dim=1)
-    return (widened.T @ widened).double()
-
-
 def sampled_loss(
     model: PreTrainedModel, logits: Tensor, counted: Tensor | None, batch: Mapping[str, Tensor], inputs: Any, seed: int
 ) -> Tensor:
@@ -289,7 +286,7 @@ def sampled_loss(
         labels = _sampled_labels(logits.detach(), batch, inputs, seed)
         labels = labels if counted is None else labels.masked_fill(~counted, IGNORED_LABEL)
         return nn.functional.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="sum")
-    uniform = torch.as_tensor(_uniform(_unit_keys(batch, inputs, logits.shape[1]), seed), device=logits.device)
+    uniform = _uniform(batch, inputs, logits.shape[1:], seed).to(logits.device)
     if problem == "multi_label_classification":
         drawn = (uniform < logits.detach().double().sigmoid()).to(logits.dtype)
         return nn.functional.binary_cross_entropy_with_logits(logits, drawn, reduction="sum")
@@ -297,21 +294,10 @@ def sampled_loss(
     return 0.5 * (logits - (logits.detach() + noise)).square().sum()
 
 
-def _unit_keys(batch: Mapping[str, Tensor], inputs: Mapping[str, Tensor], count: int) -> np.ndarray:
-    """[B, count] a key for each number of each row."""
-    with np.errstate(over="ignore"):
-        keys: np.ndarray = _row_keys(batch, inputs)[:, None] * np.uint64(UNIT_STRIDE) + np.arange(count, dtype=np.uint64)
-    return keys
-
-
 def _sampled_labels(logits: Tensor, batch: Mapping[str, Tensor], inputs: Mapping[str, Tensor], seed: int) -> Tensor:
     """One label per row (or unit), drawn from the softmax by a uniform number that depends on the row (and unit) alone."""
     cumulative = torch.softmax(logits.double(), dim=-1).cumsum(-1)
-    keys = _row_keys(batch, inputs)
-    if logits.dim() == 3:
-        with np.errstate(over="ignore"):
-            keys = keys[:, None] * np.uint64(UNIT_STRIDE) + np.arange(logits.shape[1], dtype=np.uint64)
-    uniform = torch.as_tensor(_uniform(keys, seed), device=logits.device)
+    uniform = _uniform(batch, inputs, logits.shape[1:-1], seed).to(logits.device)
     return (cumulative < uniform[..., None]).sum(-1).clamp(max=logits.shape[-1] - 1)
 
 
@@ -324,11 +310,14 @@ def _row_keys(batch: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> np.n
     return np.asarray((value * torch.arange(1, value.shape[1] + 1, device=value.device)).sum(1).cpu()).view(np.uint64)
 
 
-def _uniform(keys: np.ndarray, seed: int) -> np.ndarray:
-    """A number in [0, 1) per key, by the SplitMix64 mixer."""
+def _uniform(batch: Mapping[str, Tensor], inputs: Mapping[str, Tensor], counts: Sequence[int], seed: int) -> Tensor:
+    """A number in [0, 1) for each row [B], or for each of `counts` numbers of each row, by the SplitMix64 mixer."""
     with np.errstate(over="ignore"):
-        z = keys + np.uint64(seed + 1) * np.uint64(0x9E3779B97F4A7C15)
+        z = _row_keys(batch, inputs)
+        for count in counts:
+            z = z[:, None] * np.uint64(UNIT_STRIDE) + np.arange(count, dtype=np.uint64)
+        z = z + np.uint64(seed + 1) * np.uint64(0x9E3779B97F4A7C15)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         z = z ^ (z >> np.uint64(31))
-    return (z >> np.uint64(11)).astype(np.float64) / float(1 << 53)
+    return torch.from_numpy((z >> np.uint64(11)).astype(np.float64) / float(1 << 53))

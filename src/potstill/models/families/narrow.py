@@ -58,9 +58,6 @@ def fit_narrow(
 
     parts: Any = new.base(student).embeddings, new.projection(student)
     parameters = list(dict.fromkeys(each for part in parts for each in part.parameters()))
-    flags = [p.requires_grad for p in parameters]
-    for parameter in parameters:
-        parameter.requires_grad_(True)
     optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
     with torch.enable_grad():
@@ -71,9 +68,7 @@ def fit_narrow(
             loss.backward()
             optimizer.step()
             schedule.step()
-    for parameter, flag in zip(parameters, flags):
-        parameter.requires_grad_(flag)
-        parameter.grad = None
+    optimizer.zero_grad()
     return _explained(target, narrow, weights, generator)
 
 
