@@ -28,9 +28,7 @@ class ModuleConfig(PreTrainedConfig):
     Args:
         factory: The function that makes it, ``package.module:function``.
         stages: Paths of the modules that end a grid; their outputs are ``hidden:1``, ``hidden:2`` …
-        hidden_sizes: Their channels.
         strides: Pixels of the image per step of their grids.
-        num_channels: Of the image.
         image_size: Pixels (height, width) that it was looked at with.
     """
 

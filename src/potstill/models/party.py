@@ -31,8 +31,6 @@ class Teacher(Party):
 
     Args:
         name: As messages say it: ``"teacher"``, ``"teacher 2"``, ``"teacher of mood"``.
-        rows: The rows that it answers.
-        load: Loads it, frozen; called once.
         folder: Of the model that this run trained, with its earlier states; absent where the given one is taken as it is.
         number: Its task, where its rows lie among those of all tasks in these places.
         cache: Folder of its answers; None where it is asked live.
@@ -86,8 +84,6 @@ class Student(Party):
     """A student of a run, or a model of a chain, in one of its versions.
 
     Args:
-        name: As messages say it.
-        rows: The rows that it learns from and is measured on.
         places: Split → folder of the rows in its tokens; the teacher's where it reads the same.
         folder: Of the model and its tokenizer or image processor.
         start: Of its first version, with ``facts.json`` and ``kept_ids.npy``.

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 from collections.abc import Callable, Collection, Iterator, Mapping
-from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from potstill.errors import NeedsError, PotstillError
 from potstill.ground.tables import nearest
+from potstill.models.cka import row_mean
 from potstill.models.families import family_or_none
 from potstill.models.families.base import Family
 from potstill.models.families.encoder import Encoder
@@ -140,25 +140,24 @@ class Taps:
     def _hook(self, slot: str, module: nn.Module, is_input: bool, caught: dict[str, Tensor], *, stops: bool = False) -> Any:
         is_leaf = slot in self._gradients.values()
 
-        def came_by() -> None:
+        def take(container: Any) -> Tensor:
+            value = _first_tensor(container)
+            caught[slot] = leaf_of(value) if is_leaf else value
             self._calls[slot] += not stops
             if stops and caught.keys() >= self._slots.keys():
                 raise _AllThere
+            return value
 
         if is_input:
 
             def before(_: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]) -> Any:
-                value = _first_tensor(positional or tuple(named.values()))
-                caught[slot] = leaf_of(value) if is_leaf else value
-                came_by()
+                value = take(positional or tuple(named.values()))
                 return (exchanged(positional, value, caught[slot]), exchanged(named, value, caught[slot])) if is_leaf else None
 
             return module.register_forward_pre_hook(before, with_kwargs=True)
 
         def after(_: nn.Module, __: Any, output: Any) -> Any:
-            value = _first_tensor(output)
-            caught[slot] = leaf_of(value) if is_leaf else value
-            came_by()
+            value = take(output)
             return exchanged(output, value, caught[slot]) if is_leaf else None
 
         return module.register_forward_hook(after)
@@ -179,7 +178,8 @@ class Taps:
             self._resolve_hidden(need, 0 if need == "embedding" else self._index(need))
         elif name == "mean" and rest:
             self._resolve_hidden(need, self._index(need))
-            self._recipes[need] = partial(_mean_state, read=self._recipes[need])
+            read = self._recipes[need]
+            self._recipes[need] = lambda caught, outputs: row_mean(read(caught, outputs), caught.get(_MASK))
         elif name in ("attention", *_PROJECTIONS) and rest:
             self._resolve_attention(need, name, self._index(need))
         elif need in ("head.in", "pooled"):
@@ -375,17 +375,6 @@ def can_give(model: nn.Module, need: str) -> bool:
     except NeedsError:
         return False
     return True
-
-
-def _mean_state(caught: Mapping[str, Tensor], outputs: Any, *, read: Callable[[Mapping[str, Tensor], Any], Tensor]) -> Tensor:
-    """Mean over the real tokens of [B, T, D], or over the positions of [B, C, H, W]."""
-    value, mask = read(caught, outputs), caught.get(_MASK)
-    if value.dim() == 4:
-        return value.mean(dim=(2, 3))
-    if value.dim() != 3 or mask is None or mask.shape != value.shape[:2]:
-        return value.mean(dim=1) if value.dim() == 3 else value
-    weights = mask.to(value.dtype).unsqueeze(-1)
-    return (value * weights).sum(1) / weights.sum(1).clamp_min(1)
 
 
 def _found(caught: Mapping[str, Tensor], slot: str) -> Tensor:

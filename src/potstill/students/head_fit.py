@@ -24,8 +24,6 @@ def refit_head(teacher: PreTrainedModel, student: PreTrainedModel, batches: list
     """Least squares from the student's last features to the teacher's logits, drawn towards the weights so far, in place.
 
     Args:
-        teacher: Read only.
-        student: Of a supported family.
         batches: In the teacher's tokens; without any, or where the classes differ, nothing changes.
         cut: How the student's tokens lie in the teacher's, where they are fewer.
     """

@@ -141,12 +141,9 @@ def plan_for_budget(
     """The plan for the one budget that is given; for a latency the smallest ratio that is fast enough, by bisection.
 
     Args:
-        planned: Ratio → plan.
         whole: The teacher's parameters.
         given: Values by the name of the budget.
-        latency_of: Configuration → milliseconds.
         least: The smallest ratio that is accepted.
-        top: The largest.
         accepted: Which ratios are accepted, for the error.
         todo: What to do where it is none of them.
         too_slow: The error where no student is fast enough.

@@ -118,8 +118,6 @@ class Space:
     """What the search may vary for one teacher.
 
     Args:
-        teacher: The teacher's shape.
-        own: The teacher's model type.
         narrow: The type of a student with a narrow token table; None where there is none.
         coded: The type of a student with a coded embedding; None where there is none.
         codes: How many codes a group of it may have.
@@ -183,15 +181,7 @@ def _other(own: Form, model_type: str | None) -> Form | None:
 
 
 def best_shape(space: Space, budget: int) -> Shape:
-    """The shape of the lowest penalty whose parameters land on `budget`; the nearest one where none does.
-
-    Args:
-        space: What may vary.
-        budget: Parameters to land on.
-
-    Returns:
-        A shape at most `budget` large wherever the space holds one.
-    """
+    """The shape of the lowest penalty whose parameters land on `budget`, else the nearest, at most `budget` large if one is."""
     grid = _grid(space)
     grid = replace(grid, ffn=_solve_ffn(space, grid, budget))
     grid = replace(grid, vocabulary=_fill_vocabulary(space, grid, budget))

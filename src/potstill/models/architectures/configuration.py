@@ -43,10 +43,7 @@ class BiLSTMConfig(OwnConfig):
     """A bidirectional LSTM over token embeddings.
 
     Args:
-        vocab_size: Tokens.
-        embedding_size: Width of a token's embedding.
         num_units: Units of each direction of each layer; hidden states are twice as wide.
-        num_hidden_layers: Layers.
         classifier_size: Units between the pooled text and the classes.
         dropout: On embeddings, between layers and before the classes.
         pad_token_id: What fills a row; masked, so that it never counts.
@@ -87,8 +84,6 @@ class TextCNNConfig(OwnConfig):
     """Convolutions of several widths over token embeddings.
 
     Args:
-        vocab_size: Tokens.
-        embedding_size: Width of a token's embedding.
         kernel_sizes: Tokens that a filter sees, one entry per kind of filter.
         num_filters: Filters of each kind.
         dropout: On embeddings and before the classes (the paper has 0.5 before the classes only).
@@ -128,8 +123,6 @@ class StaticEmbeddingConfig(OwnConfig):
     """A weighted mean of token embeddings and a small perceptron.
 
     Args:
-        vocab_size: Tokens.
-        embedding_size: Width of a token's embedding.
         classifier_size: Units between the mean and the classes.
         dropout: Before each linear layer.
         num_hidden_layers: Always 1: knowledge taps read from it how many hidden states there are.
@@ -166,7 +159,6 @@ class CNNConfig(OwnConfig):
     """Stages of convolution, batch norm and ReLU.
 
     Args:
-        num_channels: Of the image.
         image_size: Pixels per side that the student was planned for; other sizes work.
         stem_stride: Pixels between the positions of the first convolution: 1, 2 or 4.
         hidden_sizes: Channels of each stage; each but the first halves the resolution.
@@ -210,17 +202,9 @@ class CodedEncoderConfig(PreTrainedConfig):
     """An encoder with ELECTRA's layers, product-coded token embeddings, low-rank positions and attention of any width.
 
     Args:
-        vocab_size: Tokens.
-        hidden_size: Width of the residual stream; `embedding_size` is the same.
-        num_hidden_layers: Layers.
-        num_attention_heads: Heads of each layer.
         head_dim: Units per head; `num_attention_heads` × `head_dim` may be less than `hidden_size`.
-        intermediate_size: Neurons of each layer's FFN.
         code_groups: Pieces that a token's vector is put together from; divides `hidden_size`.
         codes_per_group: Different pieces of each group.
-        position_rank: Rank of the table of positions.
-        max_position_embeddings: Most tokens of a text.
-        type_vocab_size: Kinds of token types.
     """
 
     model_type = "potstill-encoder"

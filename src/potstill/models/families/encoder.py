@@ -23,13 +23,9 @@ from potstill.models.families.base import Family
 
 @dataclass(frozen=True)
 class Shape:
-    """One encoder shape, or many of them as arrays of the same length.
+    """One encoder shape, or many of them as arrays of the same length; heads and FFN neurons are those of each block.
 
     Args:
-        layers: Blocks.
-        hidden: Width of the residual stream.
-        heads: Attention heads of each block.
-        ffn: FFN neurons of each block.
         embedding: Width of the token table; `hidden` unless it is narrow.
         vocabulary: Tokens; 1 for images.
         narrow: Whether the token table is narrower than the teacher's form of it would be.

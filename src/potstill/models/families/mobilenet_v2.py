@@ -39,14 +39,7 @@ FACTORS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Widths:
-    """Channels of a MobileNetV2.
-
-    Args:
-        stem: Of the first convolution.
-        blocks: Of the stem's output and of each block's.
-        inner: Inside each block.
-        last: Of the convolution before the classes.
-    """
+    """Channels of a MobileNetV2; `blocks` are those of the stem's output and of each block's, `inner` those inside a block."""
 
     stem: int
     blocks: tuple[int, ...]
@@ -174,13 +167,7 @@ def widths(config: Any) -> Widths:
 
 
 def best_settings(config: Any, budget: int, teacher_parameters: int) -> dict[str, Any]:
-    """Values of the configuration's factors whose parameters land on `budget`: narrower, with less expansion in the blocks.
-
-    Args:
-        config: The teacher's configuration.
-        budget: Parameters to land on.
-        teacher_parameters: What the tolerance refers to.
-    """
+    """Values of the configuration's factors whose parameters land on `budget`: narrower, with less expansion in the blocks."""
     settings, found = _candidates(
         *(cast(getattr(config, name)) for name, cast in FACTORS.items()),
         int(config.num_channels),

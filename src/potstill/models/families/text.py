@@ -22,6 +22,7 @@ class TextEncoder(Encoder):
 
     modality = "text"
     build = "post-norm"
+    fusion = "bert"
     blocks_path = "encoder.layer"
     embedding_paths: tuple[str, ...] = ("embeddings",)
     head_paths: tuple[str, ...] = ("classifier", "qa_outputs", "sentence_head")

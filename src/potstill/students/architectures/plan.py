@@ -112,11 +112,7 @@ def _start(name: str, teacher: Any, num_labels: int) -> Any:
 
 
 def check_modality(name: str, config: Any) -> None:
-    """Refuse an architecture that does not read what the teacher reads.
-
-    Args:
-        name: The architecture.
-        config: The teacher's configuration.
+    """Refuse an architecture that does not read what the teacher of that configuration reads.
 
     Raises:
         ModelError: One reads texts and the other images.

@@ -40,9 +40,7 @@ class Room:
     """What the search may use.
 
     Args:
-        name: The architecture.
         start: A configuration of the architecture whose other keys are settled (classes, padding, image size).
-        budget: Parameters to land on.
         teacher_parameters: What ratios refer to.
         vocabulary: The teacher's, or the one that was asked for; 0 for images.
         embedding: The teacher's embedding width, which a student's does not pass; 0 for images.
