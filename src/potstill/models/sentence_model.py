@@ -38,6 +38,7 @@ class SentenceEncoder:
     def __init__(self, config: Any) -> None:
         super().__init__(config)  # type: ignore[call-arg]
         has_pooler = "add_pooling_layer" in inspect.signature(self.body_class.__init__).parameters
+        self.takes_types = "token_type_ids" in inspect.signature(self.body_class.forward).parameters
         body = self.body_class(config, **({"add_pooling_layer": False} if has_pooler else {}))
         setattr(self, self.base_model_prefix, body)
         self.sentence_head = nn.Linear(hidden_width(config), config.num_labels)
@@ -62,7 +63,7 @@ class SentenceEncoder:
         """
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         body = getattr(self, self.base_model_prefix)
-        types = {} if token_type_ids is None or not _takes_types(body.__class__) else {"token_type_ids": token_type_ids}
+        types = {} if token_type_ids is None or not self.takes_types else {"token_type_ids": token_type_ids}
         outputs = body(
             input_ids=input_ids, attention_mask=mask, output_hidden_states=output_hidden_states, return_dict=True, **types
         )
@@ -179,11 +180,6 @@ def save_for_sentence_transformers(model: Any, folder: Path) -> None:
     (folder / "3_Normalize").mkdir(exist_ok=True)
     weights = {"linear.weight": head.weight.detach().contiguous(), "linear.bias": head.bias.detach().contiguous()}
     save_file(weights, folder / "2_Dense" / "model.safetensors")
-
-
-@functools.cache
-def _takes_types(body_class: Any) -> bool:
-    return "token_type_ids" in inspect.signature(body_class.forward).parameters
 
 
 def _layers_of(folder: Path, config: Any) -> tuple[str, int, Path | None]:

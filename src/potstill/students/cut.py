@@ -72,7 +72,7 @@ def cut_student(
         config.sentence_pooling = teacher.config.sentence_pooling
     family = family_of(config)
     with seeded(seed):
-        student = _class_named(family.class_like(teacher), config)(config).eval()
+        student = _class_named(family.class_like(teacher), type(config))(config).eval()
     scores = _importance(teacher, student, batches, seed, importance)
     if isinstance(family, Stages):
         family.copy_channels(teacher, student, None if scores is None else scores.channels)
@@ -118,11 +118,10 @@ def settle_statistics(student: PreTrainedModel, batches: Iterable[Mapping[str, T
         norm.momentum = momentum
 
 
-def _class_named(name: str, config: Any) -> Any:
+def _class_named(name: str, config_class: Any) -> Any:
     """A model class of Potstill's own encoder, of sentence embeddings, or of transformers."""
     if name.endswith(HEAD):
         register()
-        config_class: Any = type(config)
         return encoder_class(config_class)
     return getattr(coded, name, None) or getattr(transformers, name)
 

@@ -59,7 +59,6 @@ def make_student(
         rows: All rows, augmented ones included.
         teacher: Who it is cut out of.
         folder: Receives ``model``, ``encoded`` where the tokens are others, and ``facts.json``.
-        observer: Receives progress and warnings.
         importance: Scores of the teacher's parts on `calibration_batches`; measured where they are needed and not given.
 
     Returns:

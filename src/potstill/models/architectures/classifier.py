@@ -39,18 +39,12 @@ class StudentModel(PreTrainedModel):
 class TextEncoder(StudentModel):
     """Token embeddings, which padding never reaches; what follows is the subclass's `encode`."""
 
+    _input_embed_layer = "word_embeddings"
+
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         self.word_embeddings = nn.Embedding(config.vocab_size, config.embedding_size)
         self.dropout = nn.Dropout(config.dropout)
-
-    def get_input_embeddings(self) -> nn.Module:
-        """The table of token embeddings."""
-        return self.word_embeddings
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Take another table of token embeddings."""
-        self.word_embeddings = value  # type: ignore[assignment]
 
     @can_return_tuple
     def forward(
@@ -111,14 +105,6 @@ class StudentClassifier(StudentModel):
 
 class TextClassifier(StudentClassifier):
     """A text encoder with a classification head."""
-
-    def get_input_embeddings(self) -> nn.Module:
-        """The table of token embeddings."""
-        return self.encoder.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Take another table of token embeddings."""
-        self.encoder.set_input_embeddings(value)
 
     @can_return_tuple
     def forward(

@@ -195,6 +195,8 @@ class FirstTokenHead(nn.Module):
 class CodedModel(CodedPreTrainedModel):
     """The encoder and a head, which the subclass adds."""
 
+    electra: Any
+
     def __init__(self, config: CodedEncoderConfig) -> None:
         ElectraPreTrainedModel.__init__(self, config)
         self.num_labels = config.num_labels

@@ -30,9 +30,7 @@ SAMPLED_POSITIONS = 64  # most texts end before; later positions keep their prin
 Pairs = tuple[Tensor, Tensor, Tensor]  # tokens, positions, token types, [N] each
 
 
-def fit_narrow(
-    old: TextEncoder, teacher: Any, new: TextEncoder, student: Any, hidden: Tensor, kept: EmbeddingFacts
-) -> float:
+def fit_narrow(old: TextEncoder, teacher: Any, new: TextEncoder, student: Any, hidden: Tensor, kept: EmbeddingFacts) -> float:
     """Fill the student's narrow embeddings and their projection.
 
     Args:

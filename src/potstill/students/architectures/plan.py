@@ -34,20 +34,12 @@ def plan_architecture(
     min_vocabulary: int | None = None,
     latency_of: Callable[[PreTrainedConfig], float] | None = None,
 ) -> StudentPlan:
-    """Plan a student of the architecture `name` for one budget.
+    """Plan a student of the architecture `name` for one budget; arguments that are not named here are those of `plan`.
 
     Args:
         name: A name of `ARCHITECTURES`: "bilstm", "textcnn", "static" or "cnn".
-        teacher: The teacher, or its configuration.
         ratio: Share of the teacher's parameters to remove, above 0 and up to 0.999.
-        params: Or the parameters to land on.
-        bytes: Or the bytes of the fp32 weights.
-        latency_ms: Or the latency to stay under, as `latency_of` measures it.
         vocabulary_size: Tokens of the student; the teacher's where left out, or what `token_counts` recommend.
-        num_labels: Classes of the student; the teacher's where left out.
-        token_counts: How often the data uses each token id; lets the plan cut the vocabulary.
-        min_vocabulary: Tokens that a cut vocabulary must keep (`vocabulary.required_size`).
-        latency_of: Configuration → milliseconds on the target, for `latency_ms`.
 
     Returns:
         A plan within 1 percentage point of the ratio asked; it keeps no layers of the teacher. Where the architecture cannot
