@@ -5,6 +5,7 @@ Shapes: B batch, C channels, H height, W width.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
@@ -130,9 +131,11 @@ def _look(network: nn.Module, name: str, images: Tensor) -> tuple[Tensor, list[t
 
         return hook
 
-    handles = [module.register_forward_hook(note(path)) for path, module in network.named_modules() if path]
     try:
-        with frozen(network):
+        with frozen(network), contextlib.ExitStack() as hooks:
+            for path, module in network.named_modules():
+                if path:
+                    hooks.enter_context(module.register_forward_hook(note(path)))
             logits = logits_of(network(**InputNames(network).take({"pixel_values": images})))
     except ModelError:
         raise
@@ -142,9 +145,6 @@ def _look(network: nn.Module, name: str, images: Tensor) -> tuple[Tensor, list[t
             "a forward that takes images [batch, channels, height, width] and returns logits",
             "give the image processor of its size: teacher.processor, or return (network, processor) from the function",
         ) from err
-    finally:
-        for handle in handles:
-            handle.remove()
     if logits.dim() != 2 or len(logits) != len(images):
         raise ModelError(
             f"{name} gave logits of shape {list(logits.shape)}", "one row of logits for each image, [batch, classes]"

@@ -115,12 +115,10 @@ class Taps:
 
     @contextlib.contextmanager
     def _hooks(self, caught: dict[str, Tensor], *, stops: bool = False) -> Iterator[None]:
-        handles = [self._hook(slot, *place, caught, stops=stops) for slot, place in self._slots.items()]
-        try:
+        with contextlib.ExitStack() as hooks:
+            for slot, place in self._slots.items():
+                hooks.enter_context(self._hook(slot, *place, caught, stops=stops))
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def _values(self, caught: dict[str, Tensor], inputs: Mapping[str, Any], outputs: Any) -> dict[str, Tensor]:
         if isinstance(inputs.get(_MASK), Tensor):

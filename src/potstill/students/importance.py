@@ -70,8 +70,8 @@ class Importance:
         """Write the scores to a folder, which is made where it is not there."""
         tensors = {name: torch.as_tensor(getattr(self, name)) for name in ("heads", "neurons", "hidden", "layers")}
         tensors |= {f"channels:{path}": torch.as_tensor(score) for path, score in self.channels.items()}
-        for kind in ("neuron_grams", "context_grams"):
-            tensors |= {f"{kind}:{layer}": gram for layer, gram in enumerate(getattr(self, kind))}
+        for name in ("neuron_grams", "context_grams"):
+            tensors |= {f"{name}:{layer}": gram for layer, gram in enumerate(getattr(self, name))}
         if self.embedding_metric is not None:
             tensors["embedding_metric"] = self.embedding_metric
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -157,19 +157,15 @@ class _Recorder:
     @contextlib.contextmanager
     def hooks(self) -> Iterator[None]:
         family = self.family
-        if isinstance(family, Stages):
-            scored = family.scored_modules(self.model)
-            handles = [
-                module.register_forward_hook(self._channel_hook(f"channels:{name}", axis)) for name, module, axis in scored
-            ]
-        else:
-            assert isinstance(family, Encoder)
-            handles = self._encoder_hooks(family)
-        try:
+        with contextlib.ExitStack() as hooks:
+            if isinstance(family, Stages):
+                for name, module, axis in family.scored_modules(self.model):
+                    hooks.enter_context(module.register_forward_hook(self._channel_hook(f"channels:{name}", axis)))
+            else:
+                assert isinstance(family, Encoder)
+                for handle in self._encoder_hooks(family):
+                    hooks.enter_context(handle)
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def measure(self, batch: Mapping[str, Tensor], seed: int) -> None:
         inputs = teacher_inputs(self.model, batch)
