@@ -7,7 +7,7 @@ export HF_HUB_OFFLINE ?= 1
 export HF_DATASETS_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test check laws docs bench data-test gpu-test clean
+.PHONY: demo test check laws docs rooms bench data-test gpu-test clean
 
 demo: $(VENV)/.installed  ## one whole distillation on scikit-learn's digits
 	$(BIN)/potstill demo -o out/demo
@@ -31,6 +31,9 @@ gpu-test: $(VENV)/.installed  ## tests on an NVIDIA GPU; each skips where PyTorc
 
 docs: $(VENV)/.installed  ## regenerate the reference pages from the code
 	$(BIN)/python docs/generate.py
+
+rooms: $(VENV)/.installed  ## draw docs/rooms.svg from the imports
+	$(BIN)/python docs/rooms.py
 
 bench: $(VENV)/.installed  ## benchmarks that need no data; one command each in benchmarks/
 	$(BIN)/python benchmarks/losses.py

@@ -87,3 +87,9 @@ def raise_faults(faults: Iterable[PotstillError]) -> None:
     distinct = list({str(fault): fault for fault in faults}.values())
     if distinct:
         raise distinct[0] if len(distinct) == 1 else Faults(distinct)
+
+
+def first_line(err: BaseException) -> str:
+    """What another library's error says, in one line."""
+    lines = str(err).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(err).__name__

@@ -242,7 +242,7 @@ CASES = [
     Case("teacher with other labels", changed_teacher(lambda t: relabel(t, "no", "yes")), ("'no'", "'good'")),
     Case("teacher with NaN", changed_teacher(not_a_number), ("NaN",)),
     Case("student that is missing", good("--student", "./nowhere"), ("nowhere",)),
-    Case("student that no network is called", good("--student", "lstm"), ("'lstm'", "bilstm")),
+    Case("student that no network is called", good("--student", "lstm"), ("the student lstm", "bilstm")),
     Case("student for images", good("--student", "cnn"), ("a cnn reads images", "bilstm")),
     Case("new head under finetune never", changed_teacher(multiple_choice), ("BertForMultipleChoice",)),
     Case("max_tokens too small", good("--set", "data.max_tokens=2"), ("max_tokens",)),

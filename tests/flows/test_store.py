@@ -41,7 +41,7 @@ def test_runs_that_differ_in_distill_alone_share_one_teacher(small_bert: Path, r
     assert found[0].store == {kind: {"made": 1, "found": 0} for kind in KINDS}
     for metrics in found[1:]:
         assert metrics.store == {kind: {"made": 0, "found": 1} for kind in KINDS}
-    assert [len([entry for entry in (store / kind).iterdir() if entry.is_dir()]) for kind in KINDS] == [1, 1, 1, 1]
+    assert [len([entry for entry in (store / kind).iterdir() if entry.is_dir()]) for kind in KINDS] == [1] * len(KINDS)
     assert len({json.dumps(metrics.models["teacher"].quality) for metrics in found}) == 1
     out = tmp_path / "out-1"
     assert not (out / "teacher").exists()

@@ -38,6 +38,7 @@ from potstill.stages.rows import RowsOptions, open_rows, open_task_rows, read_ro
 from potstill.stages.score import ScoreOptions, open_scores, score
 from potstill.stages.student import CutOptions, cut, open_student, open_version
 from potstill.stages.teach import TeachOptions, open_teacher, open_with_all_rows, read_and_teach, teach, wants_teaching
+from potstill.students.architectures.plan import check_modality
 
 
 @dataclass(frozen=True)
@@ -136,8 +137,12 @@ class DistillFlow:
     # -- refusals
 
     def check_answers(self) -> None:
-        """Refuse what the answers of the task cannot do, before anything is read."""
+        """Refuse what the answers of the task or the kind of the teacher cannot do, before anything is read."""
         check_answers(self.recipe, joint_task(self.inputs))
+        if self.recipe.student.architecture is not None:
+            for one in self.inputs:
+                with errors_of_task(one.name):
+                    check_modality(self.recipe.student.architecture, one.config)
 
     def check_models(self) -> None:
         """Refuse what cannot be taught, once the rows are read and before anything is trained."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from potstill.contracts.task import Task
-from potstill.errors import ModelError
+from potstill.errors import ModelError, first_line
 
 _HEADLESS = ("Model", "ForMaskedLM", "ForPreTraining", "ForMaskedImageModeling", "Encoder", "Backbone")
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -132,3 +133,85 @@ def check_weight_files(name: str) -> None:
             f"M.from_pretrained('{name}').save_pretrained('{name}')\" with the class that the model was trained as",
         )
     raise ModelError(f"{name} has a config.json but no weights", "model.safetensors", "copy or download the weights as well")
+
+
+def read_config(
+    name: str,
+    *,
+    role: str = "",
+    trust_remote_code: bool = False,
+    todo: str = "check the name; offline, download the model first and give its folder",
+) -> Any:
+    """The configuration of a folder or hub name.
+
+    Args:
+        name: Of the model.
+        role: Said before the name, such as ``"the student "``.
+        trust_remote_code: Whether code that comes with it may run.
+        todo: What the error advises.
+
+    Raises:
+        ModelError: It cannot be read, or brings code that is not trusted.
+    """
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, TypeError) as err:
+        if "trust_remote_code" in str(err):
+            raise ModelError(
+                f"{name} brings its own code",
+                "models that transformers knows, unless you trust the code",
+                "read the code, then set teacher.trust_remote_code: true",
+            ) from err
+        raise ModelError(
+            f"{role}{name} cannot be read as a model: {first_line(err)}",
+            "a folder that save_pretrained wrote, or the name of a hub model that is in the local cache or can be downloaded",
+            todo,
+        ) from err
+
+
+def read_model(
+    name: str,
+    auto_class: Any,
+    *,
+    todo: str = "save the model again with save_pretrained, or download it again",
+    **settings: Any,
+) -> tuple[Any, dict[str, Any]]:
+    """A model with its weights, and what transformers found missing or mismatched.
+
+    Args:
+        name: A folder or hub name.
+        auto_class: Whose `from_pretrained` loads it.
+        todo: What the error advises.
+        **settings: Of `from_pretrained`.
+
+    Raises:
+        ModelError: No weights in safetensors, or weights that cannot be read.
+    """
+    from safetensors import SafetensorError
+
+    check_weight_files(name)
+    try:
+        with _quiet_transformers():
+            return auto_class.from_pretrained(name, use_safetensors=True, output_loading_info=True, **settings)  # type: ignore[no-any-return]
+    except ModelError:
+        raise
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as err:
+        raise ModelError(f"the weights of {name} cannot be read: {first_line(err)}", "whole safetensors files", todo) from err
+
+
+@contextlib.contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No report of missing weights and no progress bar; what matters of them becomes a note or an error."""
+    from transformers.utils import logging as transformers_logging
+
+    verbosity, has_bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if has_bars:
+            transformers_logging.enable_progress_bar()

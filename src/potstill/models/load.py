@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from potstill.contracts.task import Task
-from potstill.errors import ModelError
+from potstill.errors import ModelError, first_line
 from potstill.ground.tables import resolve
-from potstill.models.checkpoint import check_config, check_fits_task, check_folder, check_weight_files, has_own_processor
+from potstill.models.checkpoint import check_config, check_fits_task, check_folder, has_own_processor, read_config, read_model
 from potstill.models.frozen import freeze
 from potstill.models.labels import align_labels, name_classes, reorder_head
 
@@ -89,7 +87,8 @@ def load_teacher(
     else:
         name = os.path.expanduser(str(source))
         check_folder(name)
-        config = _load_config(name, trust_remote_code, task)
+        config = read_config(name, trust_remote_code=trust_remote_code)
+        check_config(name, config, task)
         has_head = check_fits_task(name, config, task)
         model, head_is_new, notes = _load_model(
             name, config, task, num_labels=num_labels, has_head=has_head, trust_remote_code=trust_remote_code
@@ -119,37 +118,14 @@ def _take_model(model: PreTrainedModel, task: Task) -> tuple[PreTrainedModel, An
     return model, _load_processor(path, model.config, task) if has_processor else None
 
 
-def _load_config(name: str, trust_remote_code: bool, task: Task) -> Any:
-    try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError) as err:
-        if "trust_remote_code" in str(err):
-            raise ModelError(
-                f"{name} brings its own code",
-                "models that transformers knows, unless you trust the code",
-                "read the code, then set teacher.trust_remote_code: true",
-            ) from err
-        raise ModelError(
-            f"{name} cannot be read as a model: {_first_line(err)}",
-            "a folder that save_pretrained wrote, or the name of a hub model that is in the local cache or can be downloaded",
-            "check the name; offline, download the model first and give its folder",
-        ) from err
-    check_config(name, config, task)
-    return config
-
-
-def _first_line(err: BaseException) -> str:
-    lines = str(err).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(err).__name__
-
-
 def _load_model(
     name: str, config: Any, task: Task, *, num_labels: int | None, has_head: bool | None, trust_remote_code: bool
 ) -> tuple[PreTrainedModel, bool, list[str]]:
     if has_head and num_labels is not None and config.num_labels != num_labels:
         raise _wrong_count(name, config.num_labels, num_labels)
-    check_weight_files(name)
-    model, info = _from_pretrained(name, task, trust_remote_code, config if has_head or num_labels is None else None, num_labels)
+    settings: dict[str, Any] = {"config": config} if has_head or num_labels is None else {"num_labels": num_labels}
+    settings |= {"dtype": torch.float32, "ignore_mismatched_sizes": True, "trust_remote_code": trust_remote_code}
+    model, info = read_model(name, auto_class(task.head), **settings)
     body = f"{model.base_model_prefix}."
     missing = sorted(info["missing_keys"])
     missing_body = [key for key in missing if key.startswith(body) and ".pooler." not in key]
@@ -174,46 +150,6 @@ def _load_model(
     return model, head_is_new, notes
 
 
-def _from_pretrained(
-    name: str, task: Task, trust_remote_code: bool, config: Any, num_labels: int | None
-) -> tuple[PreTrainedModel, dict[str, Any]]:
-    settings: dict[str, Any] = {"config": config} if config is not None else {"num_labels": num_labels}
-    try:
-        with _quiet_transformers():
-            model, info = auto_class(task.head).from_pretrained(
-                name,
-                **settings,
-                dtype=torch.float32,
-                use_safetensors=True,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,
-                trust_remote_code=trust_remote_code,
-            )
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as err:
-        raise ModelError(
-            f"the weights of {name} cannot be read: {_first_line(err)}",
-            "whole safetensors files",
-            "save the model again with save_pretrained, or download it again",
-        ) from err
-    return model, info
-
-
-@contextlib.contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """No report of missing weights and no progress bar; what matters of them becomes a note or an error."""
-    from transformers.utils import logging as transformers_logging
-
-    verbosity, has_bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if has_bars:
-            transformers_logging.enable_progress_bar()
-
-
 def _load_processor(name: str, config: Any, task: Task) -> Any:
     try:
         return task.load_processor(name, model_config=config)
@@ -222,7 +158,7 @@ def _load_processor(name: str, config: Any, task: Task) -> Any:
     except (OSError, ValueError, KeyError, TypeError, ImportError) as err:
         kind = task.modality.processor_noun
         raise ModelError(
-            f"{name} has no usable {kind.split(maxsplit=1)[1]}: {_first_line(err)}",
+            f"{name} has no usable {kind.split(maxsplit=1)[1]}: {first_line(err)}",
             f"{kind} in the same folder as the model",
             "save it there with save_pretrained",
         ) from err

@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from potstill.data.images import size_of
-from potstill.errors import ModelError
+from potstill.errors import ModelError, first_line
 from potstill.ground.devices import frozen
 from potstill.models.factory import make
 from potstill.models.inputs import InputNames, logits_of
@@ -141,7 +141,7 @@ def _look(network: nn.Module, name: str, images: Tensor) -> tuple[Tensor, list[t
         raise
     except Exception as err:
         raise ModelError(
-            f"{name} does not run on images {list(images.shape[1:])} ({type(err).__name__}: {str(err).splitlines()[0][:160]})",
+            f"{name} does not run on images {list(images.shape[1:])} ({type(err).__name__}: {first_line(err)[:160]})",
             "a forward that takes images [batch, channels, height, width] and returns logits",
             "give the image processor of its size: teacher.processor, or return (network, processor) from the function",
         ) from err

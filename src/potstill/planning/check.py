@@ -20,7 +20,6 @@ from potstill.planning.unused_settings import unused_settings
 from potstill.recipe import Recipe
 from potstill.recipe.model import DistillRecipe
 from potstill.recipe.plugins import owner_of
-from potstill.students.architectures.plan import check_modality
 from potstill.students.plan import read_config
 from potstill.targets import target_named
 from potstill.training.schedules import PerSample, parse_share, parse_temperature
@@ -114,18 +113,14 @@ def _check_student(model: str | None) -> None:
 
 
 def check_method(recipe: Recipe, teacher: Any) -> None:
-    """Refuse a student and a method that cannot go with the teacher, before it is trained or asked.
+    """Refuse a method that cannot teach a student of the teacher's own kind, before the teacher is trained or asked.
 
-    The student must read what the teacher reads, and a student of the teacher's own kind must be one that the method can teach.
     What depends on the student's size or its tokens is checked when there is a student.
 
     Raises:
-        ModelError: The architecture is for texts and the teacher for images, or the other way about.
         NeedsError: The method needs another kind of model; names the nearest that works.
     """
     student, distill = recipe.student, recipe.distill
-    if student.architecture is not None:
-        check_modality(student.architecture, teacher.config)
     if distill.losses is not None or student.model is not None or student.architecture is not None:
         return
     if family_or_none(teacher) is None:

@@ -10,14 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from transformers import AutoConfig
-
 from potstill import modalities
 from potstill.contracts.task import Task
 from potstill.data.sources import read_source
 from potstill.data.splits import Splits, load
 from potstill.errors import ModelError, PotstillError, RecipeError
 from potstill.ground.devices import seeded
+from potstill.models import checkpoint
 from potstill.models.factory import is_factory, make, trust, trust_module
 from potstill.models.frozen import fingerprint_of, freeze
 from potstill.models.labels import teacher_labels
@@ -325,19 +324,10 @@ def read_config(teacher: OneTeacherRecipe) -> Any:
     Raises:
         ModelError: Nothing that can be read as a model is there.
     """
-    from potstill.models.checkpoint import check_folder
-
+    name = os.path.expanduser(teacher.model)  # no Path, which drops the ./ that makes it a folder and no hub id
     if not teacher.from_scratch:
-        check_folder(os.path.expanduser(teacher.model))  # no Path, which drops the ./ that makes it a folder and no hub id
-    try:
-        return AutoConfig.from_pretrained(Path(teacher.model).expanduser(), trust_remote_code=teacher.trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(
-            f"teacher {teacher.model!r} cannot be read as a model: {first_line}",
-            "a folder that save_pretrained wrote, or a hub id",
-            "check --teacher; offline, download the model first and give its folder",
-        ) from error
+        checkpoint.check_folder(name)
+    return checkpoint.read_config(name, trust_remote_code=teacher.trust_remote_code)
 
 
 def content_of(name: str) -> Any:

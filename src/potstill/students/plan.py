@@ -13,6 +13,7 @@ import numpy as np
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from potstill.errors import ModelError, RecipeError
+from potstill.models import checkpoint
 from potstill.models.families import family_of, family_or_none
 from potstill.models.families.encoder import Encoder
 from potstill.models.families.stages import Stages
@@ -228,14 +229,8 @@ def read_config(student: str | Path) -> Any:
     Raises:
         ModelError: It cannot be read.
     """
-    try:
-        return AutoConfig.from_pretrained(str(student))
-    except (OSError, ValueError) as err:
-        raise ModelError(
-            f"the student {str(student)!r} has no readable configuration ({str(err).splitlines()[0]})",
-            "a hub id, a folder with config.json, or one of the architectures bilstm, textcnn, static, cnn",
-            "check the name; offline, the model must already be on this machine",
-        ) from err
+    todo = "check the name, or take one of the architectures bilstm, textcnn, static, cnn; offline, download the model first"
+    return checkpoint.read_config(str(student), role="the student ", todo=todo)
 
 
 def spaced_layers(total: int, kept: int) -> tuple[int, ...]:

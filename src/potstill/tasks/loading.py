@@ -1,4 +1,4 @@
-"""Load a student that Potstill saved, whatever its architecture."""
+"""Loading of students that Potstill saved, whatever their architecture."""
 
 from __future__ import annotations
 
@@ -7,10 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from potstill.errors import ModelError
+from potstill.models.architectures import register
+from potstill.models.checkpoint import read_config, read_model
 from potstill.models.factory import trust
+from potstill.models.load import auto_class
+from potstill.models.module import register as register_modules
+from potstill.tasks.inference import name_for
+from potstill.tasks.table import build
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+AGAIN = "copy the student again, or run potstill distill again"
 
 
 def load(folder: str | Path, *, trust_remote_code: bool = False) -> tuple[PreTrainedModel, Any]:
@@ -27,11 +35,13 @@ def load(folder: str | Path, *, trust_remote_code: bool = False) -> tuple[PreTra
         ModelError: No such folder, or no whole student in it.
     """
     path = _student_folder(Path(os.path.expanduser(str(folder))))
-    config = _config(path)
+    register()
+    register_modules()
+    config = read_config(str(path), todo="copy the student again, or update potstill and transformers")
     if trust_remote_code and getattr(config, "factory", None):
         trust(config.factory)
-    auto_class, task = _auto_class(path, config)
-    model = _model(path, config, auto_class)
+    task = _task(path, config)
+    model = _model(path, config, auto_class(task.head))
     return model.eval(), task.load_processor(str(path), model_config=model.config)
 
 
@@ -55,30 +65,8 @@ def _student_folder(path: Path) -> Path:
     )
 
 
-def _config(path: Path) -> Any:
-    from transformers import AutoConfig
-
-    from potstill.models.architectures import register
-    from potstill.models.module import register as register_modules
-
-    register()
-    register_modules()
-    try:
-        return AutoConfig.from_pretrained(path)
-    except (OSError, ValueError, KeyError, TypeError) as err:
-        raise ModelError(
-            f"{path / 'config.json'} cannot be read ({_first_line(err)})",
-            "a configuration that save_pretrained wrote, of a model type that this Potstill or transformers knows",
-            "copy the student again, or update potstill and transformers",
-        ) from err
-
-
-def _auto_class(path: Path, config: Any) -> tuple[Any, Any]:
-    """The Auto class that the saved head calls for, and the task."""
-    from potstill.models.load import auto_class
-    from potstill.tasks.inference import name_for
-    from potstill.tasks.table import build
-
+def _task(path: Path, config: Any) -> Any:
+    """The task that the saved head is for."""
     heads = [name for name in getattr(config, "architectures", None) or () if "For" in name]
     if not heads:
         raise ModelError(
@@ -86,36 +74,16 @@ def _auto_class(path: Path, config: Any) -> tuple[Any, Any]:
             "a student with the head of its task",
             "load an encoder alone with transformers' AutoModel",
         )
-    task = build(name_for(config, ()))
-    return auto_class(task.head), task
+    return build(name_for(config, ()))
 
 
-def _model(path: Path, config: Any, auto_class: Any) -> Any:
-    from safetensors import SafetensorError
-
-    from potstill.models.checkpoint import check_weight_files
-
-    check_weight_files(str(path))
-    try:
-        model, found = auto_class.from_pretrained(path, config=config, use_safetensors=True, output_loading_info=True)
-    except ModelError:
-        raise
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as err:
-        raise ModelError(
-            f"the weights in {path} do not load ({_first_line(err)})",
-            "the model.safetensors that was saved with this config.json",
-            "copy the student again, or run potstill distill again",
-        ) from err
+def _model(path: Path, config: Any, loader: Any) -> Any:
+    model, found = read_model(str(path), loader, todo=AGAIN, config=config)
     missing = sorted(found["missing_keys"])
     if missing:
         raise ModelError(
             f"{path} lacks {len(missing)} weights of its {config.model_type} model, for example {missing[0]}",
             "the model.safetensors that was saved with this config.json",
-            "copy the student again, or run potstill distill again",
+            AGAIN,
         )
     return model
-
-
-def _first_line(err: BaseException) -> str:
-    lines = str(err).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(err).__name__
