@@ -56,7 +56,7 @@ def row_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
 
     Args:
         values: [B, D], [B, T, D] or [B, C, H, W].
-        mask: [B, T], true on real tokens; left out of account where it does not fit.
+        mask: [B, T], true on real tokens; ignored where it does not fit.
     """
     if values.dim() == 4:
         return values.mean((2, 3))

@@ -18,7 +18,7 @@ MAIN_INPUTS = ("pixel_values", "input_ids")
 class InputNames:
     """The names of a forward's arguments, looked at once.
 
-    A module of the user's own may call its one input anything (``x``): where it takes none of a batch's names, the batch's
+    A user's module may call its one input anything (``x``): where it takes none of a batch's names, the batch's
     main input (`MAIN_INPUTS`) goes to its first argument.
 
     Args:

@@ -24,7 +24,7 @@ DEFAULT_SIDE = 224
 
 
 class ModuleConfig(PreTrainedConfig):
-    """What is known of a network of the user's own.
+    """Configuration of a user's network.
 
     Args:
         factory: The function that makes it, ``package.module:function``.
@@ -44,7 +44,7 @@ class ModuleConfig(PreTrainedConfig):
 
 
 class ModuleForImageClassification(PreTrainedModel):
-    """A network of the user's own behind the interface of transformers.
+    """A user's network behind the interface of transformers.
 
     Args:
         config: Names the factory.
@@ -81,7 +81,7 @@ def wrap(
 
     Args:
         network: Its forward takes images [B, C, H, W] and returns logits, or an object (mapping, tuple) with them.
-        factory: What makes it anew when it is loaded.
+        factory: What makes it again when it is loaded.
         processor: The image processor, which has the size of images; None for 224 pixels.
         label_names: Names of its classes in order; left out, they are numbers.
 

@@ -108,7 +108,7 @@ class Student(Party):
 
     @property
     def has_other_rows(self) -> bool:
-        """Whether the rows were encoded anew for it."""
+        """Whether the rows were encoded again for it."""
         return (self.start / "encoded").is_dir()
 
     @property
@@ -165,5 +165,5 @@ class Student(Party):
         return found
 
     def version(self, folder: Path, **changes: Any) -> Student:
-        """A later version of the same student, which lies in another folder."""
+        """A later version of the same student, which is in another folder."""
         return replace(self, folder=folder, measured={}, _opened={}, **changes)

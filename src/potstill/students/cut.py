@@ -1,4 +1,4 @@
-"""Cut the student's weights out of the teacher."""
+"""Students whose weights are cut out of the teacher."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def cut_student(
 
 @torch.no_grad()
 def settle_statistics(student: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]]) -> None:
-    """Measure the batch norms' running statistics anew, as a mean over `batches`."""
+    """Measure the batch norms' running statistics again, as a mean over `batches`."""
     norms = [module for module in student.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:

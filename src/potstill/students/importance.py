@@ -1,4 +1,4 @@
-"""What each head, neuron, hidden unit, channel and layer of the teacher is worth on the user's data.
+"""Importance of the teacher's heads, neurons, hidden units, channels and layers on the user's data.
 
 Heads, neurons, units and channels get the diagonal of the Fisher information of a mask put on them: the squared gradient of
 one row's log-likelihood, averaged over rows, with the label drawn from the teacher's own softmax, so that no labels are

@@ -1,4 +1,4 @@
-"""Making a student: planned, cut out of the teacher or built anew, and its rows encoded."""
+"""The student of a run: planned, cut out of the teacher, built or loaded, and the rows encoded for it."""
 
 from __future__ import annotations
 

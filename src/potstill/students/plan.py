@@ -1,4 +1,4 @@
-"""From a budget to an architecture: what the student looks like, before any weight exists."""
+"""Plans of students: the architecture that a budget allows, before any weight exists."""
 
 from __future__ import annotations
 

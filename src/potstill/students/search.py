@@ -19,7 +19,7 @@ from potstill.models.families.text import TextEncoder
 from potstill.students.vocabulary import counts_by_id
 
 # What a cut costs, in units of "half of the layers". Lower is better; the terms add up. Halving the width costs as much
-# as 2.5 halvings of the depth, because the teacher's weights no longer fit whole; rank and FFN cuts start cheap and grow dear.
+# as 2.5 halvings of the depth, because the teacher's weights no longer fit whole; small rank and FFN cuts cost little.
 PENALTY_WEIGHTS = {
     "depth": 1.0,  # × log2(L0 / L) ** 1.3
     "text_width": 2.5,  # × log2(H0 / H)

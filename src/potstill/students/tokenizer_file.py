@@ -1,4 +1,4 @@
-"""Read and rewrite the definition of a fast tokenizer (what `tokenizer.json` holds)."""
+"""The definition of a fast tokenizer (what `tokenizer.json` holds), read and rewritten."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cut a tokenizer to the tokens that the data uses, so that all other text can still be read.
+"""Tokenizers cut to the tokens that the data uses, which can still read all other text.
 
 What always stays: special and added tokens, the unknown token, bytes, ASCII characters and the characters of every token that
 the data uses (with and without the continuation mark), and, for BPE, every ancestor of a kept token in the merge table.

@@ -1,4 +1,4 @@
-"""Makes Potstill's own model types known to transformers' Auto classes, once both packages are imported, in whatever order.
+"""Registration of Potstill's own model types with transformers' Auto classes, in whichever order both packages are imported.
 
 Importing transformers takes seconds, so `import potstill` does not do it: where transformers is not there yet, its tables of
 configurations and of models are watched for, and filled right after they are imported.

@@ -1,4 +1,4 @@
-"""What the architectures share: how they start, and the way from token ids or pixels to logits."""
+"""Base classes of the architectures: initial weights, and the way from token ids or pixels to logits."""
 
 # B batch, T tokens, C classes, D width
 

@@ -1,4 +1,4 @@
-"""Encoders whose token embeddings are product codes: a few small tables in the place of one wide row per token.
+"""Encoders whose token embeddings are product codes: a few small tables instead of one wide row per token.
 
 A token's embedding is put together from `code_groups` pieces; piece m is one of `codes_per_group` rows of group m's table, and
 a table of small integers says which. So every token of the teacher keeps a vector of its own, and the student reads the
@@ -135,7 +135,7 @@ class CodedEmbeddings(nn.Module):
         inputs_embeds: Tensor | None = None,
         **_: Any,
     ) -> Tensor:
-        """Embeddings [B, T, D] of token ids [B, T], or of `inputs_embeds` [B, T, D] in the place of the tokens' own.
+        """Embeddings [B, T, D] of token ids [B, T], or of `inputs_embeds` [B, T, D] instead of the tokens' own.
 
         Positions count from 0 and types are all 0 where they are left out, which takes no look-up.
         """

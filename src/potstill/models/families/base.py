@@ -1,4 +1,4 @@
-"""What every family of models says of itself: the base of the classes in the table of families.
+"""The base of the classes in the table of families.
 
 Paths are relative to the base model (`model.base_model`), or to the whole model for head and pooler. Block numbers are 1-based,
 negative ones count from the end, as in need names (``hidden:k``).

@@ -28,7 +28,7 @@ class Stages(Family):
     blocks_path = "encoder.stages"
     config_keys: Mapping[str, str] = MappingProxyType({"hidden": "hidden_sizes", "layers": "depths"})
     sketched: tuple[str, ...] = ()  # further keys that the arithmetic reads
-    refits_head = True  # whether the final layer of a cut student is fitted anew
+    refits_head = True  # whether the final layer of a cut student is fitted again
 
     def depth(self, config: Any) -> int:
         """Blocks over all stages."""

@@ -1,4 +1,4 @@
-"""From a budget to a student of another architecture than its teacher's."""
+"""Plans of students of another architecture than their teacher's."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def _start(name: str, teacher: Any, num_labels: int) -> Any:
     """A configuration of the architecture with everything settled that the budget does not touch."""
     labels = {} if num_labels != teacher.num_labels else {"id2label": dict(teacher.id2label), "label2id": dict(teacher.label2id)}
     config_class = architecture_of(name).part("config")
-    if name != "cnn":
+    if hasattr(config_class, "vocab_size"):
         return config_class(num_labels=num_labels, pad_token_id=teacher.pad_token_id, **labels)
     size = getattr(teacher, "image_size", None) or 224
     side = int(max(size)) if isinstance(size, list | tuple) else int(size)
