@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from potstill.models.architectures.coded import CodedForSequenceClassification
-from potstill.models.architectures.coded_configuration import CodedEncoderConfig
+from potstill.models.architectures.configuration import CodedEncoderConfig
 
 ORDERS = {
     "potstill first": "import potstill\nfrom transformers import AutoModelForSequenceClassification as Auto",

@@ -40,7 +40,7 @@ def test_a_latency_budget_takes_the_largest_student_below_it():
         ({"ratio": 0.5, "params": 7}, "2 budgets are given"),
         ({"ratio": 1.2}, r"ratio=1.2 means a ratio of 1.200.*ask for ratio 0.10 to 0.95"),
         ({"params": 10}, "params=10 means a ratio of 1.000"),
-        ({"latency_ms": 3.0}, "without a way to tell the latency.*pass latency_of="),
+        ({"latency_ms": 3.0}, "without a way to measure the latency.*pass latency_of="),
     ],
 )
 def test_impossible_budgets_are_refused(budget, message):

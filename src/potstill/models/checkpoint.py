@@ -21,7 +21,9 @@ PROCESSOR_FILES = (
     "vocab.json",
     "sentencepiece.bpe.model",
     "spiece.model",
+    "tokenizer_config.json",
     "preprocessor_config.json",
+    "processor_config.json",
 )
 
 
@@ -41,7 +43,7 @@ def check_folder(name: str) -> None:
     """
     path = Path(name)
     if not path.exists():
-        if _looks_local(name):
+        if name.startswith((".", "~", os.sep)) or os.path.isabs(name) or name.count("/") > 1 or name.endswith("/"):
             raise ModelError(f"the teacher {name} does not exist", "a model folder or a hub name", "check the path")
         return
     if path.is_file():
@@ -62,10 +64,6 @@ def check_folder(name: str) -> None:
         "a folder that save_pretrained wrote (config.json, model.safetensors and the tokenizer or image processor)",
         "save the model there with model.save_pretrained(...), or give the right folder",
     )
-
-
-def _looks_local(name: str) -> bool:
-    return name.startswith((".", "~", os.sep)) or os.path.isabs(name) or name.count("/") > 1 or name.endswith("/")
 
 
 def check_config(name: str, config: Any, task: Task) -> None:

@@ -46,35 +46,31 @@ def cka_matrix(first: Sequence[Tensor], second: Sequence[Tensor], *, debiased: b
             sides = [[_gram_without_bias(rows) for rows in side] for side in sides]
             return torch.stack([torch.stack([_cosine(own, other) for other in sides[1]]) for own in sides[0]])
         norms = [[(rows.T @ rows).norm() for rows in side] for side in sides]
-        values = [
-            [
-                ((own.T @ other).square().sum() / (norms[0][row] * norms[1][column]).clamp(min=1e-300)).clamp(max=1.0)
-                for column, other in enumerate(sides[1])
-            ]
-            for row, own in enumerate(sides[0])
-        ]
-        return torch.stack([torch.stack(row) for row in values])
+        shared = torch.stack([torch.stack([(own.T @ other).square().sum() for other in sides[1]]) for own in sides[0]])
+        scales = torch.stack(norms[0])[:, None] * torch.stack(norms[1])
+        return (shared / scales.clamp(min=1e-300)).clamp(max=1.0)
 
 
-def row_vectors(values: Tensor, mask: Tensor | None = None) -> Tensor:
-    """One vector a row, in float64: the mean over its real tokens or over its pixels.
+def row_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """The mean over the real tokens of [B, T, D], or over the pixels of [B, C, H, W]; other values as they are.
 
     Args:
         values: [B, D], [B, T, D] or [B, C, H, W].
-        mask: [B, T], true on real tokens; left out of account where it does not fit.
-
-    Returns:
-        [B, D], or [B, C] of maps.
+        mask: [B, T], true on real tokens; ignored where it does not fit.
     """
-    values = values.detach().double()
     if values.dim() == 4:
         return values.mean((2, 3))
-    if values.dim() < 3:
+    if values.dim() != 3:
         return values
     if mask is None or mask.shape != values.shape[:2]:
         return values.mean(1)
     weights = mask.to(values.device, values.dtype).unsqueeze(-1)
     return (values * weights).sum(1) / weights.sum(1).clamp(min=1.0)
+
+
+def row_vectors(values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """One vector a row, in float64 and without a gradient: its mean, see `row_mean`."""
+    return row_mean(values.detach().double(), mask)
 
 
 def _centred(rows: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Networks of the user's own, named in a recipe as ``package.module:function``: found, called, and only where code is trusted."""
+"""Networks of users, named in a recipe as ``package.module:function``: found, called, and only where code is trusted."""
 
 from __future__ import annotations
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import numpy as np
 import torch
 import xxhash
-from torch import Tensor, nn
+from torch import nn
 
 from potstill.ground.disk import fingerprint
 
@@ -52,10 +51,6 @@ def ensure_eval(model: nn.Module) -> None:
         model.eval()
 
 
-def _byte_view(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-
-
 def fingerprint_of(model: nn.Module) -> str:
     """A hash of what the model computes: its settings and the bytes of its weights.
 
@@ -72,7 +67,7 @@ def fingerprint_of(model: nn.Module) -> str:
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         if tensor.numel():
-            digest.update(_byte_view(tensor).data)
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

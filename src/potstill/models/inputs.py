@@ -1,12 +1,16 @@
-"""The entries of a batch that a model's forward takes."""
+"""What a model's forward takes of a batch, and the logits in what it returns."""
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+
+from potstill.answers.units import head_output
+from potstill.errors import ModelError
 
 MAIN_INPUTS = ("pixel_values", "input_ids")
 
@@ -14,7 +18,7 @@ MAIN_INPUTS = ("pixel_values", "input_ids")
 class InputNames:
     """The names of a forward's arguments, looked at once.
 
-    A module of the user's own may call its one input anything (``x``): where it takes none of a batch's names, the batch's
+    A user's module may call its one input anything (``x``): where it takes none of a batch's names, the batch's
     main input (`MAIN_INPUTS`) goes to its first argument.
 
     Args:
@@ -46,3 +50,21 @@ class InputNames:
         if taken or main is None or not self.names:
             return taken
         return {self.names[0]: free[main]}
+
+
+def logits_of(outputs: Any) -> Tensor:
+    """Logits out of a tensor, a tuple that begins with them, a mapping or an output with ``logits``.
+
+    Raises:
+        ModelError: The forward returned nothing of the kind.
+    """
+    value: Any = None
+    with contextlib.suppress(AttributeError, KeyError, IndexError):
+        value = head_output(outputs)
+    if isinstance(value, Tensor):
+        return value
+    raise ModelError(
+        f"the model's forward returned {type(outputs).__name__} without logits",
+        "a tensor, a tuple whose first entry is the logits, or an output with a field logits",
+        "return the logits from forward, or load the model with its task's head (AutoModelForSequenceClassification)",
+    )

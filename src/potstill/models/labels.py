@@ -65,10 +65,6 @@ def align_labels(config: Any, label_names: Sequence[str]) -> LabelAlignment:
         return LabelAlignment(by_position, ("the data's labels are numbers and are matched with the teacher's by position",))
     if set(theirs) == set(ours) and len(set(ours)) == len(ours):
         return LabelAlignment(tuple(theirs.index(name) for name in ours))
-    return _align_ignoring_case(theirs, ours)
-
-
-def _align_ignoring_case(theirs: tuple[str, ...], ours: tuple[str, ...]) -> LabelAlignment:
     their_folded, our_folded = [name.strip().casefold() for name in theirs], [name.strip().casefold() for name in ours]
     if set(their_folded) != set(our_folded) or len(set(our_folded)) != len(ours):
         raise _mismatch(theirs, ours, "the teacher and the data have different labels")

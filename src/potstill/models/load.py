@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from potstill.contracts.task import Task
 from potstill.errors import ModelError, first_line
 from potstill.ground.tables import resolve
-from potstill.models.checkpoint import check_config, check_fits_task, check_folder, read_config, read_model
+from potstill.models.checkpoint import check_config, check_fits_task, check_folder, has_own_processor, read_config, read_model
 from potstill.models.frozen import freeze
 from potstill.models.labels import align_labels, name_classes, reorder_head
 
@@ -114,11 +114,8 @@ def _take_model(model: PreTrainedModel, task: Task) -> tuple[PreTrainedModel, An
     check_config(type(model).__name__, model.config, task)
     check_fits_task(type(model).__name__, model.config, task, architectures=[type(model).__name__])
     path = getattr(model.config, "_name_or_path", "") or ""
-    has_processor = Path(path).is_dir() and any((Path(path) / name).exists() for name in _PROCESSOR_FILES)
-    return model, _load_processor(path, model.config, task) if path and has_processor else None
-
-
-_PROCESSOR_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "preprocessor_config.json", "processor_config.json")
+    has_processor = bool(path) and Path(path).is_dir() and has_own_processor(path)
+    return model, _load_processor(path, model.config, task) if has_processor else None
 
 
 def _load_model(
@@ -133,8 +130,9 @@ def _load_model(
     missing = sorted(info["missing_keys"])
     missing_body = [key for key in missing if key.startswith(body) and ".pooler." not in key]
     if missing_body:
+        more = f" and {len(missing_body) - 1} more" if len(missing_body) > 1 else ""
         raise ModelError(
-            f"{name} lacks weights of its own architecture: {missing_body[0]}{_and_more(missing_body)}",
+            f"{name} lacks weights of its own architecture: {missing_body[0]}{more}",
             f"all weights of a {model.config.model_type}",
             "save the model again with save_pretrained, or download it again",
         )
@@ -150,10 +148,6 @@ def _load_model(
     head_is_new = any(not key.startswith(body) for key in missing)
     notes = ["config.json promises a head, but the weights have none"] if head_is_new and has_head else []
     return model, head_is_new, notes
-
-
-def _and_more(names: Sequence[str]) -> str:
-    return f" and {len(names) - 1} more" if len(names) > 1 else ""
 
 
 def _load_processor(name: str, config: Any, task: Task) -> Any:
@@ -189,9 +183,8 @@ def _wrong_count(name: str, theirs: int | str | None, ours: int | None) -> Model
 def _align_head(model: PreTrainedModel, label_names: Sequence[str], notes: list[str], *, is_ours: bool) -> PreTrainedModel:
     alignment = align_labels(model.config, label_names)
     notes.extend(alignment.notes)
-    if not is_ours:
-        model = copy.deepcopy(model) if not alignment.is_identity else model
     if not alignment.is_identity:
+        model = model if is_ours else copy.deepcopy(model)
         reorder_head(model, alignment.permutation)
         notes.append("the teacher's classes were brought into the order of the data's")
     if is_ours or not alignment.is_identity:

@@ -5,6 +5,7 @@ Shapes: B batch, C channels, H height, W width.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
@@ -13,23 +14,22 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from potstill.data.images import size_of
-from potstill.errors import ModelError
+from potstill.errors import ModelError, first_line
 from potstill.ground.devices import frozen
 from potstill.models.factory import make
-from potstill.models.inputs import InputNames
+from potstill.models.inputs import InputNames, logits_of
+from potstill.models.labels import name_classes
 
 DEFAULT_SIDE = 224
 
 
 class ModuleConfig(PreTrainedConfig):
-    """What is known of a network of the user's own.
+    """Configuration of a user's network.
 
     Args:
         factory: The function that makes it, ``package.module:function``.
         stages: Paths of the modules that end a grid; their outputs are ``hidden:1``, ``hidden:2`` …
-        hidden_sizes: Their channels.
         strides: Pixels of the image per step of their grids.
-        num_channels: Of the image.
         image_size: Pixels (height, width) that it was looked at with.
     """
 
@@ -44,7 +44,7 @@ class ModuleConfig(PreTrainedConfig):
 
 
 class ModuleForImageClassification(PreTrainedModel):
-    """A network of the user's own behind the interface of transformers.
+    """A user's network behind the interface of transformers.
 
     Args:
         config: Names the factory.
@@ -81,7 +81,7 @@ def wrap(
 
     Args:
         network: Its forward takes images [B, C, H, W] and returns logits, or an object (mapping, tuple) with them.
-        factory: What makes it anew when it is loaded.
+        factory: What makes it again when it is loaded.
         processor: The image processor, which has the size of images; None for 224 pixels.
         label_names: Names of its classes in order; left out, they are numbers.
 
@@ -100,17 +100,16 @@ def wrap(
         image_size=[height, width],
     )
     config.num_labels = logits.shape[1]
-    if label_names is not None:
-        if len(label_names) != logits.shape[1]:
-            raise ModelError(
-                f"{factory} gives {logits.shape[1]} logits and the data has {len(label_names)} classes",
-                "a logit for each class of the data",
-                "let the function take num_labels, or check data.columns",
-            )
-        config.id2label = dict(enumerate(label_names))
-        config.label2id = {name: index for index, name in enumerate(label_names)}
+    if label_names is not None and len(label_names) != logits.shape[1]:
+        raise ModelError(
+            f"{factory} gives {logits.shape[1]} logits and the data has {len(label_names)} classes",
+            "a logit for each class of the data",
+            "let the function take num_labels, or check data.columns",
+        )
     config.architectures = [ModuleForImageClassification.__name__]
-    return ModuleForImageClassification(config, network)
+    model = ModuleForImageClassification(config, network)
+    name_classes(model, label_names)
+    return model
 
 
 def register() -> None:
@@ -119,26 +118,6 @@ def register() -> None:
 
     AutoConfig.register(ModuleConfig.model_type, ModuleConfig, exist_ok=True)
     AutoModelForImageClassification.register(ModuleConfig, ModuleForImageClassification, exist_ok=True)
-
-
-def logits_of(output: Any) -> Tensor:
-    """The logits out of a tensor, an object or mapping with ``logits``, or a tuple that begins with them.
-
-    Raises:
-        ModelError: None of these.
-    """
-    if isinstance(output, Tensor):
-        return output
-    found = output.get("logits") if isinstance(output, dict) else getattr(output, "logits", None)
-    if found is None and isinstance(output, tuple | list) and output:
-        found = output[0]
-    if isinstance(found, Tensor):
-        return found
-    raise ModelError(
-        f"the forward of the network returned {type(output).__name__} without logits",
-        "a tensor [B, classes], or an object with logits",
-        "return the logits from forward",
-    )
 
 
 def _look(network: nn.Module, name: str, images: Tensor) -> tuple[Tensor, list[tuple[str, tuple[int, ...]]]]:
@@ -152,21 +131,20 @@ def _look(network: nn.Module, name: str, images: Tensor) -> tuple[Tensor, list[t
 
         return hook
 
-    handles = [module.register_forward_hook(note(path)) for path, module in network.named_modules() if path]
     try:
-        with frozen(network):
+        with frozen(network), contextlib.ExitStack() as hooks:
+            for path, module in network.named_modules():
+                if path:
+                    hooks.enter_context(module.register_forward_hook(note(path)))
             logits = logits_of(network(**InputNames(network).take({"pixel_values": images})))
     except ModelError:
         raise
     except Exception as err:
         raise ModelError(
-            f"{name} does not run on images {list(images.shape[1:])} ({type(err).__name__}: {str(err).splitlines()[0][:160]})",
+            f"{name} does not run on images {list(images.shape[1:])} ({type(err).__name__}: {first_line(err)[:160]})",
             "a forward that takes images [batch, channels, height, width] and returns logits",
             "give the image processor of its size: teacher.processor, or return (network, processor) from the function",
         ) from err
-    finally:
-        for handle in handles:
-            handle.remove()
     if logits.dim() != 2 or len(logits) != len(images):
         raise ModelError(
             f"{name} gave logits of shape {list(logits.shape)}", "one row of logits for each image, [batch, classes]"

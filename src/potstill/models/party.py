@@ -31,8 +31,6 @@ class Teacher(Party):
 
     Args:
         name: As messages say it: ``"teacher"``, ``"teacher 2"``, ``"teacher of mood"``.
-        rows: The rows that it answers.
-        load: Loads it, frozen; called once.
         folder: Of the model that this run trained, with its earlier states; absent where the given one is taken as it is.
         number: Its task, where its rows lie among those of all tasks in these places.
         cache: Folder of its answers; None where it is asked live.
@@ -86,8 +84,6 @@ class Student(Party):
     """A student of a run, or a model of a chain, in one of its versions.
 
     Args:
-        name: As messages say it.
-        rows: The rows that it learns from and is measured on.
         places: Split → folder of the rows in its tokens; the teacher's where it reads the same.
         folder: Of the model and its tokenizer or image processor.
         start: Of its first version, with ``facts.json`` and ``kept_ids.npy``.
@@ -112,7 +108,7 @@ class Student(Party):
 
     @property
     def has_other_rows(self) -> bool:
-        """Whether the rows were encoded anew for it."""
+        """Whether the rows were encoded again for it."""
         return (self.start / "encoded").is_dir()
 
     @property
@@ -142,8 +138,24 @@ class Student(Party):
         return self.loaded[1]
 
     def load(self, *, without_dropout: bool = False) -> tuple[Any, Any]:
-        """A new copy of the model, and its tokenizer or image processor."""
-        return load_student(self.folder, self.rows.task, without_dropout=without_dropout)
+        """A new copy of the model, as `Auto…from_pretrained` gives it, and its tokenizer or image processor.
+
+        Args:
+            without_dropout: Load it without dropout: a small student of a teacher that labels many rows does not overfit, and
+                dropout takes from the little that it has.
+        """
+        import transformers
+
+        from potstill.models.architectures import register
+
+        register()
+        config: Any = transformers.AutoConfig.from_pretrained(self.folder)
+        if without_dropout:
+            for name in DROPOUT_KEYS:
+                if getattr(config, name, None) is not None:
+                    setattr(config, name, 0.0)
+        model = auto_class(self.rows.task.head).from_pretrained(self.folder, config=config).eval()
+        return model, self.rows.task.load_processor(str(self.folder), model_config=model.config)
 
     def encoded(self, *names: str) -> EncodedRows:
         """Rows in its tokens; several splits are joined."""
@@ -153,28 +165,5 @@ class Student(Party):
         return found
 
     def version(self, folder: Path, **changes: Any) -> Student:
-        """A later version of the same student, which lies in another folder."""
+        """A later version of the same student, which is in another folder."""
         return replace(self, folder=folder, measured={}, _opened={}, **changes)
-
-
-def load_student(folder: Path, task: Any, *, without_dropout: bool = False) -> tuple[Any, Any]:
-    """A student and its tokenizer or image processor, as `Auto…from_pretrained` gives them.
-
-    Args:
-        folder: Where it was saved.
-        task: Its task.
-        without_dropout: Load it without dropout: a small student of a teacher that labels many rows does not overfit, and
-            dropout takes from the little that it has.
-    """
-    import transformers
-
-    from potstill.models.architectures import register
-
-    register()
-    config: Any = transformers.AutoConfig.from_pretrained(folder)
-    if without_dropout:
-        for name in DROPOUT_KEYS:
-            if getattr(config, name, None) is not None:
-                setattr(config, name, 0.0)
-    model = auto_class(task.head).from_pretrained(folder, config=config).eval()
-    return model, task.load_processor(str(folder), model_config=model.config)

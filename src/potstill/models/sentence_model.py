@@ -19,7 +19,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from potstill.errors import ModelError
 
 HEAD = "ForSentenceEmbedding"
-POOLINGS = ("mean", "cls")
+POOLING_MODES = {"cls_token": "cls", "mean_tokens": "mean"}  # name in sentence-transformers → ours
 _MODULES = "modules.json"
 
 
@@ -38,6 +38,7 @@ class SentenceEncoder:
     def __init__(self, config: Any) -> None:
         super().__init__(config)  # type: ignore[call-arg]
         has_pooler = "add_pooling_layer" in inspect.signature(self.body_class.__init__).parameters
+        self.takes_types = "token_type_ids" in inspect.signature(self.body_class.forward).parameters
         body = self.body_class(config, **({"add_pooling_layer": False} if has_pooler else {}))
         setattr(self, self.base_model_prefix, body)
         self.sentence_head = nn.Linear(hidden_width(config), config.num_labels)
@@ -62,7 +63,7 @@ class SentenceEncoder:
         """
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         body = getattr(self, self.base_model_prefix)
-        types = {} if token_type_ids is None or not _takes_types(body.__class__) else {"token_type_ids": token_type_ids}
+        types = {} if token_type_ids is None or not self.takes_types else {"token_type_ids": token_type_ids}
         outputs = body(
             input_ids=input_ids, attention_mask=mask, output_hidden_states=output_hidden_states, return_dict=True, **types
         )
@@ -99,7 +100,7 @@ class AutoSentenceEncoder:
             name: Folder or hub id.
             config: Its configuration, read where left out.
             num_labels: Width of the embedding; what the files say, else the hidden width, where left out.
-            output_loading_info: Whether to return what was missing beside the model.
+            output_loading_info: Whether to return what was missing, besides the model.
             options: Of `PreTrainedModel.from_pretrained`.
 
         Raises:
@@ -152,7 +153,7 @@ def pool(states: Tensor, mask: Tensor, pooling: str) -> Tensor:
 
 
 def save_for_sentence_transformers(model: Any, folder: Path) -> None:
-    """Write beside a saved sentence encoder the files by which sentence-transformers loads it, with the same embedding."""
+    """Write the files by which sentence-transformers loads a saved sentence encoder, with the same embedding."""
     from safetensors.torch import save_file
 
     head, pooling = model.sentence_head, getattr(model.config, "sentence_pooling", "mean")
@@ -168,7 +169,7 @@ def save_for_sentence_transformers(model: Any, folder: Path) -> None:
         "bias": True,
         "activation_function": "torch.nn.modules.linear.Identity",
     }
-    modes = {f"pooling_mode_{kind}": (kind == "cls_token") == (pooling == "cls") for kind in ("cls_token", "mean_tokens")}
+    modes = {f"pooling_mode_{name}": value == pooling for name, value in POOLING_MODES.items()}
     for path, values in (
         (_MODULES, modules),
         ("1_Pooling/config.json", {"word_embedding_dimension": head.in_features, **modes}),
@@ -181,11 +182,6 @@ def save_for_sentence_transformers(model: Any, folder: Path) -> None:
     save_file(weights, folder / "2_Dense" / "model.safetensors")
 
 
-@functools.cache
-def _takes_types(body_class: Any) -> bool:
-    return "token_type_ids" in inspect.signature(body_class.forward).parameters
-
-
 def _layers_of(folder: Path, config: Any) -> tuple[str, int, Path | None]:
     """Pooling, width and the linear layer's folder that a folder's sentence-transformers files say; else mean and none."""
     width = hidden_width(config)
@@ -193,10 +189,10 @@ def _layers_of(folder: Path, config: Any) -> tuple[str, int, Path | None]:
         return "mean", width, None
     pooling, dense = "mean", None
     for module in json.loads((folder / _MODULES).read_text("utf-8")):
-        kind, place = module["type"].rpartition(".")[2], folder / module["path"]
-        if kind == "Pooling":
+        layer, place = module["type"].rpartition(".")[2], folder / module["path"]
+        if layer == "Pooling":
             pooling = _pooling(json.loads((place / "config.json").read_text("utf-8")), folder)
-        elif kind == "Dense":
+        elif layer == "Dense":
             settings = json.loads((place / "config.json").read_text("utf-8"))
             if not str(settings.get("activation_function", "")).endswith("Identity") or dense is not None:
                 raise ModelError(
@@ -212,12 +208,13 @@ def _pooling(settings: dict[str, Any], folder: Path) -> str:
     chosen = [
         name.removeprefix("pooling_mode_") for name, value in settings.items() if name.startswith("pooling_mode_") and value
     ]
-    names = {"mean_tokens": "mean", "cls_token": "cls"}
-    if len(chosen) != 1 or chosen[0] not in names:
+    if len(chosen) != 1 or chosen[0] not in POOLING_MODES:
         raise ModelError(
-            f"{folder} pools its tokens by {' and '.join(chosen) or 'nothing'}", ", ".join(names), "choose another teacher"
+            f"{folder} pools its tokens by {' and '.join(chosen) or 'nothing'}",
+            ", ".join(POOLING_MODES),
+            "choose another teacher",
         )
-    return names[chosen[0]]
+    return POOLING_MODES[chosen[0]]
 
 
 @torch.no_grad()

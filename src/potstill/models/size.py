@@ -1,4 +1,4 @@
-"""How large a model is: parameters and FLOPs, counted, or by arithmetic from a configuration without allocating weights."""
+"""Size of a model: parameters and FLOPs, counted, or by arithmetic from a configuration without allocating weights."""
 
 from __future__ import annotations
 

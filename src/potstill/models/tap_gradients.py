@@ -1,4 +1,4 @@
-"""Gradients of a model's largest logit by its inner values: the model goes on from a leaf in the place of the value.
+"""Gradients of a model's largest logit by its inner values: the model goes on from a leaf instead of the value.
 
 Shapes: B batch, C classes.
 """
@@ -26,13 +26,7 @@ def leaf_of(value: Tensor) -> Tensor:
 
 
 def exchanged(container: Any, old: Tensor, new: Tensor) -> Any:
-    """What a module takes or gives, with `new` in the place of `old`.
-
-    Args:
-        container: A tensor, a tuple, a list or a mapping with tensors.
-        old: One of them.
-        new: Goes there.
-    """
+    """What a module takes or gives (a tensor, a tuple, a list or a mapping with tensors), with `new` instead of `old`."""
     if container is old:
         return new
     if isinstance(container, (tuple, list)):
@@ -48,8 +42,6 @@ def largest_logit_by(logits: Tensor, leaves: Mapping[str, Tensor], *, keeps_grap
     """By name, ∂ Σ_b max_c logits[b, c] / ∂ leaf, in the leaf's shape; zero where the logits do not depend on it.
 
     Args:
-        logits: [B, C].
-        leaves: Values from which they were computed.
         keeps_graph: The graph is used again.
 
     Raises:

@@ -8,18 +8,18 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 from collections.abc import Callable, Collection, Iterator, Mapping
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from potstill.answers.units import head_output
 from potstill.errors import NeedsError, PotstillError
 from potstill.ground.tables import nearest
+from potstill.models.cka import row_mean
 from potstill.models.families import family_or_none
 from potstill.models.families.base import Family
 from potstill.models.families.encoder import Encoder
+from potstill.models.inputs import logits_of
 from potstill.models.tap_gradients import exchanged, largest_logit_by, leaf_of
 
 INDEXED = ("hidden", "mean", "attention", "query", "key", "value")
@@ -36,7 +36,7 @@ class Taps:
     model carries no hook, and the recomputation of gradient checkpointing, which runs in the backward pass, adds nothing.
     Attention scores are recomputed from the query and key projections, so the model keeps its fast attention.
     ``gradient:NEED`` is the gradient of the largest logit by a value; it is computed wherever gradients are off elsewhere.
-    Where nobody wants the logits, `reach` leaves the forward behind the last value that is needed.
+    Where the logits are not needed, `reach` leaves the forward behind the last value that is needed.
 
     Args:
         model: A transformers model, or any module whose forward returns logits.
@@ -70,7 +70,7 @@ class Taps:
 
         Args:
             inputs: Keyword arguments of the model.
-            forward: Called in place of the model, where the caller wraps its forward.
+            forward: Called instead of the model, where the caller wraps its forward.
 
         Returns:
             The logits, and the values by need name. Nothing is kept here.
@@ -115,12 +115,10 @@ class Taps:
 
     @contextlib.contextmanager
     def _hooks(self, caught: dict[str, Tensor], *, stops: bool = False) -> Iterator[None]:
-        handles = [self._hook(slot, *place, caught, stops=stops) for slot, place in self._slots.items()]
-        try:
+        with contextlib.ExitStack() as hooks:
+            for slot, place in self._slots.items():
+                hooks.enter_context(self._hook(slot, *place, caught, stops=stops))
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def _values(self, caught: dict[str, Tensor], inputs: Mapping[str, Any], outputs: Any) -> dict[str, Tensor]:
         if isinstance(inputs.get(_MASK), Tensor):
@@ -140,25 +138,24 @@ class Taps:
     def _hook(self, slot: str, module: nn.Module, is_input: bool, caught: dict[str, Tensor], *, stops: bool = False) -> Any:
         is_leaf = slot in self._gradients.values()
 
-        def came_by() -> None:
+        def take(container: Any) -> Tensor:
+            value = _first_tensor(container)
+            caught[slot] = leaf_of(value) if is_leaf else value
             self._calls[slot] += not stops
             if stops and caught.keys() >= self._slots.keys():
                 raise _AllThere
+            return value
 
         if is_input:
 
             def before(_: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]) -> Any:
-                value = _first_tensor(positional or tuple(named.values()))
-                caught[slot] = leaf_of(value) if is_leaf else value
-                came_by()
+                value = take(positional or tuple(named.values()))
                 return (exchanged(positional, value, caught[slot]), exchanged(named, value, caught[slot])) if is_leaf else None
 
             return module.register_forward_pre_hook(before, with_kwargs=True)
 
         def after(_: nn.Module, __: Any, output: Any) -> Any:
-            value = _first_tensor(output)
-            caught[slot] = leaf_of(value) if is_leaf else value
-            came_by()
+            value = take(output)
             return exchanged(output, value, caught[slot]) if is_leaf else None
 
         return module.register_forward_hook(after)
@@ -174,25 +171,26 @@ class Taps:
             )
 
     def _resolve(self, need: str) -> None:
-        kind, _, rest = need.partition(":")
-        if need == "embedding" or (kind == "hidden" and rest):
+        name, _, rest = need.partition(":")
+        if need == "embedding" or (name == "hidden" and rest):
             self._resolve_hidden(need, 0 if need == "embedding" else self._index(need))
-        elif kind == "mean" and rest:
+        elif name == "mean" and rest:
             self._resolve_hidden(need, self._index(need))
-            self._recipes[need] = partial(_mean_state, read=self._recipes[need])
-        elif kind in ("attention", *_PROJECTIONS) and rest:
-            self._resolve_attention(need, kind, self._index(need))
+            read = self._recipes[need]
+            self._recipes[need] = lambda caught, outputs: row_mean(read(caught, outputs), caught.get(_MASK))
+        elif name in ("attention", *_PROJECTIONS) and rest:
+            self._resolve_attention(need, name, self._index(need))
         elif need in ("head.in", "pooled"):
             head = head_of(self.model)
             if head is None:
                 raise self._missing(need)
             self._slot(need, head, need, is_input=True)
-        elif kind == "module" and rest:
+        elif name == "module" and rest:
             self._resolve_modules(need, rest)
         elif need == INPUT and getattr(self.model, "main_input_name", "pixel_values") == "pixel_values":
             self._places[need] = INPUT
             self._recipes[need] = lambda caught, _: _found(caught, INPUT)
-        elif kind == "gradient" and rest:
+        elif name == "gradient" and rest:
             self._resolve_gradient(need, rest)
         else:
             raise self._missing(need)
@@ -204,7 +202,7 @@ class Taps:
             self._recipes.pop(by, None)
         if by not in self._places:
             raise NeedsError(
-                f"{need!r} cannot be told, {type(self.model).__name__} has no one module that gives {by!r}",
+                f"{need!r} cannot be computed, {type(self.model).__name__} has no one module that gives {by!r}",
                 "input of images, embedding, hidden:k, head.in or module:PATH",
                 "set tap to one of them",
             )
@@ -233,17 +231,17 @@ class Taps:
         position = self._position(need, index, len(blocks), lowest=0)
         self._slot(f"hidden:{position}", blocks[position - 1], need)
 
-    def _resolve_attention(self, need: str, kind: str, index: int) -> None:
+    def _resolve_attention(self, need: str, value: str, index: int) -> None:
         family = self._family
         if not isinstance(family, Encoder):
             raise self._missing(need)
         position = self._position(need, index, len(family.blocks(self.model)), lowest=1)
-        tapped = family.tapped(self.model, position, kind)
+        tapped = family.tapped(self.model, position, value)
         slots = {name: f"{name}:{position}" for name in tapped}
         self._slots |= {slots[name]: place for name, place in tapped.items()}
 
         def read(caught: Mapping[str, Tensor], _: Any) -> Tensor:
-            return family.read(self.model, position, kind, {name: _found(caught, slot) for name, slot in slots.items()})
+            return family.read(self.model, position, value, {name: _found(caught, slot) for name, slot in slots.items()})
 
         self._recipes[need] = read
 
@@ -375,35 +373,6 @@ def can_give(model: nn.Module, need: str) -> bool:
     except NeedsError:
         return False
     return True
-
-
-def logits_of(outputs: Any) -> Tensor:
-    """Logits out of a tensor, a tuple, a mapping or a transformers output.
-
-    Raises:
-        NeedsError: The forward returned nothing of the kind.
-    """
-    value: Any = None
-    with contextlib.suppress(AttributeError, KeyError, IndexError):
-        value = head_output(outputs)
-    if isinstance(value, Tensor):
-        return value
-    raise NeedsError(
-        f"the model's forward returned {type(outputs).__name__} without logits",
-        "a tensor, a tuple whose first entry is the logits, or an output with a field logits",
-        "load the model with its task's head, for example AutoModelForSequenceClassification",
-    )
-
-
-def _mean_state(caught: Mapping[str, Tensor], outputs: Any, *, read: Callable[[Mapping[str, Tensor], Any], Tensor]) -> Tensor:
-    """Mean over the real tokens of [B, T, D], or over the positions of [B, C, H, W]."""
-    value, mask = read(caught, outputs), caught.get(_MASK)
-    if value.dim() == 4:
-        return value.mean(dim=(2, 3))
-    if value.dim() != 3 or mask is None or mask.shape != value.shape[:2]:
-        return value.mean(dim=1) if value.dim() == 3 else value
-    weights = mask.to(value.dtype).unsqueeze(-1)
-    return (value * weights).sum(1) / weights.sum(1).clamp_min(1)
 
 
 def _found(caught: Mapping[str, Tensor], slot: str) -> Tensor:

@@ -1,4 +1,4 @@
-"""Cut the student's weights out of the teacher."""
+"""Students whose weights are cut out of the teacher."""
 
 from __future__ import annotations
 
@@ -63,21 +63,35 @@ def cut_student(
         ModelError: The plan does not fit the teacher, or asks for a vocabulary cut that was not given.
     """
     batches = list(batches)
-    teacher = _on_cpu(teacher)
+    weight = next(teacher.parameters())
+    if weight.device.type != "cpu" or weight.dtype != torch.float32:
+        moved: Any = copy.deepcopy(teacher)
+        teacher = moved.to(device="cpu", dtype=torch.float32)
     config = _student_config(teacher, plan, vocabulary_cut)
     if hasattr(teacher.config, "sentence_pooling"):
         config.sentence_pooling = teacher.config.sentence_pooling
     family = family_of(config)
     with seeded(seed):
-        student = _class_named(family.class_like(teacher), config)(config).eval()
+        student = _class_named(family.class_like(teacher), type(config))(config).eval()
     scores = _importance(teacher, student, batches, seed, importance)
     if isinstance(family, Stages):
-        _fill_stages(family, teacher, student, batches, scores)
+        family.copy_channels(teacher, student, None if scores is None else scores.channels)
+        if scores is not None:
+            with placed(student):
+                settle_statistics(student, batches)
+            if family.refits_head:
+                refit_head(teacher, student, batches, None)
         return student
     assert isinstance(family, Encoder)
     kept = encoder_cut.choose(teacher, student, plan.layers, scores)
     encoder_cut.copy_layers(teacher, student, kept, scores)
-    facts = _embedding_facts(teacher, student, kept.hidden, vocabulary_cut, _counts(teacher, batches, token_counts), scores, seed)
+    metric = None if scores is None else scores.embedding_metric
+    facts = EmbeddingFacts(
+        ids=torch.arange(_tokens(student)) if vocabulary_cut is None else torch.as_tensor(vocabulary_cut.kept_ids),
+        counts=_counts(teacher, batches, token_counts) if vocabulary_cut is None else vocabulary_cut.kept_counts,
+        metric=None if metric is None else metric[kept.hidden][:, kept.hidden],
+        seed=seed,
+    )
     explained = family.fill_embeddings(teacher, student, kept.hidden, facts)
     if explained is not None:
         logger.info("Fitted embeddings explain %.1f %% of the teacher's embedding variance", 100 * explained)
@@ -88,20 +102,9 @@ def cut_student(
     return student
 
 
-def _fill_stages(
-    family: Stages, teacher: PreTrainedModel, student: PreTrainedModel, batches: list[Any], importance: Importance | None
-) -> None:
-    family.copy_channels(teacher, student, None if importance is None else importance.channels)
-    if importance is not None:
-        with placed(student):
-            settle_statistics(student, batches)
-        if family.refits_head:
-            refit_head(teacher, student, batches, None)
-
-
 @torch.no_grad()
 def settle_statistics(student: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]]) -> None:
-    """Measure the batch norms' running statistics anew, as a mean over `batches`."""
+    """Measure the batch norms' running statistics again, as a mean over `batches`."""
     norms = [module for module in student.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -115,22 +118,12 @@ def settle_statistics(student: PreTrainedModel, batches: Iterable[Mapping[str, T
         norm.momentum = momentum
 
 
-def _class_named(name: str, config: Any) -> Any:
+def _class_named(name: str, config_class: Any) -> Any:
     """A model class of Potstill's own encoder, of sentence embeddings, or of transformers."""
     if name.endswith(HEAD):
         register()
-        config_class: Any = type(config)
         return encoder_class(config_class)
     return getattr(coded, name, None) or getattr(transformers, name)
-
-
-def _on_cpu(teacher: PreTrainedModel) -> PreTrainedModel:
-    """The teacher itself where it is fp32 on the CPU, else such a copy."""
-    weight = next(teacher.parameters())
-    if weight.device.type == "cpu" and weight.dtype == torch.float32:
-        return teacher
-    moved: Any = copy.deepcopy(teacher)
-    return moved.to(device="cpu", dtype=torch.float32)
 
 
 def _student_config(teacher: PreTrainedModel, plan: StudentPlan, cut: VocabularyCut | None) -> Any:
@@ -170,27 +163,15 @@ def _importance(
     return measure(teacher, batches, seed=seed) if known is None else known
 
 
-def _embedding_facts(
-    teacher: PreTrainedModel,
-    student: PreTrainedModel,
-    hidden: Tensor,
-    cut: VocabularyCut | None,
-    counts: np.ndarray,
-    importance: Importance | None,
-    seed: int,
-) -> EmbeddingFacts:
-    size = int(getattr(student.config, "vocab_size", 0) or 0)
-    ids = torch.arange(size) if cut is None else torch.as_tensor(cut.kept_ids)
-    metric = None if importance is None else importance.embedding_metric
-    metric = None if metric is None else metric[hidden][:, hidden]
-    return EmbeddingFacts(ids, counts if cut is None else cut.kept_counts, metric, seed)
+def _tokens(model: PreTrainedModel) -> int:
+    return int(getattr(model.config, "vocab_size", 0) or 0)
 
 
 def _counts(teacher: PreTrainedModel, batches: list[Any], known: np.ndarray | None) -> np.ndarray:
     """Token counts, of the batches where they are not known; all ones where there are none."""
     if known is not None:
         return known
-    size = int(getattr(teacher.config, "vocab_size", 0) or 0)
+    size = _tokens(teacher)
     if not batches or not size:
         return np.ones(size)
     inputs = (teacher_inputs(teacher, batch) for batch in batches)

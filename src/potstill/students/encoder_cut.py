@@ -1,4 +1,4 @@
-"""Copy an encoder's layers into a smaller encoder: whole rows and columns, and what least squares can fit.
+"""Encoder layers copied into a smaller encoder: whole rows and columns, and what least squares can fit.
 
 Index arrays name what stays: `hidden` units [H], `heads` per kept layer, `neurons` per kept layer.
 """

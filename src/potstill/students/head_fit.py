@@ -24,8 +24,6 @@ def refit_head(teacher: PreTrainedModel, student: PreTrainedModel, batches: list
     """Least squares from the student's last features to the teacher's logits, drawn towards the weights so far, in place.
 
     Args:
-        teacher: Read only.
-        student: Of a supported family.
         batches: In the teacher's tokens; without any, or where the classes differ, nothing changes.
         cut: How the student's tokens lie in the teacher's, where they are fewer.
     """
@@ -49,12 +47,9 @@ def fit_head(teacher: PreTrainedModel, student: PreTrainedModel, hidden: Tensor,
     features: list[Tensor] = []
     pooler = family_of(teacher).pooler(teacher)
     assert pooler is not None
-    handle = pooler.register_forward_pre_hook(lambda m, args: features.append(args[0].double().cpu()[..., hidden]))
-    try:
-        with placed(teacher), frozen(teacher):
-            logits = [head_output(teacher(**teacher_inputs(teacher, batch))).double().cpu() for batch in batches]
-    finally:
-        handle.remove()
+    noting = pooler.register_forward_pre_hook(lambda m, args: features.append(args[0].double().cpu()[..., hidden]))
+    with noting, placed(teacher), frozen(teacher):
+        logits = [head_output(teacher(**teacher_inputs(teacher, batch))).double().cpu() for batch in batches]
     regress(head, torch.cat(features), torch.cat(logits), NEW_HEAD_RIDGE)
 
 
@@ -83,16 +78,13 @@ def _features_and_logits(
     """The input of the student's final layer [N, D] and the teacher's logits [N, C], in double precision."""
     features: list[Tensor] = []
     logits: list[Tensor] = []
-    handle = family_of(student).head(student).register_forward_pre_hook(lambda m, args: features.append(args[0].double().cpu()))
-    try:
-        with placed(teacher), placed(student), frozen(teacher):
-            for batch in batches:
-                inputs = teacher_inputs(teacher, batch)
-                logits.append(_units_of(head_output(teacher(**inputs)).double().cpu(), batch, inputs))
-                student(**student_inputs(student, _in_student_tokens(student, batch, inputs, cut)))
-                features[-1] = _units_of(features[-1], batch, inputs)
-    finally:
-        handle.remove()
+    noting = family_of(student).head(student).register_forward_pre_hook(lambda m, args: features.append(args[0].double().cpu()))
+    with noting, placed(teacher), placed(student), frozen(teacher):
+        for batch in batches:
+            inputs = teacher_inputs(teacher, batch)
+            logits.append(_units_of(head_output(teacher(**inputs)).double().cpu(), batch, inputs))
+            student(**student_inputs(student, _in_student_tokens(batch, inputs, cut)))
+            features[-1] = _units_of(features[-1], batch, inputs)
     return torch.cat(features), torch.cat(logits)
 
 
@@ -107,7 +99,7 @@ def _units_of(values: Tensor, batch: Mapping[str, Tensor], inputs: Mapping[str, 
 
 
 def _in_student_tokens(
-    student: PreTrainedModel, batch: Mapping[str, Tensor], inputs: Mapping[str, Tensor], cut: VocabularyCut | None
+    batch: Mapping[str, Tensor], inputs: Mapping[str, Tensor], cut: VocabularyCut | None
 ) -> Mapping[str, Tensor]:
     """The batch as the student reads it: its own inputs where the batch has both, else the teacher's ids renumbered."""
     if cut is None or "teacher_input_ids" in batch:

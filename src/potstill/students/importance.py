@@ -1,4 +1,4 @@
-"""What each head, neuron, hidden unit, channel and layer of the teacher is worth on the user's data.
+"""Importance of the teacher's heads, neurons, hidden units, channels and layers on the user's data.
 
 Heads, neurons, units and channels get the diagonal of the Fisher information of a mask put on them: the squared gradient of
 one row's log-likelihood, averaged over rows, with the label drawn from the teacher's own softmax, so that no labels are
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,8 +70,8 @@ class Importance:
         """Write the scores to a folder, which is made where it is not there."""
         tensors = {name: torch.as_tensor(getattr(self, name)) for name in ("heads", "neurons", "hidden", "layers")}
         tensors |= {f"channels:{path}": torch.as_tensor(score) for path, score in self.channels.items()}
-        for kind in ("neuron_grams", "context_grams"):
-            tensors |= {f"{kind}:{layer}": gram for layer, gram in enumerate(getattr(self, kind))}
+        for name in ("neuron_grams", "context_grams"):
+            tensors |= {f"{name}:{layer}": gram for layer, gram in enumerate(getattr(self, name))}
         if self.embedding_metric is not None:
             tensors["embedding_metric"] = self.embedding_metric
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -157,19 +157,15 @@ class _Recorder:
     @contextlib.contextmanager
     def hooks(self) -> Iterator[None]:
         family = self.family
-        if isinstance(family, Stages):
-            scored = family.scored_modules(self.model)
-            handles = [
-                module.register_forward_hook(self._channel_hook(f"channels:{name}", axis)) for name, module, axis in scored
-            ]
-        else:
-            assert isinstance(family, Encoder)
-            handles = self._encoder_hooks(family)
-        try:
+        with contextlib.ExitStack() as hooks:
+            if isinstance(family, Stages):
+                for name, module, axis in family.scored_modules(self.model):
+                    hooks.enter_context(module.register_forward_hook(self._channel_hook(f"channels:{name}", axis)))
+            else:
+                assert isinstance(family, Encoder)
+                for handle in self._encoder_hooks(family):
+                    hooks.enter_context(handle)
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def measure(self, batch: Mapping[str, Tensor], seed: int) -> None:
         inputs = teacher_inputs(self.model, batch)
@@ -233,7 +229,9 @@ class _Recorder:
     def _input_hook(self, name: str, gram: str, group: int) -> Any:
         def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             value = args[0]
-            self._add(gram, _gram(self._real_tokens(value.detach())))
+            tokens = self._real_tokens(value.detach())
+            widened = torch.cat([tokens, tokens.new_ones(len(tokens), 1)], dim=1)
+            self._add(gram, (widened.T @ widened).double())
             mask = self._mask(name, value, value.shape[-1] // group)
             return (value * mask.repeat_interleave(group, dim=1)[:, None, :], *args[1:])
 
@@ -271,11 +269,6 @@ class _Recorder:
         return value.flatten(0, 1) if self.token_mask is None else value[self.token_mask.bool()]
 
 
-def _gram(tokens: Tensor) -> Tensor:
-    widened = torch.cat([tokens, tokens.new_ones(len(tokens), 1)], dim=1)
-    return (widened.T @ widened).double()
-
-
 def sampled_loss(
     model: PreTrainedModel, logits: Tensor, counted: Tensor | None, batch: Mapping[str, Tensor], inputs: Any, seed: int
 ) -> Tensor:
@@ -289,7 +282,7 @@ def sampled_loss(
         labels = _sampled_labels(logits.detach(), batch, inputs, seed)
         labels = labels if counted is None else labels.masked_fill(~counted, IGNORED_LABEL)
         return nn.functional.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="sum")
-    uniform = torch.as_tensor(_uniform(_unit_keys(batch, inputs, logits.shape[1]), seed), device=logits.device)
+    uniform = _uniform(batch, inputs, logits.shape[1:], seed).to(logits.device)
     if problem == "multi_label_classification":
         drawn = (uniform < logits.detach().double().sigmoid()).to(logits.dtype)
         return nn.functional.binary_cross_entropy_with_logits(logits, drawn, reduction="sum")
@@ -297,21 +290,10 @@ def sampled_loss(
     return 0.5 * (logits - (logits.detach() + noise)).square().sum()
 
 
-def _unit_keys(batch: Mapping[str, Tensor], inputs: Mapping[str, Tensor], count: int) -> np.ndarray:
-    """[B, count] a key for each number of each row."""
-    with np.errstate(over="ignore"):
-        keys: np.ndarray = _row_keys(batch, inputs)[:, None] * np.uint64(UNIT_STRIDE) + np.arange(count, dtype=np.uint64)
-    return keys
-
-
 def _sampled_labels(logits: Tensor, batch: Mapping[str, Tensor], inputs: Mapping[str, Tensor], seed: int) -> Tensor:
     """One label per row (or unit), drawn from the softmax by a uniform number that depends on the row (and unit) alone."""
     cumulative = torch.softmax(logits.double(), dim=-1).cumsum(-1)
-    keys = _row_keys(batch, inputs)
-    if logits.dim() == 3:
-        with np.errstate(over="ignore"):
-            keys = keys[:, None] * np.uint64(UNIT_STRIDE) + np.arange(logits.shape[1], dtype=np.uint64)
-    uniform = torch.as_tensor(_uniform(keys, seed), device=logits.device)
+    uniform = _uniform(batch, inputs, logits.shape[1:-1], seed).to(logits.device)
     return (cumulative < uniform[..., None]).sum(-1).clamp(max=logits.shape[-1] - 1)
 
 
@@ -324,11 +306,14 @@ def _row_keys(batch: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> np.n
     return np.asarray((value * torch.arange(1, value.shape[1] + 1, device=value.device)).sum(1).cpu()).view(np.uint64)
 
 
-def _uniform(keys: np.ndarray, seed: int) -> np.ndarray:
-    """A number in [0, 1) per key, by the SplitMix64 mixer."""
+def _uniform(batch: Mapping[str, Tensor], inputs: Mapping[str, Tensor], counts: Sequence[int], seed: int) -> Tensor:
+    """A number in [0, 1) for each row [B], or for each of `counts` numbers of each row, by the SplitMix64 mixer."""
     with np.errstate(over="ignore"):
-        z = keys + np.uint64(seed + 1) * np.uint64(0x9E3779B97F4A7C15)
+        z = _row_keys(batch, inputs)
+        for count in counts:
+            z = z[:, None] * np.uint64(UNIT_STRIDE) + np.arange(count, dtype=np.uint64)
+        z = z + np.uint64(seed + 1) * np.uint64(0x9E3779B97F4A7C15)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         z = z ^ (z >> np.uint64(31))
-    return (z >> np.uint64(11)).astype(np.float64) / float(1 << 53)
+    return torch.from_numpy((z >> np.uint64(11)).astype(np.float64) / float(1 << 53))

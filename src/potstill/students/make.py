@@ -1,4 +1,4 @@
-"""Making a student: planned, cut out of the teacher or built anew, and its rows encoded."""
+"""The student of a run: planned, cut out of the teacher, built or loaded, and the rows encoded for it."""
 
 from __future__ import annotations
 
@@ -13,20 +13,22 @@ import torch
 
 from potstill.contracts.stage import Observer
 from potstill.data.run_rows import Rows
+from potstill.ground.devices import seeded
 from potstill.ground.disk import write_json_atomic
 from potstill.models.checkpoint import has_own_processor
-from potstill.models.factory import is_factory
+from potstill.models.factory import is_factory, make
+from potstill.models.labels import name_classes
 from potstill.models.load import new_model
 from potstill.models.party import Teacher
+from potstill.models.size import parameters_of
 from potstill.recipe.model import StudentRecipe
 from potstill.students.cut import cut_student
 from potstill.students.importance import Importance
-from potstill.students.named import module_student, named_processor, named_student
 from potstill.students.plan import StudentPlan, plan, plan_from_config
-from potstill.students.vocabulary import VocabularyCut, count_tokens, cut_vocabulary, required_ids
+from potstill.students.vocabulary import count_tokens, cut_vocabulary, required_ids
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 CALIBRATION_ROWS = 512
 CALIBRATION_BATCH = 32
@@ -47,7 +49,7 @@ def make_student(
     rows: Rows,
     teacher: Teacher,
     folder: Path,
-    tell: Observer,
+    observer: Observer,
     importance: Importance | None = None,
 ) -> Sequence[str]:
     """Plan the student, cut it out of the teacher, and encode the rows in its tokens.
@@ -57,7 +59,6 @@ def make_student(
         rows: All rows, augmented ones included.
         teacher: Who it is cut out of.
         folder: Receives ``model``, ``encoded`` where the tokens are others, and ``facts.json``.
-        tell: Receives progress and warnings.
         importance: Scores of the teacher's parts on `calibration_batches`; measured where they are needed and not given.
 
     Returns:
@@ -66,18 +67,22 @@ def make_student(
     asked = options.student
     counts = _token_counts(asked, rows, teacher)
     planned = plan_student(asked, teacher, counts)
-    tell.stage_advanced(1, 4, {})
+    observer.stage_advanced(1, 4, {})
     cut = None
     if planned.vocabulary is not None:
         assert counts is not None
-        cut = cut_vocabulary(teacher.processor, counts, planned.vocabulary, unseen_texts=_unseen_texts(rows))
+        found = rows.split("validation")
+        unseen = [rows.task.text_of(row) for row in found.select(range(min(UNSEEN_TEXTS, len(found))))]
+        cut = cut_vocabulary(teacher.processor, counts, planned.vocabulary, unseen_texts=unseen)
     processor = teacher.processor if cut is None else cut.tokenizer
     own = None
     if is_factory(asked.model):
-        student, own = module_student(str(asked.model), teacher, options.seed)
+        student, own = _module_student(str(asked.model), teacher, options.seed)
     elif asked.model is not None:
-        own = named_processor(asked.model, planned, teacher)
-        student = named_student(asked.model, planned, own or processor, teacher, options.seed, tell)
+        own = _named_processor(asked.model, planned, teacher)
+        student = _named_student(asked.model, planned, own or processor, teacher, options.seed)
+        if parameters_of(student) >= parameters_of(teacher.model):
+            observer.warn(f"the student {asked.model} is not smaller than the teacher")
     elif asked.architecture is not None:
         from potstill.students.architectures.start import init_architecture
 
@@ -86,19 +91,23 @@ def make_student(
         batches = calibration_batches(teacher, options.seed)
         known: dict[str, Any] = {"token_counts": counts, "importance": importance}
         student = cut_student(teacher.model, planned, batches, cut, options.seed, **known)
-    tell.stage_advanced(2, 4, {})
+    observer.stage_advanced(2, 4, {})
     student.save_pretrained(folder / "model")
     (own or processor).save_pretrained(folder / "model")
-    notes = list(planned.notes)
+    notes, vocabulary = list(planned.notes), None
     if own is not None or cut is not None:
         encode_rows(rows, own or processor, folder / "encoded", options.max_tokens)
     if cut is not None:
         np.save(folder / "kept_ids.npy", cut.kept_ids)
-        notes.append(_vocabulary_line(cut))
-    tell.stage_advanced(4, 4, {})
+        vocabulary = {"tokens": len(cut.kept_ids), "coverage": cut.coverage, "unseen_inflation": cut.unseen_inflation}
+        notes.append(
+            f"vocabulary of {len(cut.kept_ids):,} tokens covers {cut.coverage:.2%} of the training text;"
+            f" unseen text becomes {cut.unseen_inflation:.3f} times as long"
+        )
+    observer.stage_advanced(4, 4, {})
     facts = {
         "plan": asdict(planned),
-        "vocabulary": _vocabulary_facts(cut),
+        "vocabulary": vocabulary,
         "own_tokenizer": own is not None if is_factory(asked.model) else has_own_processor(asked.model),
     }
     write_json_atomic(folder / "facts.json", facts)
@@ -110,7 +119,7 @@ def plan_student(asked: StudentRecipe, teacher: Teacher, counts: np.ndarray | No
     """The plan for the recipe's budget, or for the architecture that it names."""
     num_labels = teacher.num_answers
     if is_factory(asked.model):
-        built = module_student(str(asked.model), teacher, 0)[0]
+        built = _module_student(str(asked.model), teacher, 0)[0]
         return plan_from_config(teacher.model, built.config, num_labels=num_labels, parameters=built.num_parameters())
     if asked.model is not None:
         return plan_from_config(teacher.model, asked.model, num_labels=num_labels)
@@ -170,11 +179,6 @@ def _token_counts(asked: StudentRecipe, rows: Rows, teacher: Teacher) -> np.ndar
     return counts
 
 
-def _unseen_texts(rows: Rows) -> list[str]:
-    found = rows.split("validation")
-    return [rows.task.text_of(row) for row in found.select(range(min(UNSEEN_TEXTS, len(found))))]
-
-
 def calibration_batches(teacher: Teacher, seed: int) -> list[Any]:
     """Batches of training rows in the teacher's tokens, drawn by the seed, on which the teacher's parts are scored."""
     rows = teacher.encoded("train")
@@ -186,14 +190,42 @@ def calibration_batches(teacher: Teacher, seed: int) -> list[Any]:
     ]
 
 
-def _vocabulary_line(cut: VocabularyCut) -> str:
-    return (
-        f"vocabulary of {len(cut.kept_ids):,} tokens covers {cut.coverage:.2%} of the training text;"
-        f" unseen text becomes {cut.unseen_inflation:.3f} times as long"
-    )
+def _named_student(name: str, planned: StudentPlan, processor: Any, teacher: Teacher, seed: int) -> PreTrainedModel:
+    """The student that the recipe names, with its own weights where it has them, else random ones of the seed.
+
+    Raises:
+        ModelError: It cannot be loaded, or cannot read what the processor makes.
+    """
+    task, label_names = teacher.rows.task, teacher.rows.label_names
+    task.modality.check_reads(name, planned.build_config(), processor)
+    folder = Path(name).expanduser()
+    if not folder.is_dir() or any(any(folder.glob(pattern)) for pattern in ("*.safetensors", "pytorch_model*.bin")):
+        student = task.load_model(name, num_labels=teacher.num_answers, label_names=label_names)
+    else:
+        with seeded(seed):
+            student = new_model(task, planned.build_config())
+    name_classes(student, label_names or None)
+    made: PreTrainedModel = student.eval()
+    return made
 
 
-def _vocabulary_facts(cut: VocabularyCut | None) -> dict[str, Any] | None:
-    if cut is None:
-        return None
-    return {"tokens": len(cut.kept_ids), "coverage": cut.coverage, "unseen_inflation": cut.unseen_inflation}
+def _named_processor(name: str, planned: StudentPlan, teacher: Teacher) -> Any:
+    """What a named student reads with; None where that is just what the teacher reads with."""
+    config, task = planned.build_config(), teacher.rows.task
+    if has_own_processor(name):
+        return task.load_processor(name, model_config=config)
+    return task.modality.fitted(teacher.processor, config)
+
+
+def _module_student(name: str, teacher: Teacher, seed: int) -> tuple[PreTrainedModel, Any]:
+    """The student that the recipe names as code, from a seed, and what it reads with: its own, or None.
+
+    Raises:
+        ModelError: It fails, or has other classes than the data.
+    """
+    from potstill.models.module import wrap
+
+    label_names = teacher.rows.label_names
+    with seeded(seed):
+        network, own = make(name, len(label_names))
+    return wrap(network, name, own or teacher.processor, label_names=label_names).eval(), own

@@ -1,7 +1,8 @@
-"""From a budget to an architecture: what the student looks like, before any weight exists."""
+"""Plans of students: the architecture that a budget allows, before any weight exists."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,16 +12,17 @@ from typing import Any
 import numpy as np
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from potstill.errors import ModelError
+from potstill.errors import ModelError, RecipeError
 from potstill.models import checkpoint
 from potstill.models.families import family_of, family_or_none
 from potstill.models.families.encoder import Encoder
 from potstill.models.families.stages import Stages
 from potstill.models.size import built_parameters, depth_of, flops, parameters, parameters_of
-from potstill.students.budget import BYTES_PER_PARAMETER, asked_ratio, largest_within_latency
 from potstill.students.search import VocabularyCounts, best_shape, space_of
 
 MAX_RATIO = 0.97
+LATENCY_STEPS = 12
+BYTES_PER_PARAMETER = 4
 VOLATILE_KEYS = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype")
 
 
@@ -81,7 +83,7 @@ def plan(
         ratio: Share of the teacher's parameters to remove, 0 to 0.97; 0 keeps the architecture.
         params: Or the parameters to land on.
         bytes: Or the bytes of the fp32 weights.
-        latency_ms: Or the latency to stay under, as `latency_of` tells it.
+        latency_ms: Or the latency to stay under, as `latency_of` measures it.
         num_labels: Classes of the student; the teacher's where left out.
         token_counts: How often the data uses each token id; lets the plan cut the vocabulary.
         min_vocabulary: Tokens that a cut vocabulary must keep (`vocabulary.required_size`).
@@ -105,28 +107,94 @@ def plan(
     if num_labels is not None and num_labels != config.num_labels:
         config.num_labels = num_labels
     whole = count_of(teacher, config)
-    asked = asked_ratio(
+    counts = token_counts if family.cuts_vocabulary else None
+    words = VocabularyCounts.of(config, counts, min_vocabulary, required_ids, may_be_coded=embeddings != "table")
+    return plan_for_budget(
+        lambda share: _plan_for_ratio(config, whole, words, share),
         whole,
         {"ratio": ratio, "params": params, "bytes": bytes, "latency_ms": latency_ms},
+        latency_of,
         least=0,
         top=MAX_RATIO,
         accepted=f"0 (same architecture) to {MAX_RATIO}",
         todo=f"ask for ratio 0.10 to 0.95, or params {round(whole * (1 - MAX_RATIO))} to {whole}",
+        too_slow=(
+            f"latency_ms={latency_ms} is below what the smallest student of this teacher needs",
+            "a latency that a student with 3 % of the teacher's parameters reaches",
+            "raise latency_ms, shorten the inputs, or take a smaller teacher",
+        ),
     )
-    counts = token_counts if family.cuts_vocabulary else None
-    words = VocabularyCounts.of(config, counts, min_vocabulary, required_ids, may_be_coded=embeddings != "table")
 
-    def planned(share: float) -> StudentPlan:
-        return _plan_for_ratio(config, whole, words, share)
 
-    if asked is not None:
-        return planned(asked)
-    too_small = (
-        f"latency_ms={latency_ms} is below what the smallest student of this teacher needs",
-        "a latency that a student with 3 % of the teacher's parameters reaches",
-        "raise latency_ms, shorten the inputs, or take a smaller teacher",
-    )
-    return largest_within_latency(planned, latency_ms or 0.0, latency_of, top=MAX_RATIO, too_small=too_small)
+def plan_for_budget(
+    planned: Callable[[float], StudentPlan],
+    whole: int,
+    given: Mapping[str, float | None],
+    latency_of: Callable[[PreTrainedConfig], float] | None,
+    *,
+    least: float,
+    top: float,
+    accepted: str,
+    todo: str,
+    too_slow: tuple[str, str, str],
+    digits: int = 3,
+) -> StudentPlan:
+    """The plan for the one budget that is given; for a latency the smallest ratio that is fast enough, by bisection.
+
+    Args:
+        whole: The teacher's parameters.
+        given: Values by the name of the budget.
+        least: The smallest ratio that is accepted.
+        accepted: Which ratios are accepted, for the error.
+        todo: What to do where it is none of them.
+        too_slow: The error where no student is fast enough.
+        digits: Digits of the ratio in an error.
+
+    Raises:
+        RecipeError: Not exactly one budget, one that is out of range or cannot be reached, or a latency without `latency_of`.
+    """
+    named = {name: value for name, value in given.items() if value is not None}
+    if len(named) != 1:
+        raise RecipeError(
+            f"{len(named)} budgets are given ({', '.join(named) or 'none'})",
+            "exactly one of ratio, params, bytes, latency_ms",
+            "keep the one that binds",
+        )
+    name, value = next(iter(named.items()))
+    if name == "latency_ms":
+        return _fast_enough(planned, value, latency_of, top, too_slow)
+    asked = float(value if name == "ratio" else 1 - (value // BYTES_PER_PARAMETER if name == "bytes" else value) / whole)
+    if not least <= asked <= top:
+        raise RecipeError(
+            f"{name}={value} means a ratio of {asked:.{digits}f} for a teacher of {whole} parameters", accepted, todo
+        )
+    return planned(asked)
+
+
+def _fast_enough(
+    planned: Callable[[float], StudentPlan],
+    latency_ms: float,
+    latency_of: Callable[[PreTrainedConfig], float] | None,
+    top: float,
+    too_slow: tuple[str, str, str],
+) -> StudentPlan:
+    if latency_of is None:
+        raise RecipeError(
+            f"latency_ms={latency_ms} is given without a way to measure the latency of an architecture",
+            "latency_of: a function from a configuration to milliseconds",
+            "pass latency_of=, or ask for ratio=, params= or bytes=",
+        )
+    low, high, best = 0.0, top, None
+    for _ in range(LATENCY_STEPS):
+        middle = (low + high) / 2
+        candidate = planned(middle)
+        if latency_of(candidate.build_config()) <= latency_ms:
+            best, high = candidate, middle
+        else:
+            low = middle
+    if best is None:
+        raise RecipeError(*too_slow)
+    return best
 
 
 def plan_from_config(
@@ -143,16 +211,16 @@ def plan_from_config(
     """
     config: Any = copy.deepcopy(student) if isinstance(student, PreTrainedConfig) else read_config(student)
     config.num_labels = num_labels or getattr(teacher, "config", teacher).num_labels
-    family = family_or_none(config)
+    own, family = getattr(teacher, "config", teacher), family_or_none(config)
     if isinstance(teacher, PreTrainedModel) and family is not None:
         config.architectures = [family.class_like(teacher)]
-    whole = count_of(teacher, getattr(teacher, "config", teacher))
+    whole = count_of(teacher, own)
     size = built_parameters(config) if parameters is None else parameters
-    ratio = 1 - size / whole
-    depth = depth_of(config)
-    teacher_depth = depth_of(getattr(teacher, "config", teacher))
-    layers = spaced_layers(teacher_depth, depth) if _has_like_blocks(teacher, config) else ()
-    return finished(config, layers, None, size, whole, ratio, ("the architecture was named, not searched",))
+    old = family_or_none(own)
+    # blocks stand for blocks of the teacher, but not where tokens meet maps, or where a family is unknown
+    is_alike = old is not None and family is not None and (old.build == family.build or bool(old.roles and family.roles))
+    layers = spaced_layers(depth_of(own), depth_of(config)) if is_alike else ()
+    return finished(config, layers, None, size, whole, 1 - size / whole, ("the architecture was named, not searched",))
 
 
 def read_config(student: str | Path) -> Any:
@@ -163,12 +231,6 @@ def read_config(student: str | Path) -> Any:
     """
     todo = "check the name, or take one of the architectures bilstm, textcnn, static, cnn; offline, download the model first"
     return checkpoint.read_config(str(student), role="the student ", todo=todo)
-
-
-def _has_like_blocks(teacher: Any, config: Any) -> bool:
-    """Whether the blocks of a student can stand for blocks of the teacher: not where tokens meet maps, or a family is unknown."""
-    old, new = family_or_none(teacher), family_or_none(config)
-    return old is not None and new is not None and (old.build == new.build or bool(old.roles and new.roles))
 
 
 def spaced_layers(total: int, kept: int) -> tuple[int, ...]:
@@ -218,6 +280,9 @@ def finished(
     ratio = 1 - size / whole
     if abs(ratio - asked) > 0.01:
         notes = (*notes, f"ratio {asked:.3f} was asked; the nearest {nearest} gives {ratio:.3f}")
+    operations = 0  # where there is no closed form
+    with contextlib.suppress(ModelError):
+        operations = flops(config)
     return StudentPlan(
         model_type=config.model_type,
         config={name: value for name, value in config.to_dict().items() if name not in VOLATILE_KEYS},
@@ -227,15 +292,7 @@ def finished(
         teacher_parameters=whole,
         ratio_asked=asked,
         ratio=ratio,
-        flops=_flops_of(config),
+        flops=operations,
         bytes=size * BYTES_PER_PARAMETER,
         notes=notes,
     )
-
-
-def _flops_of(config: Any) -> int:
-    """FLOPs of one row; 0 where there is no closed form."""
-    try:
-        return flops(config)
-    except ModelError:
-        return 0

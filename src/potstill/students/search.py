@@ -16,9 +16,10 @@ from potstill.models.families import family_of
 from potstill.models.families.coded import CODES, Coded
 from potstill.models.families.encoder import Encoder, Shape
 from potstill.models.families.text import TextEncoder
+from potstill.students.vocabulary import counts_by_id
 
 # What a cut costs, in units of "half of the layers". Lower is better; the terms add up. Halving the width costs as much
-# as 2.5 halvings of the depth, because the teacher's weights no longer fit whole; rank and FFN cuts start cheap and grow dear.
+# as 2.5 halvings of the depth, because the teacher's weights no longer fit whole; small rank and FFN cuts cost little.
 PENALTY_WEIGHTS = {
     "depth": 1.0,  # × log2(L0 / L) ** 1.3
     "text_width": 2.5,  # × log2(H0 / H)
@@ -73,11 +74,7 @@ class VocabularyCounts:
         """From counts by token id of the vocabulary of `config`."""
         if token_counts is None:
             return cls(may_be_coded=may_be_coded)
-        counts = np.zeros(config.vocab_size, dtype=np.int64)
-        pairs = token_counts.items() if isinstance(token_counts, Mapping) else enumerate(token_counts)
-        for token_id, count in pairs:
-            if 0 <= token_id < len(counts):
-                counts[token_id] = count
+        counts = counts_by_id(token_counts, config.vocab_size)
         if required_ids is None:
             found = np.sort(counts)[::-1]
             return cls(found[found > 0], min_vocabulary or 0, None, may_be_coded)
@@ -121,8 +118,6 @@ class Space:
     """What the search may vary for one teacher.
 
     Args:
-        teacher: The teacher's shape.
-        own: The teacher's model type.
         narrow: The type of a student with a narrow token table; None where there is none.
         coded: The type of a student with a coded embedding; None where there is none.
         codes: How many codes a group of it may have.
@@ -143,16 +138,6 @@ class Space:
         """Units per head, kept."""
         return self.own.family.head_size(self.own.config)
 
-    @property
-    def is_narrow(self) -> bool:
-        """Whether the teacher's token table is narrower than its blocks."""
-        return bool(self.teacher.embedding != self.teacher.hidden)
-
-    @property
-    def ffn_step(self) -> int:
-        """FFN sizes are multiples of this: 16 in real models, finer in small ones."""
-        return 16 if self.teacher.ffn >= 256 else 4 if self.teacher.ffn >= 64 else 1
-
     def config_of(self, shape: Shape) -> Any:
         """The configuration of a student of this shape: the teacher's type where that can take it, else the type that can."""
         form = self.coded if shape.codes else self.narrow if shape.narrow else self.own
@@ -165,7 +150,7 @@ class Space:
         if shape.codes:
             notes.append(
                 f"embeddings of all {shape.vocabulary} tokens put together from {shape.groups} × {shape.codes} pieces; "
-                "the integers that tell which count as parameters"
+                "the integers that choose them count as parameters"
             )
         if shape.narrow:
             notes.append(f"embeddings of rank {shape.embedding}, projected to width {shape.hidden}")
@@ -196,15 +181,7 @@ def _other(own: Form, model_type: str | None) -> Form | None:
 
 
 def best_shape(space: Space, budget: int) -> Shape:
-    """The shape of the lowest penalty whose parameters land on `budget`; the nearest one where none does.
-
-    Args:
-        space: What may vary.
-        budget: Parameters to land on.
-
-    Returns:
-        A shape at most `budget` large wherever the space holds one.
-    """
+    """The shape of the lowest penalty whose parameters land on `budget`, else the nearest, at most `budget` large if one is."""
     grid = _grid(space)
     grid = replace(grid, ffn=_solve_ffn(space, grid, budget))
     grid = replace(grid, vocabulary=_fill_vocabulary(space, grid, budget))
@@ -219,29 +196,31 @@ def best_shape(space: Space, budget: int) -> Shape:
 
 
 def _grid(space: Space) -> Shape:
-    plain = None if space.coded is not None and space.coded.family is space.own.family else _plain_grid(space)
-    grids = [grid for grid in (plain, _coded_grid(space)) if grid is not None]
+    grids = [] if space.coded is None else [_coded_grid(space)]
+    if space.coded is None or space.coded.family is not space.own.family:
+        grids.insert(0, _plain_grid(space))
     return Shape(**{name: np.concatenate([getattr(grid, name) for grid in grids]) for name in vars(grids[0])})
 
 
 def _plain_grid(space: Space) -> Shape:
     teacher = space.teacher
     removed = np.arange(0, teacher.heads) if space.own.family.drops_heads else np.array([0])
-    ranks = _ranks(space) if space.narrow is not None else np.array([0])
+    ranks = np.array([0])
+    if space.narrow is not None:
+        step = EMBEDDING_STEP if teacher.hidden >= 128 else 4 if teacher.hidden >= 32 else 1
+        ranks = np.concatenate([ranks, np.arange(step, teacher.embedding, step)])
     sizes = np.array(space.words.sizes(teacher.vocabulary))
     depth, width, removed, rank, size = _mesh(*_body_axes(space), removed, ranks, sizes)
     heads = np.minimum(width // space.head_size, teacher.heads) - removed
-    whole = np.minimum(teacher.embedding, width) if space.is_narrow else width
+    whole = np.minimum(teacher.embedding, width) if teacher.embedding != teacher.hidden else width
     embedding = np.where(rank > 0, rank, whole)
     legal = (heads >= np.maximum(1, (width // space.head_size) // 4)) & (embedding <= width)
     none = np.zeros_like(depth)
     return _kept(Shape(depth, width, heads, none, embedding, size, rank > 0, none, none), legal)
 
 
-def _coded_grid(space: Space) -> Shape | None:
+def _coded_grid(space: Space) -> Shape:
     """Shapes whose embedding is coded: all of the vocabulary, and attention as narrow as a quarter of the heads."""
-    if space.coded is None:
-        return None
     pieces, removed = np.array(PIECE_WIDTHS), np.arange(0, space.teacher.heads)
     depth, width, removed, number, piece = _mesh(*_body_axes(space), removed, np.array(space.codes), pieces)
     sizes = np.unique(width)
@@ -279,14 +258,8 @@ def code_groups(hidden: int, piece: int) -> int:
     return hidden // min(widths, key=lambda width: (abs(np.log(width / piece)), -width))
 
 
-def _ranks(space: Space) -> np.ndarray:
-    teacher = space.teacher
-    step = EMBEDDING_STEP if teacher.hidden >= 128 else 4 if teacher.hidden >= 32 else 1
-    return np.concatenate([[0], np.arange(step, teacher.embedding, step)])
-
-
 def _solve_ffn(space: Space, grid: Shape, budget: int) -> np.ndarray:
-    step = space.ffn_step
+    step = 16 if space.teacher.ffn >= 256 else 4 if space.teacher.ffn >= 64 else 1  # finer in small models
     smallest = max(step, space.teacher.ffn // 32 // step * step)
     neurons = (budget - _parameters(space, grid)) // (grid.layers * space.own.family.neuron_parameters(grid)) // step * step
     return np.clip(neurons, smallest, space.teacher.ffn)

@@ -1,8 +1,9 @@
-"""Read and rewrite the definition of a fast tokenizer (what `tokenizer.json` holds)."""
+"""The definition of a fast tokenizer (what `tokenizer.json` holds), read and rewritten."""
 
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from potstill.errors import ModelError
 
 MODELS = ("WordPiece", "Unigram", "BPE", "WordLevel")
 MARKS = ("##", "▁", "Ġ", "</w>", "@@")  # continuation and word marks of the common tokenizers
+_BYTE = re.compile(r"<0x..>")
 ASCII = frozenset(chr(code) for code in range(33, 127))
 
 
@@ -48,11 +50,6 @@ def bare(token: str) -> str:
     return token
 
 
-def is_byte(token: str) -> bool:
-    """Whether the token stands for one byte (``<0x41>``)."""
-    return len(token) == 6 and token.startswith("<0x") and token.endswith(">")
-
-
 def required_ids(definition: dict[str, Any], tokens: dict[str, int], counts: np.ndarray) -> set[int]:
     """Ids that stay whatever the counts say."""
     model = definition["model"]
@@ -68,7 +65,7 @@ def required_ids(definition: dict[str, Any], tokens: dict[str, int], counts: np.
     is_byte_level = "ByteLevel" in json.dumps([definition.get("pre_tokenizer"), definition.get("decoder")])
     characters = set(ASCII).union(*(bare(token) for token, i in tokens.items() if counts[i] > 0))
     for token, token_id in tokens.items():
-        is_single_byte = is_byte(token) or (is_byte_level and len(token) == 1)
+        is_single_byte = _BYTE.fullmatch(token) is not None or (is_byte_level and len(token) == 1)
         is_character = len(bare(token)) == 1 and bare(token) in characters
         if is_single_byte or is_character or token in MARKS:
             kept.add(token_id)

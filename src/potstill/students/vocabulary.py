@@ -1,4 +1,4 @@
-"""Cut a tokenizer to the tokens that the data uses, so that all other text can still be read.
+"""Tokenizers cut to the tokens that the data uses, which can still read all other text.
 
 What always stays: special and added tokens, the unknown token, bytes, ASCII characters and the characters of every token that
 the data uses (with and without the continuation mark), and, for BPE, every ancestor of a kept token in the merge table.
@@ -95,7 +95,7 @@ def cut_vocabulary(
     """
     definition = file.read(tokenizer)
     tokens = file.token_ids(definition)
-    counts = _as_array(token_counts, max(tokens.values()) + 1)
+    counts = _own_counts(token_counts, max(tokens.values()) + 1)
     kept = np.array(sorted(_choose(definition, tokens, counts, size)), dtype=np.int64)
     smaller = copy.deepcopy(tokenizer)
     file.write(smaller, definition, kept)
@@ -121,7 +121,7 @@ def required_ids(tokenizer: PreTrainedTokenizerBase, token_counts: Mapping[int, 
     """
     definition = file.read(tokenizer)
     tokens = file.token_ids(definition)
-    found = _required(definition, tokens, _as_array(token_counts, max(tokens.values()) + 1))
+    found = _required(definition, tokens, _own_counts(token_counts, max(tokens.values()) + 1))
     return np.array(sorted(found), dtype=np.int64)
 
 
@@ -166,19 +166,28 @@ def _closure(token_id: int, needs: Mapping[int, set[int]]) -> set[int]:
     return closure
 
 
-def _as_array(token_counts: Mapping[int, int] | np.ndarray, size: int) -> np.ndarray:
+def counts_by_id(token_counts: Mapping[int, int] | np.ndarray, size: int) -> np.ndarray:
+    """[size] int64: occurrences by token id; larger ids are left out."""
     counts = np.zeros(size, dtype=np.int64)
-    pairs = token_counts.items() if isinstance(token_counts, Mapping) else enumerate(np.asarray(token_counts).tolist())
-    for token_id, count in pairs:
-        if token_id < size:
+    for token_id, count in _pairs(token_counts):
+        if 0 <= token_id < size:
             counts[token_id] = count
-        elif count:
+    return counts
+
+
+def _pairs(token_counts: Mapping[int, int] | np.ndarray) -> Iterable[tuple[int, int]]:
+    return token_counts.items() if isinstance(token_counts, Mapping) else enumerate(np.asarray(token_counts).tolist())
+
+
+def _own_counts(token_counts: Mapping[int, int] | np.ndarray, size: int) -> np.ndarray:
+    for token_id, count in _pairs(token_counts):
+        if token_id >= size and count:
             raise ModelError(
                 f"token id {token_id} is counted {count} times; the tokenizer has {size} ids",
                 "counts that were made with this tokenizer",
                 "encode the data with the same tokenizer that is to be cut",
             )
-    return counts
+    return counts_by_id(token_counts, size)
 
 
 def _inflation(

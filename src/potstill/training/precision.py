@@ -24,8 +24,7 @@ from potstill.answers.units import FLOOR, answers_of
 from potstill.ground.devices import compute_device, device_of, frozen
 from potstill.ground.disk import read_json, write_json_atomic
 from potstill.ground.hardware import bf16_pays
-from potstill.models.inputs import MAIN_INPUTS, InputNames
-from potstill.models.taps import logits_of
+from potstill.models.inputs import MAIN_INPUTS, InputNames, logits_of
 
 logger = logging.getLogger(__name__)
 

@@ -10,12 +10,11 @@ import onnx
 from potstill.exports.onnx import read_metadata, set_metadata
 from potstill.exports.quiet import quiet
 from potstill.exports.ways.graph_rewrites import compute_read_tokens, write_known_shapes
+from potstill.models.families import family_or_none
 
 logger = logging.getLogger(__name__)
 
 CONTRIBUTED = "com.microsoft"  # domain of ONNX Runtime's own operators
-GRAPH_TYPES = {"vit": "vit", "deit": "vit", "swin": "swin"}
-CONVOLUTIONAL = frozenset({"resnet", "convnext", "mobilenet_v1", "mobilenet_v2", "regnet"})
 
 
 def fuse(source: str | Path, target: str | Path, *, fuse_embeddings: bool = False) -> Path:
@@ -33,11 +32,11 @@ def fuse(source: str | Path, target: str | Path, *, fuse_embeddings: bool = Fals
     from onnxruntime.transformers.fusion_options import FusionOptions
 
     metadata = read_metadata(source)
-    kind = metadata.get("potstill.model_type", "")
-    if kind in CONVOLUTIONAL:
+    family = family_or_none(metadata.get("potstill.model_type", ""))
+    graph_type = "bert" if family is None else family.fusion
+    if graph_type is None:
         onnx.save(onnx.load(str(source)), str(target))
         return Path(target)
-    graph_type = GRAPH_TYPES.get(kind, "bert")
     options = FusionOptions(graph_type)
     options.enable_embed_layer_norm = fuse_embeddings
     options.enable_skip_layer_norm = options.enable_bias_skip_layer_norm = False

@@ -7,8 +7,8 @@ Importing this package makes their model types, and that of encoders with coded 
 from __future__ import annotations
 
 from potstill.models.architectures.auto_classes import announce
-from potstill.models.architectures.registration import ARCHITECTURES, is_architecture, modality_of, register
+from potstill.models.architectures.registration import ARCHITECTURES, register
 
 announce()
 
-__all__ = ["ARCHITECTURES", "is_architecture", "modality_of", "register"]
+__all__ = ["ARCHITECTURES", "register"]

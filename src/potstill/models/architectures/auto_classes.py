@@ -1,4 +1,4 @@
-"""Makes Potstill's own model types known to transformers' Auto classes, once both packages are imported, in whatever order.
+"""Registration of Potstill's own model types with transformers' Auto classes, in whichever order both packages are imported.
 
 Importing transformers takes seconds, so `import potstill` does not do it: where transformers is not there yet, its tables of
 configurations and of models are watched for, and filled right after they are imported.
@@ -11,7 +11,7 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
@@ -53,22 +53,13 @@ class _Watcher:  # a MetaPathFinder by its shape: importing importlib.abc costs 
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
-        if spec is not None and spec.loader is not None:
-            spec.loader = cast(Any, _Loader(spec.loader, name))
+        loader: Any = None if spec is None else spec.loader
+        if loader is not None:
+            execute = loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                execute(module)
+                _fill(name)
+
+            loader.exec_module = exec_module
         return spec
-
-
-class _Loader:
-    """Another loader, after which a table is filled."""
-
-    def __init__(self, usual: Any, table: str) -> None:
-        self.usual, self.table = usual, table
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        """As the usual loader does."""
-        return self.usual.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        """As the usual loader does; then fill the table."""
-        self.usual.exec_module(module)
-        _fill(self.table)

@@ -1,4 +1,4 @@
-"""What the architectures share: how they start, and the way from token ids or pixels to logits."""
+"""Base classes of the architectures: initial weights, and the way from token ids or pixels to logits."""
 
 # B batch, T tokens, C classes, D width
 
@@ -37,26 +37,39 @@ class StudentModel(PreTrainedModel):
 
 
 class TextEncoder(StudentModel):
-    """Token embeddings, which padding never reaches; what follows is the subclass's."""
+    """Token embeddings, which padding never reaches; what follows is the subclass's `encode`."""
+
+    _input_embed_layer = "word_embeddings"
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         self.word_embeddings = nn.Embedding(config.vocab_size, config.embedding_size)
         self.dropout = nn.Dropout(config.dropout)
 
-    def get_input_embeddings(self) -> nn.Module:
-        """The table of token embeddings."""
-        return self.word_embeddings
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Take another table of token embeddings."""
-        self.word_embeddings = value  # type: ignore[assignment]
-
-    def embed(self, input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Embeddings [B, T, D], zero at padding, and the mask [B, T] as bool."""
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        **ignored: Any,
+    ) -> BaseModelOutputWithPooling:
+        """Hidden states [B, T, D] and the pooled text; arguments as in the classifier."""
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         mask = mask.bool()
-        return self.dropout(self.word_embeddings(input_ids)) * mask.unsqueeze(-1), mask
+        embedded = self.dropout(self.word_embeddings(input_ids)) * mask.unsqueeze(-1)
+        states, pooled = self.encode(embedded, mask, input_ids)
+        return pooled_output([embedded, *states], pooled, output_hidden_states)
+
+    def encode(self, embedded: Tensor, mask: Tensor, input_ids: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The hidden states behind the embeddings, and the pooled text.
+
+        Args:
+            embedded: [B, T, E], zero at padding.
+            mask: [B, T] bool, true on real tokens.
+            input_ids: [B, T] int64.
+        """
+        raise NotImplementedError
 
 
 class StudentClassifier(StudentModel):
@@ -93,14 +106,6 @@ class StudentClassifier(StudentModel):
 class TextClassifier(StudentClassifier):
     """A text encoder with a classification head."""
 
-    def get_input_embeddings(self) -> nn.Module:
-        """The table of token embeddings."""
-        return self.encoder.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Take another table of token embeddings."""
-        self.encoder.set_input_embeddings(value)
-
     @can_return_tuple
     def forward(
         self,
@@ -122,10 +127,10 @@ class TextClassifier(StudentClassifier):
         return self.classify(self.encoder(input_ids, attention_mask, output_hidden_states=output_hidden_states), labels)
 
 
-def pooled_output(last: Tensor, pooled: Tensor, states: list[Tensor], asked: bool | None) -> BaseModelOutputWithPooling:
-    """The output of an encoder, with its hidden states where they were asked for."""
+def pooled_output(states: list[Tensor], pooled: Tensor, asked: bool | None) -> BaseModelOutputWithPooling:
+    """The output of an encoder, with all of its hidden states where they were asked for."""
     return BaseModelOutputWithPooling(
-        last_hidden_state=last, pooler_output=pooled, hidden_states=tuple(states) if asked else None
+        last_hidden_state=states[-1], pooler_output=pooled, hidden_states=tuple(states) if asked else None
     )
 
 

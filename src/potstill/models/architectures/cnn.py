@@ -17,8 +17,8 @@ from potstill.models.architectures.configuration import CNNConfig, stem_kernel
 class CNNModel(StudentModel):
     """A stem and stages of convolution, batch norm and ReLU; the mean over positions, [B, channels of the last stage].
 
-    *Source*: the plain networks of Simonyan & Zisserman 2015 (https://arxiv.org/abs/1409.1556), with batch norm, strides in place
-    of pooling, and a mean over positions in place of fully connected layers. A runtime folds each norm into its convolution.
+    *Source*: the plain networks of Simonyan & Zisserman 2015 (https://arxiv.org/abs/1409.1556), with batch norm, strides instead
+    of pooling, and a mean over positions instead of fully connected layers. A runtime folds each norm into its convolution.
     """
 
     config_class = CNNConfig
@@ -44,7 +44,7 @@ class CNNModel(StudentModel):
         states = [self.stem(pixel_values)]
         for stage in self.stages:
             states.append(stage(states[-1]))
-        return pooled_output(states[-1], states[-1].mean(dim=(2, 3)), states, output_hidden_states)
+        return pooled_output(states, states[-1].mean(dim=(2, 3)), output_hidden_states)
 
 
 class CNNForImageClassification(StudentClassifier):

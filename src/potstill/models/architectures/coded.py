@@ -1,4 +1,4 @@
-"""Encoders whose token embeddings are product codes: a few small tables in the place of one wide row per token.
+"""Encoders whose token embeddings are product codes: a few small tables instead of one wide row per token.
 
 A token's embedding is put together from `code_groups` pieces; piece m is one of `codes_per_group` rows of group m's table, and
 a table of small integers says which. So every token of the teacher keeps a vector of its own, and the student reads the
@@ -28,7 +28,7 @@ from transformers.models.electra.modeling_electra import (
 
 from potstill.errors import ModelError
 from potstill.models.architectures.auto_classes import announce
-from potstill.models.architectures.coded_configuration import CodedEncoderConfig
+from potstill.models.architectures.configuration import CodedEncoderConfig
 
 
 class CodedEmbedding(nn.Module):
@@ -135,7 +135,7 @@ class CodedEmbeddings(nn.Module):
         inputs_embeds: Tensor | None = None,
         **_: Any,
     ) -> Tensor:
-        """Embeddings [B, T, D] of token ids [B, T], or of `inputs_embeds` [B, T, D] in the place of the tokens' own.
+        """Embeddings [B, T, D] of token ids [B, T], or of `inputs_embeds` [B, T, D] instead of the tokens' own.
 
         Positions count from 0 and types are all 0 where they are left out, which takes no look-up.
         """
@@ -192,38 +192,45 @@ class FirstTokenHead(nn.Module):
         return self.out_proj(self.dropout(features[:, 0]))
 
 
-class CodedForSequenceClassification(CodedPreTrainedModel, ElectraForSequenceClassification):
+class CodedModel(CodedPreTrainedModel):
+    """The encoder and a head, which the subclass adds."""
+
+    electra: Any
+
+    def __init__(self, config: CodedEncoderConfig) -> None:
+        ElectraPreTrainedModel.__init__(self, config)
+        self.num_labels = config.num_labels
+        self.electra = CodedEncoderModel(config)
+        self.add_head(config)
+        self.post_init()
+
+    def add_head(self, config: CodedEncoderConfig) -> None:
+        """Make the layers behind the encoder."""
+
+
+class CodedForSequenceClassification(CodedModel, ElectraForSequenceClassification):
     """One answer for each text."""
 
-    def __init__(self, config: CodedEncoderConfig) -> None:
-        ElectraPreTrainedModel.__init__(self, config)
-        self.num_labels = config.num_labels
-        self.electra = CodedEncoderModel(config)
+    def add_head(self, config: CodedEncoderConfig) -> None:
+        """One layer on the first token."""
         self.classifier = FirstTokenHead(config)  # type: ignore[assignment]
-        self.post_init()
 
 
-class CodedForTokenClassification(CodedPreTrainedModel, ElectraForTokenClassification):
+class CodedForTokenClassification(CodedModel, ElectraForTokenClassification):
     """One answer for each token."""
 
-    def __init__(self, config: CodedEncoderConfig) -> None:
-        ElectraPreTrainedModel.__init__(self, config)
-        self.num_labels = config.num_labels
-        self.electra = CodedEncoderModel(config)
+    def add_head(self, config: CodedEncoderConfig) -> None:
+        """One layer on every token."""
         self.dropout = _head_dropout(config)
         self.classifier = nn.Linear(config.hidden_size, int(config.num_labels or 1))
-        self.post_init()
 
 
-class CodedForQuestionAnswering(CodedPreTrainedModel, ElectraForQuestionAnswering):
+class CodedForQuestionAnswering(CodedModel, ElectraForQuestionAnswering):
     """Where an answer starts and ends."""
 
-    def __init__(self, config: CodedEncoderConfig) -> None:
-        ElectraPreTrainedModel.__init__(self, config)
-        self.num_labels = config.num_labels
-        self.electra = CodedEncoderModel(config)
+    def add_head(self, config: CodedEncoderConfig) -> None:
+        """One layer on every token."""
         self.qa_outputs = nn.Linear(config.hidden_size, int(config.num_labels or 1))
-        self.post_init()
 
 
 def _narrow_attention(layer: Any, config: CodedEncoderConfig) -> None:

@@ -43,10 +43,7 @@ class BiLSTMConfig(OwnConfig):
     """A bidirectional LSTM over token embeddings.
 
     Args:
-        vocab_size: Tokens.
-        embedding_size: Width of a token's embedding.
         num_units: Units of each direction of each layer; hidden states are twice as wide.
-        num_hidden_layers: Layers.
         classifier_size: Units between the pooled text and the classes.
         dropout: On embeddings, between layers and before the classes.
         pad_token_id: What fills a row; masked, so that it never counts.
@@ -87,12 +84,10 @@ class TextCNNConfig(OwnConfig):
     """Convolutions of several widths over token embeddings.
 
     Args:
-        vocab_size: Tokens.
-        embedding_size: Width of a token's embedding.
         kernel_sizes: Tokens that a filter sees, one entry per kind of filter.
         num_filters: Filters of each kind.
         dropout: On embeddings and before the classes (the paper has 0.5 before the classes only).
-        num_hidden_layers: Layers of convolution, always 1; tells knowledge taps how many hidden states there are.
+        num_hidden_layers: Layers of convolution, always 1: knowledge taps read from it how many hidden states there are.
         pad_token_id: What fills a row; masked, so that it never counts.
     """
 
@@ -128,11 +123,9 @@ class StaticEmbeddingConfig(OwnConfig):
     """A weighted mean of token embeddings and a small perceptron.
 
     Args:
-        vocab_size: Tokens.
-        embedding_size: Width of a token's embedding.
         classifier_size: Units between the mean and the classes.
         dropout: Before each linear layer.
-        num_hidden_layers: Always 1; tells knowledge taps how many hidden states there are.
+        num_hidden_layers: Always 1: knowledge taps read from it how many hidden states there are.
         pad_token_id: What fills a row; masked, so that it never counts.
     """
 
@@ -166,7 +159,6 @@ class CNNConfig(OwnConfig):
     """Stages of convolution, batch norm and ReLU.
 
     Args:
-        num_channels: Of the image.
         image_size: Pixels per side that the student was planned for; other sizes work.
         stem_stride: Pixels between the positions of the first convolution: 1, 2 or 4.
         hidden_sizes: Channels of each stage; each but the first halves the resolution.
@@ -204,6 +196,43 @@ class CNNConfig(OwnConfig):
 
     def _multiply_adds(self, tokens: int) -> int:
         return sum(inputs * outputs * kernel**2 * side**2 for inputs, outputs, kernel, side in self.convolutions())
+
+
+class CodedEncoderConfig(PreTrainedConfig):
+    """An encoder with ELECTRA's layers, product-coded token embeddings, low-rank positions and attention of any width.
+
+    Args:
+        head_dim: Units per head; `num_attention_heads` × `head_dim` may be less than `hidden_size`.
+        code_groups: Pieces that a token's vector is put together from; divides `hidden_size`.
+        codes_per_group: Different pieces of each group.
+    """
+
+    model_type = "potstill-encoder"
+
+    vocab_size: int = 30522
+    embedding_size: int = 384
+    hidden_size: int = 384
+    num_hidden_layers: int = 3
+    num_attention_heads: int = 6
+    head_dim: int = 32
+    intermediate_size: int = 256
+    code_groups: int = 16
+    codes_per_group: int = 1024
+    position_rank: int = 32
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float | int = 0.1
+    attention_probs_dropout_prob: float | int = 0.1
+    classifier_dropout: float | int | None = None
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+    pad_token_id: int | None = 0
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    is_decoder: bool = False
+    add_cross_attention: bool = False
+    use_cache: bool = False
 
 
 def stem_kernel(stride: int) -> int:

@@ -14,11 +14,11 @@ _ROOM = "potstill.models.architectures"
 
 @dataclass(frozen=True)
 class Architecture:
-    """One architecture that a student may have.
+    """One architecture that a student may have; `modality` is what it reads, the other fields are "module:Class" in this package.
 
     Args:
         modality: "text" or "image".
-        config: Where its configuration is, "module:Class".
+        config: Where its configuration is.
         encoder: Where its model without a head is.
         classifier: Where its model with a classification head is.
     """
@@ -31,34 +31,21 @@ class Architecture:
     def part(self, name: str) -> Any:
         """The class behind `name`: "config", "encoder" or "classifier"."""
         module, _, attribute = str(getattr(self, name)).partition(":")
-        return getattr(importlib.import_module(module), attribute)
+        return getattr(importlib.import_module(f"{_ROOM}.{module}"), attribute)
 
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "bilstm": Architecture(
-        "text",
-        f"{_ROOM}.configuration:BiLSTMConfig",
-        f"{_ROOM}.bilstm:BiLSTMModel",
-        f"{_ROOM}.bilstm:BiLSTMForSequenceClassification",
-    ),
+    "bilstm": Architecture("text", "configuration:BiLSTMConfig", "texts:BiLSTMModel", "texts:BiLSTMForSequenceClassification"),
     "textcnn": Architecture(
-        "text",
-        f"{_ROOM}.configuration:TextCNNConfig",
-        f"{_ROOM}.textcnn:TextCNNModel",
-        f"{_ROOM}.textcnn:TextCNNForSequenceClassification",
+        "text", "configuration:TextCNNConfig", "texts:TextCNNModel", "texts:TextCNNForSequenceClassification"
     ),
     "static": Architecture(
         "text",
-        f"{_ROOM}.configuration:StaticEmbeddingConfig",
-        f"{_ROOM}.static:StaticEmbeddingModel",
-        f"{_ROOM}.static:StaticEmbeddingForSequenceClassification",
+        "configuration:StaticEmbeddingConfig",
+        "texts:StaticEmbeddingModel",
+        "texts:StaticEmbeddingForSequenceClassification",
     ),
-    "cnn": Architecture(
-        "image",
-        f"{_ROOM}.configuration:CNNConfig",
-        f"{_ROOM}.cnn:CNNModel",
-        f"{_ROOM}.cnn:CNNForImageClassification",
-    ),
+    "cnn": Architecture("image", "configuration:CNNConfig", "cnn:CNNModel", "cnn:CNNForImageClassification"),
 }
 
 
@@ -78,26 +65,13 @@ def architecture_of(name: str) -> Architecture:
     )
 
 
-def modality_of(name: str) -> str:
-    """What a student of this architecture reads: "text" or "image".
-
-    Raises:
-        RecipeError: No such architecture.
-    """
-    return architecture_of(name).modality
-
-
-def is_architecture(config: Any) -> bool:
-    """Whether a configuration (or a model type) is of one of these architectures."""
-    model_type = config if isinstance(config, str) else getattr(config, "model_type", "")
-    return any(model_type == f"potstill-{name}" for name in ARCHITECTURES)
-
-
 def register_configs() -> None:
     """Make the configurations known to transformers' AutoConfig; doing it twice changes nothing."""
     from transformers import AutoConfig
 
-    for config in (*(architecture.part("config") for architecture in ARCHITECTURES.values()), _coded_config()):
+    from potstill.models.architectures.configuration import CodedEncoderConfig
+
+    for config in (*(architecture.part("config") for architecture in ARCHITECTURES.values()), CodedEncoderConfig):
         AutoConfig.register(config.model_type, config, exist_ok=True)
 
 
@@ -107,22 +81,16 @@ def register() -> None:
 
     register_configs()
     for architecture in ARCHITECTURES.values():
-        config = architecture.part("config")
-        head = "SequenceClassification" if architecture.modality == "text" else "ImageClassification"
-        transformers.AutoModel.register(config, architecture.part("encoder"), exist_ok=True)
-        _auto(head).register(config, architecture.part("classifier"), exist_ok=True)
+        transformers.AutoModel.register(architecture.part("config"), architecture.part("encoder"), exist_ok=True)
+        _register_head(architecture.part("config"), architecture.part("classifier"))
     coded = importlib.import_module(f"{_ROOM}.coded")
-    transformers.AutoModel.register(_coded_config(), coded.CodedEncoderModel, exist_ok=True)
-    for head in ("SequenceClassification", "TokenClassification", "QuestionAnswering"):
-        _auto(head).register(_coded_config(), getattr(coded, f"CodedFor{head}"), exist_ok=True)
+    transformers.AutoModel.register(coded.CodedEncoderConfig, coded.CodedEncoderModel, exist_ok=True)
+    for model in (coded.CodedForSequenceClassification, coded.CodedForTokenClassification, coded.CodedForQuestionAnswering):
+        _register_head(coded.CodedEncoderConfig, model)
 
 
-def _coded_config() -> Any:
-    """Of the encoder with coded embeddings, which a plan chooses rather than a recipe."""
-    return importlib.import_module(f"{_ROOM}.coded_configuration").CodedEncoderConfig
-
-
-def _auto(head: str) -> Any:
+def _register_head(config: Any, model: Any) -> None:
     import transformers
 
-    return getattr(transformers, f"AutoModelFor{head}")
+    auto = getattr(transformers, f"AutoModelFor{model.__name__.rpartition('For')[2]}")
+    auto.register(config, model, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What every family of models says of itself: the base of the classes in the table of families.
+"""The base of the classes in the table of families.
 
 Paths are relative to the base model (`model.base_model`), or to the whole model for head and pooler. Block numbers are 1-based,
 negative ones count from the end, as in need names (``hidden:k``).
@@ -32,6 +32,7 @@ class Family(ABC):
     pooler_paths: tuple[str, ...] = ()  # the linear layer before the final one
     roles: Mapping[str, str] = MappingProxyType({})  # role → path inside a block
     config_keys: Mapping[str, str]  # Potstill's name of a size → the key of the configuration
+    fusion: str | None = None  # the graph in which ONNX Runtime looks for operators to fuse; None where there are none
     cuts_vocabulary = False  # whether a student may read fewer tokens
 
     def base(self, model: nn.Module) -> Any:

@@ -36,10 +36,7 @@ class Coded(Electra):
     def code_choices(self, source: Family, config: Any, shape: Shape) -> tuple[int, ...]:
         """How many codes a group of a student's embedding may have; none where the teacher's vocabulary is too small for codes.
 
-        Args:
-            source: The teacher's family; a coded teacher's students have at most its codes.
-            config: The teacher's configuration.
-            shape: Its shape.
+        `source`, `config` and `shape` are the teacher's; a coded teacher's students have at most its codes.
         """
         if source is self:
             return (*(number for number in CODES if number < config.codes_per_group), config.codes_per_group)

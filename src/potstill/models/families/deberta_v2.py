@@ -117,16 +117,16 @@ class DebertaV2(Bert):
         tables.embed_proj.weight.copy_(torch.linalg.solve(root, directions) * scale)
         copy_norm(source.LayerNorm, tables.LayerNorm, target.hidden)
 
-    def tapped(self, model: nn.Module, k: int, kind: str) -> dict[str, tuple[nn.Module, bool]]:
+    def tapped(self, model: nn.Module, k: int, need: str) -> dict[str, tuple[nn.Module, bool]]:
         """The input of the attention: a projection may run twice in a forward, for states and for relative positions."""
         return {"states": (self.block(model, k).get_submodule("attention.self"), True)}
 
-    def read(self, model: Any, k: int, kind: str, values: Mapping[str, Tensor]) -> Tensor:
+    def read(self, model: Any, k: int, need: str, values: Mapping[str, Tensor]) -> Tensor:
         """Projected states; scores are content to content, content to position and position to content."""
         states, config = values["states"], model.config
         size = self.head_size(config)
-        if kind != "attention":
-            return split_heads(self.part(model, k, kind)(states), size)
+        if need != "attention":
+            return split_heads(self.part(model, k, need)(states), size)
         encoder, attention = self.base(model).encoder, self.block(model, k).get_submodule("attention.self")
         query, key = (split_heads(self.part(model, k, name)(states), size).flatten(0, 1) for name in ("query", "key"))
         factor = 1 + len(config.pos_att_type or ())

@@ -23,13 +23,9 @@ from potstill.models.families.base import Family
 
 @dataclass(frozen=True)
 class Shape:
-    """One encoder shape, or many of them as arrays of the same length.
+    """One encoder shape, or many of them as arrays of the same length; heads and FFN neurons are those of each block.
 
     Args:
-        layers: Blocks.
-        hidden: Width of the residual stream.
-        heads: Attention heads of each block.
-        ffn: FFN neurons of each block.
         embedding: Width of the token table; `hidden` unless it is narrow.
         vocabulary: Tokens; 1 for images.
         narrow: Whether the token table is narrower than the teacher's form of it would be.
@@ -151,16 +147,16 @@ class Encoder(Family):
 
     # --- knowledge taps
 
-    def tapped(self, model: nn.Module, k: int, kind: str) -> dict[str, tuple[nn.Module, bool]]:
+    def tapped(self, model: nn.Module, k: int, need: str) -> dict[str, tuple[nn.Module, bool]]:
         """The modules from which ``attention:k``, ``query:k`` … is read, and whether their input is meant, by name."""
-        names = ("query", "key") if kind == "attention" else (kind,)
+        names = ("query", "key") if need == "attention" else (need,)
         return {name: (self.part(model, k, name), False) for name in names}
 
-    def read(self, model: Any, k: int, kind: str, values: Mapping[str, Tensor]) -> Tensor:
+    def read(self, model: Any, k: int, need: str, values: Mapping[str, Tensor]) -> Tensor:
         """The tapped value: heads [B, H, T, D], or of ``attention`` the scores before mask and softmax [B, H, T, T]."""
         size = self.head_size(model.config)
-        if kind != "attention":
-            return split_heads(values[kind], size)
+        if need != "attention":
+            return split_heads(values[need], size)
         query, key = split_heads(values["query"], size), split_heads(values["key"], size)
         if key.shape[1] != query.shape[1]:  # several query heads read each key head
             key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)

@@ -30,19 +30,12 @@ SAMPLED_POSITIONS = 64  # most texts end before; later positions keep their prin
 Pairs = tuple[Tensor, Tensor, Tensor]  # tokens, positions, token types, [N] each
 
 
-def fit_narrow(
-    old: TextEncoder, teacher: Any, new: TextEncoder, student: Any, hidden: Tensor, kept: EmbeddingFacts, *, steps: int = STEPS
-) -> float:
+def fit_narrow(old: TextEncoder, teacher: Any, new: TextEncoder, student: Any, hidden: Tensor, kept: EmbeddingFacts) -> float:
     """Fill the student's narrow embeddings and their projection.
 
     Args:
-        old: The teacher's family.
-        teacher: A text model, read only.
-        new: The student's family.
         student: A model with a projection from its embeddings; filled in place.
         hidden: [H] the teacher's units that stay.
-        kept: The tokens that stay and what is known of them.
-        steps: Optimizer steps after the principal components; 0 keeps the closed form.
 
     Returns:
         The share of the teacher's embedding variance that the fit explains, 1 at best.
@@ -58,22 +51,17 @@ def fit_narrow(
 
     parts: Any = new.base(student).embeddings, new.projection(student)
     parameters = list(dict.fromkeys(each for part in parts for each in part.parameters()))
-    flags = [p.requires_grad for p in parameters]
-    for parameter in parameters:
-        parameter.requires_grad_(True)
     optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
     with torch.enable_grad():
-        for _ in range(steps):
+        for _ in range(STEPS):
             pairs = target.sample(weights, PAIRS_PER_STEP, generator)
             loss = ((narrow(pairs) - target(*pairs)) @ root).square().mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
-    for parameter, flag in zip(parameters, flags):
-        parameter.requires_grad_(flag)
-        parameter.grad = None
+    optimizer.zero_grad()
     return _explained(target, narrow, weights, generator)
 
 
@@ -117,11 +105,8 @@ def principal_start(tables: Any, target: EmbeddingTarget, weights: Tensor, root:
     """Fill narrow tables of tokens, positions and types with principal components of the teacher's embedding outputs.
 
     Args:
-        tables: The student's embedding module, its norm behind the sum of the tables.
-        target: The teacher's outputs.
         weights: [V] how much each token counts; their sum is one.
         root: [H, H] the square root of the metric.
-        generator: For the tokens at which positions are measured.
     """
     width = tables.word_embeddings.embedding_dim
     tokens = torch.arange(len(target.ids))

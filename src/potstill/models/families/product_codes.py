@@ -91,7 +91,7 @@ def _k_means(rows: Tensor, weights: Tensor, number: int, rounds: int) -> Tensor:
 
 
 def _first_different(rows: Tensor, number: int) -> Tensor:
-    """The first `number` different rows, in order; fewer where there are not so many."""
+    """The first `number` different rows, in order; fewer where there are fewer."""
     values = np.ascontiguousarray(rows.numpy() + np.float32(0))  # so that −0 and 0 have the same bytes
     _, first = np.unique(values.view(np.dtype((np.void, values.strides[0]))).ravel(), return_index=True)
     return rows[torch.from_numpy(np.sort(first)[:number])].clone()

@@ -108,7 +108,7 @@ def _copy_block(scores: ChannelScores, path: str, old: Any, new: Any, inputs: Te
 
 
 def _select_channels(shortcut: Any, inputs: Tensor, outputs: Tensor) -> None:
-    """A shortcut that hands on the channels that both sides keep."""
+    """A shortcut that passes on the channels that both sides keep."""
     weight = (outputs[:, None] == inputs[None, :]).float()
     shortcut.convolution.weight.copy_(weight[:, :, None, None])
     shortcut.normalization.running_var.fill_(1.0 - shortcut.normalization.eps)

@@ -28,7 +28,7 @@ class Stages(Family):
     blocks_path = "encoder.stages"
     config_keys: Mapping[str, str] = MappingProxyType({"hidden": "hidden_sizes", "layers": "depths"})
     sketched: tuple[str, ...] = ()  # further keys that the arithmetic reads
-    refits_head = True  # whether the final layer of a cut student is fitted anew
+    refits_head = True  # whether the final layer of a cut student is fitted again
 
     def depth(self, config: Any) -> int:
         """Blocks over all stages."""
@@ -74,11 +74,7 @@ class Stages(Family):
         """A configuration whose parameters land on `budget`.
 
         All stages shrink by one scale; the last stage, then the others, take up what rounding leaves.
-
-        Args:
-            config: The teacher's configuration; it is not changed.
-            budget: Parameters to land on.
-            teacher_parameters: What the tolerance refers to.
+        `config` is the teacher's; the tolerance is a share of `teacher_parameters`.
         """
         whole, config = config, self._sketch(config)
         step = 8 if min(config.hidden_sizes) >= 64 else 4  # bottlenecks need a multiple of 4

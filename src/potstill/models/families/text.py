@@ -22,6 +22,7 @@ class TextEncoder(Encoder):
 
     modality = "text"
     build = "post-norm"
+    fusion = "bert"
     blocks_path = "encoder.layer"
     embedding_paths: tuple[str, ...] = ("embeddings",)
     head_paths: tuple[str, ...] = ("classifier", "qa_outputs", "sentence_head")
@@ -69,15 +70,8 @@ class TextEncoder(Encoder):
         assert isinstance(source, TextEncoder)
         sizes = {key: source.size(config, name) for name, key in self.config_keys.items()}
         shared = {name: getattr(config, key) for name, key in source.shared_keys.items()}
-        same = (
-            "initializer_range",
-            "pad_token_id",
-            "bos_token_id",
-            "eos_token_id",
-            "problem_type",
-            "architectures",
-            "vocab_size",
-        )
+        tokens = ("vocab_size", "pad_token_id", "bos_token_id", "eos_token_id")
+        same = (*tokens, "initializer_range", "problem_type", "architectures")
         values = {
             **sizes,
             **shared,

@@ -20,6 +20,7 @@ class ViT(Encoder):
     architecture = "ViTForImageClassification"
     modality = "image"
     build = "pre-norm"
+    fusion = "vit"
     blocks_path = "layers"
     embedding_paths = ("embeddings",)
     roles: Mapping[str, str] = MappingProxyType(

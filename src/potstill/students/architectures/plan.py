@@ -1,4 +1,4 @@
-"""From a budget to a student of another architecture than its teacher's."""
+"""Plans of students of another architecture than their teacher's."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from potstill.errors import ModelError
 from potstill.models.architectures.registration import architecture_of
 from potstill.students.architectures.shapes import Room, best_config
-from potstill.students.budget import asked_ratio, largest_within_latency
-from potstill.students.plan import StudentPlan, count_of, finished
+from potstill.students.plan import StudentPlan, count_of, finished, plan_for_budget
 from potstill.students.search import VocabularyCounts
 
 MIN_RATIO = 1e-12  # above 0
@@ -35,20 +34,12 @@ def plan_architecture(
     min_vocabulary: int | None = None,
     latency_of: Callable[[PreTrainedConfig], float] | None = None,
 ) -> StudentPlan:
-    """Plan a student of the architecture `name` for one budget.
+    """Plan a student of the architecture `name` for one budget; arguments that are not named here are those of `plan`.
 
     Args:
         name: A name of `ARCHITECTURES`: "bilstm", "textcnn", "static" or "cnn".
-        teacher: The teacher, or its configuration.
         ratio: Share of the teacher's parameters to remove, above 0 and up to 0.999.
-        params: Or the parameters to land on.
-        bytes: Or the bytes of the fp32 weights.
-        latency_ms: Or the latency to stay under, as `latency_of` tells it.
         vocabulary_size: Tokens of the student; the teacher's where left out, or what `token_counts` recommend.
-        num_labels: Classes of the student; the teacher's where left out.
-        token_counts: How often the data uses each token id; lets the plan cut the vocabulary.
-        min_vocabulary: Tokens that a cut vocabulary must keep (`vocabulary.required_size`).
-        latency_of: Configuration → milliseconds on the target, for `latency_ms`.
 
     Returns:
         A plan within 1 percentage point of the ratio asked; it keeps no layers of the teacher. Where the architecture cannot
@@ -56,21 +47,12 @@ def plan_architecture(
 
     Raises:
         RecipeError: No such architecture, not exactly one budget, or one that is out of range.
-        ModelError: The teacher reads another modality, or its parameters cannot be told from its configuration.
+        ModelError: The teacher reads another modality, or its parameters do not follow from its configuration.
     """
     config: Any = getattr(teacher, "config", teacher)
     check_modality(name, config)
     whole = count_of(teacher, config)
     counts = token_counts if vocabulary_size is None and getattr(config, "vocab_size", None) is not None else None
-    asked = asked_ratio(
-        whole,
-        {"ratio": ratio, "params": params, "bytes": bytes, "latency_ms": latency_ms},
-        least=MIN_RATIO,
-        top=MAX_RATIO,
-        accepted=f"above 0 and up to {MAX_RATIO}, for a student of another architecture",
-        todo=f"ask for ratio 0.10 to 0.99, or params {max(1, round(whole * (1 - MAX_RATIO)))} to {whole - 1}",
-        digits=4,
-    )
     room = Room(
         name=name,
         start=_start(name, config, num_labels or config.num_labels),
@@ -80,18 +62,22 @@ def plan_architecture(
         embedding=_embedding_width(config),
         words=VocabularyCounts.of(config, counts, min_vocabulary, None, may_be_coded=False),
     )
-
-    def planned(share: float) -> StudentPlan:
-        return _plan_for_ratio(room, config, share)
-
-    if asked is not None:
-        return planned(asked)
-    too_small = (
-        f"latency_ms={latency_ms} is below what the smallest {name} needs",
-        "a latency that a student with a thousandth of the teacher's parameters reaches",
-        "raise latency_ms, or shorten the inputs",
+    return plan_for_budget(
+        lambda share: _plan_for_ratio(room, config, share),
+        whole,
+        {"ratio": ratio, "params": params, "bytes": bytes, "latency_ms": latency_ms},
+        latency_of,
+        least=MIN_RATIO,
+        top=MAX_RATIO,
+        accepted=f"above 0 and up to {MAX_RATIO}, for a student of another architecture",
+        todo=f"ask for ratio 0.10 to 0.99, or params {max(1, round(whole * (1 - MAX_RATIO)))} to {whole - 1}",
+        too_slow=(
+            f"latency_ms={latency_ms} is below what the smallest {name} needs",
+            "a latency that a student with a thousandth of the teacher's parameters reaches",
+            "raise latency_ms, or shorten the inputs",
+        ),
+        digits=4,
     )
-    return largest_within_latency(planned, latency_ms or 0.0, latency_of, top=MAX_RATIO, too_small=too_small)
 
 
 def _plan_for_ratio(room: Room, teacher_config: Any, asked: float) -> StudentPlan:
@@ -109,7 +95,7 @@ def _start(name: str, teacher: Any, num_labels: int) -> Any:
     """A configuration of the architecture with everything settled that the budget does not touch."""
     labels = {} if num_labels != teacher.num_labels else {"id2label": dict(teacher.id2label), "label2id": dict(teacher.label2id)}
     config_class = architecture_of(name).part("config")
-    if name != "cnn":
+    if hasattr(config_class, "vocab_size"):
         return config_class(num_labels=num_labels, pad_token_id=teacher.pad_token_id, **labels)
     size = getattr(teacher, "image_size", None) or 224
     side = int(max(size)) if isinstance(size, list | tuple) else int(size)
@@ -118,20 +104,16 @@ def _start(name: str, teacher: Any, num_labels: int) -> Any:
 
 
 def check_modality(name: str, config: Any) -> None:
-    """Refuse an architecture that does not read what the teacher reads.
-
-    Args:
-        name: The architecture.
-        config: The teacher's configuration.
+    """Refuse an architecture that does not read what the teacher of that configuration reads.
 
     Raises:
         ModelError: One reads texts and the other images.
     """
-    modality = architecture_of(name).modality
-    if (getattr(config, "vocab_size", None) is not None) == (modality == "text"):
+    architecture = architecture_of(name)
+    if (getattr(config, "vocab_size", None) is not None) == hasattr(architecture.part("config"), "vocab_size"):
         return
     raise ModelError(
-        f"a {name} reads {modality}s, and the teacher is a {config.model_type}, which does not",
+        f"a {name} reads {architecture.modality}s, and the teacher is a {config.model_type}, which does not",
         "bilstm, textcnn and static for text, cnn for images",
         "choose one that reads what the teacher reads, or leave the architecture out",
     )

@@ -1,7 +1,7 @@
-"""Which shape of an architecture fits a budget best.
+"""The search for the shape of an architecture that fits a budget best.
 
 The other sizes are searched over a grid, and one width is solved for, so that each grid point lands just under the budget; the
-point with the lowest penalty wins. Penalties are set by judgement: they share a budget between vocabulary, embedding and body.
+point with the lowest penalty wins. Penalties are chosen by hand: they share a budget between vocabulary, embedding and body.
 
 Letters: V vocabulary, E embedding width, H units or filters, L layers.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,9 +21,8 @@ from potstill.students.search import VocabularyCounts
 TOLERANCE_OF_TEACHER = 0.004  # how far below its budget a student may land, of the teacher's parameters …
 TOLERANCE_OF_BUDGET = 0.05  # … and of the budget, whichever is smaller
 USUAL_EMBEDDING = 256
-USUAL_WIDTH = {"bilstm": 256, "textcnn": 256, "static": 256, "cnn": 64}
-LARGEST_WIDTH = {"bilstm": 2048, "textcnn": 2048, "static": 4096, "cnn": 4096}
-SOLVED = {"bilstm": "num_units", "textcnn": "num_filters", "static": "classifier_size"}
+USUAL_WIDTH, USUAL_CHANNELS = 256, 64
+LARGEST_CHANNELS = 4096
 PENALTIES = {
     "coverage": 0.15,  # × percent of the data's token occurrences that the vocabulary lacks
     "vocabulary": 0.05,  # × log2(V of the teacher / V)
@@ -36,13 +35,37 @@ PENALTIES = {
 
 
 @dataclass(frozen=True)
+class TextWidths:
+    """What a network for texts may vary.
+
+    Args:
+        solved: The key that is solved for.
+        largest: Its largest value.
+        layers: Numbers of layers to try.
+        alike: Further keys that are as large as the one that is solved for.
+        is_embedding_alone: Whether nothing follows the embedding, which is then best as wide as the teacher's.
+    """
+
+    solved: str
+    largest: int = 2048
+    layers: tuple[int, ...] = (1,)
+    alike: tuple[str, ...] = ()
+    is_embedding_alone: bool = False
+
+
+TEXTS = {
+    "bilstm": TextWidths("num_units", layers=(1, 2), alike=("classifier_size",)),
+    "textcnn": TextWidths("num_filters"),
+    "static": TextWidths("classifier_size", largest=4096, is_embedding_alone=True),
+}
+
+
+@dataclass(frozen=True)
 class Room:
     """What the search may use.
 
     Args:
-        name: The architecture.
         start: A configuration of the architecture whose other keys are settled (classes, padding, image size).
-        budget: Parameters to land on.
         teacher_parameters: What ratios refer to.
         vocabulary: The teacher's, or the one that was asked for; 0 for images.
         embedding: The teacher's embedding width, which a student's does not pass; 0 for images.
@@ -67,7 +90,7 @@ def best_config(room: Room) -> Any:
     """The configuration of the lowest penalty that lands on the budget; the nearest where none does."""
     tolerance = min(TOLERANCE_OF_TEACHER * room.teacher_parameters, TOLERANCE_OF_BUDGET * room.budget)
     best, best_key = None, (math.inf, math.inf)
-    for config, penalty in _cnns(room) if room.name == "cnn" else _texts(room):
+    for config, penalty in _texts(room, TEXTS[room.name]) if room.name in TEXTS else _cnns(room):
         gap = room.budget - config.parameters()
         missed = 0.0 if 0 <= gap <= tolerance else float(abs(gap))
         if (missed, penalty) < best_key:
@@ -75,31 +98,26 @@ def best_config(room: Room) -> Any:
     return best
 
 
-def _texts(room: Room) -> Iterator[tuple[Any, float]]:
-    solved = SOLVED[room.name]
+def _texts(room: Room, varied: TextWidths) -> Iterator[tuple[Any, float]]:
     for vocabulary in room.words.sizes(room.vocabulary):
         for embedding in _multiples(room.step, room.embedding):
             if vocabulary * embedding > room.budget and embedding > room.step:
                 break
-            for extra in _extras(room.name):
-                values = {"vocab_size": vocabulary, "embedding_size": embedding, **extra}
-                build = _builder(room, values, solved)
-                width = _largest(build, room, LARGEST_WIDTH[room.name])
-                yield build(width), _text_penalty(room, vocabulary, embedding, width, extra)
+            for layers in varied.layers:
+                values = {"vocab_size": vocabulary, "embedding_size": embedding, "num_hidden_layers": layers}
 
+                def build(width: int, values: dict[str, int] = values) -> Any:
+                    return _changed(room.start, values | dict.fromkeys((varied.solved, *varied.alike), width))
 
-def _extras(name: str) -> Sequence[dict[str, int]]:
-    return [{"num_hidden_layers": 1}, {"num_hidden_layers": 2}] if name == "bilstm" else [{}]
-
-
-def _builder(room: Room, values: dict[str, Any], solved: str) -> Callable[[int], Any]:
-    """Width → configuration. A BiLSTM's classifier is as wide as one of its directions."""
-
-    def build(width: int) -> Any:
-        more = {"classifier_size": width} if room.name == "bilstm" else {}
-        return _changed(room.start, {**values, solved: width, **more})
-
-    return build
+                width = _largest(build, room, varied.largest)
+                wanted = room.embedding if varied.is_embedding_alone else min(USUAL_EMBEDDING, room.embedding)
+                penalty = PENALTIES["embedding"] * max(0.0, math.log2(wanted / embedding)) ** 2
+                penalty += PENALTIES["width"] * math.log2(USUAL_WIDTH / width) ** 2
+                penalty += PENALTIES["vocabulary"] * math.log2(room.vocabulary / vocabulary)
+                penalty += PENALTIES["layers"] * (layers - 1)
+                if room.words.counts is not None:
+                    penalty += PENALTIES["coverage"] * 100 * float(1 - room.words.coverage(np.array(vocabulary)))
+                yield build(width), penalty
 
 
 def _largest(build: Callable[[int], Any], room: Room, top: int) -> int:
@@ -114,17 +132,6 @@ def _largest(build: Callable[[int], Any], room: Room, top: int) -> int:
     return low * room.step
 
 
-def _text_penalty(room: Room, vocabulary: int, embedding: int, width: int, extra: Mapping[str, int]) -> float:
-    wanted = room.embedding if room.name == "static" else min(USUAL_EMBEDDING, room.embedding)
-    total = PENALTIES["embedding"] * max(0.0, math.log2(wanted / embedding)) ** 2
-    total += PENALTIES["width"] * math.log2(USUAL_WIDTH[room.name] / width) ** 2
-    total += PENALTIES["vocabulary"] * math.log2(room.vocabulary / vocabulary)
-    total += PENALTIES["layers"] * (extra.get("num_hidden_layers", 1) - 1)
-    if room.words.counts is not None:
-        total += PENALTIES["coverage"] * 100 * float(1 - room.words.coverage(np.array(vocabulary)))
-    return total
-
-
 def _cnns(room: Room) -> Iterator[tuple[Any, float]]:
     """Stages of w, 2w, 4w channels and a last stage that is solved for."""
     for depth in (1, 2, 3):
@@ -134,11 +141,11 @@ def _cnns(room: Room) -> Iterator[tuple[Any, float]]:
             def build(last: int, stages: tuple[int, ...] = stages, depth: int = depth) -> Any:
                 return _changed(room.start, {"hidden_sizes": [*stages, last], "depths": [depth] * 4})
 
-            last = _largest(build, room, LARGEST_WIDTH["cnn"])
+            last = _largest(build, room, LARGEST_CHANNELS)
             if build(last).parameters() > room.budget and width > room.step:
                 break
             penalty = PENALTIES["last_stage"] * abs(math.log2(last / (2 * stages[-1])))
-            penalty += PENALTIES["width"] * math.log2(USUAL_WIDTH["cnn"] / width) ** 2
+            penalty += PENALTIES["width"] * math.log2(USUAL_CHANNELS / width) ** 2
             yield build(last), penalty + PENALTIES["depth"] * abs(depth - 2)
 
 
@@ -147,7 +154,7 @@ def _multiples(step: int, top: int) -> range:
 
 
 def _changed(config: Any, values: Mapping[str, Any]) -> Any:
-    """A shallow copy with other values; building a configuration anew takes a hundred times as long."""
+    """A shallow copy with other values; building a new configuration takes a hundred times as long."""
     changed = copy.copy(config)
     for name, value in values.items():
         setattr(changed, name, value)

@@ -15,9 +15,10 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from potstill.errors import ModelError
 from potstill.ground.devices import seeded
-from potstill.models.architectures.registration import ARCHITECTURES, is_architecture
+from potstill.models.architectures.configuration import OwnConfig
+from potstill.models.architectures.registration import ARCHITECTURES
 from potstill.models.families.narrow import COUNT_POWER
-from potstill.students.vocabulary import VocabularyCut
+from potstill.students.vocabulary import VocabularyCut, counts_by_id
 
 SMOOTHING = 1e-3  # the `a` of a / (a + p(token)), Arora et al. 2017
 
@@ -49,7 +50,7 @@ def init_architecture(
     Raises:
         ModelError: The configuration is not of one of these architectures, or does not fit the teacher's tokens.
     """
-    if not is_architecture(config):
+    if not isinstance(config, OwnConfig):
         raise ModelError(
             f"a {config.model_type} configuration is not one of these architectures",
             ", ".join(f"potstill-{name}" for name in ARCHITECTURES),
@@ -61,11 +62,8 @@ def init_architecture(
         vocabulary_cut.renumber(own, int(teacher.config.vocab_size))
     with seeded(seed):
         student: Any = ARCHITECTURES[name].part("classifier")(own).eval()
-    if ARCHITECTURES[name].modality == "text":
-        counts = _counts(teacher, student.config, vocabulary_cut, token_counts)
-        _fill_embeddings(teacher, student, vocabulary_cut, counts)
-        if name == "static":
-            _fill_scores(student, counts)
+    if hasattr(own, "vocab_size"):
+        _fill_embeddings(teacher, student, vocabulary_cut, _counts(teacher, student.config, vocabulary_cut, token_counts))
     return student
 
 
@@ -76,6 +74,9 @@ def _fill_embeddings(teacher: PreTrainedModel, student: Any, cut: VocabularyCut 
     rows = table if cut is None else table[torch.as_tensor(cut.kept_ids)]
     target = student.get_input_embeddings().weight
     target.copy_(principal_components(rows, torch.as_tensor(counts.astype(np.float64) ** COUNT_POWER + 1e-2), target.shape[1]))
+    if hasattr(student.encoder, "token_scores"):
+        share = torch.as_tensor(counts / max(counts.sum(), 1))
+        student.encoder.token_scores.weight.copy_(torch.log(SMOOTHING / (SMOOTHING + share))[:, None])
 
 
 def principal_components(rows: Tensor, weights: Tensor, width: int) -> Tensor:
@@ -106,12 +107,6 @@ def principal_components(rows: Tensor, weights: Tensor, width: int) -> Tensor:
     return (components / scale).float()
 
 
-@torch.no_grad()
-def _fill_scores(student: Any, counts: np.ndarray) -> None:
-    share = torch.as_tensor(counts / max(counts.sum(), 1))
-    student.encoder.token_scores.weight.copy_(torch.log(SMOOTHING / (SMOOTHING + share))[:, None])
-
-
 def _counts(
     teacher: PreTrainedModel, config: Any, cut: VocabularyCut | None, token_counts: Mapping[int, int] | np.ndarray | None
 ) -> np.ndarray:
@@ -127,9 +122,4 @@ def _counts(
         )
     if token_counts is None:
         return np.ones(config.vocab_size, dtype=np.int64)
-    counts = np.zeros(config.vocab_size, dtype=np.int64)
-    pairs = token_counts.items() if isinstance(token_counts, Mapping) else enumerate(np.asarray(token_counts).tolist())
-    for token_id, count in pairs:
-        if 0 <= token_id < len(counts):
-            counts[token_id] = count
-    return counts
+    return counts_by_id(token_counts, config.vocab_size)
