@@ -42,7 +42,6 @@ class Mapped(Protocol):
 
     def positions(self, raw: Sequence[Any], split: str) -> np.ndarray:
         """Labels of a split as an array, first axis N."""
-        ...
 
 
 class LabelReader(Protocol):
@@ -58,31 +57,24 @@ class LabelReader(Protocol):
         self, dataset: Dataset, asked: Mapping[str, Any] | None, modality: Modality, *, labelled: bool = True
     ) -> dict[str, str]:
         """Role → column, of the content and of the labels; raises DataError with the choices where it is not clear."""
-        ...
 
     def read(self, dataset: Dataset, roles: Mapping[str, str], split: str) -> list[Any]:
         """Labels as written, one a row, None where a row has none."""
-        ...
 
     def order(self, raw: Sequence[Any], roles: Mapping[str, str], feature: Any, given: Sequence[str] | None) -> Any:
         """The names and what takes labels to them (`Mapped`), from the training rows; `given` is the teacher's order."""
-        ...
 
     def known(self, names: Sequence[str], raw: Sequence[Any], roles: Mapping[str, str]) -> Mapped:
         """What takes labels to known names, of which the rows may lack some."""
-        ...
 
     def missing(self, count: int, names: Sequence[str]) -> np.ndarray:
         """Labels of rows that have none."""
-        ...
 
     def strata(self, values: np.ndarray) -> np.ndarray:
         """[N] int64 the group of each row, whose shares are kept where rows are drawn."""
-        ...
 
     def spread(self, content: pa.Table, values: np.ndarray) -> tuple[pa.Table, np.ndarray]:
         """Rows as they are encoded, where one row of the data becomes several."""
-        ...
 
 
 class Judge(Protocol):
@@ -90,31 +82,24 @@ class Judge(Protocol):
 
     def update(self, student: Predictions, teacher: Predictions | None = None) -> None:
         """Take in the answers to some rows; the teacher's are to the same rows in the same order."""
-        ...
 
     def quality(self) -> dict[str, float]:
         """Measures against labels, and against the teacher where a measure is."""
-        ...
 
     def per_class(self) -> list[dict[str, Any]]:
         """``label``, ``support``, ``precision``, ``recall`` and ``f1`` of each class; empty where there are no classes."""
-        ...
 
     def closeness(self) -> Any:
         """Figures against the teacher's answers (`answers.judging.Closeness`)."""
-        ...
 
     def calibration(self) -> Any:
         """Confidence against accuracy (`answers.calibration.Reliability`); None where answers have no confidence."""
-        ...
 
     def worst(self, names: Sequence[str], count: int) -> list[Any]:
         """At most `count` rows where the student falls furthest behind the teacher, worst first (`answers.judging.Worst`)."""
-        ...
 
     def row_sums(self, metric: str) -> tuple[np.ndarray, Callable[[np.ndarray], float]] | None:
         """[N, S] whose means over rows give the metric, and the function [S] → metric; None where it is no such function."""
-        ...
 
 
 class Answers(LabelReader, Protocol):
@@ -167,48 +152,36 @@ class Answers(LabelReader, Protocol):
 
     def scaled(self, labels: np.ndarray | None) -> Answers:
         """The same kind with the scales of these labels [N, ...] of training rows."""
-        ...
 
     def metric_for(self, labels: np.ndarray) -> str:
         """The measure that models are compared by on rows with these labels."""
-        ...
 
     def arrange(self, outputs: Mapping[str, Tensor], batch: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:
         """The answers to a batch out of the model's named outputs, first axis B, and which of their units count."""
-        ...
 
     def batches(self, collator: Callable[..., Any]) -> Callable[..., Any]:
         """The collator of the rows, with what the arrangement reads of a batch."""
-        ...
 
     def uncertainty(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
         """[B] from 0 (sure) to 1."""
-        ...
 
     def distance(self, teacher: Tensor, student: Tensor) -> Tensor:
         """How far each answer is from the teacher's, [B] or [B, U]."""
-        ...
 
     def label_distance(self, logits: Tensor, labels: Tensor) -> Tensor:
         """[B] how far each row's answer is from its label; NaN where it has none."""
-        ...
 
     def closeness(self, student: np.ndarray, teacher: np.ndarray) -> dict[str, float]:
         """Figures of a student's answers against the teacher's while it trains."""
-        ...
 
     def start_head(self, head: nn.Module, labels: np.ndarray) -> None:
         """Bring a new final layer into the units of the labels of the training rows."""
-        ...
 
     def judge(self) -> Judge:
         """A judge that has seen nothing yet."""
-        ...
 
     def text_quality(self, found: Predictions, rows: Dataset) -> dict[str, float]:
         """Measures that need the rows as a person reads them; empty where there are none."""
-        ...
 
     def save_extras(self, model: Any, folder: Path) -> None:
         """Files that other libraries read, saved with the model."""
-        ...

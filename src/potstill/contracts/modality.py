@@ -47,7 +47,6 @@ class Modality(Protocol):
             roles: Role → column, as the user has fixed them.
             taken: Columns that hold labels; None for those with a usual name of labels.
         """
-        ...
 
     def read_folder(self, folder: Path, files: Sequence[Path], *, labelled: bool) -> Dataset | None:
         """The rows of a folder that is laid out as for this modality alone; None where it is no such folder.
@@ -60,7 +59,6 @@ class Modality(Protocol):
         Raises:
             DataError: The folder holds rows of another modality.
         """
-        ...
 
     def read(
         self, dataset: Dataset, roles: Mapping[str, str], split: str, notes: list[str], *, folder: Path | None, skip_corrupt: bool
@@ -75,63 +73,48 @@ class Modality(Protocol):
             folder: Where paths in the rows begin.
             skip_corrupt: Whether rows that cannot be read are left out instead of refused.
         """
-        ...
 
     def load_processor(self, name_or_path: str, *, model_config: Any = None) -> Any:
         """The tokenizer or image processor."""
-        ...
 
     def check_reads(self, name: str, config: Any, processor: Any) -> None:
         """Make sure that a model can read what a processor makes; raises ModelError."""
-        ...
 
     def fitted(self, processor: Any, config: Any) -> Any | None:
         """The processor for a model with narrower limits; None where it serves as it is."""
-        ...
 
     def split_long(self, dataset: Dataset, processor: Any, **options: Any) -> tuple[Dataset, str]:
         """Rows that are longer than a model's window as several rows, and a note."""
-        ...
 
     def encode(self, dataset: Dataset, processor: Any, folder: Path, *, max_tokens: int | None = None) -> Any:
         """Rows encoded into a folder (`data.encoded.EncodedRows`), or opened where it holds the same rows already."""
-        ...
 
     def collator(self, processor: Any) -> Callable[[list[dict[str, Any]]], dict[str, Tensor]]:
         """Makes a batch of encoded rows."""
-        ...
 
     def see(self, rows: Any) -> None:
         """Take the size of example inputs from encoded rows."""
-        ...
 
     def middle(self, rows: Any) -> int | None:
         """Tokens of the middle one of encoded rows; None where rows have none."""
-        ...
 
     def example_inputs(self, model: Any, *, batch: int = 1, tokens: int | None = None) -> dict[str, Tensor]:
         """Inputs of the right names, shapes and types, for export and for counting operations."""
-        ...
 
     def dynamic_axes(self, model: Any) -> dict[str, dict[int, str]]:
         """Input name → {axis: ``"batch"`` or ``"tokens"``}."""
-        ...
 
     def text_of(self, row: Mapping[str, Any]) -> str:
         """A row as a person reads it."""
-        ...
 
     def shown(self, row: Mapping[str, Any]) -> dict[str, str]:
         """A row for the report: ``text`` or ``image_png_base64``."""
-        ...
 
     def augmented(self, rows: Dataset, *, num: int, seed: int, tokenizer: Any, embeddings: np.ndarray) -> Sequence[Any]:
         """The content of new rows, made out of others; empty where none could be made."""
-        ...
 
     def augmented_rows(self, made: Sequence[Any], *, first_row_id: int, no_label: np.ndarray) -> Dataset:
         """New content as rows that are ready to be encoded."""
-        ...
 
     def passes(self, *, has_maps: bool) -> tuple[float, float]:
         """Passes over the rows and peak learning rate that a student takes by default.
@@ -139,4 +122,3 @@ class Modality(Protocol):
         Args:
             has_maps: Whether its blocks give maps and no tokens.
         """
-        ...

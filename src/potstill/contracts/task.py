@@ -72,48 +72,36 @@ class Task(Protocol):
 
     def find_columns(self, dataset: Dataset, asked: Mapping[str, Any] | None, *, labelled: bool = True) -> dict[str, str]:
         """Role → column; raises DataError with the choices where it is not clear."""
-        ...
 
     def load_model(self, name_or_path: str, *, num_labels: int, label_names: Sequence[str]) -> PreTrainedModel:
         """A model with this task's head, new where the checkpoint has none that fits."""
-        ...
 
     def load_processor(self, name_or_path: str, *, model_config: Any = None) -> Any:
         """The tokenizer or image processor."""
-        ...
 
     def encode(self, dataset: Dataset, processor: Any, folder: Path, *, max_tokens: int | None = None) -> Any:
         """Rows encoded into a folder, or opened where it holds the same rows already."""
-        ...
 
     def collator(self, processor: Any) -> Callable[[list[dict[str, Any]]], dict[str, Tensor]]:
         """Makes a batch of encoded rows."""
-        ...
 
     def example_inputs(self, model: Any, *, batch: int = 1, tokens: int | None = None) -> dict[str, Tensor]:
         """Inputs of the right names, shapes and types, for export and for counting operations."""
-        ...
 
     def dynamic_axes(self, model: Any) -> dict[str, dict[int, str]]:
         """Input name → {axis: ``"batch"`` or ``"tokens"``}."""
-        ...
 
     def answers(self, labels: np.ndarray | None = None) -> Answers:
         """What is answered and which losses teach it; `labels` of the training rows set scales where there are any."""
-        ...
 
     def metric_for(self, labels: np.ndarray) -> str:
         """The measure that models are compared by on rows with these labels."""
-        ...
 
     def quality(self, logits: np.ndarray, labels: np.ndarray, *, teacher: np.ndarray | None = None) -> dict[str, float]:
         """Measures of answers [N, C] against labels [N] or [N, C], and against the teacher's answers where a measure is."""
-        ...
 
     def per_class(self, logits: np.ndarray, labels: np.ndarray) -> list[dict[str, Any]]:
         """Precision, recall and F1 of each class; empty where there are no classes."""
-        ...
 
     def text_of(self, row: Mapping[str, Any]) -> str:
         """A row as a person reads it."""
-        ...

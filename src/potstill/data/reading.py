@@ -24,11 +24,9 @@ class Readable(Protocol):
 
     def answers(self) -> LabelReader:
         """What reads the labels."""
-        ...
 
     def find_columns(self, dataset: Dataset, asked: Mapping[str, Any] | None, *, labelled: bool = True) -> dict[str, str]:
         """Role → column."""
-        ...
 
 
 @dataclass
