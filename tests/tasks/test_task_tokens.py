@@ -135,7 +135,8 @@ def test_a_cut_student_reads_other_tokens_and_the_same_words(rows: Dataset, toke
     own = task.encode(train, cut.tokenizer, tmp_path / "own")
     assert len(own[0]["input_ids"]) > len(encoded[0]["input_ids"])
     theirs, ours = (
-        predict(TorchRunner(m), e, task.collator(t)) for m, e, t in ((model, encoded, tokenizer), (student, own, cut.tokenizer))
+        predict(TorchRunner(m), e, task.collator(t), task.answers())
+        for m, e, t in ((model, encoded, tokenizer), (student, own, cut.tokenizer))
     )
     assert np.array_equal(theirs.labels, ours.labels)
     first, second = shared_units(theirs, ours)

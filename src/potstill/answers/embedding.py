@@ -19,7 +19,7 @@ from potstill.answers.base import label_columns, unknown
 from potstill.answers.correlations import correlation, correlation_of, ranks, second_moments
 from potstill.answers.judging import Closeness, KeptRows, Worst, furthest, known_rows
 from potstill.answers.label_columns import NUMBER_NAMES, find_numbers
-from potstill.answers.numbers import NumberMap, Numbers, read_numbers
+from potstill.answers.numbers import Numbers, number_map, read_numbers
 from potstill.contracts.answers import Answers, Judge, Mapped
 from potstill.data.columns import checked_roles
 from potstill.errors import ModelError
@@ -75,11 +75,11 @@ class Embedding(Numbers):
 
     def order(self, raw: Sequence[Any], roles: Mapping[str, str], feature: Any, given: Sequence[str] | None) -> Any:
         """No names: an embedding has none."""
-        return (), NumberMap(1)
+        return (), number_map(1)
 
     def known(self, names: Sequence[str], raw: Sequence[Any], roles: Mapping[str, str]) -> Mapped:
-        """See `NumberMap`."""
-        return NumberMap(1)
+        """The score of each row."""
+        return number_map(1)
 
     def missing(self, count: int, names: Sequence[str]) -> np.ndarray:
         """NaN."""

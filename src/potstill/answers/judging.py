@@ -18,7 +18,7 @@ from potstill.errors import DataError, ModelError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from potstill.answers.calibration import Reliability
+    from potstill.answers.fidelity import Reliability
     from potstill.contracts.answers import Judge
 
 LEAST_BEHIND = 1e-6
@@ -42,15 +42,9 @@ class Closeness:
 
 
 class Worst(NamedTuple):
-    """A row on which the student does much worse than the teacher.
+    """A row on which the student does much worse than the teacher: the truth and both answers in words.
 
-    Args:
-        row_id: The row.
-        label: The truth, in words.
-        teacher_label: What the teacher says.
-        student_label: What the student says.
-        teacher_probability: The teacher's probability of the truth; None where answers have none.
-        student_probability: The student's.
+    The probabilities are those of the truth; None where answers have none.
     """
 
     row_id: int
@@ -141,7 +135,7 @@ def known_rows(labels: np.ndarray) -> np.ndarray:
     """
     values = np.asarray(labels)
     known = values != NO_LABEL
-    if values.dtype.kind == "f":
+    if np.issubdtype(values.dtype, np.floating):
         known &= ~np.isnan(values)
     return known.reshape(len(values), -1).any(1)
 
@@ -214,6 +208,20 @@ def intervals(
         if len(ratios):
             found["retention"] = interval_of(whole["student"] / whole["teacher"], ratios, confidence)
     return found
+
+
+def class_figures(counts: np.ndarray) -> list[dict[str, Any]]:
+    """What `Judge.per_class` returns, from true positives, false positives and false negatives of each class [C, 3]."""
+    return [
+        {
+            "label": index,
+            "support": hit + missed,
+            "precision": hit / (hit + extra) if hit + extra else None,
+            "recall": hit / (hit + missed) if hit + missed else None,
+            "f1": 2 * hit / (2 * hit + extra + missed) if hit + extra + missed else None,
+        }
+        for index, (hit, extra, missed) in enumerate(counts.tolist())
+    ]
 
 
 def listed_labels(chosen: np.ndarray, names: Sequence[str]) -> str:

@@ -17,7 +17,7 @@ from datasets import ClassLabel, Dataset
 
 from potstill.answers.class_labels import LabelMap, as_name, names_of
 from potstill.answers.one_class import Classes, ClassJudge
-from potstill.contracts.answers import Judge, Predictions
+from potstill.contracts.answers import Judge, Mapped, Predictions
 from potstill.data.arrow import table_of
 from potstill.data.columns import checked_roles, is_list, one_of
 from potstill.errors import DataError, ModelError
@@ -93,19 +93,19 @@ class Tags(Classes):
         found = set(chain.from_iterable(raw))
         names = _class_names(feature) or with_partners(names_of(found))
         if given is not None:
-            return tuple(map(str, given)), TagMap(LabelMap(tuple(map(str, given)), found, given=True, subset=True))
+            return tuple(map(str, given)), _of_rows(LabelMap(tuple(map(str, given)), found, given=True, subset=True))
         if len(names) < 2:
             raise DataError(
                 f"all words of the training rows have the tag {next(iter(names), 'none')!r} (column {roles['label']!r})",
                 "at least two tags",
                 "name another column of tags: data.columns: {tags: …}",
             )
-        return names, TagMap(LabelMap(names, found))
+        return names, _of_rows(LabelMap(names, found))
 
-    def known(self, names: Sequence[str], raw: Sequence[Any], roles: Any = None) -> TagMap:
+    def known(self, names: Sequence[str], raw: Sequence[Any], roles: Any = None) -> Mapped:
         """Tags → positions in known names, of which the rows may lack some."""
         found = {tag for row in raw if row is not None for tag in row}
-        return TagMap(LabelMap(tuple(names), found, given=True, subset=True))
+        return _of_rows(LabelMap(tuple(names), found, given=True, subset=True))
 
     def missing(self, count: int, names: Sequence[str]) -> np.ndarray:
         """Empty lists."""
@@ -208,29 +208,15 @@ class EntityCounts:
         }
 
 
-class TagMap:
-    """Takes the tags of rows to positions.
+def _of_rows(single: LabelMap) -> Mapped:
+    """Takes the tags of rows to lists of positions, empty where a row has none, out of what takes one tag to its position."""
 
-    Args:
-        mapping: Takes one tag to its position.
-    """
+    def positions(raw: Sequence[Any], split: str) -> np.ndarray:
+        flat = single.positions([tag for row in raw for tag in row or ()], split)
+        ends = np.cumsum([len(row or ()) for row in raw])
+        return as_lists(part.tolist() for part in np.split(flat, ends[:-1])) if len(raw) else as_lists([])
 
-    def __init__(self, mapping: LabelMap) -> None:
-        self.mapping, self.notes = mapping, mapping.notes
-
-    def positions(self, raw: Sequence[Any], split: str) -> np.ndarray:
-        """[N] lists of positions; empty where a row has no tags.
-
-        Raises:
-            DataError: The split has tags that the names lack.
-        """
-        flat = self.mapping.positions([tag for row in raw if row is not None for tag in row], split)
-        made, start = [], 0
-        for row in raw:
-            count = 0 if row is None else len(row)
-            made.append(flat[start : start + count].tolist())
-            start += count
-        return as_lists(made)
+    return Mapped(positions, single.notes)
 
 
 def as_lists(rows: Iterable[Sequence[Any]]) -> np.ndarray:

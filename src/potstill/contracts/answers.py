@@ -35,13 +35,11 @@ class Predictions(NamedTuple):
     mask: np.ndarray | None = None
 
 
-class Mapped(Protocol):
-    """Takes labels as written to arrays."""
+class Mapped(NamedTuple):
+    """Takes labels as written to arrays: labels of a split and its name → [N, ...]; and what there is to say."""
 
+    positions: Callable[[Sequence[Any], str], np.ndarray]
     notes: list[str]
-
-    def positions(self, raw: Sequence[Any], split: str) -> np.ndarray:
-        """Labels of a split as an array, first axis N."""
 
 
 class LabelReader(Protocol):
@@ -93,7 +91,7 @@ class Judge(Protocol):
         """Figures against the teacher's answers (`answers.judging.Closeness`)."""
 
     def calibration(self) -> Any:
-        """Confidence against accuracy (`answers.calibration.Reliability`); None where answers have no confidence."""
+        """Confidence against accuracy (`answers.fidelity.Reliability`); None where answers have no confidence."""
 
     def worst(self, names: Sequence[str], count: int) -> list[Any]:
         """At most `count` rows where the student falls furthest behind the teacher, worst first (`answers.judging.Worst`)."""

@@ -17,7 +17,7 @@ from potstill.data.row_files import PADDING
 TASK_CLASSES = "task_classes"
 """Key of a batch with rows of several tasks: the first class of each row's task and the one after its last [B, 2] int64."""
 NOT_INPUTS = frozenset({"labels", "row_id", "row_index", "view", "unit_positions", "unit_ends", TASK_CLASSES})
-"""What a batch carries beside the inputs of a model."""
+"""What a batch carries besides the inputs of a model."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class TextCollator:
 
 @dataclass(frozen=True)
 class UnitCollator:
-    """Pads tokens as `TextCollator` does, and units beside them.
+    """Pads tokens as `TextCollator` does, and units.
 
     Gives the keys of `TextCollator`, with ``labels`` [B, U] (−100 where there is none) and ``unit_positions`` [B, U], the first
     token of each unit: `row_files.ABSENT` where it has none, `row_files.PADDING` beyond the row's units. Rows with
@@ -124,7 +124,7 @@ def _numbers(value: Any) -> tuple[float, ...]:
 
 def _identity(rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
     labels = np.asarray([row["labels"] for row in rows])
-    labels = labels.astype(np.float32 if labels.dtype.kind == "f" else np.int64)
+    labels = labels.astype(np.float32 if np.issubdtype(labels.dtype, np.floating) else np.int64)
     return {"labels": torch.from_numpy(labels), "row_id": torch.tensor([row["row_id"] for row in rows], dtype=torch.int64)}
 
 

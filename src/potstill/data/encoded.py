@@ -62,22 +62,12 @@ class EncodedRows(TorchDataset):
         """A view of some rows, in the order of `indices`."""
         return _Selection(self, np.asarray(list(indices) if not isinstance(indices, np.ndarray) else indices, np.int64))
 
-    @staticmethod
-    def concatenate(parts: Sequence[EncodedRows]) -> EncodedRows:
-        """A view of all rows of several parts, one after the other."""
-        return concatenate(parts)
-
     def save(self, folder: Path | str) -> EncodedRows:
         """Write the rows into a folder and return them as opened from there."""
         writer = self.writer(Path(folder))
         for start in range(0, len(self), _COPIED_ROWS):
             writer.add(self.__getitems__(range(start, min(start + _COPIED_ROWS, len(self)))))
         writer.close(self.fingerprint, self.notes)
-        return open_rows(folder)
-
-    @staticmethod
-    def open(folder: Path | str) -> EncodedRows:
-        """Open rows that were written; see `open_rows`."""
         return open_rows(folder)
 
 
@@ -167,7 +157,7 @@ class EncodedUnits(EncodedText):
 
     Attributes:
         num_units: Units of each row [N] int64.
-        has_ends: Whether the last token of each unit is kept beside the first.
+        has_ends: Whether the last token of each unit is kept as well as the first.
     """
 
     kind = "units"

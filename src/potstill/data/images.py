@@ -131,7 +131,8 @@ def _opened(value: Any) -> PillowImage.Image:
     pixels = np.asarray(value)
     if pixels.ndim == 3 and pixels.shape[0] in (1, 3) and pixels.shape[2] not in (1, 3, 4):
         pixels = pixels.transpose(1, 2, 0)
-    if pixels.ndim not in (2, 3) or pixels.min() < 0 or pixels.max() > 255 or (pixels.dtype.kind == "f" and pixels.max() <= 1):
+    is_share = np.issubdtype(pixels.dtype, np.floating) and pixels.max() <= 1
+    if pixels.ndim not in (2, 3) or pixels.min() < 0 or pixels.max() > 255 or is_share:
         raise ValueError(
             f"pixels of shape {pixels.shape} and range {pixels.min()} to {pixels.max()}, not [H, W] or [H, W, C] of 0 to 255"
         )

@@ -20,7 +20,7 @@ _SHARED = ("row_id", "labels")
 
 
 class PairedRows(EncodedRows):
-    """Rows of a student with the teacher's inputs beside them, under keys that begin with ``teacher_``.
+    """Rows of a student with the teacher's inputs added, under keys that begin with ``teacher_``.
 
     Args:
         student: The rows as the student takes them; they give labels, lengths and order.

@@ -48,12 +48,12 @@ class RowWriter:
     def append_labels(self, labels: Sequence[Any]) -> None:
         """Append labels: whole numbers, or as many float32 numbers for each row."""
         values = np.asarray(labels)
-        values = values.astype(np.float32 if values.dtype.kind == "f" else np.int64)
+        values = values.astype(np.float32 if np.issubdtype(values.dtype, np.floating) else np.int64)
         self.labels = {"dtype": values.dtype.name, "shape": list(values.shape[1:])}
         self.append("labels", values)
 
     def facts(self) -> dict[str, Any]:
-        """What the manifest has to say beside the common part."""
+        """What the manifest says besides the common part."""
         return {}
 
     def close(self, fingerprint: str, notes: Iterable[str] = ()) -> None:

@@ -158,13 +158,13 @@ def _hub_error(name: str, path: Path, err: Exception) -> DataError:
 
 
 def missing_path(name: str, path: Path) -> DataError:
-    """The error for a path where there is nothing; suggests the nearest name beside it."""
+    """The error for a path where there is nothing; suggests the nearest name in its folder."""
     return DataError(f"{name} does not exist", _ACCEPTED, _spelling(path))
 
 
 def _spelling(path: Path) -> str:
-    beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-    guess = nearest(path.name, beside)
+    entries = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    guess = nearest(path.name, entries)
     return f"did you mean {path.parent / guess}?" if guess else "check the spelling of the path"
 
 

@@ -12,10 +12,11 @@ import pyarrow as pa
 from datasets import Dataset, Features, Image
 
 from potstill.contracts.answers import LabelReader
+from potstill.contracts.task import Task
 from potstill.data import holdout
 from potstill.data.arrow import dataset_of
 from potstill.data.fingerprint import hash_of, row_hashes, rows_hash
-from potstill.data.reading import Readable, Reader
+from potstill.data.reading import Reader
 from potstill.data.sources import read_source
 from potstill.data.spool import taken
 from potstill.errors import DataError
@@ -55,7 +56,7 @@ class Splits:
 def load(
     source: Any,
     *,
-    task: Readable,
+    task: Task,
     columns: Mapping[str, Any] | None = None,
     label_names: Sequence[str] | None = None,
     validation: Any = None,
@@ -116,7 +117,7 @@ def load(
 def load_rows(
     source: Any,
     *,
-    task: Readable,
+    task: Task,
     label_names: Sequence[str],
     columns: Mapping[str, Any] | None = None,
     split: str = "test",

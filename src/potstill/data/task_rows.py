@@ -76,13 +76,6 @@ def to_task(rows: Dataset, number: int, start: int) -> Dataset:
     return dataset_of(_moved(table_of(rows), label=start, row_id=number * SPAN))
 
 
-def next_row_id(row_ids: Sequence[np.ndarray], number: int) -> int:
-    """The first id of a task that is beyond all that it has."""
-    used = np.concatenate([np.asarray(ids) for ids in row_ids])
-    used = used[numbers_of(used) == number]
-    return int(used.max()) + 1 if len(used) else number * SPAN
-
-
 @dataclass(frozen=True)
 class TaskCollator:
     """Adds ``task_classes`` [B, 2] int64 to a batch: where the classes of each row's task begin and end.

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from potstill.answers.class_ranges import FLOOR, by_task
+from potstill.answers.units import FLOOR, by_task
 from potstill.contracts.signal import TeacherSignal
 from potstill.contracts.source import TeacherSource, require
 from potstill.data.collate import TASK_CLASSES

@@ -20,12 +20,25 @@ if TYPE_CHECKING:
 _HEADLESS = ("Model", "ForMaskedLM", "ForPreTraining", "ForMaskedImageModeling", "ForCausalLM", "Backbone")
 
 
-def name_for(model_config: Any, columns: Iterable[str], labels: Callable[[ModelTask], str | None] | None = None) -> str:
-    """The name of the task; arguments and errors as in `potstill.tasks.infer`."""
+def infer(
+    model_config: Any, columns: Iterable[str] = (), *, labels: Callable[[ModelTask], str | None] | None = None
+) -> ModelTask:
+    """The task that a model and the columns of the data call for.
+
+    Args:
+        model_config: A transformers configuration, or None.
+        columns: Names of the data's columns, used where the model does not say.
+        labels: Says of which kind the data's labels are (a name in `potstill.answers.ANSWERS`), given the task with one class for
+            each row; asked where a model has no head yet.
+
+    Raises:
+        ModelError: The model was made for a task that Potstill does not know.
+        RecipeError: Neither the model nor the columns say.
+    """
     architectures = tuple(getattr(model_config, "architectures", None) or ())
     for architecture in architectures:
         if fitting := _with_head(architecture):
-            return _by_problem(fitting, model_config)
+            return build(_by_problem(fitting, model_config))
     if architectures and not any(architecture.endswith(_HEADLESS) for architecture in architectures):
         raise ModelError(
             f"the teacher is a {architectures[0]}, made for another task",
@@ -35,11 +48,15 @@ def name_for(model_config: Any, columns: Iterable[str], labels: Callable[[ModelT
     found = _by_family(model_config) or _by_columns(columns)
     kind = None if labels is None else labels(build(found))
     name = modalities.build(TASKS[found].modality).name
-    return next((task for task, row in TASKS.items() if row.answers == kind and _reads(row) == name), found)
+    return build(next((task for task, row in TASKS.items() if row.answers == kind and _reads(row) == name), found))
 
 
-def answers_of_model(model: Any) -> Answers:
-    """See `potstill.tasks.answers_of`."""
+def answers_of(model: Any) -> Answers:
+    """What a model answers: by the name of its class and the problem type of its configuration; else one class.
+
+    Args:
+        model: Any module; a model of transformers says it.
+    """
     config, fitting = getattr(model, "config", None), _with_head(type(model).__name__)
     name = _by_problem(fitting or _of_plain_heads(), config)
     return answers.build(TASKS[name].answers)

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from potstill.answers.judging import judged
 from potstill.contracts.answers import Answers, Predictions
 from potstill.contracts.modality import Modality
 from potstill.errors import ModelError
-from potstill.modalities.loading import loading_error
+from potstill.modalities import loading_error
 from potstill.models.load import auto_class
 
 

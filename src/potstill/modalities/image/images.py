@@ -22,8 +22,8 @@ from potstill.data.collate import ImageCollator
 from potstill.data.columns import is_image, named, named_label, only, others
 from potstill.data.encoded import EncodedRows
 from potstill.errors import DataError, ModelError
+from potstill.modalities import loading_error
 from potstill.modalities.image.imaging import encode_images
-from potstill.modalities.loading import loading_error
 from potstill.models.families import family_or_none
 
 IMAGE_NAMES = (

@@ -30,7 +30,7 @@ def split_long(
 
     Args:
         dataset: Rows with ``text``, ``label`` and ``row_id``.
-        tokenizer: Of the fast kind, which tells where its tokens stand in the text.
+        tokenizer: Of the fast kind, which gives the place of each token in the text.
         first_row_id: Row ids of further segments are counted from here.
         split: Name of the split, for the note.
         max_tokens: The window; None for the tokenizer's own limit, at most 512.
@@ -39,7 +39,7 @@ def split_long(
         The rows, unchanged where no text is too long, and a note, empty in that case.
 
     Raises:
-        DataError: Pairs of texts, or a tokenizer that does not tell where tokens stand.
+        DataError: Pairs of texts, or a tokenizer that does not give the places of tokens.
     """
     if "text_pair" in dataset.column_names or not getattr(tokenizer, "is_fast", False):
         what = "pairs of texts" if "text_pair" in dataset.column_names else "texts, with a tokenizer without offsets,"

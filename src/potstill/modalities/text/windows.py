@@ -17,7 +17,7 @@ from potstill.data.fingerprint import hash_of, rows_hash
 from potstill.data.row_files import ABSENT, UnitWriter
 from potstill.data.words import Span, words_of
 from potstill.modalities.text.tokenising import token_limit, tokenizer_hash
-from potstill.modalities.text.word_tokenising import check_tells_words
+from potstill.modalities.text.word_tokenising import check_word_places
 
 _OVERLAP = 4  # a quarter of a window stands in the next one too
 _MARGIN = 16
@@ -29,10 +29,10 @@ def into_windows(
 ) -> tuple[Dataset, str]:
     """Rows of ``question``, ``context`` and ``label`` (answers) as rows of windows.
 
-    A context that does not fit beside its question becomes several windows, which overlap by a quarter. The new ``label`` is the
-    first and the last unit of the answer in the window, where unit 0 stands for "no answer here" and unit 1 for the first word;
-    empty where nothing is known. ``answers`` keeps the texts of all answers to the question, ``group`` the row id of its first
-    window.
+    A context that is too long together with its question becomes several windows, which overlap by a quarter. The new ``label``
+    is the first and the last unit of the answer in the window, where unit 0 stands for "no answer here" and unit 1 for the first
+    word; empty where nothing is known. ``answers`` keeps the texts of all answers to the question, ``group`` the row id of its
+    first window.
 
     Args:
         dataset: Rows as `potstill.data.load` gives them.
@@ -41,7 +41,7 @@ def into_windows(
         split: Name of the split, for the note.
         max_tokens: Longest row; None for the tokenizer's own limit, at most 512.
     """
-    check_tells_words(tokenizer)
+    check_word_places(tokenizer)
     limit = token_limit(tokenizer, max_tokens)
     room = limit - tokenizer.num_special_tokens_to_add(pair=True)
     made: dict[str, list[Any]] = {name: [] for name in ("question", "context", "label", "answers", "row_id", "group")}
@@ -91,7 +91,7 @@ def encode_questions(dataset: Dataset, tokenizer: Any, folder: Path, *, max_toke
         folder: Where the encoded rows go.
         max_tokens: Longest row in tokens; words beyond cannot be answers, and are counted in the notes.
     """
-    check_tells_words(tokenizer)
+    check_word_places(tokenizer)
     limit = token_limit(tokenizer, max_tokens)
     fingerprint = hash_of("questions", rows_hash(dataset), tokenizer_hash(tokenizer), str(limit))
     if has_rows(folder, fingerprint):

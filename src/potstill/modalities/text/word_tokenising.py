@@ -35,9 +35,9 @@ def encode_words(dataset: Dataset, tokenizer: Any, folder: Path, *, max_tokens: 
 
     Raises:
         DataError: `max_tokens` leaves no room for text.
-        ModelError: The tokenizer cannot tell words apart.
+        ModelError: The tokenizer does not say where words are.
     """
-    check_tells_words(tokenizer)
+    check_word_places(tokenizer)
     limit = token_limit(tokenizer, max_tokens)
     fingerprint = hash_of("words", rows_hash(dataset), tokenizer_hash(tokenizer), str(limit))
     if has_rows(folder, fingerprint):
@@ -63,7 +63,7 @@ def encode_words(dataset: Dataset, tokenizer: Any, folder: Path, *, max_tokens: 
     return EncodedUnits(folder)
 
 
-def check_tells_words(tokenizer: Any) -> None:
+def check_word_places(tokenizer: Any) -> None:
     """Make sure that a tokenizer can say which token belongs to which word.
 
     Raises:
