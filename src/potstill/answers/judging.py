@@ -16,8 +16,6 @@ from potstill.contracts.answers import NO_LABEL, Predictions
 from potstill.errors import DataError, ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from potstill.answers.fidelity import Reliability
     from potstill.contracts.answers import Judge
 
@@ -233,8 +231,3 @@ def judged(judge: Judge, student: Predictions, teacher: Predictions | None = Non
     """The judge after it has seen whole sets at once."""
     judge.update(student, teacher)
     return judge
-
-
-def row_means(columns: Sequence[np.ndarray], value_of: Callable[[np.ndarray], float]) -> Any:
-    """What `Judge.row_sums` returns, of columns [N]."""
-    return np.stack(columns, axis=1).astype(np.float64), value_of

@@ -24,7 +24,6 @@ from potstill.answers.judging import (
     class_figures,
     furthest,
     no_labels,
-    row_means,
     shared_units,
     units_of,
 )
@@ -230,7 +229,8 @@ class ClassJudge(KeptRows):
         _, first, row = np.unique(self["row"][known], return_index=True, return_inverse=True)
         row = np.argsort(np.argsort(first))[row]  # rows in their order, from which the draws of a seed are made
         right = np.bincount(row, weights=self["answered"][known] == self["label"][known])
-        return row_means([right, np.bincount(row)], lambda means: float(means[0] / means[1]))
+        sums = np.stack([right, np.bincount(row)], axis=1).astype(np.float64)
+        return sums, lambda means: float(means[0] / means[1])
 
     def _known(self) -> np.ndarray:
         known: np.ndarray = self["label"] >= 0

@@ -115,12 +115,11 @@ class EncodedText(_Stored):
 
     def _map(self, manifest: dict[str, Any]) -> None:
         super()._map(manifest)
-        self.has_types = bool(manifest["token_type_ids"])
         self.offsets = self._array("offsets", np.int64, (self.rows + 1,))
         self.lengths = np.diff(self.offsets).astype(np.int32)
         total = int(self.offsets[-1])
         self.tokens = self._array("tokens", np.int32, (total,))
-        self.types = self._array("token_types", np.uint8, (total,)) if self.has_types else None
+        self.types = self._array("token_types", np.uint8, (total,)) if manifest["token_type_ids"] else None
         self.groups = self._array("groups", np.int64, (self.rows,)) if manifest.get("groups") else None
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
@@ -137,8 +136,8 @@ class EncodedText(_Stored):
         return rows
 
     def writer(self, folder: Path) -> TextWriter:
-        """A writer of rows with the same inputs."""
-        return TextWriter(folder, token_types=self.has_types, groups=self.groups is not None)
+        """A writer of texts."""
+        return TextWriter(folder)
 
     def token_counts(self) -> dict[int, int]:
         """How often each token id occurs, padding left out because it is never stored."""
@@ -186,8 +185,8 @@ class EncodedUnits(EncodedText):
         return rows
 
     def writer(self, folder: Path) -> UnitWriter:
-        """A writer of rows with the same inputs."""
-        return UnitWriter(folder, token_types=self.has_types, ends=self.has_ends, groups=self.groups is not None)
+        """A writer of rows with units."""
+        return UnitWriter(folder)
 
 
 class EncodedImages(_Stored):

@@ -19,6 +19,7 @@ from potstill.errors import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+_UNREADABLE = (OSError, UnidentifiedImageError, ValueError, TypeError, SyntaxError, PillowImage.DecompressionBombError)
 IMAGE_TYPE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 
 
@@ -42,7 +43,9 @@ def _images_below(folder: Path) -> Iterable[Path]:
 def read_class_folders(folder: Path, *, labelled: bool = True) -> Dataset:
     """An image folder whose sub-folders are the classes → columns ``image`` and ``label``; without labels only ``image``."""
     if not labelled:
-        return paths_dataset(image_files(folder))
+        features = Features({"image": Image()})
+        images = image_array([str(path) for path in image_files(folder)])
+        return dataset_of(pa.table({"image": images}).cast(features.arrow_schema))
     classes = class_folders(folder)
     files = [(path, label) for label, name in enumerate(classes) for path in image_files(name)]
     features = Features({"image": Image(), "label": ClassLabel(names=[path.name for path in classes])})
@@ -52,20 +55,9 @@ def read_class_folders(folder: Path, *, labelled: bool = True) -> Dataset:
     )
 
 
-def paths_dataset(paths: Iterable[Path]) -> Dataset:
-    """Images without labels, one column ``image``."""
-    features = Features({"image": Image()})
-    return dataset_of(pa.table({"image": image_array([str(path) for path in paths])}).cast(features.arrow_schema))
-
-
 def image_array(paths: list[str]) -> pa.Array:
     """Paths → an Arrow array of images whose bytes stay on disk."""
     return pa.array([{"bytes": None, "path": path} for path in paths], IMAGE_TYPE)
-
-
-def metadata_file(folder: Path) -> Path | None:
-    """The metadata file of an image folder, or None."""
-    return next((folder / name for name in METADATA if (folder / name).is_file()), None)
 
 
 def read_metadata_folder(folder: Path, metadata: Path) -> Dataset:
@@ -113,7 +105,7 @@ def decode(value: Any, row: int, *, mode: str = "RGB") -> PillowImage.Image:
     """
     try:
         return _opened(value).convert(mode)
-    except (OSError, UnidentifiedImageError, ValueError, TypeError, SyntaxError, PillowImage.DecompressionBombError) as err:
+    except _UNREADABLE as err:
         raise corrupt_image(value, row, err) from err
 
 
@@ -161,7 +153,7 @@ def is_readable(value: Any, *, whole: bool) -> Exception | None:
         image = _opened(value)
         if whole:
             image.load()
-    except (OSError, UnidentifiedImageError, ValueError, TypeError, SyntaxError, PillowImage.DecompressionBombError) as err:
+    except _UNREADABLE as err:
         return err
     return None
 

@@ -74,20 +74,22 @@ class RowWriter:
 
 
 class TextWriter(RowWriter):
-    """Writes token ids end to end."""
+    """Writes token ids end to end, with token types and groups where the first row has them."""
 
     kind = "text"
 
-    def __init__(self, folder: Path, *, token_types: bool, groups: bool = False) -> None:
+    def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.token_types, self.groups, self.end = token_types, groups, 0
+        self.token_types, self.groups, self.end = False, False, 0
         self.append("offsets", np.zeros(1, np.int64))
-        for name in ("row_ids", "labels", "tokens", *(("token_types",) if token_types else ()), *(("groups",) if groups else ())):
+        for name in ("row_ids", "labels", "tokens"):
             self.append(name, np.zeros(0, np.uint8))
 
     def add(self, rows: Sequence[dict[str, Any]]) -> None:
         if not rows:
             return
+        if not self.rows:
+            self.token_types, self.groups = "token_type_ids" in rows[0], "group" in rows[0]
         super().add(rows)
         ends = self.end + np.cumsum([len(row["input_ids"]) for row in rows], dtype=np.int64)
         self.end = int(ends[-1])
@@ -124,20 +126,22 @@ class ImageWriter(RowWriter):
 
 
 class UnitWriter(TextWriter):
-    """Writes token ids and the units of each row."""
+    """Writes token ids and the units of each row, with their ends where the first row has them."""
 
     kind = "units"
 
-    def __init__(self, folder: Path, *, token_types: bool, ends: bool, groups: bool = False) -> None:
-        super().__init__(folder, token_types=token_types, groups=groups)
-        self.ends, self.units_end = ends, 0
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.ends, self.units_end = False, 0
         self.append("unit_offsets", np.zeros(1, np.int64))
-        for name in ("unit_positions", "unit_labels", *(("unit_ends",) if ends else ())):
+        for name in ("unit_positions", "unit_labels"):
             self.append(name, np.zeros(0, np.uint8))
 
     def add(self, rows: Sequence[dict[str, Any]]) -> None:
         if not rows:
             return
+        if not self.rows:
+            self.ends = "unit_ends" in rows[0]
         is_labelled = [bool((np.asarray(row["labels"]) >= 0).any()) for row in rows]
         super().add([row | {"labels": 0 if labelled else -100} for row, labelled in zip(rows, is_labelled)])
         ends = self.units_end + np.cumsum([len(row["unit_positions"]) for row in rows], dtype=np.int64)

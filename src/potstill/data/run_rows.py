@@ -11,11 +11,10 @@ from typing import Any
 from datasets import Dataset, load_from_disk
 
 from potstill.data.encoded import EncodedRows, concatenate, open_rows
-from potstill.data.task_rows import SEPARATOR, blocks_of, of_task, rows_of
+from potstill.data.task_rows import SEPARATOR, SPLITS, blocks_of, of_task, rows_of
 from potstill.errors import ModelError
 from potstill.ground.disk import read_json
 
-SPLITS = ("train", "validation", "test", "unlabelled")
 AUGMENTED = "augmented"
 LEARNED = ("train", "unlabelled", AUGMENTED)
 

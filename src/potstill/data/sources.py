@@ -130,7 +130,7 @@ def _by_split(found: Mapping[str, Dataset]) -> Source:
 
 def _read_hub(name: str, path: Path) -> Source:
     if not _HUB_ID.match(name) or name.startswith(".") or data_suffix(path) or path.suffix == ".gz":
-        raise missing_path(name, path)
+        raise DataError(f"{name} does not exist", _ACCEPTED, _spelling(path))
     hub_id, _, config = name.partition(":")
     try:
         found = datasets.load_dataset(hub_id, config or None)
@@ -155,11 +155,6 @@ def _hub_error(name: str, path: Path, err: Exception) -> DataError:
     reason = f"{type(err).__name__}: {str(err).strip().splitlines()[0][:160] if str(err).strip() else 'no reason given'}"
     given = f"{name!r} is neither a file or folder here nor a data set that the hub gives ({reason})"
     return DataError(given, _ACCEPTED, "connect to the network, or give a path" if offline else _spelling(path))
-
-
-def missing_path(name: str, path: Path) -> DataError:
-    """The error for a path where there is nothing; suggests the nearest name in its folder."""
-    return DataError(f"{name} does not exist", _ACCEPTED, _spelling(path))
 
 
 def _spelling(path: Path) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import logging
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -98,17 +97,11 @@ def taken(table: pa.Table, rows: np.ndarray) -> pa.Table:
         table: The rows to choose from.
         rows: Row numbers in ascending order.
     """
-    spool = Spool()
-    for start, block in _blocks(table):
-        inside = rows[np.searchsorted(rows, start) : np.searchsorted(rows, start + block.num_rows)]
+    spool, start = Spool(), 0
+    for batch in table.to_batches(max_chunksize=_TAKEN_ROWS):
+        inside = rows[np.searchsorted(rows, start) : np.searchsorted(rows, start + batch.num_rows)]
         if len(inside):
-            spool.add(block.take(pa.array(inside - start)))
+            spool.add(pa.Table.from_batches([batch]).take(pa.array(inside - start)))
+        start += batch.num_rows
     made = spool.table()
     return made if made.num_columns else table.slice(0, 0)
-
-
-def _blocks(table: pa.Table) -> Iterator[tuple[int, pa.Table]]:
-    start = 0
-    for batch in table.to_batches(max_chunksize=_TAKEN_ROWS):
-        yield start, pa.Table.from_batches([batch])
-        start += batch.num_rows

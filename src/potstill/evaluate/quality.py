@@ -70,13 +70,10 @@ def predict(
     fills = {"logits": FLOOR, "labels": -100, "row_id": -1, "mask": False}
     whole = {name: joined(arrays, fills[name])[back] for name, arrays in parts.items() if arrays}
     predicted = Predictions(whole["logits"], whole["labels"], whole["row_id"], whole.get("mask"))
-    return predicted if rows.groups is None or predicted.mask is not None else _of_texts(predicted, rows.groups)
-
-
-def _of_texts(found: Predictions, groups: np.ndarray) -> Predictions:
-    """Answers to segments as answers to the texts that they were cut out of."""
-    logits, first = pooled(found.logits, groups)
-    return Predictions(logits, found.labels[first], groups[first])
+    if rows.groups is None or predicted.mask is not None:
+        return predicted
+    logits, first = pooled(predicted.logits, rows.groups)
+    return Predictions(logits, predicted.labels[first], rows.groups[first])
 
 
 def sample_batches(

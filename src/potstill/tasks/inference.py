@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from potstill import answers, modalities
-from potstill.contracts.task import TaskRow
 from potstill.errors import ModelError, RecipeError
 from potstill.tasks.table import TASKS, build, plain_tasks
 
@@ -48,7 +47,8 @@ def infer(
     found = _by_family(model_config) or _by_columns(columns)
     kind = None if labels is None else labels(build(found))
     name = modalities.build(TASKS[found].modality).name
-    return build(next((task for task, row in TASKS.items() if row.answers == kind and _reads(row) == name), found))
+    fitting = [task for task, row in TASKS.items() if row.answers == kind and modalities.build(row.modality).name == name]
+    return build(fitting[0] if fitting else found)
 
 
 def answers_of(model: Any) -> Answers:
@@ -57,9 +57,9 @@ def answers_of(model: Any) -> Answers:
     Args:
         model: Any module; a model of transformers says it.
     """
-    config, fitting = getattr(model, "config", None), _with_head(type(model).__name__)
-    name = _by_problem(fitting or _of_plain_heads(), config)
-    return answers.build(TASKS[name].answers)
+    plain = next(iter(plain_tasks().values()))  # its head serves several kinds of answers
+    fitting = _with_head(type(model).__name__) or _with_head(plain.head)
+    return answers.build(TASKS[_by_problem(fitting, getattr(model, "config", None))].answers)
 
 
 def kind_of_labels(dataset: Dataset, asked: Mapping[str, Any] | None = None) -> str | None:
@@ -98,12 +98,6 @@ def _with_head(class_name: str) -> list[str]:
     return [name for name, row in TASKS.items() if class_name.endswith(row.head)]
 
 
-def _of_plain_heads() -> list[str]:
-    """Tasks of heads that serve several kinds of answers, for models whose class does not say."""
-    plain = next(iter(plain_tasks().values()))
-    return [name for name, row in TASKS.items() if row.head == plain.head]
-
-
 def _first_of_heads() -> list[str]:
     first: dict[str, str] = {}
     for name, row in TASKS.items():
@@ -118,10 +112,6 @@ def _by_problem(names: list[str], model_config: Any) -> str:
         problem = "regression"
     kinds = {name: answers.build(TASKS[name].answers).problem_type for name in names}
     return next((name for name, kind in kinds.items() if kind is not None and kind == problem), names[0])
-
-
-def _reads(row: TaskRow) -> str:
-    return modalities.build(row.modality).name
 
 
 def _by_family(model_config: Any) -> str | None:

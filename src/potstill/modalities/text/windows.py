@@ -16,7 +16,7 @@ from potstill.data.encoded import EncodedUnits, batches_of, has_rows
 from potstill.data.fingerprint import hash_of, rows_hash
 from potstill.data.row_files import ABSENT, UnitWriter
 from potstill.data.words import Span, words_of
-from potstill.modalities.text.tokenising import token_limit, tokenizer_hash
+from potstill.modalities.text.tokenising import row_of, token_limit, tokenizer_hash
 from potstill.modalities.text.word_tokenising import check_word_places
 
 _OVERLAP = 4  # a quarter of a window stands in the next one too
@@ -96,8 +96,7 @@ def encode_questions(dataset: Dataset, tokenizer: Any, folder: Path, *, max_toke
     fingerprint = hash_of("questions", rows_hash(dataset), tokenizer_hash(tokenizer), str(limit))
     if has_rows(folder, fingerprint):
         return EncodedUnits(folder)
-    writer: UnitWriter | None = None
-    num_absent = 0
+    writer, num_absent = UnitWriter(folder), 0
     for rows in batches_of(len(dataset), _BATCH_ROWS):
         batch = dataset[rows.start : rows.stop]
         encoded = tokenizer(
@@ -108,11 +107,9 @@ def encode_questions(dataset: Dataset, tokenizer: Any, folder: Path, *, max_toke
             return_offsets_mapping=True,
             return_attention_mask=False,
         )
-        writer = writer or UnitWriter(folder, token_types="token_type_ids" in encoded, ends=True, groups=True)
         made = [_row(batch, encoded, index, tokenizer.cls_token_id) for index in range(len(batch["row_id"]))]
         num_absent += sum(int((row["unit_positions"] == ABSENT).sum()) for row in made)
         writer.add(made)
-    writer = writer or UnitWriter(folder, token_types=False, ends=True, groups=True)
     note = f"{num_absent} words of contexts lie beyond {limit} tokens, or have no token, and are no answers in these windows"
     writer.close(fingerprint, [note] if num_absent else [])
     return EncodedUnits(folder)
@@ -130,9 +127,7 @@ def _row(batch: dict[str, list[Any]], encoded: Any, index: int, cls_id: int | No
     positions, ends = np.concatenate([[none], firsts]), np.concatenate([[none], lasts])
     if labels[0] >= 0 and (positions[labels] < 0).any():
         labels = np.zeros(2, np.int64)  # the answer was cut off: this window has none
-    row = {"row_id": batch["row_id"][index], "group": batch["group"][index], "labels": labels}
-    row |= {"unit_positions": positions, "unit_ends": ends, "input_ids": ids}
-    return row | ({"token_type_ids": encoded["token_type_ids"][index]} if "token_type_ids" in encoded else {})
+    return row_of(batch, encoded, index) | {"labels": labels, "unit_positions": positions, "unit_ends": ends}
 
 
 def token_range(words: Sequence[Span], offsets: Sequence[Span], places: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
