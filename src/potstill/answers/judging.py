@@ -126,11 +126,7 @@ def check_pair(student: np.ndarray, teacher: np.ndarray) -> None:
 
 
 def known_rows(labels: np.ndarray) -> np.ndarray:
-    """Rows with a label in any place [N] bool; `NO_LABEL` and NaN stand for none.
-
-    Args:
-        labels: [N] or [N, ...].
-    """
+    """[N] bool, rows with a label in any place of [N] or [N, ...]; `NO_LABEL` and NaN stand for none."""
     values = np.asarray(labels)
     known = values != NO_LABEL
     if np.issubdtype(values.dtype, np.floating):

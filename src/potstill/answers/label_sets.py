@@ -181,14 +181,10 @@ class LabelSetJudge(KeptRows):
 
 
 def label_set_quality(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Measures of sets of labels, each label decided at a probability of one half (a logit above 0).
+    """Measures of logits by labels of 0 and 1 [N, C], rows of −100 left out; a logit above 0 decides for the label.
 
     Micro F1 is 2 TP / (2 TP + FP + FN) over all rows and labels; macro F1 the plain mean of the F1 of every label that occurs
     among labels or answers; subset accuracy the share of rows with every label right.
-
-    Args:
-        logits: Answers [N, C].
-        labels: 0 and 1 [N, C]; rows of −100 are left out.
 
     Raises:
         ModelError: Logits that are not finite, or no row with labels.
@@ -229,12 +225,7 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
 
 
 def label_closeness(student_logits: np.ndarray, teacher_logits: np.ndarray) -> dict[str, float]:
-    """``agreement``: share of labels decided alike; ``teacher_kl``: mean KL(teacher ‖ student) of a label's yes and no, nats.
-
-    Args:
-        student_logits: [N, C].
-        teacher_logits: [N, C].
-    """
+    """Of logits [N, C]: ``agreement``, share of labels decided alike; ``teacher_kl``, mean KL of a label's yes and no, nats."""
     student, teacher = np.asarray(student_logits, np.float64), np.asarray(teacher_logits, np.float64)
     chance = probabilities(teacher)
     yes = _log_sigmoid(teacher) - _log_sigmoid(student)

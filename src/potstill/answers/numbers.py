@@ -109,10 +109,6 @@ class Numbers(RowAnswers):
         """Bring a new head into the units of the labels: their mean as bias, weights times their standard deviation.
 
         Training then sees a problem of zero mean and unit spread, whatever the units are.
-
-        Args:
-            head: The final layer with random weights; others than a linear one stay as they are.
-            labels: [N, K] of the training rows.
         """
         if not isinstance(head, nn.Linear):
             return
@@ -186,14 +182,10 @@ def _shown(values: np.ndarray) -> str:
 
 
 def number_quality(values: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Measures of predicted numbers; with several numbers a row, correlations and R² are means over them.
+    """Measures of predicted numbers by labels [N, K], rows of NaN left out; correlations and R² are means over numbers.
 
     Concordance (see `concordance`), Pearson and Spearman correlation (0 where a side never changes),
     R² = 1 − Σ(y − ŷ)² / Σ(y − ȳ)², mean squared and mean absolute error in the units of the labels.
-
-    Args:
-        values: Answers [N, K].
-        labels: [N, K]; rows of NaN are left out.
 
     Raises:
         ModelError: Answers that are not finite, or no row with labels.
@@ -214,12 +206,7 @@ def number_quality(values: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 
 def number_closeness(student_values: np.ndarray, teacher_values: np.ndarray) -> dict[str, float]:
-    """``teacher_pearson``: correlation with the teacher's numbers; ``teacher_rmse``: root mean squared difference.
-
-    Args:
-        student_values: [N, K].
-        teacher_values: [N, K].
-    """
+    """Of [N, K]: ``teacher_pearson``, correlation with the teacher's numbers; ``teacher_rmse``, root mean squared difference."""
     student, teacher = np.asarray(student_values, np.float64), np.asarray(teacher_values, np.float64)
     return {
         "teacher_pearson": float(np.mean([correlation(own, other) for own, other in zip(student.T, teacher.T)])),

@@ -171,11 +171,7 @@ def _text(context: str, span: np.ndarray, lead: float) -> str:
 
 
 def best_spans(logits: np.ndarray, *, longest: int = LONGEST_WORDS) -> tuple[np.ndarray, np.ndarray]:
-    """The span that each window answers, and how much better it is than no answer.
-
-    Args:
-        logits: [N, 2, U]: of each unit as the first, and as the last.
-        longest: Most words of a span.
+    """The span of at most `longest` words with the highest logits [N, 2, U] of each window, and how far it beats no answer.
 
     Returns:
         First and last unit [N, 2], never unit 0, and [N] the sum of their logits less that of unit 0 twice.

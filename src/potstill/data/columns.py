@@ -106,16 +106,9 @@ def one_of(
     first: bool = False,
     or_any: bool = False,
 ) -> str:
-    """The column with one of the usual names, the likeliest of which come first.
+    """The column with one of the usual names (in lower case, the likeliest first), else where `or_any` is set the only one.
 
-    Args:
-        role: For messages.
-        columns: To choose from.
-        names: In lower case.
-        features: All columns, for messages.
-        accepted: What the column has to be.
-        first: Whether the likeliest name is taken where several columns have one.
-        or_any: Whether any of the columns will do where none has such a name.
+    Where several columns have such a name, `first` takes the likeliest.
 
     Raises:
         DataError: No column fits, or more than one does.

@@ -17,12 +17,6 @@ def stratified(hashes: np.ndarray, label: np.ndarray, count: int, seed: int) -> 
     A class keeps at least one row behind. Rows whose content occurs more than once stay behind too, so that no held-out
     row is also a training row, as long as enough others are left.
 
-    Args:
-        hashes: Hash of the content of each row [N].
-        label: Class of each row [N].
-        count: How many rows are wanted; at least one is tried for.
-        seed: Fixes the choice.
-
     Returns:
         Row numbers in ascending order [≤ count] int64; empty where no class has two rows.
     """

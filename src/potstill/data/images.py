@@ -93,12 +93,9 @@ def name_of(value: Any, row: int) -> str:
 
 
 def decode(value: Any, row: int, *, mode: str = "RGB") -> PillowImage.Image:
-    """Decode one image.
+    """One image out of a ``{"bytes", "path"}`` dict, bytes, a path, a Pillow image, or pixels [H, W] or [H, W, C] of 0–255.
 
-    Args:
-        value: A ``{"bytes", "path"}`` dict, bytes, a path, a Pillow image, or pixels [H, W] or [H, W, C] of 0–255.
-        row: Its row, counted from 0, for the error message.
-        mode: Pillow mode of the result, ``"RGB"`` or ``"L"``.
+    `row`, counted from 0, names it in errors.
 
     Raises:
         DataError: The image is corrupt or missing; names it.
@@ -143,12 +140,7 @@ def corrupt_image(value: Any, row: int, err: Exception) -> DataError:
 
 
 def is_readable(value: Any, *, whole: bool) -> Exception | None:
-    """None where an image can be read, else what is wrong.
-
-    Args:
-        value: The image, as in `decode`.
-        whole: Whether all pixels are decoded, or only the header is read.
-    """
+    """None where an image can be read (`whole`: with all its pixels, not the header alone), else what is wrong."""
     try:
         image = _opened(value)
         if whole:

@@ -17,11 +17,7 @@ ABSENT, PADDING = -1, -2
 
 
 class RowWriter:
-    """Appends rows to the files of a folder; the manifest, written last, makes them valid.
-
-    Args:
-        folder: Where to write; what an earlier writer left there is replaced.
-    """
+    """Appends rows to the files of a folder; the manifest, written last, makes them valid. Earlier files are replaced."""
 
     kind = ""
 

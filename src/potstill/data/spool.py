@@ -91,12 +91,7 @@ def _mapped(path: Path) -> pa.Table:
 
 
 def taken(table: pa.Table, rows: np.ndarray) -> pa.Table:
-    """Some rows of a table, without holding more than a block of them in memory.
-
-    Args:
-        table: The rows to choose from.
-        rows: Row numbers in ascending order.
-    """
+    """The rows of a table with these numbers, which ascend, without holding more than a block of them in memory."""
     spool, start = Spool(), 0
     for batch in table.to_batches(max_chunksize=_TAKEN_ROWS):
         inside = rows[np.searchsorted(rows, start) : np.searchsorted(rows, start + batch.num_rows)]

@@ -61,13 +61,7 @@ def rows_of(rows: Rows, number: int) -> Rows:
 
 
 def of_task(rows: Dataset, number: int, start: int) -> Dataset:
-    """The rows of a task as they were before they were joined with those of others, but for their ids.
-
-    Args:
-        rows: Rows of all tasks.
-        number: Of the task.
-        start: Where its classes begin.
-    """
+    """The rows of a task as they were before they were joined with those of others, but for their ids."""
     return dataset_of(_moved(table_of(rows_of(rows, number)), label=-start, row_id=0))
 
 

@@ -63,12 +63,7 @@ def answers_of(model: Any) -> Answers:
 
 
 def kind_of_labels(dataset: Dataset, asked: Mapping[str, Any] | None = None) -> str | None:
-    """The kind of answers where the columns say so by themselves; None where they do not.
-
-    Args:
-        dataset: Rows.
-        asked: Role → column, as the user has fixed them.
-    """
+    """The kind of answers where the columns say so by themselves; None where they do not."""
     from potstill.answers.label_columns import kind_by_column
 
     return _kind_of_units(dataset, set(asked or {})) or kind_by_column(dataset, asked)

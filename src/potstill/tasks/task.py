@@ -21,15 +21,7 @@ from potstill.models.load import auto_class
 
 
 class ModelTask:
-    """A kind of work; see `contracts.task.Task` for what each member means.
-
-    Args:
-        name: As in `potstill.tasks.TASKS`.
-        modality: What a row is.
-        answers: What an answer is.
-        head: What the names of models end in.
-        siblings: Problem type → the task of models with the same head and this problem type.
-    """
+    """A kind of work; see `contracts.task.Task` for what each member means."""
 
     def __init__(
         self, name: str, modality: Modality, answers: Answers, head: str, siblings: Mapping[str, str] | None = None

@@ -75,13 +75,7 @@ def augment_texts(
 
 
 def augmented_rows(texts: Sequence[Text], *, first_row_id: int, no_label: np.ndarray | None = None) -> Dataset:
-    """Texts or pairs as rows without labels, ready to be encoded: ``text``, ``text_pair``, ``label``, ``row_id``.
-
-    Args:
-        texts: The texts.
-        first_row_id: Row id of the first; the others follow.
-        no_label: [N, ...] what stands for no label; −100 where left out.
-    """
+    """Texts or pairs as rows without labels, ready to be encoded: ``text``, ``text_pair``, ``label``, ``row_id``."""
     from datasets import Dataset
 
     columns: dict[str, Any] = {"text": [text if isinstance(text, str) else text[0] for text in texts]}
@@ -174,16 +168,10 @@ def _joined(first: list[str], second: list[str]) -> list[str]:
 
 
 def nearest_words(words: Sequence[str], tokenizer: Any, embeddings: np.ndarray, *, count: int = 10) -> Neighbours:
-    """The nearest whole words of the vocabulary for each word, by cosine of centred embeddings.
+    """The nearest `count` whole words of the vocabulary for each word, by cosine of centred embeddings [V, D].
 
     Words that are no single token are left out: the mean of pieces lies near other pieces rather than near words of like meaning.
     Special tokens, pieces of words, numbers and punctuation are never neighbours, and no word is its own neighbour.
-
-    Args:
-        words: Words to look up.
-        tokenizer: A transformers tokenizer.
-        embeddings: One row for each token id [V, D].
-        count: Neighbours of each word.
 
     Returns:
         Word → its neighbours, nearest first; words without any are left out.

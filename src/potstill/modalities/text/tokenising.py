@@ -24,12 +24,7 @@ _BATCH_ROWS = 1_024
 def encode_text(dataset: Dataset, tokenizer: Any, folder: Path, *, max_tokens: int | None = None) -> EncodedText:
     """Tokenise ``text`` (and ``text_pair``) of every row into a folder, or open it where it holds the same already.
 
-    Args:
-        dataset: Rows of one split, as `potstill.data.load` gives them.
-        tokenizer: A transformers tokenizer.
-        folder: Where the encoded rows go.
-        max_tokens: Longest row; longer ones are cut, pairs at the longer side first, and counted in the notes.
-            None takes the tokenizer's own limit, at most 512.
+    Rows longer than `max_tokens` (None: the tokenizer's limit, at most 512) are cut, pairs at the longer side first, and counted.
 
     Raises:
         DataError: `max_tokens` leaves no room for text.

@@ -32,14 +32,7 @@ def into_windows(
     A context that is too long together with its question becomes several windows, which overlap by a quarter. The new ``label``
     is the first and the last unit of the answer in the window, where unit 0 stands for "no answer here" and unit 1 for the first
     word; empty where nothing is known. ``answers`` keeps the texts of all answers to the question, ``group`` the row id of its
-    first window.
-
-    Args:
-        dataset: Rows as `potstill.data.load` gives them.
-        tokenizer: Of the fast kind.
-        first_row_id: Row ids of further windows are counted from here.
-        split: Name of the split, for the note.
-        max_tokens: Longest row; None for the tokenizer's own limit, at most 512.
+    first window; further windows have row ids from `first_row_id` on.
     """
     check_word_places(tokenizer)
     limit = token_limit(tokenizer, max_tokens)
@@ -85,11 +78,8 @@ _FEATURES = Features(
 def encode_questions(dataset: Dataset, tokenizer: Any, folder: Path, *, max_tokens: int | None = None) -> EncodedUnits:
     """Tokenise windows into a folder, or open it where it holds the same already.
 
-    Args:
-        dataset: Windows from `into_windows`.
-        tokenizer: A transformers tokenizer of the fast kind; it may be another one than the windows were measured with.
-        folder: Where the encoded rows go.
-        max_tokens: Longest row in tokens; words beyond cannot be answers, and are counted in the notes.
+    The tokenizer may be another one than the windows were measured with. Words beyond `max_tokens` cannot be answers, and are
+    counted in the notes.
     """
     check_word_places(tokenizer)
     limit = token_limit(tokenizer, max_tokens)
@@ -131,12 +121,9 @@ def _row(batch: dict[str, list[Any]], encoded: Any, index: int, cls_id: int | No
 
 
 def token_range(words: Sequence[Span], offsets: Sequence[Span], places: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """The first and the last token of each word [U], `ABSENT` for words without one.
+    """The places of the first and the last token of each word [U], `ABSENT` for words without one.
 
-    Args:
-        words: Characters of each word.
-        offsets: Characters of each token.
-        places: Where each token stands in the row.
+    Words and `offsets` of tokens are counted in characters.
     """
     if not words or not offsets:
         return np.full(len(words), ABSENT), np.full(len(words), ABSENT)

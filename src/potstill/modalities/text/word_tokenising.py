@@ -25,13 +25,8 @@ _BATCH_ROWS = 1_024
 def encode_words(dataset: Dataset, tokenizer: Any, folder: Path, *, max_tokens: int | None = None) -> EncodedUnits:
     """Tokenise ``tokens`` of every row into a folder, or open it where it holds the same already.
 
-    The first token of a word stands for it: it carries the word's tag, and the answer is read there.
-
-    Args:
-        dataset: Rows of one split: ``tokens`` (lists of words), ``label`` (lists of positions, or empty lists), ``row_id``.
-        tokenizer: A transformers tokenizer of the fast kind.
-        folder: Where the encoded rows go.
-        max_tokens: Longest row in tokens; the words beyond are left out, and counted in the notes.
+    The first token of a word stands for it: it carries the word's tag, and the answer is read there. Words beyond `max_tokens`
+    are left out, and counted in the notes.
 
     Raises:
         DataError: `max_tokens` leaves no room for text.
