@@ -184,7 +184,6 @@ def pair_correlation(embeddings: np.ndarray, scores: np.ndarray) -> float:
 def embedding_closeness(student: np.ndarray, teacher: np.ndarray) -> dict[str, float]:
     """``teacher_cosine``, mean cosine to the teacher's embedding; ``same_neighbour``, share of rows with the same nearest row.
 
-
     Neighbours are looked for among the first 2,000 rows.
     """
     found = {"teacher_cosine": float(cosines(student, teacher).mean())}
