@@ -159,7 +159,7 @@ def test_across_architectures_a_method_works_or_names_one_that_does(name, kind):
 def test_other_tokens_leave_methods_that_do_not_compare_them(name):
     stages = built(name, *pair("text"), has_same_tokens=False)
     if isinstance(stages, NeedsError):
-        assert "tokens" in stages.given
+        assert "tokens" in stages.given or "turns images" in stages.given
         return
     layers = [layer for stage in stages for term in stage.terms if term.name != "pkd" for layer in term.options.get("layers", ())]
     assert all(layer == ("head.in", "head.in") for layer in layers)

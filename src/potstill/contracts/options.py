@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import core_schema
 
-from potstill.ground.tables import entries, nearest
+from potstill.ground.tables import at, nearest
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -36,7 +36,7 @@ class NameIn:
 
     def names(self) -> list[str]:
         """All names."""
-        return [*self.also, *entries(self.table)]
+        return [*self.also, *at(self.table)]
 
     def check(self, name: str) -> str:
         """The name; raises ValueError with the nearest one where it is not there."""

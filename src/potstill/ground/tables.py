@@ -29,7 +29,12 @@ def resolve(table: Mapping[str, str], name: str, *, kind: str) -> Any:
     Raises:
         RecipeError: No such name; the message suggests the nearest one.
     """
-    module, _, attribute = look_up(table, name, kind=kind).partition(":")
+    return at(look_up(table, name, kind=kind))
+
+
+def at(place: str) -> Any:
+    """What is at ``"package.module:attribute"``, for a room that names plug-ins and may not import them."""
+    module, _, attribute = place.partition(":")
     return getattr(importlib.import_module(module), attribute)
 
 
@@ -43,10 +48,3 @@ def look_up(table: Mapping[str, Entry], name: str, *, kind: str) -> Entry:
             f"did you mean {guess!r}?" if guess else "",
         )
     return table[name]
-
-
-def entries(table: str) -> Mapping[str, Any]:
-    """The plug-in table at ``"package.module:attribute"``, for a room that names plug-ins and may not import them."""
-    module, _, attribute = table.partition(":")
-    found: Mapping[str, Any] = getattr(importlib.import_module(module), attribute)
-    return found

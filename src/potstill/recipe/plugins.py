@@ -7,7 +7,7 @@ from typing import Any
 
 from potstill.contracts.options import Options
 from potstill.errors import PotstillError, RecipeError
-from potstill.ground.tables import entries, nearest, resolve
+from potstill.ground.tables import at, nearest, resolve
 from potstill.recipe.faults import read_options, unknown_key
 
 # Sections of the recipe beyond those of `Recipe`: name → option class.
@@ -34,8 +34,8 @@ def with_sections(merged: dict[str, Any], faults: list[PotstillError]) -> dict[s
 
 def methods_with_options() -> dict[str, type[Options]]:
     """The methods that have options of their own, with the class of these."""
-    options_of: Any = entries(OPTIONS_OF)
-    return {name: options for name in entries(METHODS) if (options := options_of(name)).model_fields}
+    options_of = at(OPTIONS_OF)
+    return {name: options for name in at(METHODS) if (options := options_of(name)).model_fields}
 
 
 def owner_of(key: str) -> str | None:
@@ -56,9 +56,9 @@ def with_own_options(merged: dict[str, Any], faults: list[PotstillError]) -> dic
     if not isinstance(distill, Mapping) or not all(isinstance(distill.get(key, {}), Mapping) for key in ("options", *EARLIER)):
         return merged
     method = distill.get("method", "auto")
-    if method != "auto" and method not in list(entries(METHODS)):
+    if method != "auto" and method not in list(at(METHODS)):
         return merged  # the check of the recipe names the nearest method
-    options_of: Any = entries(OPTIONS_OF)
+    options_of = at(OPTIONS_OF)
     given = dict(distill.get("options", {}))
     unread = {section: _open(section, distill, method, given, faults) for section in EARLIER}
     own = options_of(method)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from potstill.ground.tables import resolve
-from potstill.training.companions.contract import Companion
+
+if TYPE_CHECKING:
+    from potstill.training.companions.contract import Companion
 
 COMPANIONS: Mapping[str, str] = {
     "peers": "potstill.training.companions.peers:Peers",
