@@ -31,17 +31,15 @@ class TextCollator:
         pad_token_id: Fills what a row lacks.
         padding_side: ``"right"`` or ``"left"``.
         pad_token_type_id: Fills token types.
-        multiple: T is rounded up to a multiple of this.
     """
 
     pad_token_id: int = 0
     padding_side: str = "right"
     pad_token_type_id: int = 0
-    multiple: int = 1
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         lengths = np.array([len(row["input_ids"]) for row in rows])
-        longest = -(-int(lengths.max(initial=1)) // self.multiple) * self.multiple
+        longest = int(lengths.max(initial=1))
         places = np.arange(longest)
         mask = places < lengths[:, None] if self.padding_side == "right" else places >= longest - lengths[:, None]
         batch = {"input_ids": self._padded(rows, "input_ids", mask, self.pad_token_id)}

@@ -23,9 +23,6 @@ class Spool:
     (``TMPDIR``), which vanish with the table. Pieces may differ in columns and types as far as `pyarrow.concat_tables` can
     promote them.
 
-    Args:
-        in_memory_bytes: How much is kept in memory; `IN_MEMORY_BYTES` where left out.
-
     Example:
         >>> spool = Spool()
         >>> spool.add(pa.table({"text": ["a"]}))
@@ -34,8 +31,7 @@ class Spool:
         ['a', 'b']
     """
 
-    def __init__(self, in_memory_bytes: int | None = None) -> None:
-        self.in_memory_bytes = IN_MEMORY_BYTES if in_memory_bytes is None else in_memory_bytes
+    def __init__(self) -> None:
         self._held: list[pa.Table] = []
         self._bytes = 0
         self._files: list[tuple[Path, pa.RecordBatchFileWriter]] = []
@@ -45,7 +41,7 @@ class Spool:
         """Append rows."""
         self._held.append(table)
         self._bytes += table.get_total_buffer_size()
-        if self._files or self._bytes > self.in_memory_bytes:
+        if self._files or self._bytes > IN_MEMORY_BYTES:
             self._write_held()
 
     def table(self) -> pa.Table:

@@ -26,7 +26,6 @@ def predict(
     answers: Answers,
     *,
     batch_size: int = 32,
-    on_batch: Callable[[int], None] | None = None,
 ) -> Predictions:
     """Run every row once, batched with rows of like length, and return the answers in row order.
 
@@ -38,7 +37,6 @@ def predict(
         collator: Makes a batch of rows; gives ``labels`` and ``row_id`` with the inputs.
         answers: Reads them out of the runner's outputs.
         batch_size: Rows per call.
-        on_batch: Called with the number of rows of each finished batch.
 
     Raises:
         DataError: No rows.
@@ -64,8 +62,6 @@ def predict(
         found = {"logits": read.numpy(), "labels": batch["labels"], "row_id": batch["row_id"]}
         for name, value in (found if mask is None else found | {"mask": mask.numpy()}).items():
             parts[name].append(value)
-        if on_batch is not None:
-            on_batch(len(indices))
     back = np.argsort(order, kind="stable")
     fills = {"logits": FLOOR, "labels": -100, "row_id": -1, "mask": False}
     whole = {name: joined(arrays, fills[name])[back] for name, arrays in parts.items() if arrays}
