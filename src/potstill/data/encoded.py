@@ -31,6 +31,7 @@ class EncodedRows(TorchDataset):
         groups: Where long inputs were split into several rows: the row id of the first part, for each row [N]; else None.
         fingerprint: Hash of what the rows were made of.
         notes: What there is to say about the encoding.
+        writer: Writes rows of this kind.
     """
 
     row_ids: np.ndarray
@@ -39,6 +40,7 @@ class EncodedRows(TorchDataset):
     fingerprint: str
     groups: np.ndarray | None = None
     notes: tuple[str, ...] = ()
+    writer: type[RowWriter]
 
     def __len__(self) -> int:
         return len(self.row_ids)
@@ -53,10 +55,6 @@ class EncodedRows(TorchDataset):
     def label(self, index: int) -> Any:
         """The label of one row: a number, or [C] float32."""
         return self.labels[index] if self.labels.ndim > 1 else self.labels[index].item()
-
-    def writer(self, folder: Path) -> RowWriter:
-        """A writer for rows of this kind."""
-        raise NotImplementedError
 
     def subset(self, indices: Iterable[int] | np.ndarray) -> EncodedRows:
         """A view of some rows, in the order of `indices`."""
@@ -111,7 +109,7 @@ class _Stored(EncodedRows):
 class EncodedText(_Stored):
     """Texts as token ids: all ids end to end in one file, and where each row begins in another."""
 
-    kind = "text"
+    kind, writer = "text", TextWriter
 
     def _map(self, manifest: dict[str, Any]) -> None:
         super()._map(manifest)
@@ -135,10 +133,6 @@ class EncodedText(_Stored):
             rows.append(row)
         return rows
 
-    def writer(self, folder: Path) -> TextWriter:
-        """A writer of texts."""
-        return TextWriter(folder)
-
     def token_counts(self) -> dict[int, int]:
         """How often each token id occurs, padding left out because it is never stored."""
         total: Counter[int] = Counter()
@@ -159,7 +153,7 @@ class EncodedUnits(EncodedText):
         has_ends: Whether the last token of each unit is kept as well as the first.
     """
 
-    kind = "units"
+    kind, writer = "units", UnitWriter
 
     def _map(self, manifest: dict[str, Any]) -> None:
         super()._map(manifest)
@@ -184,15 +178,11 @@ class EncodedUnits(EncodedText):
                 row["labels"] = self.unit_labels[start:end]
         return rows
 
-    def writer(self, folder: Path) -> UnitWriter:
-        """A writer of rows with units."""
-        return UnitWriter(folder)
-
 
 class EncodedImages(_Stored):
     """Images as bytes [N, C, H, W] uint8, resized as the image processor says; scaling and normalising wait for the collator."""
 
-    kind = "images"
+    kind, writer = "images", ImageWriter
 
     def _map(self, manifest: dict[str, Any]) -> None:
         super()._map(manifest)
@@ -203,16 +193,12 @@ class EncodedImages(_Stored):
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         return [{"row_id": int(self.row_ids[i]), "labels": self.label(i), "pixel_values": self.pixels[i]} for i in indices]
 
-    def writer(self, folder: Path) -> ImageWriter:
-        """A writer of images."""
-        return ImageWriter(folder)
-
 
 class _Selection(EncodedRows):
     """Some rows of other rows."""
 
     def __init__(self, base: EncodedRows, indices: np.ndarray) -> None:
-        self.base, self.indices = base, indices
+        self.base, self.indices, self.writer = base, indices, base.writer
         if len(indices) and (indices.min() < -len(base) or indices.max() >= len(base)):
             raise IndexError(f"rows {indices.min()} to {indices.max()} asked for, of {len(base)}")
         self.row_ids, self.labels, self.lengths = base.row_ids[indices], base.labels[indices], base.lengths[indices]
@@ -222,15 +208,12 @@ class _Selection(EncodedRows):
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         return self.base.__getitems__(self.indices[np.asarray(indices, np.int64)].tolist())
 
-    def writer(self, folder: Path) -> RowWriter:
-        return self.base.writer(folder)
-
 
 class _Joined(EncodedRows):
     """Several parts, one after the other."""
 
     def __init__(self, parts: Sequence[EncodedRows]) -> None:
-        self.parts = list(parts)
+        self.parts, self.writer = list(parts), parts[0].writer
         self.starts = np.cumsum([0, *(len(part) for part in parts)])
         self.row_ids = np.concatenate([part.row_ids for part in parts])
         self.labels = np.concatenate([part.labels for part in parts])
@@ -251,9 +234,6 @@ class _Joined(EncodedRows):
             for place, row in zip(places, found):
                 rows[place] = row
         return rows
-
-    def writer(self, folder: Path) -> RowWriter:
-        return self.parts[0].writer(folder)
 
 
 def concatenate(parts: Sequence[EncodedRows]) -> EncodedRows:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, Features, Image
 
-from potstill.contracts.answers import LabelReader
+from potstill.contracts.answers import Answers
 from potstill.contracts.task import Task
 from potstill.data import holdout
 from potstill.data.arrow import dataset_of
@@ -144,7 +144,7 @@ def load_rows(
     return _as_dataset(*reader.labels.spread(part.content, values), 0)
 
 
-def _carve_missing(tables: dict[str, tuple[pa.Table, np.ndarray]], seed: int, notes: list[str], labels: LabelReader) -> None:
+def _carve_missing(tables: dict[str, tuple[pa.Table, np.ndarray]], seed: int, notes: list[str], labels: Answers) -> None:
     missing = [split for split in ("validation", "test") if split not in tables]
     if not missing:
         return
