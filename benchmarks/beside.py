@@ -121,7 +121,7 @@ class Learner:
         objective.checks_batches = self.lane is None
         taps = Taps(self.net, objective.needs_student())
         student = preparation.shapes_of_student(taps, {"pixel_values": probe["pixel_values"]}, answers_of(self.net), probe)
-        teacher = preparation.shapes_of_teacher(source, probe, objective.needs_teacher())
+        teacher = preparation.shapes_of_teacher(source, probe, terms)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.settings.seed)
             for term in terms:

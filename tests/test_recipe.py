@@ -329,3 +329,10 @@ def test_settings_that_nothing_reads_are_told(distill, told):
 
     given = {"teacher": {"model": "t"}, "data": {"source": "d"}, "output": "o", "distill": distill}
     assert unused_settings(make_recipe(given)) == told
+
+
+def test_another_method_laid_over_a_resolved_recipe_leaves_its_options_behind():
+    resolved = make_recipe({"teacher": "a", "data": "b", "distill": {"method": "dml", "options": {"peers": 3}}}).model_dump()
+    assert make_recipe(resolved, {"distill": {"batch_size": 8}}).distill.options["peers"] == 3
+    assert "peers" not in make_recipe(resolved, {"distill": {"method": "kd"}}).distill.options
+    assert make_recipe(resolved, {"distill": {"method": "ban", "options": {"generations": 4}}}).distill.options["generations"] == 4

@@ -301,5 +301,5 @@ class Recipe(Options):
     seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of splits, initialisation and batch order.")
     output: str = Field("out", description="Folder that receives everything.")
     store: str | None = Field(
-        None, description="Folder where runs share rows, teachers and their answers; none: all lies in the output folder."
+        None, description="Folder where runs share rows, teachers, answers and scores; none: all lies in the output folder."
     )

@@ -122,7 +122,8 @@ def make_recipe(*parts: Mapping[str, Any]) -> Recipe:
     faults: list[PotstillError] = []
     merged: dict[str, Any] = {}
     for part in parts:
-        merged = merge(merged, _canonical(part, faults))
+        laid_over = _canonical(part, faults)
+        merged = merge(_without_options_of_another_method(merged, laid_over), laid_over)
     merged = open_tasks(open_teachers(merged, faults), faults)
     merged = plugins.with_sections(plugins.with_own_options(merged, faults), faults)
     known = [*Recipe.model_fields, *plugins.SECTIONS]
@@ -131,6 +132,15 @@ def make_recipe(*parts: Mapping[str, Any]) -> Recipe:
     raise_faults(faults)
     assert recipe is not None
     return recipe
+
+
+def _without_options_of_another_method(merged: dict[str, Any], laid_over: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe so far; its `distill.options` belong to its method, and go where what is laid over it names another one."""
+    before, after = merged.get("distill"), laid_over.get("distill")
+    if not isinstance(before, Mapping) or not isinstance(after, Mapping):
+        return merged
+    is_same = after.get("method", before.get("method")) == before.get("method")
+    return merged if is_same else {**merged, "distill": {key: value for key, value in before.items() if key != "options"}}
 
 
 def recipe_schema() -> dict[str, Any]:
