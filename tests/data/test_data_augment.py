@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from potstill.errors import DataError
-from potstill.modalities.text.augment import METHODS, augment_texts, augmented_rows, nearest_words, whole_words
+from potstill.modalities.text.augment import augment_texts, augmented_rows, deleted, nearest_words, replaced, run_of, whole_words
 
 TEXTS = [
     "the film was good",
@@ -29,10 +31,10 @@ def embeddings() -> np.ndarray:
     return table
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("is_replaced", [True, False])
 @pytest.mark.parametrize("texts", [TEXTS, CHINESE], ids=["english", "chinese"])
-def test_results_are_new_different_and_repeatable(method: str, texts: list[str], tokenizer, embeddings: np.ndarray) -> None:
-    options = {"num": 6, "seed": 1, "tokenizer": tokenizer, "embeddings": embeddings, "methods": [method]}
+def test_results_are_new_different_and_repeatable(is_replaced: bool, texts: list[str], tokenizer, embeddings: np.ndarray) -> None:
+    options = {"num": 6, "seed": 1, "tokenizer": tokenizer, "embeddings": embeddings if is_replaced else None}
     made = augment_texts(texts, **options)
     assert 1 <= len(made) <= 6
     assert len(set(made)) == len(made)
@@ -42,8 +44,9 @@ def test_results_are_new_different_and_repeatable(method: str, texts: list[str],
 
 
 def test_words_are_replaced_by_their_neighbours(tokenizer, embeddings: np.ndarray) -> None:
-    made = augment_texts(["the Good film"], num=50, seed=0, tokenizer=tokenizer, embeddings=embeddings, methods=["replace"])
-    assert set(made) == {"the Great film", "the Good movie", "the Great movie"}
+    near, chance = nearest_words(["Good", "film"], tokenizer, embeddings), Random(0)
+    made = {"".join(replaced(["the ", "Good ", "film"], near, chance)) for _ in range(50)}
+    assert made == {"the Good film", "the Great film", "the Good movie", "the Great movie"}
     near = nearest_words(["good", "好", "unknown"], tokenizer, embeddings, count=3)
     assert near["good"][0] == "great"
     assert near["好"][0] == "坏"
@@ -59,8 +62,10 @@ def test_pairs_change_one_side_at_a_time(tokenizer, embeddings: np.ndarray) -> N
 
 
 def test_deletion_and_runs_keep_the_order_of_words() -> None:
-    for text in augment_texts(["a b c d e f g h"], num=40, seed=0, methods=["delete", "ngram"]):
-        assert list(text.split()) == sorted(text.split())
+    chance, units = Random(0), [f"{letter} " for letter in "abcdefgh"]
+    for change in [deleted, run_of] * 20:
+        made = change(units, [], chance)
+        assert made == sorted(made)
 
 
 def test_only_whole_words_can_be_chosen(tokenizer) -> None:
@@ -93,7 +98,7 @@ def test_bytes_of_other_letters_are_no_words() -> None:
 
 
 def test_too_short_texts_give_fewer() -> None:
-    assert augment_texts(["a"], num=5, seed=0, methods=["delete", "ngram"]) == []
+    assert augment_texts(["a"], num=5, seed=0) == ["a a"]
 
 
 def test_rows_for_the_teacher_to_label() -> None:
@@ -101,9 +106,6 @@ def test_rows_for_the_teacher_to_label() -> None:
     assert rows[1] == {"text": "c", "text_pair": "d", "label": -100, "row_id": 8}
 
 
-@pytest.mark.parametrize(
-    ("methods", "words"), [(["swap"], "'swap' does not exist"), (["replace"], "needs a tokenizer and embeddings")]
-)
-def test_methods_that_cannot_run_are_refused(methods: list[str], words: str) -> None:
-    with pytest.raises(DataError, match=words):
-        augment_texts(TEXTS, num=1, seed=0, methods=methods)
+def test_no_texts_are_refused() -> None:
+    with pytest.raises(DataError, match="no texts to augment"):
+        augment_texts([], num=1, seed=0)

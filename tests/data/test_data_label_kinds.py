@@ -119,7 +119,7 @@ def test_texts_alone_have_no_score() -> None:
 
 
 def test_vectors_survive_the_disk(tmp_path: Path) -> None:
-    writer = TextWriter(tmp_path, token_types=False)
+    writer = TextWriter(tmp_path)
     rows = [{"row_id": i, "labels": np.array([i, np.nan], np.float32), "input_ids": [1, 2]} for i in range(3)]
     writer.add(rows)
     writer.close("print")

@@ -75,7 +75,7 @@ def test_max_rows_thins_each_split_by_class(reviews: list[dict]) -> None:
 @pytest.mark.parametrize("count", [3, 7, 50])
 def test_thin_keeps_every_class(count: int) -> None:
     label = np.repeat([0, 1, 2], [1, 5, 94])
-    kept, positions = thin(_content([str(i) for i in range(100)]), label, count, 0, "train", [])
+    kept, positions = thin(_content([str(i) for i in range(100)]), label, count, 0, "train", [], strata=label)
     assert kept.num_rows == len(positions) <= count
     assert set(positions) == {0, 1, 2}
 

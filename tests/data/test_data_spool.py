@@ -57,11 +57,12 @@ def test_rows_from_disk_are_the_rows(on_disk: Path, tmp_path: Path, kind: str) -
     assert list(on_disk.iterdir()) == [], "the file has no name, and goes with the table"
 
 
-def test_pieces_of_other_types_are_promoted_in_memory_and_on_disk(on_disk: Path) -> None:
+def test_pieces_of_other_types_are_promoted_in_memory_and_on_disk(on_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pieces = [pa.table({"a": [1, 2]}), pa.table({"a": [1.5], "b": ["x"]}), pa.table({"a": pa.nulls(1)}), pa.table({"a": [4]})]
     made = []
     for limit in (0, 1 << 30):
-        spool = Spool(limit)
+        monkeypatch.setattr(spool_module, "IN_MEMORY_BYTES", limit)
+        spool = Spool()
         for piece in pieces:
             spool.add(piece)
         made.append(spool.table().to_pydict())

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from datasets import Dataset
 
 from potstill.data.splits import Splits
-from potstill.data.task_rows import SPAN, blocks_of, join_tasks, next_row_id, numbers_of, of_task, rows_of, to_task
+from potstill.data.task_rows import SPAN, blocks_of, join_tasks, numbers_of, of_task, rows_of, to_task
 from potstill.errors import DataError
 
 
@@ -43,13 +42,6 @@ def test_a_task_gets_its_rows_back() -> None:
     assert back["text"][:] == PARTS["topic"].train["text"][:]
     again = to_task(PARTS["topic"].train, 1, 2)
     assert again.to_dict() == rows_of(joined.train, 1).to_dict()
-
-
-def test_new_ids_stay_with_their_task() -> None:
-    ids = np.array([0, 5, SPAN + 2])
-    assert next_row_id([ids], 0) == 6
-    assert next_row_id([ids], 1) == SPAN + 3
-    assert next_row_id([ids], 2) == 2 * SPAN
 
 
 def test_joined_rows_depend_on_the_order_of_tasks() -> None:

@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from potstill.answers import build
-from potstill.answers.calibration import reliability_of
-from potstill.answers.fidelity import gap_closed, retention
+from potstill.answers.fidelity import gap_closed, reliability_of, retention
 from potstill.answers.judging import intervals, judged
 from potstill.contracts.answers import Predictions
 from potstill.errors import DataError, ModelError

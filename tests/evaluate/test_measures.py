@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
+from potstill.answers import build
 from potstill.errors import DataError, ModelError
 from potstill.evaluate.cost import cost, flops
 from potstill.evaluate.measure import measure_energy
@@ -51,22 +52,21 @@ class FakeRunner:
 
 def test_predictions_come_in_row_order_from_batches_of_like_length():
     lengths = [5, 1, 9, 2, 2, 7, 3]
-    runner, seen = FakeRunner(), []
-    answers = predict(runner, FakeRows(lengths), collate, batch_size=3, on_batch=seen.append)
+    runner = FakeRunner()
+    answers = predict(runner, FakeRows(lengths), collate, build("class"), batch_size=3)
     np.testing.assert_array_equal(answers.logits[:, 0], np.arange(1, 8))
     np.testing.assert_array_equal(answers.row_ids, 100 + np.arange(7))
     np.testing.assert_array_equal(answers.labels, np.arange(7) % 2)
     assert runner.widths == [2, 7, 9]
-    assert sum(seen) == 7
     logits, labels, row_ids = answers[:3]
     assert len(logits) == len(labels) == len(row_ids)
 
 
 def test_prediction_messages():
     with pytest.raises(ModelError, match=r"fake gives logits that are not finite for rows \[102\].*What to do"):
-        predict(FakeRunner(bad=3), FakeRows([1, 2, 3]), collate)
+        predict(FakeRunner(bad=3), FakeRows([1, 2, 3]), collate, build("class"))
     with pytest.raises(DataError, match=r"no rows were given to be predicted"):
-        predict(FakeRunner(), FakeRows([]), collate)
+        predict(FakeRunner(), FakeRows([]), collate, build("class"))
 
 
 def test_samples_have_the_lengths_of_the_data_and_only_inputs():

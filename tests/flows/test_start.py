@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from potstill import DistillationPipeline
-from potstill.answers.class_ranges import FLOOR
+from potstill.answers.units import FLOOR
 from potstill.planning.measured_start import unexplained
 
 QUICK = {

@@ -16,6 +16,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 import potstill.models.architectures  # noqa: F401  makes the coded type known to transformers
 from flows.small_families import image_teacher
+from potstill import answers
 from potstill.evaluate.cost import cost
 from potstill.evaluate.similarity import attention_difference, layer_similarity
 from potstill.exports.onnx import OnnxRunner, export_onnx
@@ -185,5 +186,5 @@ def test_precision_is_measured_on_the_gpu(tmp_path: Path) -> None:
     assert found.step_fp32_ms
     assert found.step_bf16_ms
     assert computing_of("auto", bert(), batches()[0], tmp_path) == found
-    facts = precision_facts(Computing(bf16=True), bert().to("cuda"), batches(), has_classes=True)
+    facts = precision_facts(Computing(bf16=True), bert().to("cuda"), batches(), answers.build("class"))
     assert 0 < facts["mean_difference"] <= facts["largest_difference"] < 1

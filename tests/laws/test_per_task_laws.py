@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from potstill.answers.class_ranges import FLOOR, of_own_task
+from potstill.answers.units import FLOOR, of_own_task
 from potstill.contracts.signal import TeacherSignal
 from potstill.errors import ModelError, NeedsError
 from potstill.knowledge.per_task import PerTaskTeacher

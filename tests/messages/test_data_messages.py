@@ -60,7 +60,7 @@ CASES = {
     "header only": (_file("a.csv", "text,label\n"), ["a.csv has no rows"]),
     "broken json line": (
         _file("a.jsonl", _lines(ROWS[0], '{"text": "oh", "label"', ROWS[1])),
-        ["line 2 of", "a.jsonl is not valid JSON", "mend or remove line 2"],
+        ["line 2 of", "a.jsonl is not valid JSON", "correct or remove line 2"],
     ),
     "json line that is no object": (_file("a.jsonl", _lines(ROWS[0], "[1, 2]")), ["line 2 of", "is a list, not an object"]),
     "broken json file": (_file("a.json", '[\n{"text": "a"},\n{"text" "b"}\n]'), ["line 3 of", "a.json is not valid JSON"]),

@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from potstill.answers.class_ranges import FLOOR, of_own_task
 from potstill.answers.judging import intervals, judged
+from potstill.answers.units import FLOOR, of_own_task
 from potstill.contracts.answers import Predictions
 from potstill.data.task_rows import SPAN, TaskCollator
 from potstill.errors import RecipeError

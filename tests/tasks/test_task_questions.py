@@ -98,7 +98,7 @@ def test_answers_are_read_at_words_and_the_cache_gives_them_back(windows: Datase
     output = model(**{name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in batch})
     last = int(batch["unit_ends"][0, 2])
     assert float(expected[0, 1, 2]) == pytest.approx(float(output.end_logits[0, last]), abs=1e-5)
-    found = predict(TorchRunner(model), encoded, collator)
+    found = predict(TorchRunner(model), encoded, collator, task.answers())
     scores = task.answers().text_quality(found, windows)
     assert 0 <= scores["exact_match"] <= scores["f1"] <= 1
 

@@ -135,7 +135,8 @@ def test_a_cut_student_reads_other_tokens_and_the_same_words(rows: Dataset, toke
     own = task.encode(train, cut.tokenizer, tmp_path / "own")
     assert len(own[0]["input_ids"]) > len(encoded[0]["input_ids"])
     theirs, ours = (
-        predict(TorchRunner(m), e, task.collator(t)) for m, e, t in ((model, encoded, tokenizer), (student, own, cut.tokenizer))
+        predict(TorchRunner(m), e, task.collator(t), task.answers())
+        for m, e, t in ((model, encoded, tokenizer), (student, own, cut.tokenizer))
     )
     assert np.array_equal(theirs.labels, ours.labels)
     first, second = shared_units(theirs, ours)
@@ -188,7 +189,6 @@ def test_entity_scores_are_of_whole_entities() -> None:
     named = [["B-LOC", "O", "O", "B-PER"], ["B-PER"]]
     counts = count_entities(true, named)
     assert counts.scores() == {"precision": pytest.approx(1 / 3), "recall": 0.5, "f1": pytest.approx(0.4)}
-    assert counts.scores("LOC")["f1"] == 0
     assert count_entities(true, true).scores()["f1"] == 1
     assert count_entities(true, named).scores()["f1"] == count_entities(named, true).scores()["f1"]
 

@@ -9,6 +9,7 @@ import torch
 from small_models import Rows, collate, encoder, opinionated
 from stage_run import run
 
+from potstill import answers
 from potstill.knowledge.live import LiveTeacher
 from potstill.report.metrics import TrainingPrecision
 from potstill.training import precision
@@ -67,7 +68,7 @@ def test_a_stage_in_bfloat16_records_what_it_gains_and_costs(tmp_path) -> None:
 
 def test_numbers_have_no_decisions_and_training_mode_is_kept() -> None:
     model = encoder(dropout=0.5).train()
-    cost = rounding_cost(model, [collate(Rows(6).rows)], has_classes=False)
+    cost = rounding_cost(model, [collate(Rows(6).rows)], answers.build("numbers"))
     assert cost.keys() == {"rows", "largest_difference", "mean_difference"}
     assert model.training
 

@@ -59,8 +59,11 @@ class RowAnswers:
         return self.metric
 
     def arrange(self, outputs: Mapping[str, Tensor], batch: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:
-        """See `potstill.answers.units.answers_of`."""
-        return units.answers_of(outputs["logits"], batch)
+        """[B, C] and None; [B, U, C] and the mask [B, U]; or [B, 2, U] and a mask of ones [B, 2]."""
+        logits = outputs["logits"]
+        if not units.has_units(batch):
+            return units.of_own_task(logits, batch), None
+        return units.arranged(units.read_units(logits, batch), batch), units.unit_mask(batch, logits.device)
 
     def batches(self, collator: Callable[..., Any]) -> Callable[..., Any]:
         """The collator as it is."""

@@ -212,8 +212,8 @@ def _remedy(found: set[str], names: Sequence[str]) -> str:
     return "rename or remove the rows with other labels, or take a teacher trained for these labels"
 
 
-def listed(items: Iterable[object], limit: int = _SHOWN_NAMES) -> str:
+def listed(items: Iterable[object]) -> str:
     """The first items, quoted where they are names, and how many more there are."""
     shown = [repr(item) if isinstance(item, str) else str(item) for item in items]
-    more = f" and {len(shown) - limit} more" if len(shown) > limit else ""
-    return ", ".join(shown[:limit]) + more
+    more = f" and {len(shown) - _SHOWN_NAMES} more" if len(shown) > _SHOWN_NAMES else ""
+    return ", ".join(shown[:_SHOWN_NAMES]) + more

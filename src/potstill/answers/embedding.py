@@ -19,7 +19,7 @@ from potstill.answers.base import label_columns, unknown
 from potstill.answers.correlations import correlation, correlation_of, ranks, second_moments
 from potstill.answers.judging import Closeness, KeptRows, Worst, furthest, known_rows
 from potstill.answers.label_columns import NUMBER_NAMES, find_numbers
-from potstill.answers.numbers import NumberMap, Numbers, read_numbers
+from potstill.answers.numbers import Numbers, number_map, read_numbers
 from potstill.contracts.answers import Answers, Judge, Mapped
 from potstill.data.columns import checked_roles
 from potstill.errors import ModelError
@@ -75,11 +75,11 @@ class Embedding(Numbers):
 
     def order(self, raw: Sequence[Any], roles: Mapping[str, str], feature: Any, given: Sequence[str] | None) -> Any:
         """No names: an embedding has none."""
-        return (), NumberMap(1)
+        return (), number_map(1)
 
     def known(self, names: Sequence[str], raw: Sequence[Any], roles: Mapping[str, str]) -> Mapped:
-        """See `NumberMap`."""
-        return NumberMap(1)
+        """The score of each row."""
+        return number_map(1)
 
     def missing(self, count: int, names: Sequence[str]) -> np.ndarray:
         """NaN."""
@@ -182,13 +182,9 @@ def pair_correlation(embeddings: np.ndarray, scores: np.ndarray) -> float:
 
 
 def embedding_closeness(student: np.ndarray, teacher: np.ndarray) -> dict[str, float]:
-    """``teacher_cosine``: mean cosine to the teacher's embedding; ``same_neighbour``: share of rows with the same nearest row.
+    """``teacher_cosine``, mean cosine to the teacher's embedding; ``same_neighbour``, share of rows with the same nearest row.
 
     Neighbours are looked for among the first 2,000 rows.
-
-    Args:
-        student: [N, D].
-        teacher: [N, D].
     """
     found = {"teacher_cosine": float(cosines(student, teacher).mean())}
     if len(student) > 1:

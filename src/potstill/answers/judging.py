@@ -16,9 +16,7 @@ from potstill.contracts.answers import NO_LABEL, Predictions
 from potstill.errors import DataError, ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from potstill.answers.calibration import Reliability
+    from potstill.answers.fidelity import Reliability
     from potstill.contracts.answers import Judge
 
 LEAST_BEHIND = 1e-6
@@ -42,15 +40,9 @@ class Closeness:
 
 
 class Worst(NamedTuple):
-    """A row on which the student does much worse than the teacher.
+    """A row on which the student does much worse than the teacher: the truth and both answers in words.
 
-    Args:
-        row_id: The row.
-        label: The truth, in words.
-        teacher_label: What the teacher says.
-        student_label: What the student says.
-        teacher_probability: The teacher's probability of the truth; None where answers have none.
-        student_probability: The student's.
+    The probabilities are those of the truth; None where answers have none.
     """
 
     row_id: int
@@ -134,14 +126,10 @@ def check_pair(student: np.ndarray, teacher: np.ndarray) -> None:
 
 
 def known_rows(labels: np.ndarray) -> np.ndarray:
-    """Rows with a label in any place [N] bool; `NO_LABEL` and NaN stand for none.
-
-    Args:
-        labels: [N] or [N, ...].
-    """
+    """[N] bool, rows with a label in any place of [N] or [N, ...]; `NO_LABEL` and NaN stand for none."""
     values = np.asarray(labels)
     known = values != NO_LABEL
-    if values.dtype.kind == "f":
+    if np.issubdtype(values.dtype, np.floating):
         known &= ~np.isnan(values)
     return known.reshape(len(values), -1).any(1)
 
@@ -216,6 +204,20 @@ def intervals(
     return found
 
 
+def class_figures(counts: np.ndarray) -> list[dict[str, Any]]:
+    """What `Judge.per_class` returns, from true positives, false positives and false negatives of each class [C, 3]."""
+    return [
+        {
+            "label": index,
+            "support": hit + missed,
+            "precision": hit / (hit + extra) if hit + extra else None,
+            "recall": hit / (hit + missed) if hit + missed else None,
+            "f1": 2 * hit / (2 * hit + extra + missed) if hit + extra + missed else None,
+        }
+        for index, (hit, extra, missed) in enumerate(counts.tolist())
+    ]
+
+
 def listed_labels(chosen: np.ndarray, names: Sequence[str]) -> str:
     """The names of the labels that are chosen [C] bool, or "none"."""
     return ", ".join(names[int(index)] for index in np.flatnonzero(chosen)) or "none"
@@ -225,8 +227,3 @@ def judged(judge: Judge, student: Predictions, teacher: Predictions | None = Non
     """The judge after it has seen whole sets at once."""
     judge.update(student, teacher)
     return judge
-
-
-def row_means(columns: Sequence[np.ndarray], value_of: Callable[[np.ndarray], float]) -> Any:
-    """What `Judge.row_sums` returns, of columns [N]."""
-    return np.stack(columns, axis=1).astype(np.float64), value_of

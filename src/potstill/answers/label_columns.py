@@ -26,12 +26,6 @@ Roles = dict[str, str]
 def find_label_sets(dataset: Dataset, asked: Mapping[str, Any] | None, modality: Modality, *, labelled: bool = True) -> Roles:
     """The content columns, and those of several labels a row.
 
-    Args:
-        dataset: Rows.
-        asked: Roles that the user has fixed; ``label`` may be a list of 0/1 columns.
-        modality: Finds the content.
-        labelled: Whether label columns are wanted.
-
     Returns:
         The roles of the content, and either ``label`` (lists or delimited strings) or ``label:NAME`` for each 0/1 column.
 

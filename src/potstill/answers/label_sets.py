@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,16 +16,13 @@ from datasets import ClassLabel, Dataset
 from torch import Tensor
 
 from potstill.answers.base import RowAnswers, known_means, known_numbers, means_of_units, unknown
-from potstill.answers.calibration import Reliability, reliability_of
 from potstill.answers.class_labels import LabelMap, are_placeholders, listed, names_of
-from potstill.answers.judging import Closeness, KeptRows, Worst, furthest, known_rows, labelled, listed_labels
+from potstill.answers.fidelity import Reliability, reliability_of
+from potstill.answers.judging import Closeness, KeptRows, Worst, class_figures, furthest, known_rows, labelled, listed_labels
 from potstill.answers.label_columns import find_label_sets, inner_feature
 from potstill.contracts.answers import NO_LABEL, Judge, Mapped
 from potstill.data.arrow import table_of
 from potstill.errors import DataError
-
-if TYPE_CHECKING:
-    from potstill.contracts.modality import Modality
 
 DELIMITERS = ("|", ";", ",")
 _YES, _NO = ("1", "true", "yes"), ("0", "false", "no")
@@ -40,24 +37,57 @@ class LabelSets(RowAnswers):
     problem_type = "multi_label_classification"
     from_labels: Mapping[str, Any] | None = {"name": "bce", "target": "labels"}
     from_teacher: tuple[Mapping[str, Any], ...] = ({"name": "bce"},)
-
-    def find_columns(
-        self, dataset: Dataset, asked: Mapping[str, Any] | None, modality: Modality, *, labelled: bool = True
-    ) -> dict[str, str]:
-        """The content and the label columns; see `potstill.answers.label_columns.find_label_sets`."""
-        return find_label_sets(dataset, asked, modality, labelled=labelled)
+    find_columns = staticmethod(find_label_sets)
 
     def read(self, dataset: Dataset, roles: Mapping[str, str], split: str) -> list[Any]:
-        """A tuple a row; see `read_label_sets`."""
-        return read_label_sets(dataset, roles, split)
+        """The labels of each row as a tuple, empty where none applies, None where the row has no labels at all.
+
+        Args:
+            dataset: Rows.
+            roles: ``label`` → a column of lists, or of strings with the labels between ``|``, ``;`` or ``,``; or ``label:NAME`` →
+                a column of 0 and 1 for each label.
+            split: For messages.
+
+        Raises:
+            DataError: A value that is neither.
+        """
+        named = {role.removeprefix("label:"): column for role, column in roles.items() if role.startswith("label:")}
+        if named:
+            return _from_columns(dataset, named, split)
+        column = roles["label"]
+        values = table_of(dataset, [column]).column(0).to_pylist()
+        inner = inner_feature(dataset.features[column])
+        delimiter = None if inner is not None else delimiter_of(values)
+        return [_as_set(value, inner, delimiter, column, split, row) for row, value in enumerate(values, 1)]
 
     def order(self, raw: Sequence[Any], roles: Mapping[str, str], feature: Any, given: Sequence[str] | None) -> Any:
-        """See `set_order`."""
-        return set_order(raw, roles, feature, given)
+        """The labels in their order and what takes rows to it.
+
+        Raises:
+            DataError: Every row has the same labels, or labels that the teacher lacks.
+        """
+        found = {label for row in raw if row is not None for label in row}
+        columns = tuple(role.removeprefix("label:") for role in roles if role.startswith("label:"))
+        own = columns or names_of(found, inner_feature(feature))
+        if given is None and (not found or len({frozenset(row) for row in raw if row is not None}) < 2):
+            raise DataError(
+                f"all {len(raw)} training rows have the same labels ({listed(own) if own else 'none'})",
+                "rows whose labels differ",
+                "add rows with other labels, or name another label column: data.columns: {label: …}",
+            )
+        if given is None:
+            return own, _of_sets(LabelMap(own, found))
+        if are_placeholders(given) and len(own) == len(given):
+            mapping = _of_sets(LabelMap(own, found))
+            mapping.notes.append("the teacher's labels have no names; those of the data are taken, in the data's order")
+            return own, mapping
+        names = tuple(str(name) for name in given)
+        return names, _of_sets(LabelMap(names, found, given=True, subset=True))
 
     def known(self, names: Sequence[str], raw: Sequence[Any], roles: Mapping[str, str]) -> Mapped:
-        """See `LabelSetMap`."""
-        return set_order(raw, {}, None, names, subset=True)[1]
+        """Labels → places among known names, of which the rows may lack some."""
+        found = {label for row in raw if row is not None for label in row}
+        return _of_sets(LabelMap(names, found, given=True, subset=True))
 
     def missing(self, count: int, names: Sequence[str]) -> np.ndarray:
         """−100 in every place."""
@@ -103,17 +133,7 @@ class LabelSetJudge(KeptRows):
 
     def per_class(self) -> list[dict[str, Any]]:
         """For each label: ``label``, ``support``, ``precision``, ``recall`` and ``f1``; None where no row counts for it."""
-        answered, true = _decisions(self["logits"], self["labels"])
-        return [
-            {
-                "label": index,
-                "support": hit + missed,
-                "precision": hit / (hit + extra) if hit + extra else None,
-                "recall": hit / (hit + missed) if hit + missed else None,
-                "f1": 2 * hit / (2 * hit + extra + missed) if hit + extra + missed else None,
-            }
-            for index, (hit, extra, missed) in enumerate(label_counts(answered, true, 0).tolist())
-        ]
+        return class_figures(label_counts(*_decisions(self["logits"], self["labels"]), 0))
 
     def closeness(self) -> Closeness:
         """Share of equal decisions; the same weighted by the teacher's probability of the truth; mean KL over decisions."""
@@ -161,14 +181,10 @@ class LabelSetJudge(KeptRows):
 
 
 def label_set_quality(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Measures of sets of labels, each label decided at a probability of one half (a logit above 0).
+    """Measures of logits by labels of 0 and 1 [N, C], rows of −100 left out; a logit above 0 decides for the label.
 
     Micro F1 is 2 TP / (2 TP + FP + FN) over all rows and labels; macro F1 the plain mean of the F1 of every label that occurs
     among labels or answers; subset accuracy the share of rows with every label right.
-
-    Args:
-        logits: Answers [N, C].
-        labels: 0 and 1 [N, C]; rows of −100 are left out.
 
     Raises:
         ModelError: Logits that are not finite, or no row with labels.
@@ -209,12 +225,7 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
 
 
 def label_closeness(student_logits: np.ndarray, teacher_logits: np.ndarray) -> dict[str, float]:
-    """``agreement``: share of labels decided alike; ``teacher_kl``: mean KL(teacher ‖ student) of a label's yes and no, nats.
-
-    Args:
-        student_logits: [N, C].
-        teacher_logits: [N, C].
-    """
+    """Of logits [N, C]: ``agreement``, share of labels decided alike; ``teacher_kl``, mean KL of a label's yes and no, nats."""
     student, teacher = np.asarray(student_logits, np.float64), np.asarray(teacher_logits, np.float64)
     chance = probabilities(teacher)
     yes = _log_sigmoid(teacher) - _log_sigmoid(student)
@@ -231,28 +242,6 @@ def _log_sigmoid(values: np.ndarray) -> np.ndarray:
 
 def _entropy(p: Tensor) -> Tensor:
     return torch.special.entr(p) + torch.special.entr(1 - p)
-
-
-def read_label_sets(dataset: Dataset, roles: Mapping[str, str], split: str) -> list[Any]:
-    """The labels of each row as a tuple, empty where none applies, None where the row has no labels at all.
-
-    Args:
-        dataset: Rows.
-        roles: ``label`` → a column of lists, or of strings with the labels between ``|``, ``;`` or ``,``; or ``label:NAME`` →
-            a column of 0 and 1 for each label.
-        split: For messages.
-
-    Raises:
-        DataError: A value that is neither.
-    """
-    named = {role.removeprefix("label:"): column for role, column in roles.items() if role.startswith("label:")}
-    if named:
-        return _from_columns(dataset, named, split)
-    column = roles["label"]
-    values = table_of(dataset, [column]).column(0).to_pylist()
-    inner = inner_feature(dataset.features[column])
-    delimiter = None if inner is not None else delimiter_of(values)
-    return [_as_set(value, inner, delimiter, column, split, row) for row, value in enumerate(values, 1)]
 
 
 def delimiter_of(values: Iterable[Any]) -> str | None:
@@ -315,52 +304,15 @@ def _as_set(value: Any, inner: Any, delimiter: str | None, column: str, split: s
     return tuple(dict.fromkeys(value))
 
 
-def set_order(
-    raw: Sequence[Any], roles: Mapping[str, str], feature: Any, given: Sequence[str] | None, *, subset: bool = False
-) -> tuple[tuple[str, ...], LabelSetMap]:
-    """The labels in their order and what takes rows to it.
+def _of_sets(single: LabelMap) -> Mapped:
+    """Takes sets of labels to rows of zeros and ones, out of what takes one label to its position."""
 
-    Raises:
-        DataError: Every row has the same labels, or labels that the teacher lacks.
-    """
-    found = {label for row in raw if row is not None for label in row}
-    columns = tuple(role.removeprefix("label:") for role in roles if role.startswith("label:"))
-    own = columns or names_of(found, inner_feature(feature))
-    if given is None and (not found or len({frozenset(row) for row in raw if row is not None}) < 2):
-        raise DataError(
-            f"all {len(raw)} training rows have the same labels ({listed(own) if own else 'none'})",
-            "rows whose labels differ",
-            "add rows with other labels, or name another label column: data.columns: {label: …}",
-        )
-    if given is None:
-        return own, LabelSetMap(LabelMap(own, found))
-    if are_placeholders(given) and len(own) == len(given) and not subset:
-        mapping = LabelSetMap(LabelMap(own, found))
-        mapping.notes.append("the teacher's labels have no names; those of the data are taken, in the data's order")
-        return own, mapping
-    names = tuple(str(name) for name in given)
-    return names, LabelSetMap(LabelMap(names, found, given=True, subset=True))
-
-
-class LabelSetMap:
-    """Takes sets of labels to rows of zeros and ones.
-
-    Args:
-        single: Takes one label to its position.
-    """
-
-    def __init__(self, single: LabelMap) -> None:
-        self.single, self.names, self.notes = single, single.names, single.notes
-
-    def positions(self, raw: Sequence[Any], split: str) -> np.ndarray:
-        """[N, C] float32; −100 in every place of a row without labels.
-
-        Raises:
-            DataError: The split has labels that the names lack.
-        """
-        values = np.zeros((len(raw), len(self.names)), np.float32)
+    def positions(raw: Sequence[Any], split: str) -> np.ndarray:
+        values = np.zeros((len(raw), len(single.names)), np.float32)
         flat = [label for row in raw if row is not None for label in row]
         owner = [index for index, row in enumerate(raw) if row is not None for _ in row]
-        values[owner, self.single.positions(flat, split)] = 1.0
+        values[owner, single.positions(flat, split)] = 1.0
         values[[index for index, row in enumerate(raw) if row is None]] = NO_LABEL
         return values
+
+    return Mapped(positions, single.notes)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,9 +22,6 @@ from potstill.answers.label_columns import find_numbers
 from potstill.contracts.answers import NO_LABEL, Answers, Judge, Mapped
 from potstill.data.arrow import table_of
 from potstill.errors import DataError
-
-if TYPE_CHECKING:
-    from potstill.contracts.modality import Modality
 
 _BINS = 10
 
@@ -41,6 +38,7 @@ class Numbers(RowAnswers):
     metric = "concordance"
     problem_type: str | None = "regression"
     has_uncertainty = False
+    find_columns = staticmethod(find_numbers)
 
     def __init__(self, scale: Sequence[float] | None = None) -> None:
         self.scale = scale
@@ -54,25 +52,45 @@ class Numbers(RowAnswers):
         found.label_names = self.label_names
         return found
 
-    def find_columns(
-        self, dataset: Dataset, asked: Mapping[str, Any] | None, modality: Modality, *, labelled: bool = True
-    ) -> dict[str, str]:
-        """The content and the columns of numbers; see `potstill.answers.label_columns.find_numbers`."""
-        return find_numbers(dataset, asked, modality, labelled=labelled)
-
     def read(self, dataset: Dataset, roles: Mapping[str, str], split: str) -> list[Any]:
         """A tuple a row; see `read_numbers`."""
         return read_numbers(dataset, label_columns(roles), split)
 
     def order(self, raw: Sequence[Any], roles: Mapping[str, str], feature: Any, given: Sequence[str] | None) -> Any:
-        """See `number_order`."""
-        return number_order(raw, roles, given)
+        """The names of the numbers, in the teacher's order where it has names, and what takes rows to arrays.
+
+        Raises:
+            DataError: Numbers that never change, or another number of them than the teacher's.
+        """
+        rows = [row for row in raw if row is not None]
+        width = len(rows[0])
+        named = [role.removeprefix("label:") for role in roles if role.startswith("label:")]
+        column = roles.get("label", "label")
+        alone = (column,) if width == 1 else tuple(f"{column}_{k + 1}" for k in range(width))
+        own = tuple(named) if len(named) == width else alone
+        for index, name in enumerate(own):
+            if len({row[index] for row in rows}) < 2:
+                raise DataError(
+                    f"all {len(rows)} training rows have the {name} {rows[0][index]:g}",
+                    "numbers that differ",
+                    "add rows with other values, or name another label column: data.columns: {label: …}",
+                )
+        if given is None or len(given) == 1 == len(own) or (are_placeholders(given) and len(given) == len(own)):
+            return own, number_map(width)
+        names = tuple(str(name) for name in given)
+        if set(names) != set(own):
+            raise DataError(
+                f"the data have {len(own)} numbers a row ({listed(own)}), the teacher predicts {len(names)} ({listed(names)})",
+                "the same numbers on both sides",
+                "name the columns of the teacher's numbers: data.columns: {label: [column, column]}, or take another teacher",
+            )
+        return names, number_map(width, [own.index(name) for name in names])
 
     def known(self, names: Sequence[str], raw: Sequence[Any], roles: Mapping[str, str]) -> Mapped:
-        """See `NumberMap`; columns are brought into the order of the names."""
+        """Takes numbers to arrays; columns are brought into the order of the names."""
         columns = [role.removeprefix("label:") for role in roles if role.startswith("label:")]
         is_named = len(columns) > 1 and set(columns) == set(names)
-        return NumberMap(len(names), [columns.index(name) for name in names] if is_named else None)
+        return number_map(len(names), [columns.index(name) for name in names] if is_named else None)
 
     def missing(self, count: int, names: Sequence[str]) -> np.ndarray:
         """NaN in every place."""
@@ -91,10 +109,6 @@ class Numbers(RowAnswers):
         """Bring a new head into the units of the labels: their mean as bias, weights times their standard deviation.
 
         Training then sees a problem of zero mean and unit spread, whatever the units are.
-
-        Args:
-            head: The final layer with random weights; others than a linear one stay as they are.
-            labels: [N, K] of the training rows.
         """
         if not isinstance(head, nn.Linear):
             return
@@ -168,14 +182,10 @@ def _shown(values: np.ndarray) -> str:
 
 
 def number_quality(values: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Measures of predicted numbers; with several numbers a row, correlations and R² are means over them.
+    """Measures of predicted numbers by labels [N, K], rows of NaN left out; correlations and R² are means over numbers.
 
     Concordance (see `concordance`), Pearson and Spearman correlation (0 where a side never changes),
     R² = 1 − Σ(y − ŷ)² / Σ(y − ȳ)², mean squared and mean absolute error in the units of the labels.
-
-    Args:
-        values: Answers [N, K].
-        labels: [N, K]; rows of NaN are left out.
 
     Raises:
         ModelError: Answers that are not finite, or no row with labels.
@@ -196,12 +206,7 @@ def number_quality(values: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 
 def number_closeness(student_values: np.ndarray, teacher_values: np.ndarray) -> dict[str, float]:
-    """``teacher_pearson``: correlation with the teacher's numbers; ``teacher_rmse``: root mean squared difference.
-
-    Args:
-        student_values: [N, K].
-        teacher_values: [N, K].
-    """
+    """Of [N, K]: ``teacher_pearson``, correlation with the teacher's numbers; ``teacher_rmse``, root mean squared difference."""
     student, teacher = np.asarray(student_values, np.float64), np.asarray(teacher_values, np.float64)
     return {
         "teacher_pearson": float(np.mean([correlation(own, other) for own, other in zip(student.T, teacher.T)])),
@@ -266,58 +271,22 @@ def _number(value: Any, column: str, split: str, row: int) -> float | None:
     return number
 
 
-def number_order(raw: Sequence[Any], roles: Mapping[str, str], given: Sequence[str] | None) -> tuple[tuple[str, ...], NumberMap]:
-    """The names of the numbers, in the teacher's order where it has names, and what takes rows to arrays.
-
-    Raises:
-        DataError: Numbers that never change, or another number of them than the teacher's.
-    """
-    rows = [row for row in raw if row is not None]
-    width = len(rows[0])
-    named = [role.removeprefix("label:") for role in roles if role.startswith("label:")]
-    column = roles.get("label", "label")
-    own = tuple(named) if len(named) == width else (column,) if width == 1 else tuple(f"{column}_{k + 1}" for k in range(width))
-    for index, name in enumerate(own):
-        if len({row[index] for row in rows}) < 2:
-            raise DataError(
-                f"all {len(rows)} training rows have the {name} {rows[0][index]:g}",
-                "numbers that differ",
-                "add rows with other values, or name another label column: data.columns: {label: …}",
-            )
-    if given is None or len(given) == 1 == len(own) or (are_placeholders(given) and len(given) == len(own)):
-        return own, NumberMap(width)
-    names = tuple(str(name) for name in given)
-    if set(names) != set(own):
-        raise DataError(
-            f"the data have {len(own)} numbers a row ({listed(own)}), the teacher predicts {len(names)} ({listed(names)})",
-            "the same numbers on both sides",
-            "name the columns of the teacher's numbers: data.columns: {label: [column, column]}, or take another teacher",
-        )
-    return names, NumberMap(width, [own.index(name) for name in names])
-
-
-class NumberMap:
-    """Takes numbers to arrays.
+def number_map(width: int, order: Sequence[int] | None = None) -> Mapped:
+    """Takes numbers to arrays [N, K] float32, NaN in every place of a row without a label.
 
     Args:
         width: Numbers of a row.
         order: Which of the row's numbers comes first, second …; None as they are.
     """
 
-    def __init__(self, width: int, order: Sequence[int] | None = None) -> None:
-        self.width, self.order, self.notes = width, list(range(width)) if order is None else list(order), list[str]()
-
-    def positions(self, raw: Sequence[Any], split: str) -> np.ndarray:
-        """[N, K] float32; NaN in every place of a row without a label.
-
-        Raises:
-            DataError: Another number of numbers than training rows have.
-        """
-        widths = {len(row) for row in raw if row is not None} - {self.width}
+    def positions(raw: Sequence[Any], split: str) -> np.ndarray:
+        widths = {len(row) for row in raw if row is not None} - {width}
         if widths:
             raise DataError(
-                f"the {split} split has {widths.pop()} numbers a row, training has {self.width}", "the same on both", "correct it"
+                f"the {split} split has {widths.pop()} numbers a row, training has {width}", "the same on both", "correct it"
             )
-        nothing = (math.nan,) * self.width
-        values = np.array([nothing if row is None else row for row in raw], np.float32).reshape(len(raw), self.width)
-        return values[:, self.order]
+        nothing = (math.nan,) * width
+        values = np.array([nothing if row is None else row for row in raw], np.float32).reshape(len(raw), width)
+        return values if order is None else values[:, order]
+
+    return Mapped(positions, [])

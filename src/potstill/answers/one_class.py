@@ -14,21 +14,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from potstill.answers.base import RowAnswers, known_means, means_of_units, unknown
-from potstill.answers.calibration import Reliability, reliability_of
 from potstill.answers.class_labels import LabelMap, are_placeholders, as_name, names_of, raw_labels
-from potstill.answers.class_ranges import FLOOR
-from potstill.answers.fidelity import log_softmax
+from potstill.answers.fidelity import Reliability, log_softmax, reliability_of
 from potstill.answers.judging import (
     Closeness,
     KeptRows,
     Worst,
     check_pair,
+    class_figures,
     furthest,
     no_labels,
-    row_means,
     shared_units,
     units_of,
 )
+from potstill.answers.units import FLOOR
 from potstill.contracts.answers import NO_LABEL, Judge, Mapped, Predictions
 from potstill.data.columns import checked_roles, label_role, named_label
 from potstill.errors import DataError, ModelError
@@ -120,7 +119,8 @@ class OneClass(Classes):
 
     def known(self, names: Sequence[str], raw: Sequence[Any], roles: Mapping[str, str]) -> Mapped:
         """See `LabelMap`."""
-        return LabelMap(names, raw, given=True, subset=True)
+        mapping = LabelMap(names, raw, given=True, subset=True)
+        return Mapped(mapping.positions, mapping.notes)
 
     def missing(self, count: int, names: Sequence[str]) -> np.ndarray:
         """−100."""
@@ -163,18 +163,8 @@ class ClassJudge(KeptRows):
         A measure that no row counts for is None.
         """
         matrix = self.confusion()
-        true, answered, right = matrix.sum(1), matrix.sum(0), np.diag(matrix)
-        f1 = _f1(matrix)
-        return [
-            {
-                "label": i,
-                "support": int(true[i]),
-                "precision": float(right[i] / answered[i]) if answered[i] else None,
-                "recall": float(right[i] / true[i]) if true[i] else None,
-                "f1": float(f1[i]) if true[i] + answered[i] else None,
-            }
-            for i in range(len(matrix))
-        ]
+        right = np.diag(matrix)
+        return class_figures(np.stack([right, matrix.sum(0) - right, matrix.sum(1) - right], axis=1))
 
     def confusion(self) -> np.ndarray:
         """Counts [C, C] int64: right class down, answered class across; units with negative labels are left out.
@@ -204,7 +194,7 @@ class ClassJudge(KeptRows):
         return Closeness(float(self["same"].mean()), weighted, max(0.0, float(self["kl"].mean())))
 
     def calibration(self) -> Reliability:
-        """Rows binned by the probability of the class that is named; see `potstill.answers.calibration.reliability_of`.
+        """Rows binned by the probability of the class that is named; see `potstill.answers.fidelity.reliability_of`.
 
         *Source*: Guo et al. 2017, On Calibration of Modern Neural Networks (https://arxiv.org/abs/1706.04599).
         """
@@ -239,7 +229,8 @@ class ClassJudge(KeptRows):
         _, first, row = np.unique(self["row"][known], return_index=True, return_inverse=True)
         row = np.argsort(np.argsort(first))[row]  # rows in their order, from which the draws of a seed are made
         right = np.bincount(row, weights=self["answered"][known] == self["label"][known])
-        return row_means([right, np.bincount(row)], lambda means: float(means[0] / means[1]))
+        sums = np.stack([right, np.bincount(row)], axis=1).astype(np.float64)
+        return sums, lambda means: float(means[0] / means[1])
 
     def _known(self) -> np.ndarray:
         known: np.ndarray = self["label"] >= 0

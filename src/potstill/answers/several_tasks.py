@@ -34,7 +34,7 @@ class OwnTaskClass(OneClass):
         return min((stop - start for start, stop in self.blocks.values()), default=0)
 
     def batches(self, collator: Callable[..., Any]) -> Callable[..., Any]:
-        """The collator with ``task_classes`` beside the inputs."""
+        """The collator with ``task_classes`` added."""
         return TaskCollator(collator, tuple(self.blocks.values()))
 
     def judge(self) -> Judge:

@@ -16,7 +16,7 @@ from datasets import Dataset
 
 from potstill.answers.one_class import Classes, ClassJudge
 from potstill.answers.tags import as_lists
-from potstill.contracts.answers import Judge, Predictions
+from potstill.contracts.answers import Judge, Mapped, Predictions
 from potstill.data.arrow import table_of
 from potstill.data.columns import checked_roles, one_of
 from potstill.data.words import words_of
@@ -80,11 +80,11 @@ class Span(Classes):
                 'answers such as {"text": ["…"], "answer_start": [0]}',
                 "name another column: data.columns: {answers: …}",
             )
-        return NAMES, SpanMap()
+        return NAMES, Mapped(_positions, [])
 
-    def known(self, names: Sequence[str], raw: Sequence[Any], roles: Any = None) -> SpanMap:
+    def known(self, names: Sequence[str], raw: Sequence[Any], roles: Any = None) -> Mapped:
         """Takes answers as they are."""
-        return SpanMap()
+        return Mapped(_positions, [])
 
     def missing(self, count: int, names: Sequence[str]) -> np.ndarray:
         """A mark that nothing is known, which no answer has."""
@@ -171,11 +171,7 @@ def _text(context: str, span: np.ndarray, lead: float) -> str:
 
 
 def best_spans(logits: np.ndarray, *, longest: int = LONGEST_WORDS) -> tuple[np.ndarray, np.ndarray]:
-    """The span that each window answers, and how much better it is than no answer.
-
-    Args:
-        logits: [N, 2, U]: of each unit as the first, and as the last.
-        longest: Most words of a span.
+    """The span of at most `longest` words with the highest logits [N, 2, U] of each window, and how far it beats no answer.
 
     Returns:
         First and last unit [N, 2], never unit 0, and [N] the sum of their logits less that of unit 0 twice.
@@ -238,15 +234,9 @@ def _one_f1(named: list[str], true: list[str]) -> float:
     return 2 * shared / (len(named) + len(true))
 
 
-class SpanMap:
-    """Takes answers to lists of ``{"text", "answer_start"}``."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def positions(self, raw: Sequence[Any], split: str) -> np.ndarray:
-        """[N] lists."""
-        return as_lists([{"text": text, "answer_start": start} for text, start in row or ()] for row in raw)
+def _positions(raw: Sequence[Any], split: str) -> np.ndarray:
+    """[N] lists of ``{"text", "answer_start"}``."""
+    return as_lists([{"text": text, "answer_start": start} for text, start in row or ()] for row in raw)
 
 
 def _pairs(answer: Any) -> list[tuple[str, int | None]]:

@@ -6,9 +6,8 @@ Shapes: N rows, U words of the row with most, C tags.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from datasets import ClassLabel, Dataset
 
 from potstill.answers.class_labels import LabelMap, as_name, names_of
 from potstill.answers.one_class import Classes, ClassJudge
-from potstill.contracts.answers import Judge, Predictions
+from potstill.contracts.answers import Judge, Mapped, Predictions
 from potstill.data.arrow import table_of
 from potstill.data.columns import checked_roles, is_list, one_of
 from potstill.errors import DataError, ModelError
@@ -93,19 +92,19 @@ class Tags(Classes):
         found = set(chain.from_iterable(raw))
         names = _class_names(feature) or with_partners(names_of(found))
         if given is not None:
-            return tuple(map(str, given)), TagMap(LabelMap(tuple(map(str, given)), found, given=True, subset=True))
+            return tuple(map(str, given)), _of_rows(LabelMap(tuple(map(str, given)), found, given=True, subset=True))
         if len(names) < 2:
             raise DataError(
                 f"all words of the training rows have the tag {next(iter(names), 'none')!r} (column {roles['label']!r})",
                 "at least two tags",
                 "name another column of tags: data.columns: {tags: …}",
             )
-        return names, TagMap(LabelMap(names, found))
+        return names, _of_rows(LabelMap(names, found))
 
-    def known(self, names: Sequence[str], raw: Sequence[Any], roles: Any = None) -> TagMap:
+    def known(self, names: Sequence[str], raw: Sequence[Any], roles: Any = None) -> Mapped:
         """Tags → positions in known names, of which the rows may lack some."""
         found = {tag for row in raw if row is not None for tag in row}
-        return TagMap(LabelMap(tuple(names), found, given=True, subset=True))
+        return _of_rows(LabelMap(tuple(names), found, given=True, subset=True))
 
     def missing(self, count: int, names: Sequence[str]) -> np.ndarray:
         """Empty lists."""
@@ -182,55 +181,34 @@ def entities_of(tags: Sequence[str]) -> set[Entity]:
 
 @dataclass
 class EntityCounts:
-    """How many entities there are, were named, and were named rightly, by type."""
+    """How many entities there are, were named, and were named rightly."""
 
-    true: Counter[str] = field(default_factory=Counter)
-    named: Counter[str] = field(default_factory=Counter)
-    right: Counter[str] = field(default_factory=Counter)
+    true: int = 0
+    named: int = 0
+    right: int = 0
 
     def add(self, true: set[Entity], named: set[Entity]) -> None:
         """Count the entities of one row."""
-        for counter, entities in ((self.true, true), (self.named, named), (self.right, true & named)):
-            counter.update(kind for kind, _, _ in entities)
+        self.true, self.named, self.right = self.true + len(true), self.named + len(named), self.right + len(true & named)
 
-    def scores(self, kind: str | None = None) -> dict[str, float]:
-        """``precision``, ``recall`` and ``f1``, of one type or of all together; 0 where nothing was named or is there.
-
-        With neither an entity nor a named one, F1 is 0, as conlleval has it.
-        """
-        true, named, right = (
-            sum(counter.values()) if kind is None else counter[kind] for counter in (self.true, self.named, self.right)
-        )
+    def scores(self) -> dict[str, float]:
+        """``precision``, ``recall`` and ``f1``; 0 where nothing was named or is there, as conlleval has it."""
         return {
-            "precision": right / named if named else 0.0,
-            "recall": right / true if true else 0.0,
-            "f1": 2 * right / (true + named) if true + named else 0.0,
+            "precision": self.right / self.named if self.named else 0.0,
+            "recall": self.right / self.true if self.true else 0.0,
+            "f1": 2 * self.right / (self.true + self.named) if self.true + self.named else 0.0,
         }
 
 
-class TagMap:
-    """Takes the tags of rows to positions.
+def _of_rows(single: LabelMap) -> Mapped:
+    """Takes the tags of rows to lists of positions, empty where a row has none, out of what takes one tag to its position."""
 
-    Args:
-        mapping: Takes one tag to its position.
-    """
+    def positions(raw: Sequence[Any], split: str) -> np.ndarray:
+        flat = single.positions([tag for row in raw for tag in row or ()], split)
+        ends = np.cumsum([len(row or ()) for row in raw])
+        return as_lists(part.tolist() for part in np.split(flat, ends[:-1])) if len(raw) else as_lists([])
 
-    def __init__(self, mapping: LabelMap) -> None:
-        self.mapping, self.notes = mapping, mapping.notes
-
-    def positions(self, raw: Sequence[Any], split: str) -> np.ndarray:
-        """[N] lists of positions; empty where a row has no tags.
-
-        Raises:
-            DataError: The split has tags that the names lack.
-        """
-        flat = self.mapping.positions([tag for row in raw if row is not None for tag in row], split)
-        made, start = [], 0
-        for row in raw:
-            count = 0 if row is None else len(row)
-            made.append(flat[start : start + count].tolist())
-            start += count
-        return as_lists(made)
+    return Mapped(positions, single.notes)
 
 
 def as_lists(rows: Iterable[Sequence[Any]]) -> np.ndarray:

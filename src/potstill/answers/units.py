@@ -2,22 +2,25 @@
 
 Shapes: B batch, T tokens, U units of the row with most (words; places where a span may begin or end), C classes.
 A batch says itself which it is: without ``unit_positions`` the head's output is the answer; with them the answer is read at the
-first token of each unit, [B, U, C]; with ``unit_ends`` beside them it is a span, [B, 2, U]: one distribution over units for its
+first token of each unit, [B, U, C]; with ``unit_ends`` as well it is a span, [B, 2, U]: one distribution over units for its
 first and one for its last. What student and teacher say is then comparable, whatever tokens each of them reads.
 With ``task_classes`` [B, 2] a row may only have the classes of its own task, from the first number to before the second.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from potstill.answers.class_ranges import FLOOR, of_own_task
+from potstill.data.collate import TASK_CLASSES
 from potstill.data.row_files import PADDING
+
+FLOOR = -1e4
+"""The logit of a unit or class that cannot be chosen: its probability is zero, and products with it stay finite."""
 
 
 def head_output(output: Any) -> Tensor:
@@ -73,19 +76,27 @@ def by_unit(answers: Tensor, batch: Mapping[str, Any]) -> Tensor:
     return answers.transpose(1, 2) if is_span(batch) else answers
 
 
-def answers_of(logits: Tensor, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:
-    """The answers to a batch, and which of their units count.
+def of_own_task(logits: Tensor, batch: Mapping[str, Any]) -> Tensor:
+    """Logits [B, C] in which the classes of other tasks cannot be chosen; as they are where the batch names no classes."""
+    if TASK_CLASSES not in batch:
+        return logits
+    bounds = torch.as_tensor(batch[TASK_CLASSES], device=logits.device)
+    classes = torch.arange(logits.shape[-1], device=logits.device)
+    return logits.masked_fill((classes < bounds[:, :1]) | (classes >= bounds[:, 1:]), FLOOR)
 
-    Args:
-        logits: What the head gives; see `head_output`.
-        batch: The batch that it was given.
 
-    Returns:
-        [B, C] and None; [B, U, C] and the mask [B, U]; or [B, 2, U] and a mask of ones [B, 2].
-    """
-    if not has_units(batch):
-        return of_own_task(logits, batch), None
-    return arranged(read_units(logits, batch), batch), unit_mask(batch, logits.device)
+def by_task(batch: Mapping[str, Any]) -> Iterator[tuple[int, int, Tensor, dict[str, Any]]]:
+    """For each task that occurs in a batch: its first class, the one after its last, its rows [b], and a batch of them."""
+    bounds: Tensor = batch[TASK_CLASSES]
+    for block in torch.unique(bounds, dim=0):
+        rows = torch.nonzero((bounds == block).all(1))[:, 0]
+        start, stop = block.tolist()
+        yield start, stop, rows, {name: _of_rows(value, rows, len(bounds)) for name, value in batch.items()}
+
+
+def _of_rows(value: Any, rows: Tensor, size: int) -> Any:
+    has_rows = isinstance(value, Tensor) and value.dim() > 0 and len(value) == size
+    return value[rows.to(value.device)] if has_rows else value
 
 
 def unit_mask(batch: Mapping[str, Any], device: torch.device | None = None) -> Tensor:

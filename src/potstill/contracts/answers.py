@@ -35,46 +35,11 @@ class Predictions(NamedTuple):
     mask: np.ndarray | None = None
 
 
-class Mapped(Protocol):
-    """Takes labels as written to arrays."""
+class Mapped(NamedTuple):
+    """Takes labels as written to arrays: labels of a split and its name → [N, ...]; and what there is to say."""
 
+    positions: Callable[[Sequence[Any], str], np.ndarray]
     notes: list[str]
-
-    def positions(self, raw: Sequence[Any], split: str) -> np.ndarray:
-        """Labels of a split as an array, first axis N."""
-
-
-class LabelReader(Protocol):
-    """The part of `Answers` that reads labels out of data.
-
-    Attributes:
-        is_optional: Whether rows may do without labels.
-    """
-
-    is_optional: bool
-
-    def find_columns(
-        self, dataset: Dataset, asked: Mapping[str, Any] | None, modality: Modality, *, labelled: bool = True
-    ) -> dict[str, str]:
-        """Role → column, of the content and of the labels; raises DataError with the choices where it is not clear."""
-
-    def read(self, dataset: Dataset, roles: Mapping[str, str], split: str) -> list[Any]:
-        """Labels as written, one a row, None where a row has none."""
-
-    def order(self, raw: Sequence[Any], roles: Mapping[str, str], feature: Any, given: Sequence[str] | None) -> Any:
-        """The names and what takes labels to them (`Mapped`), from the training rows; `given` is the teacher's order."""
-
-    def known(self, names: Sequence[str], raw: Sequence[Any], roles: Mapping[str, str]) -> Mapped:
-        """What takes labels to known names, of which the rows may lack some."""
-
-    def missing(self, count: int, names: Sequence[str]) -> np.ndarray:
-        """Labels of rows that have none."""
-
-    def strata(self, values: np.ndarray) -> np.ndarray:
-        """[N] int64 the group of each row, whose shares are kept where rows are drawn."""
-
-    def spread(self, content: pa.Table, values: np.ndarray) -> tuple[pa.Table, np.ndarray]:
-        """Rows as they are encoded, where one row of the data becomes several."""
 
 
 class Judge(Protocol):
@@ -93,7 +58,7 @@ class Judge(Protocol):
         """Figures against the teacher's answers (`answers.judging.Closeness`)."""
 
     def calibration(self) -> Any:
-        """Confidence against accuracy (`answers.calibration.Reliability`); None where answers have no confidence."""
+        """Confidence against accuracy (`answers.fidelity.Reliability`); None where answers have no confidence."""
 
     def worst(self, names: Sequence[str], count: int) -> list[Any]:
         """At most `count` rows where the student falls furthest behind the teacher, worst first (`answers.judging.Worst`)."""
@@ -102,10 +67,11 @@ class Judge(Protocol):
         """[N, S] whose means over rows give the metric, and the function [S] → metric; None where it is no such function."""
 
 
-class Answers(LabelReader, Protocol):
+class Answers(Protocol):
     """A kind of answers.
 
     Attributes:
+        is_optional: Whether rows may do without labels.
         kind: Its name in `potstill.answers.ANSWERS`.
         reported: The kind as figures name it; words are judged by the measures of classes.
         noun: What answers of this kind are called in messages.
@@ -143,12 +109,36 @@ class Answers(LabelReader, Protocol):
     from_teacher: tuple[Mapping[str, Any], ...]
     scale: Sequence[float] | None
     label_names: Sequence[str]
+    is_optional: bool
 
     @property
     def metric(self) -> str: ...
 
     @property
     def fewest_classes(self) -> int: ...
+
+    def find_columns(
+        self, dataset: Dataset, asked: Mapping[str, Any] | None, modality: Modality, *, labelled: bool = True
+    ) -> dict[str, str]:
+        """Role → column, of the content and of the labels; raises DataError with the choices where it is not clear."""
+
+    def read(self, dataset: Dataset, roles: Mapping[str, str], split: str) -> list[Any]:
+        """Labels as written, one a row, None where a row has none."""
+
+    def order(self, raw: Sequence[Any], roles: Mapping[str, str], feature: Any, given: Sequence[str] | None) -> Any:
+        """The names and what takes labels to them (`Mapped`), from the training rows; `given` is the teacher's order."""
+
+    def known(self, names: Sequence[str], raw: Sequence[Any], roles: Mapping[str, str]) -> Mapped:
+        """What takes labels to known names, of which the rows may lack some."""
+
+    def missing(self, count: int, names: Sequence[str]) -> np.ndarray:
+        """Labels of rows that have none."""
+
+    def strata(self, values: np.ndarray) -> np.ndarray:
+        """[N] int64 the group of each row, whose shares are kept where rows are drawn."""
+
+    def spread(self, content: pa.Table, values: np.ndarray) -> tuple[pa.Table, np.ndarray]:
+        """Rows as they are encoded, where one row of the data becomes several."""
 
     def scaled(self, labels: np.ndarray | None) -> Answers:
         """The same kind with the scales of these labels [N, ...] of training rows."""

@@ -10,12 +10,7 @@ from datasets import Dataset
 
 
 def table_of(dataset: Dataset, columns: Sequence[str] | None = None) -> pa.Table:
-    """All rows of a data set in their order, as an Arrow table.
-
-    Args:
-        dataset: A data set; where rows were selected from another one, the selected rows are copied, else nothing is.
-        columns: The columns wanted, in that order; None for all.
-    """
+    """All rows of a data set in their order, as a table of these columns; copied only where rows were selected from others."""
     if dataset._indices is not None:
         picked = dataset.select_columns(list(columns)) if columns is not None else dataset
         return picked.with_format("arrow")[:]

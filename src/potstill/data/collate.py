@@ -17,7 +17,7 @@ from potstill.data.row_files import PADDING
 TASK_CLASSES = "task_classes"
 """Key of a batch with rows of several tasks: the first class of each row's task and the one after its last [B, 2] int64."""
 NOT_INPUTS = frozenset({"labels", "row_id", "row_index", "view", "unit_positions", "unit_ends", TASK_CLASSES})
-"""What a batch carries beside the inputs of a model."""
+"""What a batch carries besides the inputs of a model."""
 
 
 @dataclass(frozen=True)
@@ -31,17 +31,15 @@ class TextCollator:
         pad_token_id: Fills what a row lacks.
         padding_side: ``"right"`` or ``"left"``.
         pad_token_type_id: Fills token types.
-        multiple: T is rounded up to a multiple of this.
     """
 
     pad_token_id: int = 0
     padding_side: str = "right"
     pad_token_type_id: int = 0
-    multiple: int = 1
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         lengths = np.array([len(row["input_ids"]) for row in rows])
-        longest = -(-int(lengths.max(initial=1)) // self.multiple) * self.multiple
+        longest = int(lengths.max(initial=1))
         places = np.arange(longest)
         mask = places < lengths[:, None] if self.padding_side == "right" else places >= longest - lengths[:, None]
         batch = {"input_ids": self._padded(rows, "input_ids", mask, self.pad_token_id)}
@@ -59,7 +57,7 @@ class TextCollator:
 
 @dataclass(frozen=True)
 class UnitCollator:
-    """Pads tokens as `TextCollator` does, and units beside them.
+    """Pads tokens as `TextCollator` does, and units.
 
     Gives the keys of `TextCollator`, with ``labels`` [B, U] (−100 where there is none) and ``unit_positions`` [B, U], the first
     token of each unit: `row_files.ABSENT` where it has none, `row_files.PADDING` beyond the row's units. Rows with
@@ -124,7 +122,7 @@ def _numbers(value: Any) -> tuple[float, ...]:
 
 def _identity(rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
     labels = np.asarray([row["labels"] for row in rows])
-    labels = labels.astype(np.float32 if labels.dtype.kind == "f" else np.int64)
+    labels = labels.astype(np.float32 if np.issubdtype(labels.dtype, np.floating) else np.int64)
     return {"labels": torch.from_numpy(labels), "row_id": torch.tensor([row["row_id"] for row in rows], dtype=torch.int64)}
 
 

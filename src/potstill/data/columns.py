@@ -106,16 +106,9 @@ def one_of(
     first: bool = False,
     or_any: bool = False,
 ) -> str:
-    """The column with one of the usual names, the likeliest of which come first.
+    """The column with one of the usual names (in lower case, the likeliest first), else where `or_any` is set the only one.
 
-    Args:
-        role: For messages.
-        columns: To choose from.
-        names: In lower case.
-        features: All columns, for messages.
-        accepted: What the column has to be.
-        first: Whether the likeliest name is taken where several columns have one.
-        or_any: Whether any of the columns will do where none has such a name.
+    Where several columns have such a name, `first` takes the likeliest.
 
     Raises:
         DataError: No column fits, or more than one does.
@@ -124,10 +117,7 @@ def one_of(
     candidates = candidates[:1] if first else candidates or (list(columns) if or_any else [])
     if len(candidates) == 1:
         return candidates[0]
-    given = f"more than one column could be the {role}" if candidates else f"no column looks like the {role}"
-    choice = candidates[0] if candidates else next(iter(features), "…")
-    todo = f"say which, for example data.columns: {{{role}: {written(choice)}}}"
-    raise DataError(f"{given}: {_listed(candidates or features)}", accepted, todo)
+    raise unclear(role, candidates, features, accepted)
 
 
 def only(role: str, candidates: Sequence[str], features: Features) -> str:
@@ -141,14 +131,12 @@ def only(role: str, candidates: Sequence[str], features: Features) -> str:
     raise unclear(role, candidates, features)
 
 
-def unclear(role: str, candidates: Sequence[str], features: Features) -> DataError:
+def unclear(role: str, candidates: Sequence[str], features: Features, accepted: str = "") -> DataError:
     """The error for a role that no column fits, or more than one."""
-    if candidates:
-        given = f"more than one column could be the {role}: {_listed(candidates)}"
-    else:
-        given = f"no column of the data looks like the {role}; the columns are {_listed(features)}"
+    given = f"more than one column could be the {role}" if candidates else f"no column looks like the {role}"
     choice = candidates[0] if candidates else next(iter(others(features, set())), "…")
-    return DataError(given, f"one column as {role}", f"say which, for example data.columns: {{{role}: {written(choice)}}}")
+    todo = f"say which, for example data.columns: {{{role}: {written(choice)}}}"
+    return DataError(f"{given}: {_listed(candidates or features)}", accepted or f"one column as {role}", todo)
 
 
 def _listed(names: Iterable[str]) -> str:

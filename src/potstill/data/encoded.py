@@ -31,6 +31,7 @@ class EncodedRows(TorchDataset):
         groups: Where long inputs were split into several rows: the row id of the first part, for each row [N]; else None.
         fingerprint: Hash of what the rows were made of.
         notes: What there is to say about the encoding.
+        writer: Writes rows of this kind.
     """
 
     row_ids: np.ndarray
@@ -39,6 +40,7 @@ class EncodedRows(TorchDataset):
     fingerprint: str
     groups: np.ndarray | None = None
     notes: tuple[str, ...] = ()
+    writer: type[RowWriter]
 
     def __len__(self) -> int:
         return len(self.row_ids)
@@ -54,18 +56,9 @@ class EncodedRows(TorchDataset):
         """The label of one row: a number, or [C] float32."""
         return self.labels[index] if self.labels.ndim > 1 else self.labels[index].item()
 
-    def writer(self, folder: Path) -> RowWriter:
-        """A writer for rows of this kind."""
-        raise NotImplementedError
-
     def subset(self, indices: Iterable[int] | np.ndarray) -> EncodedRows:
         """A view of some rows, in the order of `indices`."""
         return _Selection(self, np.asarray(list(indices) if not isinstance(indices, np.ndarray) else indices, np.int64))
-
-    @staticmethod
-    def concatenate(parts: Sequence[EncodedRows]) -> EncodedRows:
-        """A view of all rows of several parts, one after the other."""
-        return concatenate(parts)
 
     def save(self, folder: Path | str) -> EncodedRows:
         """Write the rows into a folder and return them as opened from there."""
@@ -73,11 +66,6 @@ class EncodedRows(TorchDataset):
         for start in range(0, len(self), _COPIED_ROWS):
             writer.add(self.__getitems__(range(start, min(start + _COPIED_ROWS, len(self)))))
         writer.close(self.fingerprint, self.notes)
-        return open_rows(folder)
-
-    @staticmethod
-    def open(folder: Path | str) -> EncodedRows:
-        """Open rows that were written; see `open_rows`."""
         return open_rows(folder)
 
 
@@ -121,16 +109,15 @@ class _Stored(EncodedRows):
 class EncodedText(_Stored):
     """Texts as token ids: all ids end to end in one file, and where each row begins in another."""
 
-    kind = "text"
+    kind, writer = "text", TextWriter
 
     def _map(self, manifest: dict[str, Any]) -> None:
         super()._map(manifest)
-        self.has_types = bool(manifest["token_type_ids"])
         self.offsets = self._array("offsets", np.int64, (self.rows + 1,))
         self.lengths = np.diff(self.offsets).astype(np.int32)
         total = int(self.offsets[-1])
         self.tokens = self._array("tokens", np.int32, (total,))
-        self.types = self._array("token_types", np.uint8, (total,)) if self.has_types else None
+        self.types = self._array("token_types", np.uint8, (total,)) if manifest["token_type_ids"] else None
         self.groups = self._array("groups", np.int64, (self.rows,)) if manifest.get("groups") else None
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
@@ -145,10 +132,6 @@ class EncodedText(_Stored):
                 row["group"] = int(self.groups[i])
             rows.append(row)
         return rows
-
-    def writer(self, folder: Path) -> TextWriter:
-        """A writer of rows with the same inputs."""
-        return TextWriter(folder, token_types=self.has_types, groups=self.groups is not None)
 
     def token_counts(self) -> dict[int, int]:
         """How often each token id occurs, padding left out because it is never stored."""
@@ -167,10 +150,10 @@ class EncodedUnits(EncodedText):
 
     Attributes:
         num_units: Units of each row [N] int64.
-        has_ends: Whether the last token of each unit is kept beside the first.
+        has_ends: Whether the last token of each unit is kept as well as the first.
     """
 
-    kind = "units"
+    kind, writer = "units", UnitWriter
 
     def _map(self, manifest: dict[str, Any]) -> None:
         super()._map(manifest)
@@ -195,15 +178,11 @@ class EncodedUnits(EncodedText):
                 row["labels"] = self.unit_labels[start:end]
         return rows
 
-    def writer(self, folder: Path) -> UnitWriter:
-        """A writer of rows with the same inputs."""
-        return UnitWriter(folder, token_types=self.has_types, ends=self.has_ends, groups=self.groups is not None)
-
 
 class EncodedImages(_Stored):
     """Images as bytes [N, C, H, W] uint8, resized as the image processor says; scaling and normalising wait for the collator."""
 
-    kind = "images"
+    kind, writer = "images", ImageWriter
 
     def _map(self, manifest: dict[str, Any]) -> None:
         super()._map(manifest)
@@ -214,16 +193,12 @@ class EncodedImages(_Stored):
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         return [{"row_id": int(self.row_ids[i]), "labels": self.label(i), "pixel_values": self.pixels[i]} for i in indices]
 
-    def writer(self, folder: Path) -> ImageWriter:
-        """A writer of images."""
-        return ImageWriter(folder)
-
 
 class _Selection(EncodedRows):
     """Some rows of other rows."""
 
     def __init__(self, base: EncodedRows, indices: np.ndarray) -> None:
-        self.base, self.indices = base, indices
+        self.base, self.indices, self.writer = base, indices, base.writer
         if len(indices) and (indices.min() < -len(base) or indices.max() >= len(base)):
             raise IndexError(f"rows {indices.min()} to {indices.max()} asked for, of {len(base)}")
         self.row_ids, self.labels, self.lengths = base.row_ids[indices], base.labels[indices], base.lengths[indices]
@@ -233,15 +208,12 @@ class _Selection(EncodedRows):
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         return self.base.__getitems__(self.indices[np.asarray(indices, np.int64)].tolist())
 
-    def writer(self, folder: Path) -> RowWriter:
-        return self.base.writer(folder)
-
 
 class _Joined(EncodedRows):
     """Several parts, one after the other."""
 
     def __init__(self, parts: Sequence[EncodedRows]) -> None:
-        self.parts = list(parts)
+        self.parts, self.writer = list(parts), parts[0].writer
         self.starts = np.cumsum([0, *(len(part) for part in parts)])
         self.row_ids = np.concatenate([part.row_ids for part in parts])
         self.labels = np.concatenate([part.labels for part in parts])
@@ -262,9 +234,6 @@ class _Joined(EncodedRows):
             for place, row in zip(places, found):
                 rows[place] = row
         return rows
-
-    def writer(self, folder: Path) -> RowWriter:
-        return self.parts[0].writer(folder)
 
 
 def concatenate(parts: Sequence[EncodedRows]) -> EncodedRows:

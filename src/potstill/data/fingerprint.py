@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,15 +41,11 @@ def row_hashes(table: pa.Table) -> np.ndarray:
     """
     total = np.zeros(table.num_rows, np.uint64)
     for name in table.column_names:
-        own = np.fromiter((xxhash.xxh3_64_intdigest(data) for data in _as_bytes(table.column(name))), np.uint64, table.num_rows)
+        own = np.fromiter(
+            (xxhash.xxh3_64_intdigest(_value_bytes(value.as_py())) for value in table.column(name)), np.uint64, table.num_rows
+        )
         total = total * np.uint64(0x9E3779B97F4A7C15) + own
     return total
-
-
-def _as_bytes(column: pa.ChunkedArray) -> Iterator[bytes]:
-    for chunk in column.chunks:
-        for scalar in chunk:
-            yield _value_bytes(scalar.as_py())
 
 
 def _value_bytes(value: Any) -> bytes:

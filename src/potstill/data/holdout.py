@@ -17,12 +17,6 @@ def stratified(hashes: np.ndarray, label: np.ndarray, count: int, seed: int) -> 
     A class keeps at least one row behind. Rows whose content occurs more than once stay behind too, so that no held-out
     row is also a training row, as long as enough others are left.
 
-    Args:
-        hashes: Hash of the content of each row [N].
-        label: Class of each row [N].
-        count: How many rows are wanted; at least one is tried for.
-        seed: Fixes the choice.
-
     Returns:
         Row numbers in ascending order [≤ count] int64; empty where no class has two rows.
     """
@@ -83,12 +77,12 @@ def thin(
     split: str,
     notes: list[str],
     *,
-    strata: np.ndarray | None = None,
+    strata: np.ndarray,
 ) -> tuple[pa.Table, np.ndarray]:
-    """At most `count` rows of a split, each class (or group of `strata`) with its share and a row where there is room."""
+    """At most `count` rows of a split, each group of `strata` with its share and a row where there is room."""
     if content.num_rows <= count:
         return content, label
-    own = _by_first_row(label if strata is None else strata)
+    own = _by_first_row(strata)
     first = np.unique(own, return_index=True)[1]
     rows = np.setdiff1d(np.random.default_rng(seed).permutation(len(own)), first, assume_unique=True)
     quotas = _quotas(np.unique(own, return_counts=True), count)

@@ -19,6 +19,7 @@ from potstill.errors import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+_UNREADABLE = (OSError, UnidentifiedImageError, ValueError, TypeError, SyntaxError, PillowImage.DecompressionBombError)
 IMAGE_TYPE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 
 
@@ -42,7 +43,9 @@ def _images_below(folder: Path) -> Iterable[Path]:
 def read_class_folders(folder: Path, *, labelled: bool = True) -> Dataset:
     """An image folder whose sub-folders are the classes → columns ``image`` and ``label``; without labels only ``image``."""
     if not labelled:
-        return paths_dataset(image_files(folder))
+        features = Features({"image": Image()})
+        images = image_array([str(path) for path in image_files(folder)])
+        return dataset_of(pa.table({"image": images}).cast(features.arrow_schema))
     classes = class_folders(folder)
     files = [(path, label) for label, name in enumerate(classes) for path in image_files(name)]
     features = Features({"image": Image(), "label": ClassLabel(names=[path.name for path in classes])})
@@ -52,20 +55,9 @@ def read_class_folders(folder: Path, *, labelled: bool = True) -> Dataset:
     )
 
 
-def paths_dataset(paths: Iterable[Path]) -> Dataset:
-    """Images without labels, one column ``image``."""
-    features = Features({"image": Image()})
-    return dataset_of(pa.table({"image": image_array([str(path) for path in paths])}).cast(features.arrow_schema))
-
-
 def image_array(paths: list[str]) -> pa.Array:
     """Paths → an Arrow array of images whose bytes stay on disk."""
     return pa.array([{"bytes": None, "path": path} for path in paths], IMAGE_TYPE)
-
-
-def metadata_file(folder: Path) -> Path | None:
-    """The metadata file of an image folder, or None."""
-    return next((folder / name for name in METADATA if (folder / name).is_file()), None)
 
 
 def read_metadata_folder(folder: Path, metadata: Path) -> Dataset:
@@ -101,19 +93,16 @@ def name_of(value: Any, row: int) -> str:
 
 
 def decode(value: Any, row: int, *, mode: str = "RGB") -> PillowImage.Image:
-    """Decode one image.
+    """One image out of a ``{"bytes", "path"}`` dict, bytes, a path, a Pillow image, or pixels [H, W] or [H, W, C] of 0–255.
 
-    Args:
-        value: A ``{"bytes", "path"}`` dict, bytes, a path, a Pillow image, or pixels [H, W] or [H, W, C] of 0–255.
-        row: Its row, counted from 0, for the error message.
-        mode: Pillow mode of the result, ``"RGB"`` or ``"L"``.
+    `row`, counted from 0, names it in errors.
 
     Raises:
         DataError: The image is corrupt or missing; names it.
     """
     try:
         return _opened(value).convert(mode)
-    except (OSError, UnidentifiedImageError, ValueError, TypeError, SyntaxError, PillowImage.DecompressionBombError) as err:
+    except _UNREADABLE as err:
         raise corrupt_image(value, row, err) from err
 
 
@@ -131,7 +120,8 @@ def _opened(value: Any) -> PillowImage.Image:
     pixels = np.asarray(value)
     if pixels.ndim == 3 and pixels.shape[0] in (1, 3) and pixels.shape[2] not in (1, 3, 4):
         pixels = pixels.transpose(1, 2, 0)
-    if pixels.ndim not in (2, 3) or pixels.min() < 0 or pixels.max() > 255 or (pixels.dtype.kind == "f" and pixels.max() <= 1):
+    is_share = np.issubdtype(pixels.dtype, np.floating) and pixels.max() <= 1
+    if pixels.ndim not in (2, 3) or pixels.min() < 0 or pixels.max() > 255 or is_share:
         raise ValueError(
             f"pixels of shape {pixels.shape} and range {pixels.min()} to {pixels.max()}, not [H, W] or [H, W, C] of 0 to 255"
         )
@@ -150,17 +140,12 @@ def corrupt_image(value: Any, row: int, err: Exception) -> DataError:
 
 
 def is_readable(value: Any, *, whole: bool) -> Exception | None:
-    """None where an image can be read, else what is wrong.
-
-    Args:
-        value: The image, as in `decode`.
-        whole: Whether all pixels are decoded, or only the header is read.
-    """
+    """None where an image can be read (`whole`: with all its pixels, not the header alone), else what is wrong."""
     try:
         image = _opened(value)
         if whole:
             image.load()
-    except (OSError, UnidentifiedImageError, ValueError, TypeError, SyntaxError, PillowImage.DecompressionBombError) as err:
+    except _UNREADABLE as err:
         return err
     return None
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,6 @@ import torch
 
 from potstill.data.encoded import EncodedRows
 from potstill.data.fingerprint import hash_of
-from potstill.data.row_files import RowWriter
 from potstill.errors import DataError
 
 PREFIX = "teacher_"
@@ -20,7 +18,7 @@ _SHARED = ("row_id", "labels")
 
 
 class PairedRows(EncodedRows):
-    """Rows of a student with the teacher's inputs beside them, under keys that begin with ``teacher_``.
+    """Rows of a student with the teacher's inputs added, under keys that begin with ``teacher_``.
 
     Args:
         student: The rows as the student takes them; they give labels, lengths and order.
@@ -34,7 +32,7 @@ class PairedRows(EncodedRows):
         self.student, self.teacher = student, teacher
         self.row_ids, self.labels, self.lengths = student.row_ids, student.labels, student.lengths
         self.fingerprint = hash_of("paired", student.fingerprint, teacher.fingerprint)
-        self.notes, self.groups = student.notes, student.groups
+        self.notes, self.groups, self.writer = student.notes, student.groups, student.writer
         order = np.argsort(teacher.row_ids, kind="stable")
         found = np.searchsorted(teacher.row_ids[order], student.row_ids)
         self.places = order[np.minimum(found, len(order) - 1)] if len(order) else np.zeros(0, np.int64)
@@ -50,10 +48,6 @@ class PairedRows(EncodedRows):
         places = self.places[np.asarray(indices, np.int64)].tolist()
         both = zip(self.student.__getitems__(indices), self.teacher.__getitems__(places))
         return [own | {PREFIX + key: value for key, value in other.items() if key not in _SHARED} for own, other in both]
-
-    def writer(self, folder: Path) -> RowWriter:
-        """A writer of the student's part."""
-        return self.student.writer(folder)
 
 
 @dataclass(frozen=True)

@@ -4,31 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 from datasets import Dataset
 
-from potstill.contracts.answers import LabelReader
-from potstill.contracts.modality import Modality
+from potstill.contracts.task import Task
 from potstill.data.sources import Source, read_source
 from potstill.errors import DataError
 
 _SHOWN_ROWS = 5
-
-
-class Readable(Protocol):
-    """What reading needs of a task."""
-
-    modality: Modality
-
-    def answers(self) -> LabelReader:
-        """What reads the labels."""
-        ...
-
-    def find_columns(self, dataset: Dataset, asked: Mapping[str, Any] | None, *, labelled: bool = True) -> dict[str, str]:
-        """Role → column."""
-        ...
 
 
 @dataclass
@@ -44,7 +29,7 @@ class Part:
 class Reader:
     """Brings each split into fixed columns and collects what there is to say."""
 
-    def __init__(self, task: Readable, columns: Mapping[str, Any] | None, skip_corrupt: bool) -> None:
+    def __init__(self, task: Task, columns: Mapping[str, Any] | None, skip_corrupt: bool) -> None:
         self.task, self.asked, self.skip_corrupt = task, dict(columns or {}), skip_corrupt
         self.notes: list[str] = []
         self.labels = task.answers()

@@ -17,11 +17,7 @@ ABSENT, PADDING = -1, -2
 
 
 class RowWriter:
-    """Appends rows to the files of a folder; the manifest, written last, makes them valid.
-
-    Args:
-        folder: Where to write; what an earlier writer left there is replaced.
-    """
+    """Appends rows to the files of a folder; the manifest, written last, makes them valid. Earlier files are replaced."""
 
     kind = ""
 
@@ -48,12 +44,12 @@ class RowWriter:
     def append_labels(self, labels: Sequence[Any]) -> None:
         """Append labels: whole numbers, or as many float32 numbers for each row."""
         values = np.asarray(labels)
-        values = values.astype(np.float32 if values.dtype.kind == "f" else np.int64)
+        values = values.astype(np.float32 if np.issubdtype(values.dtype, np.floating) else np.int64)
         self.labels = {"dtype": values.dtype.name, "shape": list(values.shape[1:])}
         self.append("labels", values)
 
     def facts(self) -> dict[str, Any]:
-        """What the manifest has to say beside the common part."""
+        """What the manifest says besides the common part."""
         return {}
 
     def close(self, fingerprint: str, notes: Iterable[str] = ()) -> None:
@@ -74,20 +70,22 @@ class RowWriter:
 
 
 class TextWriter(RowWriter):
-    """Writes token ids end to end."""
+    """Writes token ids end to end, with token types and groups where the first row has them."""
 
     kind = "text"
 
-    def __init__(self, folder: Path, *, token_types: bool, groups: bool = False) -> None:
+    def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.token_types, self.groups, self.end = token_types, groups, 0
+        self.token_types, self.groups, self.end = False, False, 0
         self.append("offsets", np.zeros(1, np.int64))
-        for name in ("row_ids", "labels", "tokens", *(("token_types",) if token_types else ()), *(("groups",) if groups else ())):
+        for name in ("row_ids", "labels", "tokens"):
             self.append(name, np.zeros(0, np.uint8))
 
     def add(self, rows: Sequence[dict[str, Any]]) -> None:
         if not rows:
             return
+        if not self.rows:
+            self.token_types, self.groups = "token_type_ids" in rows[0], "group" in rows[0]
         super().add(rows)
         ends = self.end + np.cumsum([len(row["input_ids"]) for row in rows], dtype=np.int64)
         self.end = int(ends[-1])
@@ -124,20 +122,22 @@ class ImageWriter(RowWriter):
 
 
 class UnitWriter(TextWriter):
-    """Writes token ids and the units of each row."""
+    """Writes token ids and the units of each row, with their ends where the first row has them."""
 
     kind = "units"
 
-    def __init__(self, folder: Path, *, token_types: bool, ends: bool, groups: bool = False) -> None:
-        super().__init__(folder, token_types=token_types, groups=groups)
-        self.ends, self.units_end = ends, 0
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.ends, self.units_end = False, 0
         self.append("unit_offsets", np.zeros(1, np.int64))
-        for name in ("unit_positions", "unit_labels", *(("unit_ends",) if ends else ())):
+        for name in ("unit_positions", "unit_labels"):
             self.append(name, np.zeros(0, np.uint8))
 
     def add(self, rows: Sequence[dict[str, Any]]) -> None:
         if not rows:
             return
+        if not self.rows:
+            self.ends = "unit_ends" in rows[0]
         is_labelled = [bool((np.asarray(row["labels"]) >= 0).any()) for row in rows]
         super().add([row | {"labels": 0 if labelled else -100} for row, labelled in zip(rows, is_labelled)])
         ends = self.units_end + np.cumsum([len(row["unit_positions"]) for row in rows], dtype=np.int64)

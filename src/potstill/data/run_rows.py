@@ -11,26 +11,17 @@ from typing import Any
 from datasets import Dataset, load_from_disk
 
 from potstill.data.encoded import EncodedRows, concatenate, open_rows
-from potstill.data.task_rows import SEPARATOR, blocks_of, of_task, rows_of
+from potstill.data.task_rows import SEPARATOR, SPLITS, blocks_of, of_task, rows_of
 from potstill.errors import ModelError
 from potstill.ground.disk import read_json
 
-SPLITS = ("train", "validation", "test", "unlabelled")
 AUGMENTED = "augmented"
 LEARNED = ("train", "unlabelled", AUGMENTED)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of a run, or of one of its tasks.
-
-    Args:
-        task: What they mean; knows their labels.
-        facts: What the reading stage kept: ``label_names``, ``rows``, ``notes``.
-        splits: Split → folder of the rows as a person reads them.
-        places: Split → folder of the rows in the first teacher's tokens.
-        number: Which of several tasks these rows are of, where they lie among those of all; None: all rows.
-    """
+    """Rows of a run, or of its task with that number: splits for people, and `places` in the first teacher's tokens."""
 
     task: Any
     facts: Mapping[str, Any]

@@ -130,7 +130,7 @@ def _by_split(found: Mapping[str, Dataset]) -> Source:
 
 def _read_hub(name: str, path: Path) -> Source:
     if not _HUB_ID.match(name) or name.startswith(".") or data_suffix(path) or path.suffix == ".gz":
-        raise missing_path(name, path)
+        raise DataError(f"{name} does not exist", _ACCEPTED, _spelling(path))
     hub_id, _, config = name.partition(":")
     try:
         found = datasets.load_dataset(hub_id, config or None)
@@ -157,14 +157,9 @@ def _hub_error(name: str, path: Path, err: Exception) -> DataError:
     return DataError(given, _ACCEPTED, "connect to the network, or give a path" if offline else _spelling(path))
 
 
-def missing_path(name: str, path: Path) -> DataError:
-    """The error for a path where there is nothing; suggests the nearest name beside it."""
-    return DataError(f"{name} does not exist", _ACCEPTED, _spelling(path))
-
-
 def _spelling(path: Path) -> str:
-    beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-    guess = nearest(path.name, beside)
+    entries = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    guess = nearest(path.name, entries)
     return f"did you mean {path.parent / guess}?" if guess else "check the spelling of the path"
 
 

@@ -11,11 +11,12 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, Features, Image
 
-from potstill.contracts.answers import LabelReader
+from potstill.contracts.answers import Answers
+from potstill.contracts.task import Task
 from potstill.data import holdout
 from potstill.data.arrow import dataset_of
 from potstill.data.fingerprint import hash_of, row_hashes, rows_hash
-from potstill.data.reading import Readable, Reader
+from potstill.data.reading import Reader
 from potstill.data.sources import read_source
 from potstill.data.spool import taken
 from potstill.errors import DataError
@@ -55,7 +56,7 @@ class Splits:
 def load(
     source: Any,
     *,
-    task: Readable,
+    task: Task,
     columns: Mapping[str, Any] | None = None,
     label_names: Sequence[str] | None = None,
     validation: Any = None,
@@ -116,7 +117,7 @@ def load(
 def load_rows(
     source: Any,
     *,
-    task: Readable,
+    task: Task,
     label_names: Sequence[str],
     columns: Mapping[str, Any] | None = None,
     split: str = "test",
@@ -143,7 +144,7 @@ def load_rows(
     return _as_dataset(*reader.labels.spread(part.content, values), 0)
 
 
-def _carve_missing(tables: dict[str, tuple[pa.Table, np.ndarray]], seed: int, notes: list[str], labels: LabelReader) -> None:
+def _carve_missing(tables: dict[str, tuple[pa.Table, np.ndarray]], seed: int, notes: list[str], labels: Answers) -> None:
     missing = [split for split in ("validation", "test") if split not in tables]
     if not missing:
         return

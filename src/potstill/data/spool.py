@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import logging
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +23,6 @@ class Spool:
     (``TMPDIR``), which vanish with the table. Pieces may differ in columns and types as far as `pyarrow.concat_tables` can
     promote them.
 
-    Args:
-        in_memory_bytes: How much is kept in memory; `IN_MEMORY_BYTES` where left out.
-
     Example:
         >>> spool = Spool()
         >>> spool.add(pa.table({"text": ["a"]}))
@@ -35,8 +31,7 @@ class Spool:
         ['a', 'b']
     """
 
-    def __init__(self, in_memory_bytes: int | None = None) -> None:
-        self.in_memory_bytes = IN_MEMORY_BYTES if in_memory_bytes is None else in_memory_bytes
+    def __init__(self) -> None:
         self._held: list[pa.Table] = []
         self._bytes = 0
         self._files: list[tuple[Path, pa.RecordBatchFileWriter]] = []
@@ -46,7 +41,7 @@ class Spool:
         """Append rows."""
         self._held.append(table)
         self._bytes += table.get_total_buffer_size()
-        if self._files or self._bytes > self.in_memory_bytes:
+        if self._files or self._bytes > IN_MEMORY_BYTES:
             self._write_held()
 
     def table(self) -> pa.Table:
@@ -92,23 +87,12 @@ def _mapped(path: Path) -> pa.Table:
 
 
 def taken(table: pa.Table, rows: np.ndarray) -> pa.Table:
-    """Some rows of a table, without holding more than a block of them in memory.
-
-    Args:
-        table: The rows to choose from.
-        rows: Row numbers in ascending order.
-    """
-    spool = Spool()
-    for start, block in _blocks(table):
-        inside = rows[np.searchsorted(rows, start) : np.searchsorted(rows, start + block.num_rows)]
+    """The rows of a table with these numbers, which ascend, without holding more than a block of them in memory."""
+    spool, start = Spool(), 0
+    for batch in table.to_batches(max_chunksize=_TAKEN_ROWS):
+        inside = rows[np.searchsorted(rows, start) : np.searchsorted(rows, start + batch.num_rows)]
         if len(inside):
-            spool.add(block.take(pa.array(inside - start)))
+            spool.add(pa.Table.from_batches([batch]).take(pa.array(inside - start)))
+        start += batch.num_rows
     made = spool.table()
     return made if made.num_columns else table.slice(0, 0)
-
-
-def _blocks(table: pa.Table) -> Iterator[tuple[int, pa.Table]]:
-    start = 0
-    for batch in table.to_batches(max_chunksize=_TAKEN_ROWS):
-        yield start, pa.Table.from_batches([batch])
-        start += batch.num_rows

@@ -107,7 +107,7 @@ def _broken_json(path: Path, number: int, line: str, err: ValueError) -> DataErr
     return DataError(
         f"line {number} of {path} is not valid JSON ({reason}): {shorten(line.strip())!r}",
         'one JSON object a line, for example {"text": "…", "label": "…"}',
-        f"mend or remove line {number}",
+        f"correct or remove line {number}",
     )
 
 

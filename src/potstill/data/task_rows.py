@@ -61,26 +61,13 @@ def rows_of(rows: Rows, number: int) -> Rows:
 
 
 def of_task(rows: Dataset, number: int, start: int) -> Dataset:
-    """The rows of a task as they were before they were joined with those of others, but for their ids.
-
-    Args:
-        rows: Rows of all tasks.
-        number: Of the task.
-        start: Where its classes begin.
-    """
+    """The rows of a task as they were before they were joined with those of others, but for their ids."""
     return dataset_of(_moved(table_of(rows_of(rows, number)), label=-start, row_id=0))
 
 
 def to_task(rows: Dataset, number: int, start: int) -> Dataset:
     """Rows of one task, read by themselves, at the places of that task; the inverse of `of_task`."""
     return dataset_of(_moved(table_of(rows), label=start, row_id=number * SPAN))
-
-
-def next_row_id(row_ids: Sequence[np.ndarray], number: int) -> int:
-    """The first id of a task that is beyond all that it has."""
-    used = np.concatenate([np.asarray(ids) for ids in row_ids])
-    used = used[numbers_of(used) == number]
-    return int(used.max()) + 1 if len(used) else number * SPAN
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ def _as_error(path: Path, number: int, encoding: str, sample: str = "") -> DataE
 def likely_encoding(sample: bytes) -> str:
     """The encoding that a sample of non-UTF-8 text is most likely in.
 
-    East Asian encodings are told apart by how many of their characters are common ones; what none of them can read, or
+    East Asian encodings are distinguished by how many of their characters are common ones; what none of them can read, or
     reads as rare characters, is taken for Western European ``cp1252``.
     """
     sample = sample[: sample.rfind(b"\n") + 1] or sample

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.special import log_softmax, logsumexp
 
-from potstill.answers.class_ranges import FLOOR
+from potstill.answers.units import FLOOR
 from potstill.contracts.answers import Predictions
 from potstill.contracts.party import Party
 from potstill.data.encoded import EncodedRows
@@ -54,7 +54,7 @@ def _untimed(party: Party) -> Subject:
     model = party.model
     spent = cost_of(party)
     with placed(model):
-        answers = predict(TorchRunner(model, threads=num_cores()), party.encoded("test"), party.collator)
+        answers = predict(TorchRunner(model, threads=num_cores()), party.encoded("test"), party.collator, party.rows.answers)
     return Subject(answers, {}, spent.parameters, spent.bytes, spent.flops, {"safetensors": spent.bytes}, party)
 
 
@@ -71,7 +71,7 @@ def own_answers(teacher: Teacher, rows: EncodedRows, num_classes: int) -> Predic
     """What a task's teacher answers, at the places of its classes; other classes cannot be chosen."""
     start, stop = teacher.rows.block
     with placed(teacher.model) as model:
-        found = predict(TorchRunner(model), rows, teacher.collator)
+        found = predict(TorchRunner(model), rows, teacher.collator, teacher.rows.answers)
     logits = np.full((len(found.logits), num_classes), FLOOR, np.float32)
     logits[:, start:stop] = found.logits
     return Predictions(logits, np.where(found.labels < 0, found.labels, found.labels + start), found.row_ids)

@@ -58,7 +58,7 @@ def _subject(bench: Bench, party: Party, answers: Predictions | None = None) -> 
     if answers is None:
         with placed(model):
             whole = runner if compute_device() == device_of(model) else TorchRunner(model)
-            answers = predict(whole, party.encoded("test"), party.collator)
+            answers = predict(whole, party.encoded("test"), party.collator, party.rows.answers)
     sizes = {"safetensors": spent.bytes}
     runners = {runner.name: runner} if bench.target.is_here else {}
     return Subject(answers, runners, spent.parameters, spent.bytes, spent.flops, sizes, party)
@@ -69,7 +69,7 @@ def _add_exports(bench: Bench, subjects: dict[str, Subject]) -> None:
     _add(bench, student, plain_in(bench.export_facts), exports)
     for kept in kept_in(bench.export_facts).values():
         runner, size = kept.open(exports, device=target.usable_device), kept.bytes(exports)
-        answers = predict(runner, party.encoded("test"), party.collator)
+        answers = predict(runner, party.encoded("test"), party.collator, party.rows.answers)
         runners, sizes = {runner.name: runner} if target.is_here else {}, {runner.name: size}
         subjects[kept.model_name] = Subject(answers, runners, student.parameters, size, student.flops, sizes, party)
 

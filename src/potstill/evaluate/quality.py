@@ -6,36 +6,26 @@ Shapes: N rows, C classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
-from potstill.answers.units import FLOOR, answers_of, joined, pooled
-from potstill.contracts.answers import Predictions
+from potstill.answers.units import FLOOR, joined, pooled
+from potstill.contracts.answers import Answers, Predictions
 from potstill.contracts.runner import LOGITS, Runner
 from potstill.data.collate import NOT_INPUTS
+from potstill.data.encoded import EncodedRows
 from potstill.errors import DataError, ModelError
-
-
-class Rows(Protocol):
-    """The part of `potstill.data.encoded.EncodedRows` that is read here."""
-
-    groups: np.ndarray | None
-
-    @property
-    def lengths(self) -> np.ndarray: ...
-    def __len__(self) -> int: ...
-    def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]: ...
 
 
 def predict(
     runner: Runner,
-    rows: Rows,
+    rows: EncodedRows,
     collator: Callable[[list[dict[str, Any]]], Mapping[str, Any]],
+    answers: Answers,
     *,
     batch_size: int = 32,
-    on_batch: Callable[[int], None] | None = None,
 ) -> Predictions:
     """Run every row once, batched with rows of like length, and return the answers in row order.
 
@@ -45,8 +35,8 @@ def predict(
         runner: The model as served.
         rows: Encoded rows.
         collator: Makes a batch of rows; gives ``labels`` and ``row_id`` with the inputs.
+        answers: Reads them out of the runner's outputs.
         batch_size: Rows per call.
-        on_batch: Called with the number of rows of each finished batch.
 
     Raises:
         DataError: No rows.
@@ -59,35 +49,31 @@ def predict(
     for start in range(0, len(order), batch_size):
         indices = order[start : start + batch_size]
         batch = {name: np.asarray(value) for name, value in collator(rows.__getitems__(indices.tolist())).items()}
-        answers = runner.run(batch)[LOGITS]
-        if not np.isfinite(answers).all():
-            bad = batch["row_id"][~np.isfinite(answers).reshape(len(answers), -1).all(axis=-1)]
+        outputs = runner.run(batch)
+        if not np.isfinite(outputs[LOGITS]).all():
+            bad = batch["row_id"][~np.isfinite(outputs[LOGITS]).reshape(len(indices), -1).all(axis=-1)]
             raise ModelError(
                 f"{runner.name} gives logits that are not finite for rows {bad[:5].tolist()}",
                 "finite logits",
                 "train the model again with a lower learning rate, or serve it in fp32",
             )
-        read, mask = answers_of(torch.from_numpy(np.ascontiguousarray(answers)), batch)
+        tensors = {name: torch.from_numpy(np.ascontiguousarray(outputs[name])) for name in answers.outputs}
+        read, mask = answers.arrange(tensors, batch)
         found = {"logits": read.numpy(), "labels": batch["labels"], "row_id": batch["row_id"]}
         for name, value in (found if mask is None else found | {"mask": mask.numpy()}).items():
             parts[name].append(value)
-        if on_batch is not None:
-            on_batch(len(indices))
     back = np.argsort(order, kind="stable")
     fills = {"logits": FLOOR, "labels": -100, "row_id": -1, "mask": False}
     whole = {name: joined(arrays, fills[name])[back] for name, arrays in parts.items() if arrays}
     predicted = Predictions(whole["logits"], whole["labels"], whole["row_id"], whole.get("mask"))
-    return predicted if rows.groups is None or predicted.mask is not None else _of_texts(predicted, rows.groups)
-
-
-def _of_texts(found: Predictions, groups: np.ndarray) -> Predictions:
-    """Answers to segments as answers to the texts that they were cut out of."""
-    logits, first = pooled(found.logits, groups)
-    return Predictions(logits, found.labels[first], groups[first])
+    if rows.groups is None or predicted.mask is not None:
+        return predicted
+    logits, first = pooled(predicted.logits, rows.groups)
+    return Predictions(logits, predicted.labels[first], rows.groups[first])
 
 
 def sample_batches(
-    rows: Rows,
+    rows: EncodedRows,
     collator: Callable[[list[dict[str, Any]]], Mapping[str, Any]],
     *,
     sizes: Sequence[int] = (1, 8, 32),

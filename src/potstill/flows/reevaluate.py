@@ -63,7 +63,7 @@ def reevaluate(folder: str | Path, *, data: str | None = None, task: str | None 
         quality = judged(kind.judge(), teacher, teacher).quality() | kind.text_quality(teacher, rows)
         models: dict[str, dict[str, Any]] = {"teacher": {"quality": quality}}
         for name, runner in _served(flow, student).items():
-            answers = predict(runner, ours, student.collator)
+            answers = predict(runner, ours, student.collator, kind)
             judge = judged(kind.judge(), answers, teacher)
             found, close = judge.quality() | kind.text_quality(answers, rows), judge.closeness()
             models[name] = {
@@ -113,7 +113,7 @@ def _of_teacher(flow: DistillFlow, rows: Dataset | None, number: int | None, pla
         return own_answers(teacher, task.encode(of_one, teacher.processor, place, max_tokens=limit), num_classes)
     theirs = teacher.encoded("test") if rows is None else task.encode(rows, teacher.processor, place, max_tokens=limit)
     with placed(teacher.model) as model:
-        return predict(TorchRunner(model), theirs, teacher.collator)
+        return predict(TorchRunner(model), theirs, teacher.collator, teacher.rows.answers)
 
 
 def as_table(figures: dict[str, Any]) -> Table:

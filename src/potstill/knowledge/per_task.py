@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from potstill.answers.class_ranges import FLOOR, by_task
+from potstill.answers.units import FLOOR, by_task
 from potstill.contracts.signal import TeacherSignal
 from potstill.contracts.source import TeacherSource, require
 from potstill.data.collate import TASK_CLASSES
@@ -25,7 +25,7 @@ class PerTaskTeacher:
     """Teachers of different tasks as one source.
 
     The batch says by ``task_classes`` [B, 2] where the classes of each row's task start and stop; each teacher is asked about the
-    rows of its own task only. The logits of all other classes are −10⁴ (`class_ranges.FLOOR`), a probability of zero.
+    rows of its own task only. The logits of all other classes are −10⁴ (`answers.units.FLOOR`), a probability of zero.
 
     Args:
         sources: (start, stop) of a task's classes → its teacher, which answers with those classes alone or with all C.

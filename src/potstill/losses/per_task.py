@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from potstill.answers.class_ranges import by_task
+from potstill.answers.units import by_task
 from potstill.contracts.signal import TeacherSignal
 from potstill.data.collate import TASK_CLASSES
 from potstill.errors import NeedsError

@@ -66,7 +66,7 @@ def _choosing(student: Student, given: Given, options: ExportOptions, num_ways: 
     tried: list[str] = []
 
     def metric_of(runner: Runner) -> float:
-        found = predict(runner, validation, collator)
+        found = predict(runner, validation, collator, rows.answers)
         return float(rows.task.quality(found.logits, found.labels, teacher=teacher)[rows.metric])
 
     def on_try(name: str) -> None:
@@ -86,7 +86,7 @@ def _choosing(student: Student, given: Given, options: ExportOptions, num_ways: 
 def _teacher_answers(teacher: Teacher) -> np.ndarray:
     """What the teacher answers on the validation rows, for measures against it."""
     with placed(teacher.model) as model:
-        return predict(TorchRunner(model), teacher.encoded("validation"), teacher.collator).logits
+        return predict(TorchRunner(model), teacher.encoded("validation"), teacher.collator, teacher.rows.answers).logits
 
 
 def batches(

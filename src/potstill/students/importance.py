@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from potstill.answers.units import answers_of, head_output
+from potstill.answers.units import head_output
 from potstill.errors import DataError
 from potstill.ground.devices import placed
 from potstill.models.families import family_of
@@ -34,6 +34,7 @@ from potstill.models.families.base import Family
 from potstill.models.families.encoder import Encoder
 from potstill.models.families.stages import Stages
 from potstill.models.sentence_model import HEAD
+from potstill.tasks import answers_of
 
 FILE_NAME = "importance.safetensors"
 IGNORED_LABEL = -100
@@ -147,7 +148,7 @@ class _Recorder:
     """Masks of ones put on the model by hooks, whose gradients are gathered per row."""
 
     def __init__(self, family: Family, model: PreTrainedModel) -> None:
-        self.family, self.model = family, model
+        self.family, self.model, self.answers = family, model, answers_of(model)
         self.masks: dict[str, Tensor] = {}
         self.sums: dict[str, Tensor] = {}
         self.change: dict[int, Tensor] = {}
@@ -171,7 +172,7 @@ class _Recorder:
         inputs = teacher_inputs(self.model, batch)
         self.masks, self.token_mask = {}, inputs.get("attention_mask")
         with torch.enable_grad():
-            logits, counted = answers_of(head_output(self.model(**inputs)).float(), batch)
+            logits, counted = self.answers.arrange({"logits": head_output(self.model(**inputs)).float()}, batch)
             if counted is None and logits.dim() == 3:
                 counted = inputs["attention_mask"].bool()
             loss = sampled_loss(self.model, logits, counted, batch, inputs, seed)

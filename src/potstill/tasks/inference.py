@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from potstill import answers, modalities
-from potstill.contracts.task import TaskRow
 from potstill.errors import ModelError, RecipeError
 from potstill.tasks.table import TASKS, build, plain_tasks
 
@@ -20,12 +19,25 @@ if TYPE_CHECKING:
 _HEADLESS = ("Model", "ForMaskedLM", "ForPreTraining", "ForMaskedImageModeling", "ForCausalLM", "Backbone")
 
 
-def name_for(model_config: Any, columns: Iterable[str], labels: Callable[[ModelTask], str | None] | None = None) -> str:
-    """The name of the task; arguments and errors as in `potstill.tasks.infer`."""
+def infer(
+    model_config: Any, columns: Iterable[str] = (), *, labels: Callable[[ModelTask], str | None] | None = None
+) -> ModelTask:
+    """The task that a model and the columns of the data call for.
+
+    Args:
+        model_config: A transformers configuration, or None.
+        columns: Names of the data's columns, used where the model does not say.
+        labels: Says of which kind the data's labels are (a name in `potstill.answers.ANSWERS`), given the task with one class for
+            each row; asked where a model has no head yet.
+
+    Raises:
+        ModelError: The model was made for a task that Potstill does not know.
+        RecipeError: Neither the model nor the columns say.
+    """
     architectures = tuple(getattr(model_config, "architectures", None) or ())
     for architecture in architectures:
         if fitting := _with_head(architecture):
-            return _by_problem(fitting, model_config)
+            return build(_by_problem(fitting, model_config))
     if architectures and not any(architecture.endswith(_HEADLESS) for architecture in architectures):
         raise ModelError(
             f"the teacher is a {architectures[0]}, made for another task",
@@ -35,23 +47,23 @@ def name_for(model_config: Any, columns: Iterable[str], labels: Callable[[ModelT
     found = _by_family(model_config) or _by_columns(columns)
     kind = None if labels is None else labels(build(found))
     name = modalities.build(TASKS[found].modality).name
-    return next((task for task, row in TASKS.items() if row.answers == kind and _reads(row) == name), found)
+    fitting = [task for task, row in TASKS.items() if row.answers == kind and modalities.build(row.modality).name == name]
+    return build(fitting[0] if fitting else found)
 
 
-def answers_of_model(model: Any) -> Answers:
-    """See `potstill.tasks.answers_of`."""
-    config, fitting = getattr(model, "config", None), _with_head(type(model).__name__)
-    name = _by_problem(fitting or _of_plain_heads(), config)
-    return answers.build(TASKS[name].answers)
+def answers_of(model: Any) -> Answers:
+    """What a model answers: by the name of its class and the problem type of its configuration; else one class.
+
+    Args:
+        model: Any module; a model of transformers says it.
+    """
+    plain = next(iter(plain_tasks().values()))  # its head serves several kinds of answers
+    fitting = _with_head(type(model).__name__) or _with_head(plain.head)
+    return answers.build(TASKS[_by_problem(fitting, getattr(model, "config", None))].answers)
 
 
 def kind_of_labels(dataset: Dataset, asked: Mapping[str, Any] | None = None) -> str | None:
-    """The kind of answers where the columns say so by themselves; None where they do not.
-
-    Args:
-        dataset: Rows.
-        asked: Role → column, as the user has fixed them.
-    """
+    """The kind of answers where the columns say so by themselves; None where they do not."""
     from potstill.answers.label_columns import kind_by_column
 
     return _kind_of_units(dataset, set(asked or {})) or kind_by_column(dataset, asked)
@@ -81,12 +93,6 @@ def _with_head(class_name: str) -> list[str]:
     return [name for name, row in TASKS.items() if class_name.endswith(row.head)]
 
 
-def _of_plain_heads() -> list[str]:
-    """Tasks of heads that serve several kinds of answers, for models whose class does not say."""
-    plain = next(iter(plain_tasks().values()))
-    return [name for name, row in TASKS.items() if row.head == plain.head]
-
-
 def _first_of_heads() -> list[str]:
     first: dict[str, str] = {}
     for name, row in TASKS.items():
@@ -101,10 +107,6 @@ def _by_problem(names: list[str], model_config: Any) -> str:
         problem = "regression"
     kinds = {name: answers.build(TASKS[name].answers).problem_type for name in names}
     return next((name for name, kind in kinds.items() if kind is not None and kind == problem), names[0])
-
-
-def _reads(row: TaskRow) -> str:
-    return modalities.build(row.modality).name
 
 
 def _by_family(model_config: Any) -> str | None:

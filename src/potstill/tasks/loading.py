@@ -12,8 +12,7 @@ from potstill.models.checkpoint import read_config, read_model
 from potstill.models.factory import trust
 from potstill.models.load import auto_class
 from potstill.models.module import register as register_modules
-from potstill.tasks.inference import name_for
-from potstill.tasks.table import build
+from potstill.tasks.inference import infer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -74,7 +73,7 @@ def _task(path: Path, config: Any) -> Any:
             "a student with the head of its task",
             "load an encoder alone with transformers' AutoModel",
         )
-    return build(name_for(config, ()))
+    return infer(config)
 
 
 def _model(path: Path, config: Any, loader: Any) -> Any:

@@ -29,7 +29,8 @@ def build(name: str) -> ModelTask:
 
 def plain_tasks() -> dict[str, TaskRow]:
     """The tasks with one class for each row."""
-    return {name: row for name, row in TASKS.items() if row.answers == "class"}
+    kinds = {name: answers.build(row.answers) for name, row in TASKS.items()}
+    return {name: TASKS[name] for name, kind in kinds.items() if kind.is_distribution and kind.is_of_row}
 
 
 def of_several(task: Any) -> ModelTask:

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,26 +16,21 @@ from potstill.answers.judging import judged
 from potstill.contracts.answers import Answers, Predictions
 from potstill.contracts.modality import Modality
 from potstill.errors import ModelError
-from potstill.modalities.loading import loading_error
+from potstill.modalities import loading_error
 from potstill.models.load import auto_class
 
 
 class ModelTask:
-    """A kind of work; see `contracts.task.Task` for what each member means.
-
-    Args:
-        name: As in `potstill.tasks.TASKS`.
-        modality: What a row is.
-        answers: What an answer is.
-        head: What the names of models end in.
-        siblings: Problem type → the task of models with the same head and this problem type.
-    """
+    """A kind of work; see `contracts.task.Task` for what each member means."""
 
     def __init__(
         self, name: str, modality: Modality, answers: Answers, head: str, siblings: Mapping[str, str] | None = None
     ) -> None:
         self.name, self.modality, self.head, self._answers = name, modality, head, answers
         self.siblings: Mapping[str, str] = dict(siblings or {})
+        self.load_processor, self.encode, self.text_of = modality.load_processor, modality.encode, modality.text_of
+        self.example_inputs, self.dynamic_axes = modality.example_inputs, modality.dynamic_axes
+        self.metric_for = answers.metric_for
 
     @property
     def label_names(self) -> Sequence[str]:
@@ -81,33 +75,13 @@ class ModelTask:
             setattr(model.config, key, value)
         return model
 
-    def load_processor(self, name_or_path: str, *, model_config: Any = None) -> Any:
-        """See `Modality.load_processor`."""
-        return self.modality.load_processor(name_or_path, model_config=model_config)
-
-    def encode(self, dataset: Dataset, processor: Any, folder: Path, *, max_tokens: int | None = None) -> Any:
-        """See `Modality.encode`."""
-        return self.modality.encode(dataset, processor, folder, max_tokens=max_tokens)
-
     def collator(self, processor: Any) -> Callable[[list[dict[str, Any]]], dict[str, Tensor]]:
         """The modality's, with what the answers read of a batch."""
         return self._answers.batches(self.modality.collator(processor))
 
-    def example_inputs(self, model: Any, *, batch: int = 1, tokens: int | None = None) -> dict[str, Tensor]:
-        """See `Modality.example_inputs`."""
-        return self.modality.example_inputs(model, batch=batch, tokens=tokens)
-
-    def dynamic_axes(self, model: Any) -> dict[str, dict[int, str]]:
-        """See `Modality.dynamic_axes`."""
-        return self.modality.dynamic_axes(model)
-
     def answers(self, labels: np.ndarray | None = None) -> Answers:
         """What is answered; `labels` of the training rows set scales where there are any."""
         return self._answers.scaled(labels)
-
-    def metric_for(self, labels: np.ndarray) -> str:
-        """See `Answers.metric_for`."""
-        return self._answers.metric_for(labels)
 
     def quality(self, logits: np.ndarray, labels: np.ndarray, *, teacher: np.ndarray | None = None) -> dict[str, float]:
         """See `contracts.answers.Judge.quality`."""
@@ -116,10 +90,6 @@ class ModelTask:
     def per_class(self, logits: np.ndarray, labels: np.ndarray) -> list[dict[str, Any]]:
         """See `contracts.answers.Judge.per_class`."""
         return self._judged(logits, labels).per_class()
-
-    def text_of(self, row: Mapping[str, Any]) -> str:
-        """See `Modality.text_of`."""
-        return self.modality.text_of(row)
 
     def _judged(self, logits: np.ndarray, labels: np.ndarray, teacher: np.ndarray | None = None) -> Any:
         ids, labels = np.arange(len(logits)), np.asarray(labels)

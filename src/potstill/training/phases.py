@@ -119,7 +119,7 @@ def train_phase(
         model.load_state_dict(start)
     with seeded(settings.seed):
         shown = _some(eval_rows or rows, collator, settings, _PRECISION_ROWS)
-        precision = precision_facts(computing, model, shown, has_classes=trainer.answers.is_distribution)
+        precision = precision_facts(computing, model, shown, trainer.answers)
     outcome = PhaseOutcome(
         model,
         [dict(entry) for entry in trainer.state.log_history],

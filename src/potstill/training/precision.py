@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.nn.functional import kl_div
 from transformers import TrainingArguments
 
-from potstill.answers.units import FLOOR, answers_of
+from potstill.answers.units import FLOOR
+from potstill.contracts.answers import Answers
 from potstill.ground.devices import compute_device, device_of, frozen
 from potstill.ground.disk import read_json, write_json_atomic
 from potstill.ground.hardware import bf16_pays
@@ -142,20 +143,21 @@ def _best_threads(model: nn.Module, batch: Mapping[str, Any], folder: Path, most
 
 
 def precision_facts(
-    computing: Computing, model: nn.Module, batches: Iterable[Mapping[str, Any]], *, has_classes: bool
+    computing: Computing, model: nn.Module, batches: Iterable[Mapping[str, Any]], answers: Answers
 ) -> dict[str, Any]:
     """What a phase computed in, what a step took, and what bfloat16 costs in fidelity; see `rounding_cost`.
 
     Args:
         model: As it was trained, on the device that trained it.
         batches: Of some rows, read only where the phase computed in bfloat16.
+        answers: What it answers.
     """
-    cost = rounding_cost(model, batches, has_classes=has_classes) if computing.bf16 else {}
+    cost = rounding_cost(model, batches, answers) if computing.bf16 else {}
     steps = {"step_fp32_ms": computing.step_fp32_ms, "step_bf16_ms": computing.step_bf16_ms}
     return {"computed_in": "bf16" if computing.bf16 else "fp32", **steps, **cost}
 
 
-def rounding_cost(model: nn.Module, batches: Iterable[Mapping[str, Any]], *, has_classes: bool) -> dict[str, Any]:
+def rounding_cost(model: nn.Module, batches: Iterable[Mapping[str, Any]], answers: Answers) -> dict[str, Any]:
     """How far a model's answers in bfloat16 are from those in float32.
 
     Returns:
@@ -165,14 +167,14 @@ def rounding_cost(model: nn.Module, batches: Iterable[Mapping[str, Any]], *, has
     rows, differences, divergences, agreements = 0, [], [], []
     with frozen(model):
         for batch in batches:
-            full, half = (_answers(model, batch, is_half=is_half) for is_half in (False, True))
+            full, half = (_answers(model, batch, answers, is_half=is_half) for is_half in (False, True))
             rows += len(batch["row_id"]) if "row_id" in batch else len(full)
             differences.append((half - full)[full > FLOOR].abs())
             divergences.append(kl_div(half.log_softmax(-1), full.log_softmax(-1), reduction="none", log_target=True).sum(-1))
             agreements.append((half.argmax(-1) == full.argmax(-1)).float())
     apart = torch.cat(differences)
     found = {"rows": rows, "largest_difference": float(apart.max()), "mean_difference": float(apart.mean())}
-    if not has_classes:
+    if not answers.is_distribution:
         return found
     divergence = float(torch.cat(divergences).mean().clamp_min(0))
     return {**found, "mean_kl_nats": divergence, "same_decisions": float(torch.cat(agreements).mean())}
@@ -189,14 +191,14 @@ def rounding_note(facts: Mapping[str, Any]) -> str | None:
     )
 
 
-def _answers(model: nn.Module, batch: Mapping[str, Any], *, is_half: bool) -> Tensor:
+def _answers(model: nn.Module, batch: Mapping[str, Any], answers: Answers, *, is_half: bool) -> Tensor:
     """Answers [N, C] of the units that count, in float32 numbers on the CPU."""
     device = device_of(model)
     inputs = {name: value.to(device) for name, value in model_inputs(model, batch).items()}
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=is_half):
         logits = logits_of(model(**inputs))
-    answers, mask = answers_of(logits.float().cpu(), batch)
-    return answers if mask is None else answers[mask]
+    found, mask = answers.arrange({"logits": logits.float().cpu()}, batch)
+    return found if mask is None else found[mask]
 
 
 def model_inputs(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:

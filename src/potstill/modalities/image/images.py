@@ -22,8 +22,8 @@ from potstill.data.collate import ImageCollator
 from potstill.data.columns import is_image, named, named_label, only, others
 from potstill.data.encoded import EncodedRows
 from potstill.errors import DataError, ModelError
+from potstill.modalities import loading_error
 from potstill.modalities.image.imaging import encode_images
-from potstill.modalities.loading import loading_error
 from potstill.models.families import family_or_none
 
 IMAGE_NAMES = (
@@ -66,7 +66,7 @@ class Images:
 
     def read_folder(self, folder: Path, files: Sequence[Path], *, labelled: bool) -> Dataset | None:
         """A folder with a metadata file, or with one sub-folder a class (without labels any images)."""
-        metadata = images.metadata_file(folder)
+        metadata = next((folder / name for name in images.METADATA if (folder / name).is_file()), None)
         if metadata is not None:
             return images.read_metadata_folder(folder, metadata)
         if images.class_folders(folder) or (not labelled and images.image_files(folder)):

@@ -26,11 +26,6 @@ def encode_images(dataset: Dataset, processor: Any, folder: Path) -> EncodedImag
     Images are brought to the processor's channels (RGB or grey), and the processor itself resizes and crops; scaling and
     normalising are left to the collator, so that a pixel takes one byte.
 
-    Args:
-        dataset: Rows of one split, as `potstill.data.load` gives them.
-        processor: A transformers image processor.
-        folder: Where the encoded rows go.
-
     Raises:
         DataError: An image cannot be read, or the processor gives images of different sizes.
     """

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import random
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-METHODS = ("replace", "delete", "mix", "ngram")
 Text = str | tuple[str, str]
 Neighbours = dict[str, tuple[str, ...]]
 
@@ -37,46 +36,35 @@ _LEAST_COSINE = 0.2
 
 
 def augment_texts(
-    texts: Sequence[Text],
-    *,
-    num: int,
-    seed: int,
-    tokenizer: Any = None,
-    embeddings: np.ndarray | None = None,
-    methods: Sequence[str] = METHODS,
+    texts: Sequence[Text], *, num: int, seed: int, tokenizer: Any = None, embeddings: np.ndarray | None = None
 ) -> list[Text]:
-    """Make new texts out of given ones.
+    """Make new texts out of given ones: without a span, mixed of two, or a run of words of one.
 
-    Every text is used equally often. Of a pair one side is changed at a time and the other kept, so that both sides stay
-    together. No result equals a given text or another result.
+    With embeddings words are also replaced by near neighbours, alone or in half of the texts that were made in another way.
+    Every text is used equally often. Of a pair one side is changed at a time. No result equals a given text or another result.
 
     Args:
         texts: Texts, or pairs of texts.
-        num: How many are wanted. Fewer come back where the texts are too few or too short for so many different ones.
+        num: How many are wanted. Fewer come back where the texts are too few or too short for that many different ones.
         seed: Fixes the result.
-        tokenizer: Whose vocabulary the replacements come from; needed by ``replace``.
-        embeddings: Word embeddings [V, D] of that vocabulary; needed by ``replace``.
-        methods: Any of ``replace`` (words by near neighbours), ``delete`` (a span), ``mix`` (the beginning of one text and the
-            end of another), ``ngram`` (a run of words out of a text). With ``replace`` among them, words are also replaced in
-            half of the texts that were made in another way.
+        tokenizer: Whose vocabulary the replacements come from.
+        embeddings: Word embeddings [V, D] of that vocabulary; without them words are not replaced.
 
     Raises:
-        DataError: Unknown method, no texts, or no method that can run.
+        DataError: No texts.
 
     Example:
-        >>> augment_texts(["one two three four"], num=1, seed=1, methods=["delete"]) != ["one two three four"]
+        >>> augment_texts(["one two three four"], num=1, seed=1) != ["one two three four"]
         True
     """
-    chosen = _usable(methods, tokenizer is not None and embeddings is not None)
     if not texts:
         raise DataError("there are no texts to augment", "at least one text")
     sides = list(zip(*((text,) if isinstance(text, str) else text for text in texts)))
     split = [[_units(text) for text in side] for side in sides]
-    neighbours = nearest_words(_words(split), tokenizer, embeddings) if "replace" in chosen and embeddings is not None else {}
-    changes = {name: _change(name, neighbours) for name in chosen}
+    neighbours = None if embeddings is None else nearest_words(_words(split), tokenizer, embeddings)
     made: dict[Text, None] = {}
     known = set(texts)
-    for text in _candidates(texts, split, changes, num * _TRIES, random.Random(seed)):
+    for text in _candidates(texts, split, neighbours, num * _TRIES, random.Random(seed)):
         if len(made) >= num:
             break
         if text not in known:
@@ -87,13 +75,7 @@ def augment_texts(
 
 
 def augmented_rows(texts: Sequence[Text], *, first_row_id: int, no_label: np.ndarray | None = None) -> Dataset:
-    """Texts or pairs as rows without labels, ready to be encoded: ``text``, ``text_pair``, ``label``, ``row_id``.
-
-    Args:
-        texts: The texts.
-        first_row_id: Row id of the first; the others follow.
-        no_label: [N, ...] what stands for no label; −100 where left out.
-    """
+    """Texts or pairs as rows without labels, ready to be encoded: ``text``, ``text_pair``, ``label``, ``row_id``."""
     from datasets import Dataset
 
     columns: dict[str, Any] = {"text": [text if isinstance(text, str) else text[0] for text in texts]}
@@ -103,20 +85,6 @@ def augmented_rows(texts: Sequence[Text], *, first_row_id: int, no_label: np.nda
     columns["label"] = label if label.ndim == 1 else list(label)
     columns["row_id"] = np.arange(first_row_id, first_row_id + len(texts), dtype=np.int64)
     return Dataset.from_dict(columns)
-
-
-def _usable(methods: Sequence[str], can_replace: bool) -> list[str]:
-    unknown = [name for name in methods if name not in METHODS]
-    if unknown:
-        raise DataError(f"augmentation {unknown[0]!r} does not exist", ", ".join(METHODS))
-    usable = [name for name in METHODS if name in methods and (can_replace or name != "replace")]
-    if not usable:
-        raise DataError(
-            "augmentation by replacement needs a tokenizer and embeddings", "both, or another method", "add 'delete' to methods"
-        )
-    if "replace" in methods and not can_replace:
-        logger.info("words are not replaced: that needs the teacher's tokenizer and embeddings")
-    return usable
 
 
 def _units(text: str) -> list[str]:
@@ -130,31 +98,26 @@ def _words(sides: Sequence[Sequence[Sequence[str]]]) -> list[str]:
 def _candidates(
     texts: Sequence[Text],
     sides: list[list[list[str]]],
-    changes: dict[str, Callable[..., list[str]]],
+    neighbours: Neighbours | None,
     count: int,
     chance: random.Random,
 ) -> Iterator[Text]:
     order = list(range(len(texts)))
-    names = list(changes)
+    changes = [deleted, mixed, run_of] if neighbours is None else [None, deleted, mixed, run_of]
     for number in range(count):
         if number % len(order) == 0:
             chance.shuffle(order)
         row, side = order[number % len(order)], chance.randrange(len(sides))
         other = sides[side][chance.randrange(len(order))]
-        name = names[chance.randrange(len(names))]
-        units = changes[name](sides[side][row], other, chance)
-        if name != "replace" and "replace" in changes and chance.random() < _ALSO_REPLACED:
-            units = changes["replace"](units, other, chance)
+        change, units = changes[chance.randrange(len(changes))], sides[side][row]
+        if change is not None:
+            units = change(units, other, chance)
+        if neighbours is not None and (change is None or chance.random() < _ALSO_REPLACED):
+            units = replaced(units, neighbours, chance)
         new = "".join(units).strip()
         old = texts[row]
         if new:
             yield new if isinstance(old, str) else (new, old[1]) if side == 0 else (old[0], new)
-
-
-def _change(name: str, neighbours: Neighbours) -> Callable[..., list[str]]:
-    if name == "replace":
-        return lambda units, _, chance: replaced(units, neighbours, chance)
-    return {"delete": deleted, "mix": mixed, "ngram": run_of}[name]
 
 
 def replaced(units: list[str], neighbours: Neighbours, chance: random.Random) -> list[str]:
@@ -205,16 +168,10 @@ def _joined(first: list[str], second: list[str]) -> list[str]:
 
 
 def nearest_words(words: Sequence[str], tokenizer: Any, embeddings: np.ndarray, *, count: int = 10) -> Neighbours:
-    """The nearest whole words of the vocabulary for each word, by cosine of centred embeddings.
+    """The nearest `count` whole words of the vocabulary for each word, by cosine of centred embeddings [V, D].
 
     Words that are no single token are left out: the mean of pieces lies near other pieces rather than near words of like meaning.
     Special tokens, pieces of words, numbers and punctuation are never neighbours, and no word is its own neighbour.
-
-    Args:
-        words: Words to look up.
-        tokenizer: A transformers tokenizer.
-        embeddings: One row for each token id [V, D].
-        count: Neighbours of each word.
 
     Returns:
         Word → its neighbours, nearest first; words without any are left out.

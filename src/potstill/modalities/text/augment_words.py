@@ -24,14 +24,8 @@ def augment_words(
     """Make new rows of words by the four changes of `potstill.modalities.text.augment`, each of which keeps whole words.
 
     Words are exchanged one for one, a span is left out, the beginning of one row and the end of another are joined, or a run is
-    taken. Every row is used equally often; no result equals a given row or another result.
-
-    Args:
-        rows: Words of each row.
-        num: How many are wanted; fewer come back where the rows give no more.
-        seed: Fixes the result.
-        tokenizer: Whose vocabulary replacements come from.
-        embeddings: Word embeddings [V, D] of that vocabulary; without them words are not exchanged.
+    taken. Every row is used equally often; no result equals a given row or another result. Without embeddings words are not
+    exchanged.
 
     Example:
         >>> len(augment_words([["one", "two", "three", "four"]], num=2, seed=0))

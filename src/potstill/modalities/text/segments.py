@@ -26,20 +26,13 @@ def split_long(
     """Split every text that is longer than the window into overlapping segments, each a row of its own.
 
     The first segment keeps the row id; the column ``group`` holds it for all segments of a text (every other row is a group of
-    its own). Labels are those of the text.
-
-    Args:
-        dataset: Rows with ``text``, ``label`` and ``row_id``.
-        tokenizer: Of the fast kind, which tells where its tokens stand in the text.
-        first_row_id: Row ids of further segments are counted from here.
-        split: Name of the split, for the note.
-        max_tokens: The window; None for the tokenizer's own limit, at most 512.
+    its own). Labels are those of the text. Further segments have row ids from `first_row_id` on.
 
     Returns:
         The rows, unchanged where no text is too long, and a note, empty in that case.
 
     Raises:
-        DataError: Pairs of texts, or a tokenizer that does not tell where tokens stand.
+        DataError: Pairs of texts, or a tokenizer that does not give the places of tokens.
     """
     if "text_pair" in dataset.column_names or not getattr(tokenizer, "is_fast", False):
         what = "pairs of texts" if "text_pair" in dataset.column_names else "texts, with a tokenizer without offsets,"

@@ -23,7 +23,7 @@ from potstill.data.collate import TextCollator
 from potstill.data.columns import is_string, named, named_label, only, others, unclear
 from potstill.data.encoded import EncodedRows
 from potstill.errors import DataError, ModelError
-from potstill.modalities.loading import loading_error
+from potstill.modalities import loading_error
 from potstill.modalities.text.segments import split_long
 from potstill.modalities.text.tokenising import encode_text
 from potstill.models.families import position_offset

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-from itertools import chain
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from datasets import Dataset
 
 from potstill.data.encoded import EncodedText, batches_of, has_rows
@@ -25,12 +24,7 @@ _BATCH_ROWS = 1_024
 def encode_text(dataset: Dataset, tokenizer: Any, folder: Path, *, max_tokens: int | None = None) -> EncodedText:
     """Tokenise ``text`` (and ``text_pair``) of every row into a folder, or open it where it holds the same already.
 
-    Args:
-        dataset: Rows of one split, as `potstill.data.load` gives them.
-        tokenizer: A transformers tokenizer.
-        folder: Where the encoded rows go.
-        max_tokens: Longest row; longer ones are cut, pairs at the longer side first, and counted in the notes.
-            None takes the tokenizer's own limit, at most 512.
+    Rows longer than `max_tokens` (None: the tokenizer's limit, at most 512) are cut, pairs at the longer side first, and counted.
 
     Raises:
         DataError: `max_tokens` leaves no room for text.
@@ -40,16 +34,13 @@ def encode_text(dataset: Dataset, tokenizer: Any, folder: Path, *, max_tokens: i
     if has_rows(folder, fingerprint):
         return EncodedText(folder)
     has_pair = "text_pair" in dataset.column_names
-    writer: TextWriter | None = None
-    num_cut = 0
+    writer, num_cut = TextWriter(folder), 0
     for rows in batches_of(len(dataset), _BATCH_ROWS):
         batch = dataset[rows.start : rows.stop]
         pair = batch["text_pair"] if has_pair else None
         encoded = tokenizer(batch["text"], pair, truncation=True, max_length=limit, padding=False, return_attention_mask=False)
-        writer = writer or TextWriter(folder, token_types="token_type_ids" in encoded, groups="group" in batch)
         num_cut += _num_cut(tokenizer, encoded["input_ids"], batch["text"], pair, limit)
-        _write(writer, batch, encoded)
-    writer = writer or TextWriter(folder, token_types=False)
+        writer.add([row_of(batch, encoded, index) | {"labels": label} for index, label in enumerate(batch["label"])])
     note = f"{num_cut} of {len(dataset)} texts are longer than {limit} tokens and were cut"
     if num_cut:
         longest = int(min(getattr(tokenizer, "model_max_length", limit), 1 << 30))
@@ -59,18 +50,11 @@ def encode_text(dataset: Dataset, tokenizer: Any, folder: Path, *, max_tokens: i
     return EncodedText(folder)
 
 
-def _write(writer: TextWriter, batch: dict[str, list[Any]], encoded: Any) -> None:
-    lengths = np.array([len(ids) for ids in encoded["input_ids"]], np.int64)
-    ends = writer.end + np.cumsum(lengths)
-    writer.append("row_ids", np.array(batch["row_id"], np.int64))
-    writer.append_labels(batch["label"])
-    if writer.groups:
-        writer.append("groups", np.array(batch["group"], np.int64))
-    writer.append("offsets", ends)
-    writer.append("tokens", np.fromiter(chain.from_iterable(encoded["input_ids"]), np.int32, int(lengths.sum())))
-    if writer.token_types:
-        writer.append("token_types", np.fromiter(chain.from_iterable(encoded["token_type_ids"]), np.uint8, int(lengths.sum())))
-    writer.rows, writer.end = writer.rows + len(lengths), int(ends[-1])
+def row_of(batch: Mapping[str, Any], encoded: Any, index: int) -> dict[str, Any]:
+    """A row of a batch as it is stored: its ids, and what the tokenizer gave for it."""
+    row = {name: encoded[name][index] for name in ("input_ids", "token_type_ids") if name in encoded}
+    row["row_id"] = batch["row_id"][index]
+    return row | ({"group": batch["group"][index]} if "group" in batch else {})
 
 
 def _num_cut(tokenizer: Any, ids: list[list[int]], texts: list[str], pairs: list[str] | None, limit: int) -> int:

@@ -16,8 +16,8 @@ from potstill.data.encoded import EncodedUnits, batches_of, has_rows
 from potstill.data.fingerprint import hash_of, rows_hash
 from potstill.data.row_files import ABSENT, UnitWriter
 from potstill.data.words import Span, words_of
-from potstill.modalities.text.tokenising import token_limit, tokenizer_hash
-from potstill.modalities.text.word_tokenising import check_tells_words
+from potstill.modalities.text.tokenising import row_of, token_limit, tokenizer_hash
+from potstill.modalities.text.word_tokenising import check_word_places
 
 _OVERLAP = 4  # a quarter of a window stands in the next one too
 _MARGIN = 16
@@ -29,19 +29,12 @@ def into_windows(
 ) -> tuple[Dataset, str]:
     """Rows of ``question``, ``context`` and ``label`` (answers) as rows of windows.
 
-    A context that does not fit beside its question becomes several windows, which overlap by a quarter. The new ``label`` is the
-    first and the last unit of the answer in the window, where unit 0 stands for "no answer here" and unit 1 for the first word;
-    empty where nothing is known. ``answers`` keeps the texts of all answers to the question, ``group`` the row id of its first
-    window.
-
-    Args:
-        dataset: Rows as `potstill.data.load` gives them.
-        tokenizer: Of the fast kind.
-        first_row_id: Row ids of further windows are counted from here.
-        split: Name of the split, for the note.
-        max_tokens: Longest row; None for the tokenizer's own limit, at most 512.
+    A context that is too long together with its question becomes several windows, which overlap by a quarter. The new ``label``
+    is the first and the last unit of the answer in the window, where unit 0 stands for "no answer here" and unit 1 for the first
+    word; empty where nothing is known. ``answers`` keeps the texts of all answers to the question, ``group`` the row id of its
+    first window; further windows have row ids from `first_row_id` on.
     """
-    check_tells_words(tokenizer)
+    check_word_places(tokenizer)
     limit = token_limit(tokenizer, max_tokens)
     room = limit - tokenizer.num_special_tokens_to_add(pair=True)
     made: dict[str, list[Any]] = {name: [] for name in ("question", "context", "label", "answers", "row_id", "group")}
@@ -85,19 +78,15 @@ _FEATURES = Features(
 def encode_questions(dataset: Dataset, tokenizer: Any, folder: Path, *, max_tokens: int | None = None) -> EncodedUnits:
     """Tokenise windows into a folder, or open it where it holds the same already.
 
-    Args:
-        dataset: Windows from `into_windows`.
-        tokenizer: A transformers tokenizer of the fast kind; it may be another one than the windows were measured with.
-        folder: Where the encoded rows go.
-        max_tokens: Longest row in tokens; words beyond cannot be answers, and are counted in the notes.
+    The tokenizer may be another one than the windows were measured with. Words beyond `max_tokens` cannot be answers, and are
+    counted in the notes.
     """
-    check_tells_words(tokenizer)
+    check_word_places(tokenizer)
     limit = token_limit(tokenizer, max_tokens)
     fingerprint = hash_of("questions", rows_hash(dataset), tokenizer_hash(tokenizer), str(limit))
     if has_rows(folder, fingerprint):
         return EncodedUnits(folder)
-    writer: UnitWriter | None = None
-    num_absent = 0
+    writer, num_absent = UnitWriter(folder), 0
     for rows in batches_of(len(dataset), _BATCH_ROWS):
         batch = dataset[rows.start : rows.stop]
         encoded = tokenizer(
@@ -108,11 +97,9 @@ def encode_questions(dataset: Dataset, tokenizer: Any, folder: Path, *, max_toke
             return_offsets_mapping=True,
             return_attention_mask=False,
         )
-        writer = writer or UnitWriter(folder, token_types="token_type_ids" in encoded, ends=True, groups=True)
         made = [_row(batch, encoded, index, tokenizer.cls_token_id) for index in range(len(batch["row_id"]))]
         num_absent += sum(int((row["unit_positions"] == ABSENT).sum()) for row in made)
         writer.add(made)
-    writer = writer or UnitWriter(folder, token_types=False, ends=True, groups=True)
     note = f"{num_absent} words of contexts lie beyond {limit} tokens, or have no token, and are no answers in these windows"
     writer.close(fingerprint, [note] if num_absent else [])
     return EncodedUnits(folder)
@@ -130,18 +117,13 @@ def _row(batch: dict[str, list[Any]], encoded: Any, index: int, cls_id: int | No
     positions, ends = np.concatenate([[none], firsts]), np.concatenate([[none], lasts])
     if labels[0] >= 0 and (positions[labels] < 0).any():
         labels = np.zeros(2, np.int64)  # the answer was cut off: this window has none
-    row = {"row_id": batch["row_id"][index], "group": batch["group"][index], "labels": labels}
-    row |= {"unit_positions": positions, "unit_ends": ends, "input_ids": ids}
-    return row | ({"token_type_ids": encoded["token_type_ids"][index]} if "token_type_ids" in encoded else {})
+    return row_of(batch, encoded, index) | {"labels": labels, "unit_positions": positions, "unit_ends": ends}
 
 
 def token_range(words: Sequence[Span], offsets: Sequence[Span], places: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """The first and the last token of each word [U], `ABSENT` for words without one.
+    """The places of the first and the last token of each word [U], `ABSENT` for words without one.
 
-    Args:
-        words: Characters of each word.
-        offsets: Characters of each token.
-        places: Where each token stands in the row.
+    Words and `offsets` of tokens are counted in characters.
     """
     if not words or not offsets:
         return np.full(len(words), ABSENT), np.full(len(words), ABSENT)

@@ -15,7 +15,7 @@ from potstill.data.encoded import EncodedUnits, batches_of, has_rows
 from potstill.data.fingerprint import hash_of, rows_hash
 from potstill.data.row_files import ABSENT, UnitWriter
 from potstill.errors import ModelError
-from potstill.modalities.text.tokenising import token_limit, tokenizer_hash
+from potstill.modalities.text.tokenising import row_of, token_limit, tokenizer_hash
 
 logger = logging.getLogger(__name__)
 
@@ -25,37 +25,28 @@ _BATCH_ROWS = 1_024
 def encode_words(dataset: Dataset, tokenizer: Any, folder: Path, *, max_tokens: int | None = None) -> EncodedUnits:
     """Tokenise ``tokens`` of every row into a folder, or open it where it holds the same already.
 
-    The first token of a word stands for it: it carries the word's tag, and the answer is read there.
-
-    Args:
-        dataset: Rows of one split: ``tokens`` (lists of words), ``label`` (lists of positions, or empty lists), ``row_id``.
-        tokenizer: A transformers tokenizer of the fast kind.
-        folder: Where the encoded rows go.
-        max_tokens: Longest row in tokens; the words beyond are left out, and counted in the notes.
+    The first token of a word stands for it: it carries the word's tag, and the answer is read there. Words beyond `max_tokens`
+    are left out, and counted in the notes.
 
     Raises:
         DataError: `max_tokens` leaves no room for text.
-        ModelError: The tokenizer cannot tell words apart.
+        ModelError: The tokenizer does not say where words are.
     """
-    check_tells_words(tokenizer)
+    check_word_places(tokenizer)
     limit = token_limit(tokenizer, max_tokens)
     fingerprint = hash_of("words", rows_hash(dataset), tokenizer_hash(tokenizer), str(limit))
     if has_rows(folder, fingerprint):
         return EncodedUnits(folder)
-    groups = "group" in dataset.column_names
-    writer: UnitWriter | None = None
-    num_words = num_absent = 0
+    writer, num_words, num_absent = UnitWriter(folder), 0, 0
     for rows in batches_of(len(dataset), _BATCH_ROWS):
         batch = dataset[rows.start : rows.stop]
         encoded = tokenizer(
             batch["tokens"], is_split_into_words=True, truncation=True, max_length=limit, return_attention_mask=False
         )
-        writer = writer or UnitWriter(folder, token_types="token_type_ids" in encoded, ends=False, groups=groups)
         made = [_row(batch, encoded, index) for index in range(len(batch["row_id"]))]
         num_words += sum(len(row["unit_positions"]) for row in made)
         num_absent += sum(int((row["unit_positions"] == ABSENT).sum()) for row in made)
         writer.add(made)
-    writer = writer or UnitWriter(folder, token_types=False, ends=False, groups=groups)
     note = f"{num_absent} of {num_words} words lie beyond {limit} tokens, or have no token, and are not answered"
     if num_absent:
         logger.warning("%s", note)
@@ -63,7 +54,7 @@ def encode_words(dataset: Dataset, tokenizer: Any, folder: Path, *, max_tokens: 
     return EncodedUnits(folder)
 
 
-def check_tells_words(tokenizer: Any) -> None:
+def check_word_places(tokenizer: Any) -> None:
     """Make sure that a tokenizer can say which token belongs to which word.
 
     Raises:
@@ -81,9 +72,7 @@ def _row(batch: dict[str, list[Any]], encoded: Any, index: int) -> dict[str, Any
     positions = first_tokens(encoded.word_ids(index), len(batch["tokens"][index]))
     tags = batch["label"][index]
     labels = np.where(positions >= 0, np.array(tags, np.int64) if len(tags) else -100, -100)
-    row = {"row_id": batch["row_id"][index], "labels": labels, "unit_positions": positions}
-    row |= {name: encoded[name][index] for name in ("input_ids", "token_type_ids") if name in encoded}
-    return row | ({"group": batch["group"][index]} if "group" in batch else {})
+    return row_of(batch, encoded, index) | {"labels": labels, "unit_positions": positions}
 
 
 def first_tokens(word_ids: list[int | None], num_words: int) -> np.ndarray:

@@ -18,7 +18,7 @@ from potstill.data.columns import is_list, one_of
 from potstill.data.encoded import EncodedRows
 from potstill.errors import DataError
 from potstill.modalities.text.texts import Texts
-from potstill.modalities.text.word_tokenising import check_tells_words, encode_words
+from potstill.modalities.text.word_tokenising import check_word_places, encode_words
 
 WORD_NAMES = ("tokens", "words", "word_list", "token_list", "词", "词语")
 
@@ -30,10 +30,10 @@ class UnitTexts(Texts):
         """The tokenizer, able to read rows that are split into words: byte-level ones take a space before each as part of it.
 
         Raises:
-            ModelError: Nothing to load there, or a tokenizer that cannot tell words apart.
+            ModelError: Nothing to load there, or a tokenizer that does not say where words are.
         """
         tokenizer = super().load_processor(name_or_path, model_config=model_config)
-        check_tells_words(tokenizer)
+        check_word_places(tokenizer)
         if getattr(tokenizer, "add_prefix_space", None) is not False:
             return tokenizer
         limit = tokenizer.model_max_length
