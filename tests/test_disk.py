@@ -122,6 +122,15 @@ class TestStageFolder:
             assert (stage.path / "half.txt").read_text() == "half"
             stage.finish()
 
+    def test_what_a_killed_writer_left_half_is_not_kept(self, tmp_path):
+        with StageFolder(tmp_path / "stage", "a") as stage:
+            (stage.path / "rows").mkdir()
+            (stage.path / "rows" / ".manifest.json.123.partial").write_text("{")
+            (stage.path / "rows" / "done.txt").write_text("x")
+        with StageFolder(tmp_path / "stage", "a") as stage:
+            stage.finish()
+        assert sorted(path.name for path in (tmp_path / "stage" / "rows").iterdir()) == ["done.txt"]
+
     def test_interrupted_stage_of_other_inputs_is_cleared(self, tmp_path):
         interrupt_stage(tmp_path / "stage", KeyboardInterrupt())
         with StageFolder(tmp_path / "stage", "g") as stage:

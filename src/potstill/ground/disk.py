@@ -216,6 +216,8 @@ class StageFolder:
             self.is_resumed = True
             self._seconds_before = float(record.get("seconds", 0.0))
             logger.info("resuming %s", self.partial)
+            for half_written in self.partial.rglob(".*.partial"):  # of a writer that was killed
+                half_written.unlink(missing_ok=True)
         elif self.partial.exists():
             logger.info("%s was made from other inputs and is started afresh", self.partial)
             shutil.rmtree(self.partial)
