@@ -15,10 +15,10 @@ import numpy as np
 from datasets import Dataset
 
 from potstill.answers.one_class import Classes, ClassJudge
-from potstill.answers.tags import as_lists
+from potstill.answers.tags import as_lists, roles_of_units
 from potstill.contracts.answers import Judge, Mapped, Predictions
 from potstill.data.arrow import table_of
-from potstill.data.columns import checked_roles, one_of
+from potstill.data.columns import one_of
 from potstill.data.words import words_of
 from potstill.errors import DataError, ModelError
 
@@ -49,12 +49,8 @@ class Span(Classes):
     ) -> dict[str, str]:
         """``question``, ``context`` and ``label`` (answers; a user may say ``answers``)."""
         features = dataset.features
-        roles = checked_roles(features, asked, (*modality.roles, "answers", "label"))
-        roles = {"label" if role == "answers" else role: column for role, column in roles.items()}
-        roles |= modality.find_content(features, roles)
-        if not labelled:
-            return {role: column for role, column in roles.items() if role != "label"}
-        if "label" not in roles:
+        roles = roles_of_units(features, asked, modality, "answers", labelled=labelled)
+        if labelled and "label" not in roles:
             free = [name for name in features if name not in roles.values()]
             accepted = 'a column of answers, each {"text": […], "answer_start": […]}'
             roles["label"] = one_of("answers", free, ANSWER_NAMES, features, accepted, first=True)

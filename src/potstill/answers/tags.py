@@ -12,7 +12,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from datasets import ClassLabel, Dataset
+from datasets import ClassLabel, Dataset, Features
 
 from potstill.answers.class_labels import LabelMap, as_name, names_of
 from potstill.answers.one_class import Classes, ClassJudge
@@ -49,12 +49,8 @@ class Tags(Classes):
     ) -> dict[str, str]:
         """``tokens`` (lists of words) and ``label`` (lists of tags; a user may say ``tags``)."""
         features = dataset.features
-        roles = checked_roles(features, asked, (*modality.roles, "tags", "label"))
-        roles = {"label" if role == "tags" else role: column for role, column in roles.items()}
-        roles |= modality.find_content(features, roles)
-        if not labelled:
-            return {role: column for role, column in roles.items() if role != "label"}
-        if "label" not in roles:
+        roles = roles_of_units(features, asked, modality, "tags", labelled=labelled)
+        if labelled and "label" not in roles:
             lists = [name for name in features if is_list(features[name]) and name not in roles.values()]
             accepted = "a column with a list of tags in each row, one for each word"
             roles["label"] = one_of("tags", lists, TAG_NAMES, features, accepted, or_any=True)
@@ -150,6 +146,16 @@ class TagJudge(ClassJudge):
                 "make the task with the names: task.label_names = names",
             )
         return self.entities.scores() | {"accuracy": words["accuracy"]}
+
+
+def roles_of_units(
+    features: Features, asked: Mapping[str, str] | None, modality: Modality, name: str, *, labelled: bool
+) -> dict[str, str]:
+    """The roles of the content, and ``label`` where it was asked for and is wanted; users may call it `name`."""
+    roles = checked_roles(features, asked, (*modality.roles, name, "label"))
+    roles = {"label" if role == name else role: column for role, column in roles.items()}
+    roles |= modality.find_content(features, roles)
+    return {role: column for role, column in roles.items() if labelled or role != "label"}
 
 
 def entities_of(tags: Sequence[str]) -> set[Entity]:

@@ -22,7 +22,7 @@ from potstill.planning.check import check_answers, check_method, check_states
 from potstill.planning.forecast import Forecast, forecast, passes_of
 from potstill.planning.inputs import NOTHING, InMemory, content_of, errors_of_task, inputs_of, joint_task, trust_named
 from potstill.planning.learning import LearningOptions
-from potstill.planning.phases import RunFacts, asks_teacher, can_augment
+from potstill.planning.phases import RunFacts, asks_teacher
 from potstill.recipe import Recipe
 from potstill.recipe.model import OneTeacherRecipe
 from potstill.stages.ask import AskOptions, ask, open_answers
@@ -330,7 +330,7 @@ class DistillFlow:
         """Whether the teacher's mean states are kept: where the method reads them; in a store, where any run may read them."""
         if self.run is not None and self.run.store is not None and self.forecast is not None:
             is_alone = not self.recipe.tasks and len(self.parties) == 1
-            return is_alone and can_augment(self.facts.task) and has_states(self.forecast.teacher)
+            return is_alone and self.facts.task.modality.can_augment and has_states(self.forecast.teacher)
         return wants_states(self.forecast)
 
     @cached_property

@@ -16,7 +16,6 @@ from potstill.models.party import Teacher
 from potstill.models.size import flops
 from potstill.planning.block_means import bytes_of_states
 from potstill.planning.check import check_recipe
-from potstill.planning.phases import can_augment
 from potstill.recipe import Recipe
 from potstill.report.assemble import shape_of
 from potstill.report.numbers import size
@@ -98,7 +97,7 @@ def preview(recipe: Recipe) -> Preview:
         if task.modality.has_tokens and recipe.student.vocabulary != "keep" and recipe.student.ratio != 0:
             counts = count_tokens([rows.tokens], int(teacher.model.config.vocab_size))  # type: ignore[attr-defined]
         planned = plan_student(recipe.student, teacher, counts)
-        num_rows = len(rows) + (num_augmented(recipe.data.augment, teacher) if can_augment(task) else 0)
+        num_rows = len(rows) + (num_augmented(recipe.data.augment, teacher) if task.modality.can_augment else 0)
         live = LiveTeacher(teacher.model, device=compute_device())
         seconds = measure_seconds_per_row(live, rows, teacher.collator)
         epochs = flow.passes()

@@ -17,7 +17,7 @@ from potstill.methods.catalogue import traits
 from potstill.methods.contract import ModelFacts
 from potstill.models.party import Teacher
 from potstill.planning.forecast import Forecast
-from potstill.planning.phases import can_augment, method_of
+from potstill.planning.phases import method_of
 
 MOST_BLOCKS = 6
 BYTES_EACH = np.dtype(np.float16).itemsize  # of one number of a state
@@ -34,7 +34,7 @@ def wants_states(foreseen: Forecast | None) -> bool:
     recipe, student, teacher = foreseen.run.recipe, foreseen.student, foreseen.teacher
     is_asked = recipe.distill.losses is None and traits(method_of(recipe, foreseen.run.task)).reads_states
     is_cut = recipe.student.model is None and recipe.student.architecture is None
-    if not is_asked or not is_cut or not can_augment(foreseen.run.task) or recipe.tasks or len(recipe.teacher.all) > 1:
+    if not is_asked or not is_cut or not foreseen.run.task.modality.can_augment or recipe.tasks or len(recipe.teacher.all) > 1:
         return False
     return student.width == teacher.width and has_states(teacher)
 

@@ -76,9 +76,4 @@ def asks_teacher(run: RunFacts) -> bool:
 
 def method_of(recipe: Recipe, task: Task) -> str:
     """The recipe's method for a task."""
-    return chosen(recipe.distill.method, makes_rows=can_augment(task))
-
-
-def can_augment(task: Task) -> bool:
-    """Whether rows of this task can be made out of others: texts and words, but no questions, whose answers would be lost."""
-    return task.modality.can_augment
+    return chosen(recipe.distill.method, makes_rows=task.modality.can_augment)

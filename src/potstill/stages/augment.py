@@ -16,7 +16,6 @@ from potstill.data.run_rows import SPLITS, Rows
 from potstill.errors import DataError
 from potstill.models.party import Teacher
 from potstill.planning.inputs import errors_of_task
-from potstill.planning.phases import can_augment
 
 MOST_ROWS, MOST_TOKENS = 120_000, 1_500_000  # the teacher labels them in a few minutes on two cores
 MOST_COPIES = 12
@@ -53,7 +52,7 @@ def augment_rows(given: Given, options: AugmentOptions, folder: Path, observer: 
 
 def wants_augmentation(given: Given, options: AugmentOptions) -> bool:
     """Whether this run makes rows."""
-    return can_augment(given.rows.task) and num_augmented(options.augment, given.teacher) > 0
+    return given.rows.task.modality.can_augment and num_augmented(options.augment, given.teacher) > 0
 
 
 def open_augmented(folder: Path, given: Given) -> Rows:
