@@ -322,7 +322,7 @@ class _Tiled(torch.autograd.Function):
         ctx.save_for_backward(hidden, weight, bias)
         if not work.is_summed:
             return _pass(hidden, weight, bias, work, None, (False, False, False))[0]
-        ones = torch.ones(len(hidden), device=hidden.device)
+        ones = torch.ones(len(hidden), dtype=_precision(hidden), device=hidden.device)
         values, ctx.gradients = _pass(hidden, weight, bias, work, ones, ctx.needs_input_grad[:3])
         return values.sum()
 
@@ -344,7 +344,7 @@ def _pass(
 ) -> tuple[Tensor, list[Tensor | None]]:
     """Values of all tokens, and the gradients of hidden states, weight and bias where `outer` [N] weighs the tokens' values."""
     head = VocabularyHead(weight.detach(), bias.detach() if len(bias) else None, work.scale, work.softcap)
-    kind = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+    kind = _precision(hidden)
     tau, factor, wants_gradient = work.part.options.temperature, work.part.scale, outer is not None and any(wanted)
     values = torch.empty(len(hidden), dtype=kind, device=hidden.device)
     sums = [
@@ -369,6 +369,10 @@ def _pass(
         if sums[1] is not None:
             _add_product(sums[1], gradient, rows.to(narrow))
     return values, sums
+
+
+def _precision(hidden: Tensor) -> torch.dtype:
+    return torch.promote_types(hidden.dtype, torch.float32)
 
 
 def _add_product(total: Tensor, gradient: Tensor, rows: Tensor) -> None:
