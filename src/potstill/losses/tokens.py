@@ -76,10 +76,11 @@ class TokenDivergence(TokenLoss):
         """Sum over the learned tokens."""
         if teacher is None:
             raise NeedsError("a divergence from a teacher needs one, there is none", todo="give the trainer a teacher")
+        target: Any = teacher.response if teacher.response is not None else (teacher.taps[HIDDEN], teacher.head)
         total = linear_divergence(
             student.taps[HIDDEN],
             student.head,
-            teacher.response if teacher.response is not None else (teacher.taps[HIDDEN], teacher.head),
+            target,
             kind=self.divergence,
             beta=self.beta,
             alpha=self.alpha,

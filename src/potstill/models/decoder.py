@@ -36,7 +36,8 @@ class Decoder:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        plain: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+        given: Any = model
+        plain = given.get_base_model() if hasattr(given, "get_base_model") else given
         self.plain = plain
         self.config = getattr(plain.config, "text_config", None) or plain.config
         self.layer: Any = plain.get_output_embeddings() if hasattr(plain, "get_output_embeddings") else None

@@ -55,9 +55,7 @@ def load_decoder(name_or_path: str, *, dtype: str = "fp32", trust_remote_code: b
         ModelError: Nothing to load there, or a model of another kind.
     """
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            name_or_path, dtype=DTYPES[dtype], trust_remote_code=trust_remote_code, attn_implementation="sdpa"
-        )
+        model = AutoModelForCausalLM.from_pretrained(name_or_path, dtype=DTYPES[dtype], trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as err:
         raise ModelError(
             f"{name_or_path} does not give a causal language model ({first_line(err)[:200]})",

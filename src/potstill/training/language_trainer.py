@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -175,4 +176,4 @@ class LanguageTrainer(ObjectiveTrainer):
         if not found:
             raise TrainingError("no token of the evaluation rows is learned", todo="give rows with answers")
         found["selection"] = -found.get("teacher_kl", found["loss"])
-        return EvalLoopOutput(None, None, {f"{metric_key_prefix}_{name}": value for name, value in found.items()}, rows)
+        return EvalLoopOutput(np.zeros(0), None, {f"{metric_key_prefix}_{name}": value for name, value in found.items()}, rows)
