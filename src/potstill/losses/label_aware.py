@@ -17,7 +17,7 @@ from torch import Tensor
 from potstill.ground.precision import FLOOR, finite, full_precision, log_probabilities
 from potstill.losses.contract import IGNORED_LABEL
 from potstill.losses.options import between, positive
-from potstill.losses.reduction import Reduction, divergence, over_labelled, over_rows
+from potstill.losses.reduction import Reduction, divergence, known_labels, over_labelled, over_rows
 from potstill.losses.response import LabelLoss, ResponseLoss, TemperatureLoss
 
 
@@ -46,7 +46,7 @@ def dkd(
         temperature: τ.
         reduction: Over labelled units.
     """
-    target = target_index(labels)
+    target = target_index(known_labels(labels, student_logits.shape[-1]))
     student, teacher = (finite(logits).flatten(0, -2) / temperature for logits in (student_logits, teacher_logits))
     target_term = divergence(binary_log_probabilities(teacher, target), binary_log_probabilities(student, target))
     other_term = divergence(other_log_probabilities(teacher, target), other_log_probabilities(student, target))
@@ -67,7 +67,7 @@ def nkd(
 
     Source: Yang et al. 2023 (arXiv 2303.13005). Shapes as in `dkd`.
     """
-    target = target_index(labels)
+    target = target_index(known_labels(labels, student_logits.shape[-1]))
     student, teacher = (finite(logits).flatten(0, -2) for logits in (student_logits, teacher_logits))
     p_target = F.softmax(teacher, -1).gather(-1, target).squeeze(-1)
     log_q_target = F.log_softmax(student, -1).gather(-1, target).squeeze(-1)
@@ -91,7 +91,7 @@ def wsld(
     Shapes as in `dkd`.
     """
     student, teacher = (finite(logits).flatten(0, -2) for logits in (student_logits, teacher_logits))
-    target = target_index(labels).squeeze(-1)
+    target = target_index(known_labels(labels, student_logits.shape[-1])).squeeze(-1)
     with torch.no_grad():
         teacher_ce = F.cross_entropy(teacher, target, reduction="none").clamp(min=1e-7)
         weight = -torch.expm1(-F.cross_entropy(student, target, reduction="none") / teacher_ce)
@@ -116,7 +116,7 @@ def tf_kd(
     Source: Yuan et al. 2020 (arXiv 1909.11723). Shapes and reduction as in `dkd`, a is `correct_probability`.
     """
     student = finite(student_logits).flatten(0, -2)
-    log_teacher = _smoothed(student, target_index(labels), correct_probability)
+    log_teacher = _smoothed(student, target_index(known_labels(labels, student_logits.shape[-1])), correct_probability)
     values = divergence(F.log_softmax(log_teacher / temperature, -1), F.log_softmax(student / temperature, -1))
     return over_labelled(temperature**2 * values, labels, reduction)
 
@@ -182,7 +182,7 @@ def cs_kd(student_logits: Tensor, labels: Tensor, *, temperature: float = 4.0, r
         temperature: τ.
         reduction: "none" ([B]), "sum", or "mean" over the rows that have a partner.
     """
-    partner, has_partner = partners(labels)
+    partner, has_partner = partners(known_labels(labels))
     log_q = log_probabilities(student_logits, temperature)
     log_p = log_probabilities(finite(student_logits.detach())[partner], temperature)
     values = torch.where(has_partner, temperature**2 * divergence(log_p, log_q), log_q.new_zeros(()))
@@ -227,6 +227,7 @@ def other_log_probabilities(logits: Tensor, target: Tensor) -> Tensor:
 def _adjustable(
     student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float, mask: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
+    known_labels(labels, student_logits.shape[-1])
     log_p = F.log_softmax(finite(teacher_logits, mask) / temperature, -1)
     log_q = F.log_softmax(finite(student_logits, mask) / temperature, -1)
     return log_p, log_q, labels.clamp(min=0).unsqueeze(-1)

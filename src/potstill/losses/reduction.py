@@ -55,6 +55,32 @@ def alike(student: Tensor, teacher: Tensor, *others: Tensor) -> None:
         )
 
 
+class LabelRangeError(NeedsError, IndexError):
+    """A label that is the number of no class."""
+
+
+def known_labels(labels: Tensor, num_classes: int | None = None) -> Tensor:
+    """Labels [B] or [B, T] as they are, if each is the number of a class, or -100 for none; None where any number will do.
+
+    On a GPU a wrong one stops the process at the next synchronisation, without a wait here.
+
+    Raises:
+        LabelRangeError: One is not.
+    """
+    is_wrong = (labels < 0) & (labels != IGNORED_LABEL)
+    if num_classes is not None:
+        is_wrong |= labels >= num_classes
+    if labels.device.type != "cpu":
+        torch._assert_async(~is_wrong.any())
+    elif bool(is_wrong.any()):
+        raise LabelRangeError(
+            f"a label is {int(labels[is_wrong][0])}" + ("" if num_classes is None else f", and there are {num_classes} classes"),
+            f"labels from 0{'' if num_classes is None else f' to {num_classes - 1}'}, or {IGNORED_LABEL} for none",
+            "check the labels, or give the model as many classes",
+        )
+    return labels
+
+
 def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
     """KL(p ‖ q) over the last axis from log-probabilities of one shape."""
     alike(log_q, log_p)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +26,20 @@ from potstill.training.objective import Objective
 
 logger = logging.getLogger(__name__)
 Student = Callable[[Mapping[str, Any]], StudentView]
+
+
+class Wanted(NamedTuple):
+    """What `compute_metrics` is given besides answers and labels.
+
+    Args:
+        main_input: Name of the batch's main input.
+        include: "inputs" for that input, "loss" for the objective of each row's batch.
+    """
+
+    main_input: str = ""
+    include: tuple[str, ...] = ()
+
+
 Fetch = Callable[[Mapping[str, Any], tuple[str, ...]], TeacherSignal | None]
 
 
@@ -55,6 +69,8 @@ class Predictions:
         sums: Per term the sum of the loss.
         counts: Per term the units of the sum; 0 where the term could not be computed.
         mask: [N, U], true on the units that count; None where a row is one unit.
+        inputs: [N, ...] the main input, −100 where a row is shorter; None where nobody asked.
+        losses: [N] the objective of the batch that the row was in; None where nobody asked.
     """
 
     logits: Any
@@ -64,6 +80,8 @@ class Predictions:
     sums: np.ndarray
     counts: np.ndarray
     mask: np.ndarray | None = None
+    inputs: np.ndarray | None = None
+    losses: np.ndarray | None = None
 
     def counted(self, *logits: Any) -> list[np.ndarray]:
         """Each of `logits` as one row for each unit that counts [M, C]; unchanged where a row is one unit."""
@@ -85,14 +103,17 @@ def predict(
     fetch: Fetch | None,
     memory: TeacherMemory,
     on_batch: Callable[[], None],
+    wanted: Wanted | None = None,
 ) -> Predictions:
     """Run the student, and the teacher where it knows the rows, over every batch."""
-    logits, labels, teacher, masks = [], [], [], []
+    logits, labels, teacher, masks, inputs, losses = [], [], [], [], [], []
+    include = () if wanted is None else wanted.include
     sums, counts = torch.zeros(len(objective.terms), dtype=torch.float64), torch.zeros(len(objective.terms), dtype=torch.float64)
     for number, batch in enumerate(map(placed, loader)):
         view = student(batch)
         signal = None if fetch is None else _signal(number, batch, objective, fetch, memory)
-        for position, (total, count) in enumerate(_terms(objective, view, signal, batch)):
+        values = _terms(objective, view, signal, batch)
+        for position, (total, count) in enumerate(values):
             sums[position] += total
             counts[position] += count
         logits.append(view.logits.float().cpu().numpy())
@@ -103,6 +124,12 @@ def predict(
             labels.append(batch["labels"].cpu().numpy())
         if signal is not None and isinstance(signal.response, DenseLogits):
             teacher.append(signal.logits.float().cpu().numpy())
+        if "loss" in include:
+            parts = zip(objective.active_terms(), values, strict=True)
+            loss = sum(weight * total / count for (_, weight), (total, count) in parts if count)
+            losses.append(np.full(len(logits[-1]), loss, np.float32))
+        if wanted is not None and "inputs" in include and isinstance(batch.get(wanted.main_input), Tensor):
+            inputs.append(batch[wanted.main_input].cpu().numpy())
         on_batch()
     if memory.is_lacking:
         teacher = []  # of some rows is not of all
@@ -114,7 +141,7 @@ def predict(
         else np.asarray([row for batch in batches for row in batch], dtype=np.int64)
     )
     found = joined, _join(labels, IGNORED_LABEL), _join(teacher), positions, sums.numpy(), counts.numpy()
-    return Predictions(*found, _join(masks, False))
+    return Predictions(*found, _join(masks, False), _join(inputs, IGNORED_LABEL), _join(losses))
 
 
 def gathered(found: Predictions, num_ranks: int) -> Predictions:
@@ -141,6 +168,8 @@ def gathered(found: Predictions, num_ranks: int) -> Predictions:
         np.sum([part.sums for part in parts], axis=0),
         np.sum([part.counts for part in parts], axis=0),
         joined("mask", False),
+        joined("inputs", IGNORED_LABEL),
+        joined("losses"),
     )
 
 
@@ -184,7 +213,7 @@ def figures(
         metrics |= closeness(*found.counted(found.logits, found.teacher_logits))
     if compute_metrics is not None and found.labels is not None:
         logits, labels = (found.logits, found.labels) if groups is None else found.of_texts(groups)
-        metrics |= compute_metrics(EvalPrediction(predictions=logits, label_ids=labels))
+        metrics |= compute_metrics(EvalPrediction(predictions=logits, label_ids=labels, inputs=found.inputs, losses=found.losses))
     return metrics if selection is None else {**metrics, "selection": selection(metrics)}
 
 

@@ -75,7 +75,7 @@ def of_tokens(student: nn.Module, source: Any) -> list[Limit]:
         source: Of knowledge, or None; only live models that read the batch set a limit.
     """
     found = [Limit("input_ids", count, "the student's vocabulary has", _OTHER_TOKENS) for count in _vocabulary(student)]
-    for model in _models(source):
+    for model in models_of(source):
         for count in _vocabulary(model):
             limit = Limit("input_ids", count, "the teacher's vocabulary has", _OTHER_TOKENS, instead="teacher_input_ids")
             found.append(limit)
@@ -108,12 +108,13 @@ def _vocabulary(model: nn.Module) -> list[int]:
     return [count] if isinstance(count, int) else []
 
 
-def _models(source: Any) -> Iterator[nn.Module]:
+def models_of(source: Any) -> Iterator[nn.Module]:
+    """The live models of a source that read the student's batch, or tokens of their own in it."""
     if isinstance(source, LiveTeacher):  # others may read the row anew, in tokens of their own
         yield source.model
     several = getattr(source, "sources", ())
     for one in several.values() if isinstance(several, Mapping) else several:
-        yield from _models(one)
+        yield from models_of(one)
 
 
 def _rows(batch: dict[str, Any], beyond: Tensor) -> str:

@@ -22,6 +22,7 @@ from potstill.tasks import answers_of
 from potstill.training import balance as balancing
 from potstill.training import checkpoints, evaluation, id_ranges, preparation
 from potstill.training import trainer_arguments as given
+from potstill.training.columns import KnownColumns
 from potstill.training.companions.contract import Companion
 from potstill.training.companions.peers import Peers
 from potstill.training.objective import NonFiniteLoss, Objective
@@ -45,7 +46,8 @@ class DistillationTrainer(ObjectiveTrainer):
         teacher: A model (frozen, in place), a source of knowledge, or None for losses that read labels alone.
         losses: See `read_terms`; by default KL (weight 0.7, τ 2) and cross-entropy (0.3), or `bce` or `regression` of both where
             the model's problem type says so.
-        train_dataset: Rows; with an attribute `lengths` they are batched by like length.
+        train_dataset: Rows; with an attribute `lengths` they are batched by like length. Columns that neither the forwards
+            nor losses nor sources read are left out, unless ``args.remove_unused_columns`` is false.
         eval_dataset: Rows to evaluate on.
         data_collator: Returns tensors by name, with ``labels`` and ``row_id`` where there are any.
         processing_class: Tokenizer or image processor, saved with the student.
@@ -95,6 +97,8 @@ class DistillationTrainer(ObjectiveTrainer):
         companions: Sequence[Companion] = (),
         answers: Answers | None = None,
     ) -> None:
+        given.refuse_no_model(model)
+        removes_columns = args is None or args.remove_unused_columns
         args = given.own_arguments(args)
         given.refuse_one_model(model, teacher)
         self.companions = given.all_companions(companions, teacher, peers, average_decay, class_pairs)
@@ -118,6 +122,10 @@ class DistillationTrainer(ObjectiveTrainer):
         self._compute: Any = self.objective
         self.source = given.as_source(teacher, args.device, self.answers)
         training_collator = training_collator or self.data_collator
+        if removes_columns:
+            known = self.model, self.source, self.objective.terms
+            self.data_collator = KnownColumns(self.data_collator, *known)
+            training_collator = KnownColumns(training_collator, *known)
         for companion in self.companions:
             self.source = companion.source(self.source)
             training_collator = companion.collator(training_collator)
@@ -294,11 +302,12 @@ class DistillationTrainer(ObjectiveTrainer):
         self.objective.modules.eval()  # no part of the model outside of training
         self.callback_handler.eval_dataloader = dataloader
         with seeded(self.args.seed), torch.no_grad(), self._final_weights():  # what a loss draws here, training does not miss
-            found, metrics = self._measured(dataloader)
+            only_loss = self.args.prediction_loss_only if prediction_loss_only is None else prediction_loss_only
+            found, metrics = self._measured(dataloader, only_loss=only_loss)
         named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         return EvalLoopOutput(found.logits, found.labels, named, len(found.positions))
 
-    def _measured(self, dataloader: DataLoader[Any]) -> tuple[evaluation.Predictions, dict[str, float]]:
+    def _measured(self, dataloader: DataLoader[Any], *, only_loss: bool) -> tuple[evaluation.Predictions, dict[str, float]]:
         """The answers and figures of the student; of the best network where there are more, with the figures of each."""
         fixed = self.source if getattr(self.source, "is_fixed", True) else None  # answers that change are no measure
         has_teacher = fixed is not None and preparation.provides(fixed, "logits")
@@ -306,13 +315,11 @@ class DistillationTrainer(ObjectiveTrainer):
         found, metrics, groups = [], [], getattr(dataloader.dataset, "groups", None)
         for network in (None, *self._networks()):
             view = partial(self._prepared_reader().view, network=network)
-            one = evaluation.predict(dataloader, self._prepare_inputs, view, self.objective, fetch, memory, self._tick)
+            wanted = evaluation.Wanted(getattr(self.model, "main_input_name", "input_ids"), tuple(self.args.include_for_metrics))
+            one = evaluation.predict(dataloader, self._prepare_inputs, view, self.objective, fetch, memory, self._tick, wanted)
             found.append(evaluation.gathered(one, self.args.world_size))
-            metrics.append(
-                evaluation.figures(
-                    found[-1], self.objective, groups, self.answers.closeness, self.compute_metrics, self.selection
-                )
-            )
+            compute = None if only_loss else self.compute_metrics
+            metrics.append(evaluation.figures(found[-1], self.objective, groups, self.answers.closeness, compute, self.selection))
         return (found[0], metrics[0]) if len(found) == 1 else evaluation.best_network(found, metrics)
 
     def _tick(self) -> None:

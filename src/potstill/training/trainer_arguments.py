@@ -22,6 +22,18 @@ from potstill.training.companions.peers import Peers
 DEFAULT_LOSSES: tuple[Mapping[str, Any], ...] = ({"name": "kl", "weight": 0.7, "temperature": 2.0}, {"name": "ce", "weight": 0.3})
 
 
+def refuse_no_model(student: Any) -> None:
+    """A trainer needs a student."""
+    if not isinstance(student, nn.Module):
+        raise TrainingError(
+            f"the student is {type(student).__name__}, and no model"
+            if student is not None
+            else "no student was given: model is None",
+            "a transformers model or a torch.nn.Module",
+            "pass model=AutoModelForSequenceClassification.from_pretrained(...), or potstill.cut_student(...)",
+        )
+
+
 def refuse_one_model(student: nn.Module, teacher: Any) -> None:
     theirs = teacher if isinstance(teacher, nn.Module) else getattr(teacher, "model", None)
     if not isinstance(theirs, nn.Module):
@@ -76,9 +88,29 @@ def own_arguments(args: TrainingArguments | None) -> TrainingArguments:
             "smoothing of the loss that reads the labels",
             f'write {{"name": "ce", "label_smoothing": {args.label_smoothing_factor}}} in losses',
         )
+    _refuse_ignored(args)
     args.remove_unused_columns = False
     args.logging_nan_inf_filter = False
     return args
+
+
+def _refuse_ignored(args: TrainingArguments) -> None:
+    """Settings of transformers that would be passed over here without a word."""
+    if args.batch_eval_metrics:
+        raise TrainingError(
+            "batch_eval_metrics is set, and answers are measured over all rows at once",
+            "compute_metrics of all rows",
+            "leave batch_eval_metrics out",
+        )
+    if args.label_names is not None and list(args.label_names) != ["labels"]:
+        raise TrainingError(
+            f"label_names is {args.label_names}, and the losses read the column labels",
+            "the column labels",
+            "rename the column to labels, or let data_collator do so",
+        )
+    others = [name for name in args.include_for_metrics if name not in ("inputs", "loss")]
+    if others:
+        raise TrainingError(f"include_for_metrics holds {others[0]!r}", "inputs and loss", "take these alone")
 
 
 @contextlib.contextmanager
