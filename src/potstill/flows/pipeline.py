@@ -16,6 +16,7 @@ from potstill.errors import OutputError, RecipeError
 from potstill.flows.choice import flow_for
 from potstill.flows.observer import LoggingObserver, silent_observer
 from potstill.ground import ranks
+from potstill.ground.code import remember
 from potstill.ground.disk import explained_full_disk, explained_os_errors
 from potstill.ground.lock import FolderLock
 from potstill.planning.inputs import IN_MEMORY, InMemory, given_tasks, named_tasks, wrap_teacher
@@ -66,20 +67,21 @@ class DistillationPipeline:
         processor: Any = None,
         store: str | Path | None = None,
     ) -> None:
+        config = named_code(config or {})
         named: dict[str, Any] = {"output": str(output_dir)} | ({} if store is None else {"store": str(store)})
         self._memory, self._tasks = InMemory(), {}
         if isinstance(teacher_model, Mapping):
             self._tasks = given_tasks(teacher_model, data, processor)
             named["tasks"] = named_tasks(teacher_model, data)
             in_order: dict[str, Any] = {"tasks": {name: {} for name in teacher_model}}  # the first one's teacher is cut
-            self.recipe = make_recipe(in_order, dict(config or {}), named)
+            self.recipe = make_recipe(in_order, config, named)
             return
         if isinstance(teacher_model, list | tuple):
             named["teachers"] = [str(one) for one in teacher_model]
         else:
             named["teacher_model"] = str(teacher_model) if isinstance(teacher_model, str | Path) else IN_MEMORY
         named["data"] = {"source": str(data) if isinstance(data, str | Path) else IN_MEMORY}
-        self.recipe = make_recipe(dict(config or {}), named)
+        self.recipe = make_recipe(config, named)
         teacher: Any = None if isinstance(teacher_model, str | Path | Sequence) else teacher_model
         if teacher is not None and not hasattr(teacher, "config") and processor is not None:
             teacher = wrap_teacher(teacher, processor)
@@ -132,6 +134,20 @@ class DistillationPipeline:
             ranks.wait_for_all()
         ranks.leave()
         return Metrics.read(folder / "report" / "metrics.json")
+
+
+def named_code(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration in which functions and classes of losses stand under their names, by which this process finds them."""
+    distill = config.get("distill")
+    if not isinstance(distill, Mapping) or not isinstance(distill.get("losses"), list | tuple):
+        return dict(config)
+
+    def named(entry: Any) -> Any:
+        if isinstance(entry, Mapping) and callable(entry.get("name")):
+            return {**entry, "name": remember(entry["name"])}
+        return remember(entry) if callable(entry) else entry
+
+    return {**config, "distill": {**distill, "losses": [named(entry) for entry in distill["losses"]]}}
 
 
 @contextlib.contextmanager

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from potstill.errors import RecipeError
-from potstill.ground.tables import nearest, resolve
+from potstill.ground.code import brought, find_code, is_code, refuse_clash
+from potstill.ground.tables import at, nearest, resolve
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -91,6 +92,8 @@ LOSSES: dict[str, str] = {
 }
 
 
+OWN = "potstill.losses.own"
+GROUP = "potstill.losses"  # entry points of packages that bring losses
 OF_TERMS = ("weight", "as")  # what a term says of a loss besides the loss's own options
 
 
@@ -99,14 +102,36 @@ def names() -> tuple[str, ...]:
     return tuple(LOSSES)
 
 
+def is_known(name: str) -> bool:
+    """Whether a loss of that name is in the catalogue, brought by an installed package, or code of the user's own."""
+    return name in LOSSES or is_code(name) or name in brought(GROUP)
+
+
 def find(name: str) -> type[Loss]:
-    """The class of a loss; its attributes say what it is for.
+    """The class of a loss; its attributes say what it is for. Of a function it is `own.FunctionLoss`.
 
     Raises:
         RecipeError: No such loss; names the nearest.
     """
-    loss_class: type[Loss] = resolve(LOSSES, name, kind="loss")
-    return loss_class
+    if name in LOSSES:
+        loss_class: type[Loss] = resolve(LOSSES, name, kind="loss")
+        return loss_class
+    found = _own(name)
+    if isinstance(found, type):
+        return found
+    function_loss: type[Loss] = at(f"{OWN}:FunctionLoss")
+    return function_loss
+
+
+def _own(name: str) -> Any:
+    """A loss that is not in the table: a class, or a function."""
+    as_class = at(f"{OWN}:as_class")
+    refuse_clash(GROUP, LOSSES)
+    if is_code(name):
+        return as_class(find_code(name), name)
+    if name in brought(GROUP):
+        return as_class(brought(GROUP)[name].load(), name)
+    return resolve({**LOSSES, **dict.fromkeys(brought(GROUP), "")}, name, kind="loss")  # names the nearest
 
 
 def function(name: str) -> Callable[..., Tensor]:
@@ -117,7 +142,11 @@ def function(name: str) -> Callable[..., Tensor]:
 
 def defaults(name: str) -> dict[str, Any]:
     """The options of a loss and their defaults."""
-    parameters = inspect.signature(find(name)).parameters.values()
+    made = find(name) if name in LOSSES else _own(name)
+    if not isinstance(made, type):
+        own: dict[str, Any] = at(f"{OWN}:options_of")(made)
+        return own
+    parameters = inspect.signature(made).parameters.values()
     return {each.name: each.default for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
@@ -144,7 +173,11 @@ def build(name: str, **options: Any) -> Loss:
                 f"{', '.join(accepted) or 'no options'}; and next to its name in a list of losses {', '.join(OF_TERMS)}",
                 f"did you mean {guess!r}?" if guess else f"leave {option!r} out",
             )
-    return find(name)(**options)
+    made = find(name) if name in LOSSES else _own(name)
+    if isinstance(made, type):
+        return made(**options)  # type: ignore[no-any-return]
+    made_of_function: Loss = at(f"{OWN}:FunctionLoss")(made, **(defaults(name) | options))
+    return made_of_function
 
 
 def describe() -> list[dict[str, str]]:

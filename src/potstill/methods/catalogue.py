@@ -8,6 +8,7 @@ from functools import cache, partial
 
 from potstill.answers import build as build_answers
 from potstill.errors import NeedsError
+from potstill.ground.code import brought, find_code, is_code, refuse_clash
 from potstill.ground.tables import resolve
 from potstill.losses.catalogue import find as find_loss
 from potstill.methods.chains import STATE
@@ -15,6 +16,7 @@ from potstill.methods.contract import Method, MethodOptions, ModelFacts, OwnOpti
 from potstill.methods.response import not_of_rows
 from potstill.methods.routing import DYNAMIC, route_phases
 
+GROUP = "potstill.methods"  # entry points of packages that bring methods
 DEFAULT, DEFAULT_ON_MANY_ROWS = "kd", "augmented_kd"
 
 METHODS: dict[str, str] = {
@@ -93,8 +95,21 @@ def find(name: str) -> Method:
     Raises:
         RecipeError: No such method; names the nearest.
     """
-    found = resolve(METHODS, DEFAULT if name == "auto" else name, kind="method")
+    if name == "auto" or name in METHODS:
+        found = resolve(METHODS, DEFAULT if name == "auto" else name, kind="method")
+    elif is_code(name):
+        found = find_code(name, wanted="a function (student facts, teacher facts, options) that gives phases")
+    else:
+        refuse_clash(GROUP, METHODS)
+        if name not in brought(GROUP):
+            resolve({**METHODS, **dict.fromkeys(brought(GROUP), "")}, name, kind="method")  # names the nearest
+        found = brought(GROUP)[name].load()
     return found if isinstance(found, Method) else Method(found)
+
+
+def is_known(name: str) -> bool:
+    """Whether a method of that name is in the table, brought by an installed package, or code of the user's own."""
+    return name == "auto" or name in METHODS or is_code(name) or name in brought(GROUP)
 
 
 def chosen(name: str, *, makes_rows: bool) -> str:

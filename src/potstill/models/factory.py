@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import inspect
-import re
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from potstill.errors import ModelError, RecipeError
+from potstill.ground.code import find_code, is_code
 
-_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 IN_MEMORY = "<in memory>"
 
 # Factories that this process may call; a saved model names its factory, and loading it must not run whatever it names.
@@ -29,7 +25,7 @@ def is_factory(name: str | None) -> bool:
         >>> is_factory("my_nets.small:build"), is_factory("org/model"), is_factory("./folder")
         (True, False, False)
     """
-    return name is not None and _NAME.fullmatch(name) is not None
+    return is_code(name)
 
 
 def find_factory(name: str) -> Callable[..., Any]:
@@ -38,28 +34,7 @@ def find_factory(name: str) -> Callable[..., Any]:
     Raises:
         ModelError: No such module, or nothing callable of that name in it.
     """
-    path, _, attribute = name.partition(":")
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        module = importlib.import_module(path)
-    except ImportError as err:
-        raise ModelError(
-            f"{name} cannot be imported ({err})",
-            "package.module:function, importable from the working folder or the environment",
-            "check the name, or run the command from the folder that holds the file",
-        ) from err
-    finally:
-        sys.path.remove(here)
-    found = getattr(module, attribute, None)
-    if not callable(found):
-        names = ", ".join(sorted(key for key, value in vars(module).items() if callable(value) and not key.startswith("_"))[:8])
-        raise ModelError(
-            f"{path} has no function {attribute!r}",
-            f"a function or class that gives a torch.nn.Module; {path} has {names or 'none'}",
-            "correct the name behind the colon",
-        )
-    return found  # type: ignore[no-any-return]
+    return find_code(name, wanted="a function or class that gives a torch.nn.Module", error=ModelError)
 
 
 def require_trust(name: str, *, is_allowed: bool, key: str) -> None:

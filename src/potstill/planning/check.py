@@ -10,6 +10,7 @@ from typing import Any
 from potstill.contracts.task import Task
 from potstill.errors import NeedsError, PotstillError, RecipeError, raise_faults
 from potstill.exports.catalogue import check_ways
+from potstill.ground.code import is_code, require_consent
 from potstill.losses.per_task import check as check_loss_of_tasks
 from potstill.methods import catalogue as methods
 from potstill.methods.contract import MethodOptions, ModelFacts, Phase, facts_of
@@ -42,6 +43,8 @@ def check_recipe(recipe: Recipe) -> None:
         Faults: Several faults, all of them.
     """
     distill = recipe.distill
+    for name in code_of(recipe):
+        require_consent(name, is_allowed=recipe.trust_code, key="trust_code")
     checks: list[Callable[[], Any]] = [
         lambda: methods.find(distill.method),
         lambda: check_own_options(recipe),
@@ -61,6 +64,15 @@ def check_recipe(recipe: Recipe) -> None:
     raise_faults(fault for check in checks if (fault := _fault_of(check)) is not None)
     for note in unused_settings(recipe):
         logger.warning(note)
+
+
+def code_of(recipe: Recipe) -> tuple[str, ...]:
+    """Code of the user's own that the method and the losses name, each once."""
+    losses = recipe.distill.losses
+    entries = list(losses.values()) if isinstance(losses, dict) else losses or []
+    keys = ("name", "type")
+    named = [next((entry[key] for key in keys if key in entry), "") if isinstance(entry, Mapping) else entry for entry in entries]
+    return tuple(dict.fromkeys(name for name in (recipe.distill.method, *named) if is_code(name)))
 
 
 def check_modules(recipe: Recipe) -> None:

@@ -44,6 +44,7 @@ class LearningOptions:
 
     Args:
         route: Contents of the teacher's states that the recipe names.
+        code: Fingerprints of the user's code that the recipe names.
         load_teacher: Loads an earlier state of the teacher from a folder.
     """
 
@@ -54,6 +55,7 @@ class LearningOptions:
     seed: int
     precision: str
     route: Any = None
+    code: tuple[str, ...] = ()
     load_teacher: Callable[[Path], LoadedTeacher] | None = field(default=None, compare=False)
 
 

@@ -73,7 +73,7 @@ def _part(name: str, given: Any, student: ModelFacts, teacher: ModelFacts, layer
     value = dict(given)
     kind = value.pop("type", None)
     loss = PARTS[name].get(str(kind), str(kind))
-    if kind is None or loss not in catalogue.names():
+    if kind is None or not catalogue.is_known(loss):
         raise RecipeError(
             f"distill.losses.{name} has the type {kind!r}",
             f"{', '.join(PARTS[name])}, or the name of a loss",

@@ -291,6 +291,9 @@ class Recipe(Options):
     quantize: QuantizeRecipe = Field(default_factory=lambda: QuantizeRecipe())
     evaluate: EvaluateRecipe = Field(default_factory=lambda: EvaluateRecipe())
     target: TargetName = Field("cpu", description="Hardware that will serve the student.")
+    trust_code: bool = Field(
+        False, description="Run code that the recipe names as package.module:name: a method, losses, callbacks of one's own."
+    )
     baseline: bool = Field(
         False, description="Also train the same student without distillation, on the same budget, for comparison."
     )

@@ -7,12 +7,14 @@ from typing import Any
 
 from potstill.contracts.options import Options
 from potstill.errors import PotstillError, RecipeError
+from potstill.ground.code import is_code
 from potstill.ground.tables import at, nearest, resolve
 from potstill.recipe.faults import read_options, unknown_key
 
 # Sections of the recipe beyond those of `Recipe`: name → option class.
 SECTIONS: dict[str, str] = {"language": "potstill.recipe.language:LanguageOptions"}
 METHODS, OPTIONS_OF = "potstill.methods.catalogue:METHODS", "potstill.methods.catalogue:options_of"
+IS_METHOD = "potstill.methods.catalogue:is_known"
 # Where options stood before each method had its own: section of `distill` → keys.
 EARLIER = {
     "online": ("peers", "start", "decay", "consistency", "ramp_up", "noise", "noise_share", "turned_share", "itself"),
@@ -55,9 +57,8 @@ def with_own_options(merged: dict[str, Any], faults: list[PotstillError]) -> dic
     if not isinstance(distill, Mapping) or not all(isinstance(distill.get(key, {}), Mapping) for key in ("options", *EARLIER)):
         return merged
     method = distill.get("method", "auto")
-    known = ("auto", *at(METHODS))
-    if method not in known:
-        return merged  # the check of the recipe names the nearest method
+    if not at(IS_METHOD)(method) or (is_code(method) and not merged.get("trust_code")):
+        return merged  # the check of the recipe names the nearest method, or asks for consent
     options_of = at(OPTIONS_OF)
     given = dict(distill.get("options", {}))
     unread = {section: _open(section, distill, method, given, faults) for section in EARLIER}

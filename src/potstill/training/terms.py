@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from potstill.errors import RecipeError
+from potstill.ground.code import remember
 from potstill.losses.contract import Loss
 from potstill.training.schedules import Constant, PerSample, Schedule, is_schedule, parse_temperature, parse_weight
 
@@ -39,17 +40,18 @@ class Term:
         return self.name.replace(".", "_")
 
 
-def read_terms(losses: Sequence[str | Mapping[str, Any] | Term | Loss]) -> tuple[Term, ...]:
+def read_terms(losses: Sequence[Any] | str | Mapping[str, Any] | Callable[..., Any]) -> tuple[Term, ...]:
     """Turn what a user writes into terms with names of their own.
 
     Args:
-        losses: Catalogue names (``"kl"``), mappings (``{"name": "kl", "weight": 0.7, "temperature": 2.0, …}``, where `weight` and
-            `temperature` may be schedules, `as` renames the term, and the rest are options of the loss), losses, or terms.
+        losses: Catalogue names (``"kl"``), code of one's own (``"package.module:name"``, or a function of logits), mappings
+            (``{"name": "kl", "weight": 0.7, "temperature": 2.0, …}``, where `weight` and `temperature` may be schedules, `as`
+            renames the term, and the rest are options of the loss), losses, or terms.
 
     Raises:
         RecipeError: No losses, a mapping without a name, or an entry of another type.
     """
-    if isinstance(losses, (str, Mapping, Term, Loss)):
+    if isinstance(losses, (str, Mapping, Term, Loss)) or callable(losses):
         losses = [losses]
     if not losses:
         raise RecipeError("no losses were given", "at least one", 'for example losses=["kl", "ce"]')
@@ -65,17 +67,19 @@ def read_terms(losses: Sequence[str | Mapping[str, Any] | Term | Loss]) -> tuple
     return tuple(terms)
 
 
-def _read(entry: str | Mapping[str, Any] | Term | Loss) -> Term:
+def _read(entry: Any) -> Term:
     if isinstance(entry, Term):
         return entry
     if isinstance(entry, Loss):
         return Term(_name_of(entry), entry)
-    if isinstance(entry, str):
+    if isinstance(entry, str) or callable(entry):
         entry = {"name": entry}
+    if isinstance(entry, Mapping) and callable(entry.get("name")):
+        entry = {**entry, "name": remember(entry["name"])}
     if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str):
         raise RecipeError(
             f"a loss is {entry!r}",
-            "a name, a mapping with the key name, a Term or a Loss",
+            "a name, a function, a mapping with the key name, a Term or a Loss",
             'for example {"name": "kl", "weight": 0.7}',
         )
     return _build(dict(entry))
@@ -85,7 +89,7 @@ def _build(options: dict[str, Any]) -> Term:
     from potstill.losses import catalogue
 
     loss_name = options.pop("name")
-    label = options.pop("as", loss_name)
+    label = options.pop("as", loss_name.rpartition(":")[2])
     weight = parse_weight(options.pop("weight", 1.0), name=f"the weight of {label!r}")
     temperature: Schedule | None = None
     if is_schedule(options.get("temperature")):
