@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
+from potstill.cli.predictions import predict
 from potstill.cli.reference import doctor, losses, methods, schema
 from potstill.cli.results import evaluate, report
 from potstill.cli.runs import demo, distill, plan
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
-COMMANDS = (distill, plan, evaluate, report, demo, doctor, schema, losses, methods)
+COMMANDS = (distill, plan, predict, evaluate, report, demo, doctor, schema, losses, methods)
 
 app = typer.Typer(
     name="potstill",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,7 @@ class Splits:
         label_names: Position → name.
         notes: What was decided or found, for the log and the report.
         fingerprint: Hash of all rows and the label order.
+        columns: Role → column of the training rows.
     """
 
     train: Dataset
@@ -51,6 +52,7 @@ class Splits:
     label_names: tuple[str, ...]
     notes: tuple[str, ...]
     fingerprint: str
+    columns: Mapping[str, str] = field(default_factory=dict)
 
 
 def load(
@@ -111,7 +113,8 @@ def load(
     extra = reader.unlabelled(unlabelled, found)
     if extra is not None:
         tables["unlabelled"] = (extra, labels.missing(extra.num_rows, names))
-    return _finish({split: labels.spread(*table) for split, table in tables.items()}, names, reader.notes)
+    made = _finish({split: labels.spread(*table) for split, table in tables.items()}, names, reader.notes)
+    return replace(made, columns=train.roles)
 
 
 def load_rows(
@@ -142,6 +145,11 @@ def load_rows(
     part = reader.part(found.splits[chosen], chosen, found)
     values = reader.labels.known(label_names, part.raw, part.roles).positions(part.raw, chosen)
     return _as_dataset(*reader.labels.spread(part.content, values), 0)
+
+
+def rows_without_labels(content: pa.Table, answers: Answers, label_names: Sequence[str]) -> Dataset:
+    """Content as rows that are ready to be encoded, with row ids from 0 and no label."""
+    return _as_dataset(*answers.spread(content, answers.missing(content.num_rows, label_names)), 0)
 
 
 def _carve_missing(tables: dict[str, tuple[pa.Table, np.ndarray]], seed: int, notes: list[str], labels: Answers) -> None:

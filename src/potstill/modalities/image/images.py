@@ -74,7 +74,15 @@ class Images:
         return None
 
     def read(
-        self, dataset: Dataset, roles: Mapping[str, str], split: str, notes: list[str], *, folder: Path | None, skip_corrupt: bool
+        self,
+        dataset: Dataset,
+        roles: Mapping[str, str],
+        split: str,
+        notes: list[str],
+        *,
+        folder: Path | None,
+        skip_corrupt: bool,
+        start: int = 0,
     ) -> tuple[pa.Table, list[int] | None]:
         """``image``, each looked at; those that cannot be read are refused or left out."""
         values = _image_column(dataset, roles["image"], folder)
@@ -84,10 +92,10 @@ class Images:
             if fault := images.is_readable(value, whole=skip_corrupt):
                 faults[row] = (value, fault)
                 if not skip_corrupt:
-                    raise images.corrupt_image(value, row, fault)
+                    raise images.corrupt_image(value, start + row, fault)
         keep = [row for row in range(len(values)) if row not in faults]
         if faults:
-            listed = ", ".join(images.name_of(value, row) for row, (value, _) in list(faults.items())[:5])
+            listed = ", ".join(images.name_of(value, start + row) for row, (value, _) in list(faults.items())[:5])
             notes.append(f"{len(faults)} images of the {split} split cannot be read and are left out: {listed}")
         if not keep:
             raise DataError(

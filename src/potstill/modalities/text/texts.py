@@ -82,14 +82,22 @@ class Texts:
         return None
 
     def read(
-        self, dataset: Dataset, roles: Mapping[str, str], split: str, notes: list[str], *, folder: Path | None, skip_corrupt: bool
+        self,
+        dataset: Dataset,
+        roles: Mapping[str, str],
+        split: str,
+        notes: list[str],
+        *,
+        folder: Path | None,
+        skip_corrupt: bool,
+        start: int = 0,
     ) -> tuple[pa.Table, list[int] | None]:
         """``text`` and ``text_pair`` as strings; empty texts are kept and counted."""
         wanted = [role for role in self.roles if role in roles]
         table = table_of(dataset, [roles[role] for role in wanted])
         content = pa.table({role: _strings(table.column(roles[role]), roles[role]) for role in wanted})
         empty = sum(_num_empty(chunk) for chunk in content["text"].chunks)
-        if empty == content.num_rows:
+        if empty == content.num_rows and not start:
             raise DataError(
                 f"all {empty} texts of the {split} split are empty (column {roles['text']!r})",
                 "texts with at least one character",
