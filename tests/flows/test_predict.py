@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
@@ -32,7 +33,7 @@ CONFIG: dict[str, Any] = {
 }
 
 
-def run(teacher: Path, data: Any, output: Path, **changes: Any) -> Metrics:
+def run(teacher: Path, data: Any, output: Path, /, **changes: Any) -> Metrics:
     return DistillationPipeline(teacher, data, {**CONFIG, **changes}, output).run()
 
 
@@ -142,14 +143,17 @@ def test_rows_are_answered_in_parts(
     assert [row["prediction"] for row in lines(parts)] == [row["prediction"] for row in lines(whole)]
 
 
-def test_an_interrupted_prediction_leaves_nothing_under_the_name(tmp_path: Path) -> None:
-    import pyarrow as pa
-
-    file = tmp_path / "p.csv"
-    file.write_text("before", "utf-8")
-    with pytest.raises(KeyboardInterrupt), written_whole(file) as writer:
+def _interrupted(file: Path) -> None:
+    with written_whole(file) as writer:
         writer.write(pa.table({"a": [1]}))
         raise KeyboardInterrupt
+
+
+def test_an_interrupted_prediction_leaves_nothing_under_the_name(tmp_path: Path) -> None:
+    file = tmp_path / "p.csv"
+    file.write_text("before", "utf-8")
+    with pytest.raises(KeyboardInterrupt):
+        _interrupted(file)
     assert file.read_text("utf-8") == "before"
     assert [each.name for each in tmp_path.iterdir()] == ["p.csv"]
 
@@ -157,17 +161,17 @@ def test_an_interrupted_prediction_leaves_nothing_under_the_name(tmp_path: Path)
 def test_files_that_must_not_be_written_are_refused_first(tmp_path: Path) -> None:
     file = tmp_path / "p.csv"
     file.write_text("before", "utf-8")
-    with pytest.raises(OutputError, match="is there already.*add --overwrite"):
+    with pytest.raises(OutputError, match=r"is there already.*add --overwrite"):
         check_output(file, overwrite=False)
     check_output(file, overwrite=True)
-    with pytest.raises(OutputError, match="is the file of the data.*another name with -o"):
+    with pytest.raises(OutputError, match=r"is the file of the data.*another name with -o"):
         check_output(file, overwrite=True, data=file)
     with pytest.raises(OutputError, match=r"\.csv, \.tsv, \.jsonl, \.parquet"):
         check_output(tmp_path / "p.xlsx", overwrite=False)
-    with pytest.raises(OutputError, match="does not exist.*mkdir -p"):
+    with pytest.raises(OutputError, match=r"does not exist.*mkdir -p"):
         check_output(tmp_path / "no" / "p.csv", overwrite=False)
-    with pytest.raises(OutputError, match="is a folder"):
-        check_output(tmp_path.with_suffix(".csv") if tmp_path.suffix else _folder(tmp_path / "f.csv"), overwrite=False)
+    with pytest.raises(OutputError, match=r"is a folder"):
+        check_output(_folder(tmp_path / "f.csv"), overwrite=False)
 
 
 def _folder(path: Path) -> Path:
@@ -186,10 +190,10 @@ def test_columns_are_those_of_the_run_and_else_asked_for(finished: tuple[Path, M
     assert Prediction(finished[0], Asked(both)).roles == {None: {"text": "text"}}
     assert Prediction(finished[0], Asked(rows(review=["dull"]))).roles == {None: {"text": "review"}}
     unclear = rows(one=["dull"], two=["lovely"])
-    with pytest.raises(DataError, match="--column text=review"):
+    with pytest.raises(DataError, match=r"--column text=review"):
         Prediction(finished[0], Asked(unclear))
     assert Prediction(finished[0], Asked(unclear, columns={"text": "two"})).roles == {None: {"text": "two"}}
-    with pytest.raises(DataError, match="and the run was trained on text"):
+    with pytest.raises(DataError, match=r"and the run was trained on text"):
         Prediction(finished[0], Asked(rows(premise=["dull"], hypothesis=["lovely"])))
 
 
@@ -197,23 +201,23 @@ def test_wrong_requests_say_what_is_accepted(finished: tuple[Path, Metrics], tes
     folder = finished[0]
     with pytest.raises(RecipeError, match=r"no export for 'openvino'.*torch, onnx.*potstill export .* --to openvino"):
         Prediction(folder, Asked(test_rows, runtime="openvino"))
-    with pytest.raises(RecipeError, match="student or teacher"):
+    with pytest.raises(RecipeError, match=r"student or teacher"):
         Prediction(folder, Asked(test_rows, model="baseline"))
-    with pytest.raises(RecipeError, match="this student has one task.*leave --task out"):
+    with pytest.raises(RecipeError, match=r"this student has one task.*leave --task out"):
         Prediction(folder, Asked(test_rows, task="mood"))
-    with pytest.raises(DataError, match="--keep names 'nr'.*id, text, label"):
+    with pytest.raises(DataError, match=r"--keep names 'nr'.*id, text, label"):
         Prediction(folder, Asked(test_rows, keep="nr"))
-    with pytest.raises(RecipeError, match="--top is 0"):
+    with pytest.raises(RecipeError, match=r"--top is 0"):
         Prediction(folder, Asked(test_rows, top=0))
-    with pytest.raises(RecipeError, match="--runtime is given for the teacher"):
+    with pytest.raises(RecipeError, match=r"--runtime is given for the teacher"):
         Prediction(folder, Asked(test_rows, model="teacher", runtime="onnx"))
-    with pytest.raises(OutputError, match="holds no finished run"):
+    with pytest.raises(OutputError, match=r"holds no finished run"):
         Prediction(tmp_path, Asked(test_rows))
     splits = tmp_path / "splits"
     splits.mkdir()
     for name in ("train", "test"):
         (splits / f"{name}.csv").write_bytes(test_rows.read_bytes())
-    with pytest.raises(DataError, match="has the splits test, train.*add --split"):
+    with pytest.raises(DataError, match=r"has the splits test, train.*add --split"):
         Prediction(folder, Asked(splits))
     assert Prediction(folder, Asked(splits, split="test")).rows.num_rows == 40
     again = tmp_path / "again.csv"
