@@ -11,10 +11,11 @@ from potstill.cli.predictions import predict
 from potstill.cli.reference import doctor, losses, methods, schema
 from potstill.cli.results import evaluate, report
 from potstill.cli.runs import demo, distill, plan
+from potstill.cli.start import init
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
-COMMANDS = (distill, plan, predict, evaluate, report, demo, doctor, schema, losses, methods)
+COMMANDS = (init, distill, plan, predict, evaluate, report, demo, doctor, schema, losses, methods)
 
 app = typer.Typer(
     name="potstill",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from potstill.contracts.runner import Runner
+from potstill.contracts.task import TOKEN_TASKS
 from potstill.data.run_rows import read_facts
 from potstill.data.task_rows import blocks_of
 from potstill.errors import ModelError, OutputError, PotstillError, RecipeError
@@ -35,6 +36,13 @@ def read_recipe(folder: Path) -> Recipe:
     if not (folder / "recipe.yaml").is_file() or not (folder / "student" / "config.json").is_file():
         raise OutputError(
             f"{folder} holds no finished run", "the output folder of potstill distill", "run potstill distill -o there first"
+        )
+    names = checkpoint.read_config(str(folder / "student")).architectures or ()
+    if any(name.endswith(endings) for name in names for endings in TOKEN_TASKS.values()):
+        raise OutputError(
+            f"{folder} holds a student that predicts tokens",
+            "a run whose rows have answers: labels, numbers, tags, spans or vectors",
+            f"generate with it: transformers.AutoModelForCausalLM.from_pretrained('{folder / 'student'}')",
         )
     return make_recipe(read_file(folder / "recipe.yaml"), {"output": str(folder)})
 

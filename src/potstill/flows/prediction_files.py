@@ -15,7 +15,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from potstill.errors import OutputError
-from potstill.ground.disk import explained_os_errors
+from potstill.ground.disk import check_new_file, explained_os_errors
 
 
 class Writer(Protocol):
@@ -93,16 +93,9 @@ def check_output(path: Path, *, overwrite: bool, data: Path | None = None) -> No
     if path.suffix.lower() not in WRITERS:
         accepted = ", ".join(WRITERS)
         raise OutputError(f"predictions cannot be written to {path}", f"a name that ends in {accepted}", "rename it: -o out.csv")
-    if path.is_dir():
-        raise OutputError(f"{path} is a folder", "the name of a file", f"give one: -o {path / 'predictions.csv'}")
     if data is not None and path.exists() and data.exists() and path.samefile(data):
         raise OutputError(f"{path} is the file of the data", "another file", "give another name with -o")
-    if path.exists() and not overwrite:
-        raise OutputError(f"{path} is there already", "a new file", "add --overwrite, or give another name with -o")
-    if not path.parent.is_dir():
-        raise OutputError(
-            f"the folder {path.parent} does not exist", "a file in a folder that is there", f"mkdir -p {path.parent}"
-        )
+    check_new_file(path, overwrite=overwrite)
 
 
 @contextmanager

@@ -50,6 +50,36 @@ def write_json_atomic(path: Path, value: Any) -> None:
             partial.unlink(missing_ok=True)
 
 
+def check_new_file(path: Path, *, overwrite: bool) -> None:
+    """Refuse the name of a file that must not or cannot be written.
+
+    Raises:
+        OutputError: It is a folder, a file that is there and may not be replaced, or in a folder that is not there.
+    """
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder", "the name of a file", "give one with -o")
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path} is there already", "a new file", "add --overwrite, or give another name with -o")
+    if not path.parent.is_dir():
+        raise OutputError(f"the folder {path.parent} does not exist", "a folder that is there", f"mkdir -p {path.parent}")
+
+
+def write_new_text(path: Path, text: str, *, overwrite: bool) -> None:
+    """Write a text file, whole or not at all.
+
+    Raises:
+        OutputError: See `check_new_file`; or the disk is full, or the place may not be written.
+    """
+    check_new_file(path, overwrite=overwrite)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with explained_os_errors(path):
+        try:
+            partial.write_text(text, "utf-8")
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
 def read_json(path: Path) -> Any | None:
     """The JSON value in a file, or None where the file is absent or not whole."""
     try:
