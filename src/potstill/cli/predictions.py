@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from potstill.cli.parameters import RunFolder, TracebackFlag
+from potstill.cli.parameters import JsonFlag, RunFolder, TracebackFlag
 from potstill.cli.printing import print_json, quiet_libraries
 
 if TYPE_CHECKING:
@@ -107,3 +107,29 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         row = bar.add_task("rows", total=None)
         yield lambda done, total: bar.update(row, completed=done, total=total)
+
+
+def export(
+    folder: RunFolder,
+    to: Annotated[str, typer.Option("--to", help="onnx, openvino, int8, fp16, dynamic, static, or one way by its name.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Make an export again that was added before.")] = False,
+    as_json: JsonFlag = False,
+    traceback: TracebackFlag = False,
+) -> None:
+    """Add an export to a finished run: made from out/student, checked, chosen and measured as the run's own."""
+    quiet_libraries()
+    from potstill.flows.further_export import add_export
+
+    added = add_export(folder, to, overwrite=overwrite)
+    if as_json:
+        print_json({"folder": str(folder), "added": dict(added.measured), "notes": list(added.notes)})
+        return
+    from rich.console import Console
+
+    from potstill.report.table import summary_table
+
+    console = Console()
+    console.print(summary_table(added.metrics))
+    for note in added.notes:
+        console.print(note, highlight=False, soft_wrap=True)
+    console.print(f"Added: {folder / added.measured['file']}", highlight=False, soft_wrap=True)

@@ -139,7 +139,9 @@ def _quantization(bench: Bench) -> Quantization | None:
         return None
     keys = ("name", "runtime", "precision", "path", "bytes", "metric", "drop", "p50_ms", "accepted", "reason")
     tries = [QuantizationTry(**{key: one[key] for key in keys}) for one in facts["tries"]]
-    return Quantization(chosen=facts["chosen"], reason=facts["reason"], max_drop=facts["max_drop"], candidates=tries)
+    return Quantization(
+        chosen=facts.get("chosen"), reason=facts.get("reason", ""), max_drop=facts.get("max_drop"), candidates=tries
+    )
 
 
 def _plan(bench: Bench, planned: Mapping[str, Any]) -> PlanSummary:
@@ -253,7 +255,7 @@ def machine_facts() -> Machine:
 def _files(bench: Bench) -> dict[str, str]:
     plain = plain_in(bench.export_facts)
     files, kept = {"student": "student", plain.format.name: f"export/{plain.file}"}, kept_in(bench.export_facts).values()
-    return files | {f"{one.format.name}-{one.precision.name}": f"export/{one.file}" for one in kept}
+    return files | {one.title: f"export/{one.file}" for one in kept}
 
 
 def _warnings(bench: Bench, answers: Mapping[str, Predictions]) -> list[str]:
