@@ -109,6 +109,43 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(row, completed=done, total=total)
 
 
+def compare(
+    folders: Annotated[list[Path], typer.Argument(help="Output folders of `potstill distill`, the reference first.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="HTML page to write.")] = None,
+    runtime: Annotated[
+        str | None, typer.Option("--runtime", help="torch, onnx, int8 …; without it, what each run chose.")
+    ] = None,
+    unpaired: Annotated[
+        bool, typer.Option("--unpaired", help="Compare figures of runs with other test rows, without pairing.")
+    ] = False,
+    overwrite: OverwriteFile = False,
+    as_json: JsonFlag = False,
+    traceback: TracebackFlag = False,
+) -> None:
+    """Compare finished runs on the same test rows: quality with paired intervals, size, speed, settings that differ."""
+    from potstill.ground.disk import check_new_file, write_new_text
+
+    if output is not None:
+        check_new_file(output, overwrite=overwrite)
+    quiet_libraries()
+    from potstill.flows.comparison import compare as compare_runs
+    from potstill.report.comparison import comparison_page
+
+    found = compare_runs(folders, runtime=runtime, paired=not unpaired)
+    if output is not None:
+        write_new_text(output, comparison_page(found), overwrite=overwrite)
+    if as_json:
+        print_json(found.as_dict())
+        return
+    from rich.console import Console
+
+    console = Console()
+    for table in found.as_tables():
+        console.print(table)
+    if output is not None:
+        console.print(f"Page: {output}", highlight=False, soft_wrap=True)
+
+
 def export(
     folder: RunFolder,
     to: Annotated[str, typer.Option("--to", help="onnx, openvino, int8, fp16, dynamic, static, or one way by its name.")],
