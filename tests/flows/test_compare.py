@@ -28,7 +28,7 @@ CONFIG: dict[str, Any] = {
 }
 
 
-def run(teacher: Path, source: Any, output: Path, **changes: Any) -> Metrics:
+def run(teacher: Path, source: Any, output: Path, /, **changes: Any) -> Metrics:
     return DistillationPipeline(teacher, source, {**CONFIG, **changes}, output).run()
 
 

@@ -122,7 +122,7 @@ class LabelSets(RowAnswers):
 
     def named(self, found: Predictions, content: pa.Table, rows: Dataset) -> pa.Table:
         """``prediction``, the labels with a probability above one half, and the ``probabilities`` of all labels."""
-        names = [[self.label_names[index] for index in np.flatnonzero(row)] for row in found.logits > 0]
+        names = [[self.label_names[index] for index in np.flatnonzero(row).tolist()] for row in found.logits > 0]
         chances = by_name(probabilities(found.logits), self.label_names)
         return pa.table({"prediction": pa.array(names, pa.list_(pa.string())), "probabilities": chances})
 

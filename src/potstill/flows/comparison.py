@@ -72,8 +72,8 @@ def compare(folders: Sequence[str | Path], *, runtime: str | None = None, paired
     for other in finished[1:]:
         _check_tasks(finished[0], other)
     runs = [_answer(one, runtime) for one in finished]
-    for other in runs[1:]:
-        _check_metrics(runs[0], other)
+    for run in runs[1:]:
+        _check_metrics(runs[0], run)
     values = [run.quality[run.metric] for run in runs]
     drawn = _drawn(runs, [_order(runs[0], run) for run in runs] if paired else None)
     names, differences = [str(folder) for folder in folders], []

@@ -71,7 +71,8 @@ class Prediction:
     def __init__(self, folder: str | Path, asked: Asked) -> None:
         if asked.model not in (STUDENT, TEACHER):
             raise RecipeError(f"--model is {asked.model!r}", f"{STUDENT} or {TEACHER}", f"write --model {STUDENT}")
-        self.asked, self.notes = asked, []
+        self.asked = asked
+        self.notes: list[str] = []
         self.finished = FinishedRun(folder)
         self.task = self.finished.task
         self.numbers = self._numbers()
@@ -236,8 +237,8 @@ class Prediction:
             if self.asked.runtime is not None:
                 raise RecipeError("--runtime is given for the teacher", "a runtime of the student", "leave --runtime out")
             teacher = finished.flow.open(finished.flow.parties[number or 0].teacher)
-            runner = TorchRunner(teacher.model.to(compute_device()))
-            return Answering(teacher.rows.task, runner, teacher.processor, teacher.processor, data, batch_size=size)
+            asked = TorchRunner(teacher.model.to(compute_device()))
+            return Answering(teacher.rows.task, asked, teacher.processor, teacher.processor, data, batch_size=size)
         runner, block = finished.served(self.asked.runtime), finished.block_of(number)
         return Answering(self.task, runner, finished.processor, finished.measure, data, block, size)
 

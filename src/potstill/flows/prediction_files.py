@@ -32,7 +32,8 @@ class CsvWriter:
     """One line a row after a header; lists and mappings stand in a field as JSON."""
 
     def __init__(self, stream: BinaryIO, delimiter: str = ",") -> None:
-        self.stream, self.delimiter, self._writer = stream, delimiter, None
+        self.stream, self.delimiter = stream, delimiter
+        self._writer: Any = None
 
     def write(self, table: pa.Table) -> None:
         flat = pa.table({name: _as_field(table.column(name)) for name in table.column_names})
@@ -65,7 +66,8 @@ class ParquetWriter:
     """Typed columns; vectors are lists of float32."""
 
     def __init__(self, stream: BinaryIO) -> None:
-        self.stream, self._writer = stream, None
+        self.stream = stream
+        self._writer: Any = None
 
     def write(self, table: pa.Table) -> None:
         self._writer = self._writer or pq.ParquetWriter(self.stream, table.schema)
