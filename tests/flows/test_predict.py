@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from potstill import DistillationPipeline
@@ -227,6 +228,32 @@ def test_wrong_requests_say_what_is_accepted(finished: tuple[Path, Metrics], tes
     assert "--keep id,text,label" in str(taken.exception)
     assert not (tmp_path / "twice.csv").exists()
     assert "has no ROLE=NAME" in str(predict(folder, "--data", test_rows, "--column", "text").exception)
+
+
+def test_a_run_from_memory_predicts(finished: tuple[Path, Metrics], small_bert: Path, reviews: Path, tmp_path: Path) -> None:
+    from datasets import Dataset
+    from transformers import AutoTokenizer, BertForSequenceClassification
+
+    torch.manual_seed(0)
+    names = {0: "bad", 1: "good"}
+    teacher = BertForSequenceClassification.from_pretrained(small_bert, id2label=names, label2id={"bad": 0, "good": 1})
+    tokenizer = AutoTokenizer.from_pretrained(small_bert)
+    settings = {**CONFIG, "distill": {"epochs": 0.1, "learning_rate": 1e-3}, "quantize": "none"}
+    DistillationPipeline(teacher, Dataset.from_csv(str(reviews)), settings, tmp_path / "out", processor=tokenizer).run()
+    new = tmp_path / "new.txt"
+    new.write_text("a lovely film\n", "utf-8")
+    assert predict(tmp_path / "out", "--data", new, "-o", tmp_path / "p.jsonl").exit_code == 0
+    assert lines(tmp_path / "p.jsonl")[0]["prediction"] in ("bad", "good")
+
+
+def test_a_student_that_predicts_tokens_is_refused(finished: tuple[Path, Metrics], tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    (folder / "student").mkdir(parents=True)
+    (folder / "recipe.yaml").write_text("teacher: t\ndata: d\n", "utf-8")
+    config = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}
+    (folder / "student" / "config.json").write_text(json.dumps(config), "utf-8")
+    with pytest.raises(OutputError, match=r"predicts tokens.*AutoModelForCausalLM\.from_pretrained"):
+        Prediction(folder, Asked(tmp_path))
 
 
 def test_a_folder_without_its_teacher_still_predicts(

@@ -22,24 +22,37 @@ OverwriteFile = Annotated[bool, typer.Option("--overwrite", help="Replace a file
 
 def predict(
     folder: RunFolder,
-    data: Annotated[str, typer.Option("--data", help="File, folder of images or hub id; labels are not needed.")],
+    data: Annotated[str, typer.Option("--data", metavar="DATA", help="File, folder of images or hub id; labels are not needed.")],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="File to write: .csv, .tsv, .jsonl or .parquet; without it, CSV on stdout."),
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="File to write: .csv, .tsv, .jsonl or .parquet; without it, CSV on stdout."
+        ),
     ] = None,
-    model: Annotated[str, typer.Option("--model", help="student or teacher.")] = "student",
+    model: Annotated[str, typer.Option("--model", metavar="student|teacher", help="Which model answers.")] = "student",
     runtime: Annotated[
-        str | None, typer.Option("--runtime", help="torch, onnx, openvino, int8 …; without it, the export that the run chose.")
+        str | None,
+        typer.Option(
+            "--runtime", metavar="NAME", help="torch, onnx, openvino, int8 …; without it, the export that the run chose."
+        ),
     ] = None,
-    task: Annotated[str | None, typer.Option("--task", help="Of several tasks, the one to answer; without it, all.")] = None,
-    split: Annotated[str | None, typer.Option("--split", help="Of data with several splits, the one to read.")] = None,
+    task: Annotated[
+        str | None, typer.Option("--task", metavar="TASK", help="Of several tasks, the one to answer; without it, all.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option("--split", metavar="SPLIT", help="Of data with several splits, the one to read.")
+    ] = None,
     columns: Annotated[
         list[str] | None,
-        typer.Option("--column", help="ROLE=NAME, as text=review, where names are not clear; repeatable."),
+        typer.Option("--column", metavar="ROLE=NAME", help="ROLE=NAME, as text=review, where names are not clear; repeatable."),
     ] = None,
-    keep: Annotated[str, typer.Option("--keep", help="Columns of the data in the output: all, none, or id,text.")] = "all",
-    top: Annotated[int | None, typer.Option("--top", help="The likeliest K classes instead of the probability of each.")] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Rows of one call of the model.")] = 32,
+    keep: Annotated[
+        str, typer.Option("--keep", metavar="COLUMNS", help="Columns of the data in the output: all, none, or id,text.")
+    ] = "all",
+    top: Annotated[
+        int | None, typer.Option("--top", metavar="NUMBER", help="The likeliest K classes instead of the probability of each.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", metavar="NUMBER", min=1, help="Rows of one call of the model.")] = 32,
     overwrite: OverwriteFile = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Without -o: JSON lines instead of CSV on stdout; with -o: a summary as JSON.")
@@ -110,10 +123,12 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
 
 
 def compare(
-    folders: Annotated[list[Path], typer.Argument(help="Output folders of `potstill distill`, the reference first.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="HTML page to write.")] = None,
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="FOLDER...", help="Output folders of `potstill distill`, the reference first.")
+    ],
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="HTML page to write.")] = None,
     runtime: Annotated[
-        str | None, typer.Option("--runtime", help="torch, onnx, int8 …; without it, what each run chose.")
+        str | None, typer.Option("--runtime", metavar="NAME", help="torch, onnx, int8 …; without it, what each run chose.")
     ] = None,
     unpaired: Annotated[
         bool, typer.Option("--unpaired", help="Compare figures of runs with other test rows, without pairing.")
@@ -148,7 +163,9 @@ def compare(
 
 def export(
     folder: RunFolder,
-    to: Annotated[str, typer.Option("--to", help="onnx, openvino, int8, fp16, dynamic, static, or one way by its name.")],
+    to: Annotated[
+        str, typer.Option("--to", metavar="NAME", help="onnx, openvino, int8, fp16, dynamic, static, or one way by its name.")
+    ],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Make an export again that was added before.")] = False,
     as_json: JsonFlag = False,
     traceback: TracebackFlag = False,

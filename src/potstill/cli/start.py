@@ -13,10 +13,14 @@ from potstill.contracts.task import TASKS, TOKEN_TASKS
 
 
 def init(
-    task: Annotated[str, typer.Argument(help=f"{', '.join((*TASKS, *TOKEN_TASKS))}.")] = next(iter(TASKS)),
-    output: Annotated[Path, typer.Option("--output", "-o", help="File to write; - is stdout.")] = Path("recipe.yaml"),
-    teacher: Annotated[str | None, typer.Option("--teacher", help="Folder or hub id of the teacher.")] = None,
-    data: Annotated[str | None, typer.Option("--data", help="File, folder or hub id of the labelled data.")] = None,
+    task: Annotated[str, typer.Argument(metavar="[TASK]", help=f"{', '.join((*TASKS, *TOKEN_TASKS))}.")] = next(iter(TASKS)),
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="File to write; - is stdout.")] = Path(
+        "recipe.yaml"
+    ),
+    teacher: Annotated[str | None, typer.Option("--teacher", metavar="MODEL", help="Folder or hub id of the teacher.")] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", metavar="DATA", help="File, folder or hub id of the labelled data.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON on stdout.")] = False,
     traceback: TracebackFlag = False,
