@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+import shutil
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ import pytest
 from potstill import DistillationPipeline
 from potstill.answers.tags import EntityCounts, entities_of
 from potstill.errors import DataError, RecipeError
+from potstill.flows.comparison import compare
+from potstill.flows.further_export import add_export
 from potstill.flows.prediction import Asked, Prediction
 from potstill.flows.prediction_files import written_whole
 from potstill.recipe import make_recipe
@@ -38,7 +41,7 @@ def run(teacher: Path, data: Path, output: Path, /, **changes: Any) -> Metrics:
 
 def predicted(folder: Path, data: Path, file: Path, **options: Any) -> list[dict[str, Any]]:
     with written_whole(file) as writer:
-        Prediction(folder, Asked(data, runtime="torch", **options)).write(writer)
+        Prediction(folder, Asked(data, **{"runtime": "torch", **options})).write(writer)
     if file.suffix == ".parquet":
         return pq.read_table(file).to_pylist()
     return [json.loads(line) for line in file.read_text("utf-8").splitlines()]
@@ -149,6 +152,10 @@ def test_vectors_and_pairs(small_bert: Path, reviews: Path, tmp_path: Path) -> N
     assert both[3]["prediction"] == pytest.approx(found[3]["prediction"], abs=1e-5)
     assert both[3]["prediction_pair"] == pytest.approx(found[4]["prediction"], abs=1e-5)
     assert -1 <= both[3]["similarity"] <= 1
+    added = add_export(tmp_path / "out", "dynamic")
+    assert added.metrics.models[f"student-{added.measured['name']}"].quality["teacher_cosine"] > 0.5
+    served = predicted(tmp_path / "out", data, tmp_path / "r.parquet", keep="id", runtime="int8")
+    assert np.dot(served[0]["prediction"], found[0]["prediction"]) > 0.9
 
 
 def test_pairs_of_texts_to_classify(small_bert: Path, reviews: Path, tmp_path: Path) -> None:
@@ -182,6 +189,15 @@ def test_several_tasks_are_answered_side_by_side_or_one(small_bert: Path, review
     assert sum(topic[0][f"probability_{name}"] for name in ("book", "film", "song")) == pytest.approx(1, abs=1e-5)
     with pytest.raises(RecipeError, match=r"there is no task 'genre'.*mood, topic.*--task mood"):
         predicted(tmp_path / "out", data, tmp_path / "r.jsonl", task="genre")
+    by_teacher = predicted(tmp_path / "out", data, tmp_path / "s.jsonl", task="topic", model="teacher", runtime=None)
+    assert set(by_teacher[0]) == set(topic[0])
+
+    copy = Path(shutil.copytree(tmp_path / "out", tmp_path / "copy"))
+    added = add_export(tmp_path / "out", "dynamic")
+    assert f"student-{added.measured['name']}" in added.metrics.models
+    found = compare([tmp_path / "out", copy], runtime="torch")
+    assert found.differences[0].value == 0
+    assert found.runs[0].value == pytest.approx(added.metrics.models["student"].quality["accuracy"])
 
 
 def test_images_come_in_a_folder_or_as_paths(small_vit: Path, shapes: Path, tmp_path: Path) -> None:
@@ -196,6 +212,10 @@ def test_images_come_in_a_folder_or_as_paths(small_vit: Path, shapes: Path, tmp_
     listed.unlink()
     assert [row["prediction"] for row in named] == [row["prediction"] for row in folder]
     assert named[5]["nr"] == 5
+    name = add_export(tmp_path / "out", "openvino").measured["name"]
+    served = predicted(tmp_path / "out", shapes, tmp_path / "s.jsonl", runtime="openvino")
+    assert np.mean([row["prediction"] == other["prediction"] for row, other in zip(served, folder, strict=True)]) > 0.9
+    assert Prediction(tmp_path / "out", Asked(shapes, runtime=name)).served_as.startswith("openvino")
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "a.png").write_bytes(files[0].read_bytes())
