@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -70,3 +72,25 @@ def test_the_file_is_written_once_and_read_by_plan(tmp_path: Path) -> None:
     assert CliRunner().invoke(app, ["init", "-o", "-"]).stdout == commented_recipe("text-classification")
     missing = CliRunner().invoke(app, ["init", "-o", str(tmp_path / "no" / "r.yaml")])
     assert "mkdir -p" in str(missing.exception)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["predict", "nowhere", "--data", "rows.csv"],
+        ["predict", "nowhere", "--data", "rows.csv", "-o", "rows.xlsx"],
+        ["compare", "nowhere", "elsewhere"],
+        ["export", "nowhere", "--to", "int8"],
+        ["init", "no-task"],
+    ],
+    ids=lambda arguments: " ".join(arguments),
+)
+def test_a_slip_is_answered_before_a_library_of_models_is_imported(arguments: list[str], tmp_path: Path) -> None:
+    code = (
+        "import sys; from typer.testing import CliRunner; from potstill.cli import app\n"
+        f"result = CliRunner().invoke(app, {arguments!r})\n"
+        "assert 'Accepted:' in str(result.exception), result.output\n"
+        "print([name for name in ('torch', 'transformers', 'datasets') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.strip() == "[]"

@@ -7,44 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from potstill.contracts.runner import Runner
-from potstill.contracts.task import TOKEN_TASKS
 from potstill.data.run_rows import read_facts
 from potstill.data.task_rows import blocks_of
-from potstill.errors import ModelError, OutputError, PotstillError, RecipeError
+from potstill.errors import ModelError, PotstillError, RecipeError
 from potstill.exports.delivery import Kept, kept_in, plain_in
 from potstill.exports.runtimes import TorchRunner
 from potstill.flows.distill import DistillFlow
+from potstill.flows.finished_folder import check_finished_run
 from potstill.flows.observer import LoggingObserver
 from potstill.ground.devices import compute_device
 from potstill.models import checkpoint
 from potstill.planning.inputs import read_config
-from potstill.recipe import Recipe, make_recipe, read_file
+from potstill.recipe import make_recipe, read_file
 from potstill.recipe.model import DataRecipe
 from potstill.targets import target_named
 from potstill.tasks import infer, of_several
 from potstill.tasks.loading import load
 
 TORCH_NAMES = ("torch", "pytorch", "pytorch-fp32")
-
-
-def read_recipe(folder: Path) -> Recipe:
-    """The recipe of a finished output folder.
-
-    Raises:
-        OutputError: It is none.
-    """
-    if not (folder / "recipe.yaml").is_file() or not (folder / "student" / "config.json").is_file():
-        raise OutputError(
-            f"{folder} holds no finished run", "the output folder of potstill distill", "run potstill distill -o there first"
-        )
-    names = checkpoint.read_config(str(folder / "student")).architectures or ()
-    if any(name.endswith(endings) for name in names for endings in TOKEN_TASKS.values()):
-        raise OutputError(
-            f"{folder} holds a student that predicts tokens",
-            "a run whose rows have answers: labels, numbers, tags, spans or vectors",
-            f"generate with it: transformers.AutoModelForCausalLM.from_pretrained('{folder / 'student'}')",
-        )
-    return make_recipe(read_file(folder / "recipe.yaml"), {"output": str(folder)})
 
 
 class FinishedRun:
@@ -56,7 +36,8 @@ class FinishedRun:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self.recipe = read_recipe(self.folder)
+        check_finished_run(self.folder)
+        self.recipe = make_recipe(read_file(self.folder / "recipe.yaml"), {"output": str(self.folder)})
         self.flow = DistillFlow(self.recipe)
         self.run = self.flow.start(self.folder, LoggingObserver())
 

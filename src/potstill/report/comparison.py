@@ -92,14 +92,16 @@ class Comparison:
         from rich.box import SIMPLE_HEAD
         from rich.table import Table
 
-        title = f"{self.task}, {self.rows} test rows" if self.rows is not None else f"{self.task}, each on its own test rows"
+        rows = "each on its own test rows" if self.rows is None else f"{self.rows} test rows"
+        title = f"{self.task}, {rows}; differences from the first with 95 % intervals"
         table = Table(box=SIMPLE_HEAD, title=title, caption="\n".join(self.notes), caption_justify="left", padding=(0, 1))
-        for name in ("run", self.metric, "difference (95 %)", "on disk", "p50 ms", "served as"):
-            table.add_column(name, overflow="fold")
+        table.add_column("run", overflow="fold")
+        for name in (self.metric, "difference", "on disk", "p50 ms"):
+            table.add_column(name, justify="right", no_wrap=True)
         for number, run in enumerate(self.runs):
             own = shown_difference(self.metric, self.differences[number - 1]) if number else ""
             size, speed = numbers.size(run.bytes), numbers.significant(run.p50_ms)
-            table.add_row(run.name, numbers.quality(self.metric, run.value), own, size, speed, run.served_as)
+            table.add_row(f"{run.name}\n  {run.served_as}", numbers.quality(self.metric, run.value), own, size, speed)
         if not self.settings:
             return [table]
         settings = Table(box=SIMPLE_HEAD, title="settings that differ", padding=(0, 1))
