@@ -83,10 +83,10 @@ def measured(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def run_case(folder: Path) -> dict[str, Any]:
     """The whole pipeline; stage by stage its CPU seconds and peak memory."""
-    from potstill.cli import _quiet_libraries
+    from potstill.cli.printing import quiet_libraries
     from potstill.flows import DistillationPipeline
 
-    _quiet_libraries()
+    quiet_libraries()
     source = next(folder.glob("texts.*"))
     config = {
         "data": {"augment": "none"},

@@ -1,0 +1,65 @@
+"""The application: its commands in order, and the entry point, which makes errors into exit codes."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from potstill.cli.reference import doctor, losses, methods, schema
+from potstill.cli.results import evaluate, report
+from potstill.cli.runs import demo, distill, plan
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+COMMANDS = (distill, plan, evaluate, report, demo, doctor, schema, losses, methods)
+
+app = typer.Typer(
+    name="potstill",
+    help="A big model and a data file in; a small, fast, measured model out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for _command in COMMANDS:
+    app.command()(_command)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        from potstill import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point: errors become one line and exit code 2, an interruption says how to go on."""
+    from potstill.errors import PotstillError
+    from potstill.ground.hardware import set_thread_policy
+
+    set_thread_policy()
+    code = 0
+    try:
+        code = app(standalone_mode=False) or 0
+    except PotstillError as error:
+        if "--traceback" in sys.argv:
+            raise
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(EXIT_USER_ERROR)
+    except (KeyboardInterrupt, typer.Abort):
+        code = EXIT_INTERRUPTED
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except Exception as error:
+        if type(error).__module__.startswith(("click", "typer")) and hasattr(error, "format_message"):
+            typer.echo(f"error: {error.format_message()}", err=True)
+            sys.exit(EXIT_USER_ERROR)
+        raise
+    if code == EXIT_INTERRUPTED:  # typer turns Ctrl-C into this code
+        typer.echo("Interrupted. What was finished is kept; run the same command again to go on from there.", err=True)
+    if code:
+        sys.exit(code)

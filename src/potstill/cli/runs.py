@@ -1,0 +1,135 @@
+"""Commands that read a recipe: distill, plan, and the demo."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from potstill.cli.parameters import (
+    BaselineFlag,
+    DataFlag,
+    EpochsFlag,
+    JsonFlag,
+    MethodFlag,
+    OutputFlag,
+    OverwriteFlag,
+    QuantizeFlag,
+    RatioFlag,
+    RecipeFile,
+    SeedFlag,
+    SetFlag,
+    StoreFlag,
+    StudentFlag,
+    TargetFlag,
+    TaskFlag,
+    TeacherFlag,
+    TracebackFlag,
+    UnlabelledFlag,
+)
+from potstill.cli.printing import quiet_libraries, show
+
+if TYPE_CHECKING:
+    from potstill.flows import DistillationPipeline
+    from potstill.recipe import Recipe
+
+HOMES = {"student": "student_arch", "teacher": "teacher_model"}  # flag → recipe key, where they differ
+NO_KEYS = ("recipe", "settings", "overwrite", "as_json", "traceback")  # parameters that are no keys of a recipe
+
+
+def distill(
+    context: typer.Context,
+    recipe: RecipeFile = None,
+    teacher: TeacherFlag = None,
+    data: DataFlag = None,
+    ratio: RatioFlag = None,
+    target: TargetFlag = None,
+    output: OutputFlag = None,
+    task: TaskFlag = None,
+    student: StudentFlag = None,
+    method: MethodFlag = None,
+    epochs: EpochsFlag = None,
+    unlabelled: UnlabelledFlag = None,
+    quantize: QuantizeFlag = None,
+    baseline: BaselineFlag = None,
+    seed: SeedFlag = None,
+    store: StoreFlag = None,
+    settings: SetFlag = None,
+    overwrite: OverwriteFlag = False,
+    as_json: JsonFlag = False,
+    traceback: TracebackFlag = False,
+) -> None:
+    """Teacher and data in; distilled, quantized, exported and measured student out."""
+    run_recipe(recipe_of(context.params), overwrite=overwrite, as_json=as_json)
+
+
+def plan(
+    context: typer.Context,
+    recipe: RecipeFile = None,
+    teacher: TeacherFlag = None,
+    data: DataFlag = None,
+    ratio: RatioFlag = None,
+    task: TaskFlag = None,
+    student: StudentFlag = None,
+    settings: SetFlag = None,
+    as_json: JsonFlag = False,
+    traceback: TracebackFlag = False,
+) -> None:
+    """Show what would be built: architecture, parameters, FLOPs, bytes, cache size, time. Trains nothing."""
+    from potstill.flows.preview import preview
+
+    quiet_libraries()
+    result = preview(recipe_of(context.params))
+    show(as_json, result.as_dict(), result.as_table)
+
+
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder that receives everything.")] = Path("out/demo"),
+    seed: Annotated[int, typer.Option("--seed", help="Seed of everything drawn.")] = 0,
+    overwrite: OverwriteFlag = False,
+    as_json: JsonFlag = False,
+    traceback: TracebackFlag = False,
+) -> None:
+    """One whole distillation on scikit-learn's scanned digits: train a teacher, cut it to a tenth, distil, measure."""
+    from potstill.demo import prepare_demo
+    from potstill.recipe import make_recipe
+
+    settings = prepare_demo(output, seed=seed)
+    run_recipe(make_recipe(settings), overwrite=overwrite, as_json=as_json)
+
+
+def recipe_of(given: Mapping[str, Any]) -> Recipe:
+    """The recipe of a command: its file, the flags that were given, and its settings, later ones laid over earlier ones."""
+    from potstill.recipe import make_recipe, parse_settings, read_file
+
+    parts = [read_file(given["recipe"])] if given["recipe"] is not None else []
+    flags = {HOMES.get(name, name): value for name, value in given.items() if name not in NO_KEYS and value is not None}
+    return make_recipe(*parts, flags, parse_settings(given["settings"] or []))
+
+
+def run_recipe(recipe: Recipe, *, overwrite: bool, as_json: bool) -> None:
+    """Run a recipe, show its progress, and print its result."""
+    from potstill.console import ConsoleObserver, warnings_shown_by
+    from potstill.flows import DistillationPipeline
+    from potstill.ground import ranks
+
+    quiet_libraries()
+    pipeline: DistillationPipeline = DistillationPipeline.from_recipe(recipe)
+    if not ranks.is_first():
+        pipeline.run(overwrite=overwrite)
+        return
+    with ConsoleObserver(num_stages=len(pipeline.stages)) as observer, warnings_shown_by(observer.warn):
+        metrics = pipeline.run(observer=observer, overwrite=overwrite)
+    if as_json:
+        typer.echo(metrics.model_dump_json(indent=2))
+        return
+    from rich.console import Console
+
+    from potstill.report.table import summary_table
+
+    console = Console()
+    console.print(summary_table(metrics))
+    console.print(f"Report:  {Path(recipe.output) / 'report' / 'index.html'}", highlight=False, soft_wrap=True)
+    console.print(f"Student: {Path(recipe.output) / 'student'}", highlight=False, soft_wrap=True)
