@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from potstill import __version__
 from potstill.contracts.stage import Observer, Stage
-from potstill.errors import OutputError, RecipeError
+from potstill.errors import RecipeError
 from potstill.flows.distill import DistillFlow
+from potstill.flows.folder import claim_folder
 from potstill.flows.observer import LoggingObserver, silent_observer
 from potstill.ground import ranks
 from potstill.ground.disk import explained_full_disk, explained_os_errors
 from potstill.ground.lock import FolderLock
 from potstill.planning.check import check_recipe
+from potstill.planning.first_check import check_names
 from potstill.planning.inputs import IN_MEMORY, InMemory, given_tasks, named_tasks, wrap_teacher
 from potstill.recipe import Recipe, make_recipe
 from potstill.report.metrics import Metrics
@@ -27,11 +25,6 @@ if TYPE_CHECKING:
     import datasets
     from torch import nn
     from transformers import PreTrainedModel
-
-logger = logging.getLogger(__name__)
-
-PLACES = ("output", "store")  # keys that say where results lie, and nothing about them
-_HEADER = "# Resolved recipe of a Potstill"
 
 
 class DistillationPipeline:
@@ -117,6 +110,7 @@ class DistillationPipeline:
             DataError: The data cannot be used.
             ModelError: The teacher cannot be used.
         """
+        check_names(self.recipe)
         check_recipe(self.recipe)
         folder = Path(self.recipe.output)
         flow = DistillFlow(self.recipe, self._memory, self._tasks)
@@ -151,66 +145,3 @@ def _claimed(folder: Path, recipe: Recipe, *, overwrite: bool) -> Iterator[None]
         yield
     finally:
         lock.release()
-
-
-def claim_folder(folder: Path, recipe: Recipe, *, overwrite: bool) -> None:
-    """Write ``recipe.yaml``, unless the folder holds something else.
-
-    A run that ended before its first stage was done holds nothing to lose: the next one may have another recipe.
-
-    Raises:
-        OutputError: It holds foreign files or results of another recipe, and `overwrite` is not given.
-    """
-    wanted = recipe.model_dump(mode="json")
-    file = folder / "recipe.yaml"
-    held = _held_recipe(file)
-    if held is None and _names_in(folder) and not overwrite:
-        raise OutputError(
-            f"{folder} holds files that are no run of Potstill",
-            "a new or empty folder, or the folder of the same recipe",
-            "choose another folder with -o, or allow it with --overwrite",
-        )
-    differences = [] if held is None else _differences(held, {key: value for key, value in wanted.items() if key not in PLACES})
-    if differences and not overwrite and _holds_results(folder):
-        raise OutputError(
-            f"{folder} holds the run of another recipe; different: {'; '.join(differences[:4])}",
-            "the same recipe, or a new folder",
-            "choose another folder with -o, or --overwrite to do again what depends on the difference",
-        )
-    with explained_os_errors(file):
-        text = yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True)
-        file.write_text(f"{_HEADER} {__version__} run; repeat it with: potstill distill recipe.yaml\n{text}", "utf-8")
-
-
-def _holds_results(folder: Path) -> bool:
-    """Whether a stage of the run in this folder was done, or something lies there that a person may have put there."""
-    if not (folder / "recipe.yaml").read_text("utf-8").startswith(_HEADER) or _names_in(folder) - {"recipe.yaml", "work"}:
-        return True
-    work = folder / "work"
-    return work.is_dir() and any(not item.name.endswith(".partial") for item in work.iterdir())
-
-
-def _names_in(folder: Path) -> set[str]:
-    """What lies in the output folder but for locks and hidden files."""
-    return {item.name for item in folder.iterdir() if not item.name.startswith((".", "run"))}
-
-
-def _held_recipe(file: Path) -> dict[str, Any] | None:
-    if not file.is_file():
-        return None
-    try:
-        held = yaml.safe_load(file.read_text("utf-8"))
-    except yaml.YAMLError:
-        return None
-    return {key: value for key, value in held.items() if key not in PLACES} if isinstance(held, dict) else None
-
-
-def _differences(held: Mapping[str, Any], wanted: Mapping[str, Any], path: str = "") -> list[str]:
-    found = []
-    for key in [*held, *(key for key in wanted if key not in held)]:
-        before, after = held.get(key), wanted.get(key)
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            found += _differences(before, after, f"{path}{key}.")
-        elif before != after:
-            found.append(f"{path}{key} was {before!r}, is {after!r}")
-    return found

@@ -16,6 +16,7 @@ from potstill.models.party import Teacher
 from potstill.models.size import flops
 from potstill.planning.block_means import bytes_of_states
 from potstill.planning.check import check_recipe
+from potstill.planning.first_check import check_names
 from potstill.recipe import Recipe
 from potstill.report.assemble import shape_of
 from potstill.report.numbers import size
@@ -84,6 +85,7 @@ def preview(recipe: Recipe) -> Preview:
     Raises:
         PotstillError: What the run itself would refuse.
     """
+    check_names(recipe)
     check_recipe(recipe)
     flow = DistillFlow(recipe)
     with tempfile.TemporaryDirectory(prefix="potstill-plan-") as folder:

@@ -13,12 +13,13 @@ from potstill.contracts.answers import Predictions
 from potstill.data.run_rows import read_facts
 from potstill.data.splits import load_rows
 from potstill.data.task_rows import of_task, to_task
-from potstill.errors import OutputError, RecipeError
+from potstill.errors import RecipeError
 from potstill.evaluate.further_models import joint_answers, own_answers
 from potstill.evaluate.quality import predict
 from potstill.exports.delivery import kept_in, plain_in
 from potstill.exports.runtimes import TorchRunner
 from potstill.flows.distill import DistillFlow
+from potstill.flows.folder import FINISHED, check_finished
 from potstill.flows.observer import LoggingObserver
 from potstill.ground.devices import compute_device, placed
 from potstill.models.party import Student, Teacher
@@ -148,10 +149,7 @@ def open_run(folder: str | Path) -> DistillFlow:
         OutputError: It is none.
     """
     folder = Path(folder)
-    if not (folder / "recipe.yaml").is_file() or not (folder / "student" / "config.json").is_file():
-        raise OutputError(
-            f"{folder} holds no finished run", "the output folder of potstill distill", "run potstill distill -o there first"
-        )
+    check_finished(folder, *FINISHED)
     flow = DistillFlow(make_recipe(read_file(folder / "recipe.yaml"), {"output": str(folder)}))
     flow.start(folder, LoggingObserver())
     return flow

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from potstill.contracts.options import Fraction, NameIn, Options, PositiveFloat, PositiveInt
+from potstill.contracts.options import Fraction, NameIn, Options, Percent, PositiveFloat, PositiveInt
 from potstill.contracts.target import TARGETS
 from potstill.contracts.task import TASKS
 from potstill.contracts.way import AUTO, modes
@@ -128,7 +128,7 @@ class TaskRecipe(Options):
 class StudentRecipe(Options):
     """How small, and of which shape."""
 
-    ratio: float | None = Field(
+    ratio: Annotated[float | None, Percent] = Field(
         None, description="Share of the teacher's parameters to remove: 0 (same architecture) or 0.10 to 0.95. Default 0.9."
     )
     params: PositiveInt | None = Field(None, description="Parameters of the student, instead of a ratio.")
@@ -157,7 +157,8 @@ class StudentRecipe(Options):
     @classmethod
     def _in_range(cls, ratio: float | None) -> float | None:
         if ratio is not None and ratio != 0 and not 0.10 <= ratio <= 0.99:
-            raise ValueError("0 (same architecture) or 0.10 to 0.95; up to 0.99 with student.architecture")
+            guess = f"; did you mean {ratio / 100:g}?" if 10 <= ratio <= 99 else ""
+            raise ValueError(f"0 (same architecture) or 0.10 to 0.95; up to 0.99 with student.architecture{guess}")
         return ratio
 
     @model_validator(mode="after")
@@ -190,8 +191,10 @@ class RowsRecipe(Options):
     difficulty: Literal["teacher", "length"] = Field(
         "teacher", description="What is hard in a curriculum: rows that the teacher is unsure of, or long ones."
     )
-    start: Annotated[float, Field(gt=0.0, le=1.0)] = Field(0.3, description="Share of the rows that a curriculum begins with.")
-    pace: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+    start: Annotated[float, Field(gt=0.0, le=1.0), Percent] = Field(
+        0.3, description="Share of the rows that a curriculum begins with."
+    )
+    pace: Annotated[float, Field(gt=0.0, le=1.0), Percent] = Field(
         0.5, description="Share of training after which a curriculum has reached all rows."
     )
     focus: Literal["none", "teacher_uncertainty", "student_loss"] = Field(
@@ -222,7 +225,7 @@ class DistillRecipe(Options):
         None,
         description="τ of the response loss: a number, a schedule, or {per_sample: [low, high]}; none: the method's default.",
     )
-    alpha: Scalar | None = Field(
+    alpha: Annotated[Scalar | None, Percent] = Field(
         None, description="Weight of the teacher's soft targets; the labels get 1 − alpha. None: the method's default."
     )
     losses: list[Any] | dict[str, Any] | None = Field(
