@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,15 @@ import yaml
 from potstill import __version__
 from potstill.errors import OutputError
 from potstill.ground.disk import explained_os_errors
-from potstill.recipe import Recipe
+from potstill.recipe import Recipe, make_recipe
+from potstill.recipe.located import located
+from potstill.recipe.model import IN_MEMORY
 
+FILE = "recipe.yaml"
+FINISHED = (FILE, "student/config.json")  # files of a run whose student is there
 PLACES = ("output", "store")  # keys that say where results lie, and nothing about them
-FINISHED = ("recipe.yaml", "student/config.json")  # files of a run whose student is there
 _HEADER = "# Resolved recipe of a Potstill"
+_ASKED = "  # asked: "
 
 
 def claim_folder(folder: Path, recipe: Recipe, *, overwrite: bool) -> None:
@@ -27,10 +31,7 @@ def claim_folder(folder: Path, recipe: Recipe, *, overwrite: bool) -> None:
         OutputError: It holds foreign files or results of another recipe, and `overwrite` is not given.
     """
     check_claim(folder, recipe, overwrite=overwrite)
-    file = folder / "recipe.yaml"
-    with explained_os_errors(file):
-        text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-        file.write_text(f"{_HEADER} {__version__} run; repeat it with: potstill distill recipe.yaml\n{text}", "utf-8")
+    write_recipe(folder, recipe, {}, unrepeatable_in(recipe))
 
 
 def check_claim(folder: Path, recipe: Recipe, *, overwrite: bool) -> None:
@@ -43,15 +44,15 @@ def check_claim(folder: Path, recipe: Recipe, *, overwrite: bool) -> None:
         return
     if not folder.is_dir():
         raise OutputError(f"{folder} is a file", "a new or empty folder", "choose another folder with -o")
-    wanted = recipe.model_dump(mode="json")
-    held = _held_recipe(folder / "recipe.yaml")
+    held = _held(folder)
     if held is None and _names_in(folder) and not overwrite:
         raise OutputError(
             f"{folder} holds files that are no run of Potstill",
             "a new or empty folder, or the folder of the same recipe",
             "choose another folder with -o, or allow it with --overwrite",
         )
-    differences = [] if held is None else _differences(held, {key: value for key, value in wanted.items() if key not in PLACES})
+    wanted = _without_places(_plain(recipe))
+    differences = [] if held is None else min((_differences(each, wanted) for each in held), key=len)
     if differences and not overwrite and _holds_results(folder):
         raise OutputError(
             f"{folder} holds the run of another recipe; different: {'; '.join(differences[:4])}",
@@ -76,9 +77,72 @@ def check_finished(folder: Path, *needs: str) -> None:
     raise OutputError(f"{folder} holds no finished run", "the output folder of potstill distill", todo)
 
 
+def as_asked(folder: Path, recipe: Recipe) -> Recipe:
+    """The recipe as it was asked for, where it is the resolved one of the run in the folder; else as it is.
+
+    So the file that a run left finds the results of that run.
+    """
+    held = _held(folder)
+    if held is None or not (folder / FILE).is_file() or _differences(held[0], _without_places(_plain(recipe))):
+        return recipe
+    return make_recipe(held[1], {key: value for key in PLACES if (value := getattr(recipe, key)) is not None})
+
+
+def recipe_of_run(folder: Path) -> Recipe:
+    """The recipe of the run in a folder, as it was asked for."""
+    held = _held(folder)
+    assert held is not None
+    return make_recipe(held[1], {"output": str(folder)})
+
+
+def write_recipe(folder: Path, recipe: Recipe, resolved: Mapping[str, Any], unrepeatable: Sequence[str]) -> None:
+    """Write ``recipe.yaml``: whole paths, the values that were open and are known now, and what cannot be repeated.
+
+    Args:
+        resolved: Dotted key → value; what the recipe said stands behind it as a comment.
+        unrepeatable: Sentences.
+    """
+    plain = _plain(recipe)
+    asked = {path: _at(plain, path) for path in resolved}
+    for path, value in resolved.items():
+        _put(plain, path, value)
+    text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=10**6)
+    lines = [
+        f"{line}{_ASKED}{_in_line(asked[path])}" if path in asked else line for path, line in _paths_of_lines(text.splitlines())
+    ]
+    head = [
+        f"{_HEADER} {__version__} run; repeat it with: potstill distill {FILE} -o another-folder",
+        *(["# 'asked' is what the recipe said before the run chose."] if asked else []),
+        *(f"# Cannot be repeated: {sentence}" for sentence in unrepeatable),
+    ]
+    with explained_os_errors(folder / FILE):
+        (folder / FILE).write_text("\n".join([*head, *lines, ""]), "utf-8")
+
+
+def unrepeatable_in(recipe: Recipe) -> list[str]:
+    """What of a recipe was in memory or is code, so that a file cannot repeat it: sentences."""
+    plain, found = _plain(recipe), []
+    for path, value in _leaves(plain):
+        if isinstance(value, str) and value.startswith(IN_MEMORY[:-1]):
+            found.append(f"{path} was in memory; name a file or folder in its place, or run the Python program again")
+    return found
+
+
+def _plain(recipe: Recipe) -> dict[str, Any]:
+    """The values of a recipe with whole paths; an object that no file can hold is named by its type."""
+    plain: dict[str, Any] = located(recipe).model_dump(
+        mode="json", fallback=lambda value: f"{IN_MEMORY[:-1]}: {getattr(value, '__name__', type(value).__name__)}>"
+    )
+    return plain
+
+
+def _without_places(plain: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in plain.items() if key not in PLACES}
+
+
 def _holds_results(folder: Path) -> bool:
     """Whether a stage of the run in this folder was done, or something lies there that a person may have put there."""
-    if not (folder / "recipe.yaml").read_text("utf-8").startswith(_HEADER) or _names_in(folder) - {"recipe.yaml", "work"}:
+    if not (folder / FILE).read_text("utf-8").startswith(_HEADER) or _names_in(folder) - {FILE, "work"}:
         return True
     work = folder / "work"
     return work.is_dir() and any(not item.name.endswith(".partial") for item in work.iterdir())
@@ -89,14 +153,62 @@ def _names_in(folder: Path) -> set[str]:
     return {item.name for item in folder.iterdir() if not item.name.startswith((".", "run"))}
 
 
-def _held_recipe(file: Path) -> dict[str, Any] | None:
-    if not file.is_file():
-        return None
+def _held(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """The recipe in a folder with its resolved values, and as it was asked for; None where there is none that can be read."""
     try:
-        held = yaml.safe_load(file.read_text("utf-8"))
-    except yaml.YAMLError:
+        text = (folder / FILE).read_text("utf-8")
+        resolved = yaml.safe_load(text)
+        asked = yaml.safe_load(text)
+        if not isinstance(resolved, dict):
+            return None
+        for path, line in _paths_of_lines(text.splitlines()):
+            if _ASKED in line and path:
+                _put(asked, path, yaml.safe_load(line.rpartition(_ASKED)[2]))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return None
-    return {key: value for key, value in held.items() if key not in PLACES} if isinstance(held, dict) else None
+    return _without_places(resolved), _without_places(asked)
+
+
+def _paths_of_lines(lines: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """The dotted key of each line of a YAML mapping in block style, empty where it has none of its own; and the line."""
+    above: list[tuple[int, str]] = []
+    for line in lines:
+        key, colon, _ = line.partition(":")
+        if not colon or key.lstrip().startswith(("-", "#")):
+            yield "", line
+            continue
+        depth = len(key) - len(key.lstrip())
+        above = [*(each for each in above if each[0] < depth), (depth, key.strip())]
+        yield ".".join(name for _, name in above), line
+
+
+def _in_line(value: Any) -> str:
+    return yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6).splitlines()[0]
+
+
+def _at(plain: Mapping[str, Any], path: str) -> Any:
+    value: Any = plain
+    for key in path.split("."):
+        value = value[key]
+    return value
+
+
+def _put(plain: dict[str, Any], path: str, value: Any) -> None:
+    *sections, key = path.split(".")
+    for section in sections:
+        plain = plain[section]
+    plain[key] = value
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from _leaves(each, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list):
+        for number, each in enumerate(value):
+            yield from _leaves(each, f"{path}[{number}]")
+    else:
+        yield path, value
 
 
 def _differences(held: Mapping[str, Any], wanted: Mapping[str, Any], path: str = "") -> list[str]:

@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any
 from potstill.contracts.stage import Observer, Stage
 from potstill.errors import RecipeError
 from potstill.flows.distill import DistillFlow
-from potstill.flows.folder import claim_folder
+from potstill.flows.folder import as_asked, claim_folder, unrepeatable_in, write_recipe
 from potstill.flows.observer import LoggingObserver, silent_observer
+from potstill.flows.resolved import resolved
 from potstill.ground import ranks
 from potstill.ground.disk import explained_full_disk, explained_os_errors
 from potstill.ground.lock import FolderLock
 from potstill.planning.check import check_recipe
 from potstill.planning.first_check import check_names
-from potstill.planning.inputs import IN_MEMORY, InMemory, given_tasks, named_tasks, wrap_teacher
+from potstill.planning.inputs import InMemory, given_tasks, named_tasks, wrap_teacher
 from potstill.recipe import Recipe, make_recipe
+from potstill.recipe.model import IN_MEMORY
 from potstill.report.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -110,13 +112,14 @@ class DistillationPipeline:
             DataError: The data cannot be used.
             ModelError: The teacher cannot be used.
         """
-        check_names(self.recipe)
+        check_names(self.recipe, allows_memory=True)
         check_recipe(self.recipe)
         folder = Path(self.recipe.output)
-        flow = DistillFlow(self.recipe, self._memory, self._tasks)
+        recipe = as_asked(folder, self.recipe)
+        flow = DistillFlow(recipe, self._memory, self._tasks)
         observer = (observer or LoggingObserver()) if ranks.is_first() else silent_observer()
         store = None if self.recipe.store is None else Path(self.recipe.store).expanduser()
-        with _claimed(folder, self.recipe, overwrite=overwrite), explained_full_disk(folder):
+        with _claimed(folder, recipe, overwrite=overwrite), explained_full_disk(folder):
             run = flow.start(folder, observer, store)
             ranks.join()
             if ranks.is_first():
@@ -126,8 +129,11 @@ class DistillationPipeline:
                 if stage.writes is flow.rows:
                     flow.check_models()
             ranks.wait_for_all()
+            metrics = Metrics.read(folder / "report" / "metrics.json")
+            if ranks.is_first():
+                write_recipe(folder, recipe, resolved(flow, metrics), unrepeatable_in(recipe))
         ranks.leave()
-        return Metrics.read(folder / "report" / "metrics.json")
+        return metrics
 
 
 @contextlib.contextmanager

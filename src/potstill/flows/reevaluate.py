@@ -19,11 +19,10 @@ from potstill.evaluate.quality import predict
 from potstill.exports.delivery import kept_in, plain_in
 from potstill.exports.runtimes import TorchRunner
 from potstill.flows.distill import DistillFlow
-from potstill.flows.folder import FINISHED, check_finished
+from potstill.flows.folder import FINISHED, check_finished, recipe_of_run
 from potstill.flows.observer import LoggingObserver
 from potstill.ground.devices import compute_device, placed
 from potstill.models.party import Student, Teacher
-from potstill.recipe import make_recipe, read_file
 from potstill.report.metrics import Metrics
 from potstill.stages.report import render_report
 from potstill.stages.rows import formed
@@ -150,7 +149,7 @@ def open_run(folder: str | Path) -> DistillFlow:
     """
     folder = Path(folder)
     check_finished(folder, *FINISHED)
-    flow = DistillFlow(make_recipe(read_file(folder / "recipe.yaml"), {"output": str(folder)}))
+    flow = DistillFlow(recipe_of_run(folder))
     flow.start(folder, LoggingObserver())
     return flow
 

@@ -11,23 +11,27 @@ from potstill.errors import ModelError, PotstillError, RecipeError, raise_faults
 from potstill.ground.tables import at, look_up, nearest
 from potstill.models.checkpoint import check_folder
 from potstill.recipe import Recipe
-from potstill.recipe.model import ARCHITECTURES, OneDataRecipe, OneTeacherRecipe
+from potstill.recipe.model import ARCHITECTURES, IN_MEMORY, OneDataRecipe, OneTeacherRecipe
 
 METHODS, LOSSES = "potstill.methods.catalogue:METHODS", "potstill.losses.catalogue:LOSSES"
 DATA_KEYS = ("source", "validation", "test", "unlabelled")
 CLOSE = 0.7  # similarity of a name to that of an architecture, above which it is no hub id
 
 
-def check_names(recipe: Recipe) -> None:
+def check_names(recipe: Recipe, *, allows_memory: bool = False) -> None:
     """Make sure that method and losses exist, and that what is named as a path on this machine is there.
 
     Hub ids pass, and code that is named as ``package.module:name``.
+
+    Args:
+        allows_memory: Whether a teacher or data may stand for what the caller has in memory.
 
     Raises:
         PotstillError: One fault.
         Faults: Several faults, all of them.
     """
-    raise_faults(fault for check in _checks(recipe) if (fault := _fault_of(check)) is not None)
+    faults = [fault for check in _checks(recipe) if (fault := _fault_of(check)) is not None]
+    raise_faults(faults if allows_memory else [*_in_memory(recipe), *faults])
 
 
 def _checks(recipe: Recipe) -> Iterator[Callable[[], Any]]:
@@ -44,6 +48,15 @@ def _checks(recipe: Recipe) -> Iterator[Callable[[], Any]]:
     places: tuple[OneDataRecipe, ...] = tuple(task.data for task in of_tasks) or (recipe.data,)
     for source in dict.fromkeys(getattr(place, key) for place in places for key in DATA_KEYS):
         yield lambda source=source: _check_data(source)  # type: ignore[misc]
+
+
+def _in_memory(recipe: Recipe) -> Iterator[PotstillError]:
+    """What was in memory when the recipe was written, and has no name to find it by."""
+    for key, value, flag in (("teacher.model", recipe.teacher.model, "--teacher"), ("data.source", recipe.data.source, "--data")):
+        if value == IN_MEMORY:
+            accepted = "a file, a folder or a hub id"
+            todo = f"give {flag}, or run the Python program again that made this recipe"
+            yield RecipeError(f"{key} was in memory when this recipe was written", accepted, todo)
 
 
 def _check_name(table: str, name: str, kind: str) -> None:

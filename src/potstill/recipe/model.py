@@ -19,6 +19,7 @@ else:  # names of the tables
     QuantizeMode, TargetName, TaskName = Literal[modes()], Literal[tuple(TARGETS)], Literal["auto", *TASKS]
 
 Scalar = float | dict[str, Any]
+IN_MEMORY = "<in memory>"  # stands where a value has no name
 ARCHITECTURES = NameIn("potstill.models.architectures.registration:ARCHITECTURES")
 Architecture = Annotated[str, ARCHITECTURES]
 

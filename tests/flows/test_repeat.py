@@ -1,0 +1,105 @@
+"""The recipe that a run leaves repeats it from any folder, finds the run's own results, and says what cannot be repeated."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from datasets import Dataset
+
+from flows.conftest import sentences
+from potstill import DistillationPipeline
+from potstill.errors import PotstillError
+from potstill.flows.folder import recipe_of_run
+from potstill.planning.first_check import check_names
+from potstill.recipe import make_recipe, read_file
+
+TINY = ["--quantize", "none", "--set", "teacher.epochs=1", "--set", "data.augment=1", "--set", "data.max_rows=60"]
+QUICK = ["--set", "evaluate.repeats=2", "--set", "evaluate.batch_sizes=[1]"]
+
+
+def distill(folder: Path, *arguments: str) -> str:
+    """The real command, run in a folder; returns what it shows of its progress."""
+    command = [sys.executable, "-m", "potstill", "distill", *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def student_in(folder: Path) -> str:
+    """Hash of the student's weights."""
+    return hashlib.sha256((folder / "student" / "model.safetensors").read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def home(small_bert: Path, reviews: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder with a finished run whose recipe left all that it can to Potstill, given by relative paths."""
+    folder = tmp_path_factory.mktemp("repeat") / "home"
+    folder.mkdir()
+    shutil.copytree(small_bert, folder / "bert")
+    shutil.copy(reviews, folder / "reviews.csv")
+    distill(folder, "--teacher", "./bert", "--data", "reviews.csv", "-o", "out", *TINY, *QUICK)
+    return folder
+
+
+def test_paths_are_whole_and_open_values_resolved(home: Path) -> None:
+    recipe = yaml.safe_load((home / "out/recipe.yaml").read_text("utf-8"))
+    assert recipe["teacher"]["model"] == str(home / "bert")
+    assert recipe["data"]["source"] == str(home / "reviews.csv")
+    assert recipe["output"] == str(home / "out")
+    assert recipe["task"] == "text-classification"
+    assert recipe["student"]["ratio"] == 0.9
+    assert recipe["distill"]["method"] == "augmented_kd"
+    assert recipe["distill"]["epochs"] > 0
+    assert recipe["distill"]["learning_rate"] > 0
+    assert recipe["precision"] == "fp32"
+
+
+def test_what_was_asked_can_be_recovered(home: Path) -> None:
+    text = (home / "out/recipe.yaml").read_text("utf-8")
+    assert "method: augmented_kd  # asked: auto" in text
+    asked = recipe_of_run(home / "out")
+    assert (asked.distill.method, asked.distill.epochs, asked.task, asked.student.ratio) == ("auto", None, "auto", None)
+
+
+def test_the_recipe_repeats_the_run_from_another_folder(home: Path, tmp_path: Path) -> None:
+    distill(tmp_path, str(home / "out/recipe.yaml"), "-o", "again")
+    assert student_in(tmp_path / "again") == student_in(home / "out")
+    first, second = (yaml.safe_load((folder / "recipe.yaml").read_text("utf-8")) for folder in (home / "out", tmp_path / "again"))
+    assert second.pop("output") == str(tmp_path / "again")
+    del first["output"]
+    assert first == second
+
+
+@pytest.mark.parametrize("where", [".", ".."])
+def test_the_recipe_finds_the_results_of_its_own_run(home: Path, where: str) -> None:
+    shown = distill(home / where, str(home / "out/recipe.yaml"))
+    assert shown.count("already done") >= 6
+    assert " s  " not in shown
+    shown = distill(home, "--teacher", "./bert", "--data", "reviews.csv", "-o", "out", *TINY, *QUICK)
+    assert " s  " not in shown
+
+
+def test_what_was_in_memory_is_said_and_refused_later(small_bert: Path, tmp_path: Path) -> None:
+    texts, labels = zip(*sentences(60, seed=1), strict=True)
+    rows = Dataset.from_dict({"text": list(texts), "label": list(labels)})
+    config = {
+        "teacher": {"epochs": 1},
+        "distill": {"epochs": 1},
+        "quantize": "none",
+        "augment": "none",
+        "evaluate": {"repeats": 2, "batch_sizes": [1]},
+    }
+    config["data"] = {"augment": config.pop("augment")}
+    metrics = DistillationPipeline(teacher_model=small_bert, data=rows, config=config, output_dir=tmp_path / "out").run()
+    assert metrics.unrepeatable == [
+        "data.source was in memory; name a file or folder in its place, or run the Python program again"
+    ]
+    assert "# Cannot be repeated: data.source was in memory" in (tmp_path / "out/recipe.yaml").read_text("utf-8")
+    with pytest.raises(PotstillError, match=r"data\.source was in memory when this recipe was written.*give --data"):
+        check_names(make_recipe(read_file(tmp_path / "out/recipe.yaml")))
