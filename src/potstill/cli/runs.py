@@ -149,17 +149,14 @@ def preview_recipe(recipe: Recipe, *, as_json: bool) -> None:
 
 def run_recipe(recipe: Recipe, *, overwrite: bool, as_json: bool) -> None:
     """Run a recipe, show its progress, and print its result."""
-    from potstill.console import ConsoleObserver, warnings_shown_by
     from potstill.flows import DistillationPipeline
     from potstill.ground import ranks
 
     quiet_libraries()
     pipeline: DistillationPipeline = DistillationPipeline.from_recipe(recipe)
+    metrics = pipeline.run(observer=True, overwrite=overwrite)
     if not ranks.is_first():
-        pipeline.run(overwrite=overwrite)
         return
-    with ConsoleObserver(num_stages=len(pipeline.stages)) as observer, warnings_shown_by(observer.warn):
-        metrics = pipeline.run(observer=observer, overwrite=overwrite)
     if as_json:
         typer.echo(metrics.model_dump_json(indent=2))
         return

@@ -7,6 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
+
+from potstill.console import ConsoleObserver, console_here, warnings_shown_by
 from potstill.contracts.stage import Observer, Stage
 from potstill.errors import RecipeError
 from potstill.flows.distill import DistillFlow
@@ -16,12 +19,12 @@ from potstill.flows.resolved import resolved
 from potstill.ground import ranks
 from potstill.ground.disk import explained_full_disk, explained_os_errors
 from potstill.ground.lock import FolderLock
-from potstill.planning.check import check_recipe
-from potstill.planning.first_check import check_names
+from potstill.ground.quiet import quieted
+from potstill.planning.check import check_all
 from potstill.planning.inputs import InMemory, given_tasks, named_tasks, wrap_teacher
 from potstill.recipe import Recipe, make_recipe
 from potstill.recipe.model import IN_MEMORY
-from potstill.report.metrics import Metrics
+from potstill.report.result import Result
 
 if TYPE_CHECKING:
     import datasets
@@ -98,11 +101,14 @@ class DistillationPipeline:
         """The stages in the order in which they run; a run may need fewer."""
         return DistillFlow(self.recipe, self._memory, self._tasks).stages
 
-    def run(self, observer: Observer | None = None, *, overwrite: bool = False) -> Metrics:
+    def run(self, observer: Observer | bool | None = None, *, overwrite: bool = False) -> Result:
         """Do what is not done yet, and return the figures of the report.
 
+        Bars and remarks of the libraries below are switched off meanwhile, and are as before when it returns.
+
         Args:
-            observer: Receives progress; the log by default.
+            observer: Receives progress. None: it is drawn on a terminal, and as plain lines in a notebook,
+                and goes to the log elsewhere; True: it is drawn in any case; False: it goes to the log alone.
             overwrite: Allow results of another recipe in the output folder to be replaced. Only what depends on
                 the difference is done again.
 
@@ -112,15 +118,18 @@ class DistillationPipeline:
             DataError: The data cannot be used.
             ModelError: The teacher cannot be used.
         """
-        check_names(self.recipe, allows_memory=True)
-        check_recipe(self.recipe)
+        check_all(self.recipe, allows_memory=True)
         folder = Path(self.recipe.output)
         recipe = as_asked(folder, self.recipe)
         flow = DistillFlow(recipe, self._memory, self._tasks)
-        observer = (observer or LoggingObserver()) if ranks.is_first() else silent_observer()
         store = None if self.recipe.store is None else Path(self.recipe.store).expanduser()
-        with _claimed(folder, recipe, overwrite=overwrite), explained_full_disk(folder):
-            run = flow.start(folder, observer, store)
+        with (
+            quieted(),
+            _watched(observer, len(flow.stages)) as watcher,
+            _claimed(folder, recipe, overwrite=overwrite),
+            explained_full_disk(folder),
+        ):
+            run = flow.start(folder, watcher, store)
             ranks.join()
             if ranks.is_first():
                 flow.check_answers()
@@ -129,11 +138,25 @@ class DistillationPipeline:
                 if stage.writes is flow.rows:
                     flow.check_models()
             ranks.wait_for_all()
-            metrics = Metrics.read(folder / "report" / "metrics.json")
+            result = Result.of_folder(folder)
             if ranks.is_first():
-                write_recipe(folder, recipe, resolved(flow, metrics), unrepeatable_in(recipe))
+                write_recipe(folder, recipe, resolved(flow, result), unrepeatable_in(recipe))
         ranks.leave()
-        return metrics
+        return result
+
+
+@contextlib.contextmanager
+def _watched(observer: Observer | bool | None, num_stages: int) -> Iterator[Observer]:
+    """Who follows a run: the observer that was given, a console, or the log; nothing for every rank but the first."""
+    if not ranks.is_first():
+        yield silent_observer()
+        return
+    console = (console_here() or Console(stderr=True)) if observer is True else console_here() if observer is None else None
+    if console is not None:
+        with ConsoleObserver(console, num_stages) as drawn, warnings_shown_by(drawn.warn):
+            yield drawn
+        return
+    yield LoggingObserver() if observer is None or isinstance(observer, bool) else observer
 
 
 @contextlib.contextmanager

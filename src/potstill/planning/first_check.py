@@ -36,15 +36,14 @@ def check_names(recipe: Recipe, *, allows_memory: bool = False) -> None:
 
 def _checks(recipe: Recipe) -> Iterator[Callable[[], Any]]:
     distill = recipe.distill
-    if distill.losses is None:
-        yield lambda: _check_name(METHODS, distill.method, "method")
+    yield lambda: _check_name(METHODS, distill.method, "method")
     for name in _names_of_losses(distill.losses):
         yield lambda name=name: _check_name(LOSSES, name, "loss")  # type: ignore[misc]
     of_tasks = tuple(recipe.tasks.values())
     teachers: tuple[OneTeacherRecipe, ...] = tuple(task.teacher for task in of_tasks) or recipe.teacher.all
     for teacher in teachers:
         yield lambda name=teacher.model: _check_model(name, "teacher")  # type: ignore[misc]
-    yield lambda: _check_student(recipe.student.model)
+    yield lambda: check_student(recipe.student.model)
     places: tuple[OneDataRecipe, ...] = tuple(task.data for task in of_tasks) or (recipe.data,)
     for source in dict.fromkeys(getattr(place, key) for place in places for key in DATA_KEYS):
         yield lambda source=source: _check_data(source)  # type: ignore[misc]
@@ -77,7 +76,13 @@ def _check_model(name: str, role: str) -> None:
         check_folder(name, role)
 
 
-def _check_student(name: str | None) -> None:
+def check_student(name: str | None) -> None:
+    """Refuse the name of a student that is a mistyped architecture, or no model folder.
+
+    Raises:
+        RecipeError: It is close to the name of an architecture.
+        ModelError: See `check_folder`.
+    """
     if name is None or _is_elsewhere(name):
         return
     meant = None if os.path.exists(os.path.expanduser(name)) or os.sep in name else nearest(name, ARCHITECTURES.names(), CLOSE)

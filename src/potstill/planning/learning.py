@@ -30,6 +30,7 @@ from potstill.planning.block_means import with_states
 from potstill.planning.measured_start import ROWS, match, reads_pairs, reads_start, start_error, training_batches
 from potstill.planning.phases import RunFacts, phases_of
 from potstill.recipe.model import DistillRecipe, StudentRecipe
+from potstill.training.checkpoints import CHECKPOINTS, where_to_go_on
 from potstill.training.phase_settings import PhaseSettings
 from potstill.training.phases import PhaseOutcome, train_phase
 from potstill.training.precision import rounding_note
@@ -192,6 +193,8 @@ class Learning:
             is_taught: Whether there is a teacher, or labels alone.
             weights: Learned weights of several teachers, trained with the student.
         """
+        self.observer.stage_step(phase.name if phase.learner == "student" else f"{phase.learner}: {phase.name}")
+        say_where(folder, self.observer)
         outcome = train_phase(
             model,
             rows=self.training_rows(phase),
@@ -240,6 +243,13 @@ def progress(observer: Observer) -> Callable[..., None]:
         observer.stage_advanced(done, total, shown)
 
     return advance
+
+
+def say_where(folder: Path, observer: Observer) -> None:
+    """Say from which step a phase of training goes on that was stopped."""
+    place = where_to_go_on(folder / CHECKPOINTS)
+    if place is not None:
+        observer.note(f"goes on from {place}")
 
 
 def _peers_line(metric: str, outcome: PhaseOutcome) -> str:
