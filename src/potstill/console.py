@@ -12,7 +12,8 @@ from types import TracebackType
 
 from rich.console import Console, RenderableType
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, Task, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 from rich.text import Text
 
 from potstill.ground.counted import counted
@@ -47,8 +48,7 @@ class ConsoleObserver:
             TextColumn("{task.percentage:>3.0f}%"),
             TextColumn("elapsed"),
             TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            _TimeLeft(),
             console=self.console,
             transient=True,
             disable=not self.console.is_terminal,
@@ -63,7 +63,7 @@ class ConsoleObserver:
         """Stop drawing; where the run ended well, say what it did and how long that took."""
         self._progress.stop()
         if kind is None and self._done:
-            self._print(f"{INDENT}{self._summary()}")
+            self._print(Text(self._summary()))
 
     def stage_started(self, name: str, title: str) -> None:
         self._titles[name] = title
@@ -85,7 +85,7 @@ class ConsoleObserver:
         self._progress.update(self._task, completed=done, total=total, detail=self._detail())
         if not self.console.is_terminal and time.monotonic() - self._last_line > LINE_SECONDS:
             self._last_line = time.monotonic()
-            self._print(f"{INDENT}{done:,} of {total:,}  {self._detail()}".rstrip())
+            self._print(Text(f"{done:,} of {total:,}  {self._detail()}".rstrip()))
 
     def stage_finished(self, name: str, seconds: float, *, skipped: bool) -> None:
         """Close the bar and leave one line."""
@@ -97,20 +97,29 @@ class ConsoleObserver:
         counter = f"{self._done}/{self.num_stages - len(self._left_out)}" if self.num_stages else str(self._done)
         state = "already done" if skipped else _clock(seconds)
         title = escape(self._titles.get(name, ""))
-        self.console.print(f"[green]✓[/green] {counter:>5}  {name:<9} {state:>12}  [dim]{title}[/dim]", highlight=False)
+        line = f"[green]✓[/green] {counter:>5}  {name:<9} {state:>12}  [dim]{title}[/dim]"
+        self.console.print(line, highlight=False, soft_wrap=not self.console.is_terminal)
 
     def stage_left_out(self, name: str) -> None:
         """Take it off the number of stages; it is named at the end."""
         self._left_out.append(name)
 
     def note(self, text: str) -> None:
-        self.console.print(f"{INDENT}[dim]{escape(text)}[/dim]", highlight=False)
+        self._print(Text(text, "dim"))
 
     def warn(self, text: str) -> None:
-        self.console.print(f"[yellow]![/yellow]{INDENT[1:]}{escape(text)}", highlight=False)
+        self._print(Text(text), first=Text("!", "yellow"))
 
-    def _print(self, text: str) -> None:
-        self.console.print(escape(text), highlight=False)
+    def _print(self, text: Text, first: Text | None = None) -> None:
+        """A text behind the indent; on a terminal its further lines too, elsewhere it is one line."""
+        first = first or Text(" ")
+        if not self.console.is_terminal:
+            self.console.print(Text.assemble(first, INDENT[1:], text), highlight=False, soft_wrap=True)
+            return
+        lines = Table.grid(padding=0)
+        lines.add_column(width=len(INDENT))
+        lines.add_row(first, text)
+        self.console.print(lines, highlight=False)
 
     def _detail(self) -> str:
         return "  ".join(filter(None, (self._step, self._figures)))
@@ -123,6 +132,13 @@ class ConsoleObserver:
         if self._left_out:
             parts.append(f"not needed: {', '.join(self._left_out)}")
         return "; ".join(parts)
+
+
+class _TimeLeft(TimeRemainingColumn):
+    """The time left behind its name; nothing where a stage does not say how much there is to do."""
+
+    def render(self, task: Task) -> Text:
+        return Text("") if task.total is None else Text.assemble("left ", super().render(task))
 
 
 class _TwoLines(Progress):

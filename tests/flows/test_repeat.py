@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from flows.conftest import sentences
 from potstill import DistillationPipeline
 from potstill.errors import PotstillError
 from potstill.flows.folder import recipe_of_run
+from potstill.flows.observer import LoggingObserver
 from potstill.planning.first_check import check_names
 from potstill.recipe import make_recipe, read_file
 
@@ -103,3 +106,41 @@ def test_what_was_in_memory_is_said_and_refused_later(small_bert: Path, tmp_path
     assert "# Cannot be repeated: data.source was in memory" in (tmp_path / "out/recipe.yaml").read_text("utf-8")
     with pytest.raises(PotstillError, match=r"data\.source was in memory when this recipe was written.*give --data"):
         check_names(make_recipe(read_file(tmp_path / "out/recipe.yaml")))
+
+
+class Interrupting(LoggingObserver):
+    """Stops a run once a stage has done some of its work, and keeps what is noted."""
+
+    def __init__(self, stage: str, after: int) -> None:
+        super().__init__()
+        self.stage, self.after, self.running = stage, after, ""
+        self.notes: list[str] = []
+
+    def stage_started(self, name: str, title: str) -> None:
+        self.running = name
+
+    def stage_advanced(self, done: int, total: int, figures: Mapping[str, float]) -> None:
+        if self.running == self.stage and done >= self.after:
+            raise KeyboardInterrupt
+
+    def note(self, text: str) -> None:
+        self.notes.append(f"{self.running}: {text}")
+
+
+@pytest.mark.parametrize("stage", ["teach", "distill"])
+def test_a_resumed_run_says_from_which_step(stage: str, small_bert: Path, reviews: Path, tmp_path: Path) -> None:
+    config = {
+        "teacher": {"epochs": 20, "batch_size": 8},
+        "data": {"augment": "none", "max_rows": 60},
+        "distill": {"epochs": 20, "batch_size": 8},
+        "quantize": "none",
+        "evaluate": {"repeats": 2, "batch_sizes": [1]},
+    }
+    pipeline = DistillationPipeline(teacher_model=small_bert, data=reviews, config=config, output_dir=tmp_path / "out")
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(Interrupting(stage, after=100))
+    observer = Interrupting("", after=0)
+    pipeline.run(observer)
+    assert f"{stage}: was begun in an earlier sitting, and goes on where that stopped" in observer.notes
+    assert any(re.fullmatch(rf"{stage}: goes on from step \d+ of 160 \(epoch \d+\.\d\d of 20\)", note) for note in observer.notes)
+    assert sum("earlier sitting" in note for note in observer.notes) == 1

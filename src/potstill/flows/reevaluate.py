@@ -21,6 +21,7 @@ from potstill.exports.runtimes import TorchRunner
 from potstill.flows.distill import DistillFlow
 from potstill.flows.folder import FINISHED, check_finished, recipe_of_run
 from potstill.flows.observer import LoggingObserver
+from potstill.ground.counted import counted
 from potstill.ground.devices import compute_device, placed
 from potstill.models.party import Student, Teacher
 from potstill.report.metrics import Metrics
@@ -120,7 +121,7 @@ def as_table(figures: dict[str, Any]) -> Table:
     """The figures of `reevaluate` for the terminal."""
     from rich.table import Table
 
-    title = f"{figures['rows']} rows of {figures['data']}"
+    title = f"{counted(figures['rows'], 'row')} of {figures['data']}"
     table = Table("model", figures["metric"], "kept", "agreement", "WDSR", "mean KL", title=title)
     for name, model in figures["models"].items():
         rest = [model.get(key) for key in ("retention", "agreement", "wdsr", "mean_kl_nats")]

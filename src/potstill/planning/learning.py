@@ -13,6 +13,7 @@ from potstill.contracts.source import TeacherSource
 from potstill.contracts.stage import Observer
 from potstill.data.encoded import EncodedRows
 from potstill.data.run_rows import LEARNED, Rows
+from potstill.ground.counted import counted
 from potstill.knowledge.teachers import (
     Combination,
     answers_of_student,
@@ -222,7 +223,7 @@ class Learning:
         name = self.rows.metric
         metric = outcome.best.get(f"eval_{name}")
         found = "" if metric is None or math.isnan(metric) else f" {name} {metric:.4f} on validation,"
-        return f"{who}:{found} {outcome.steps:,} steps in {outcome.seconds:.0f} s{_peers_line(name, outcome)}"
+        return f"{who}:{found} {counted(outcome.steps, 'step')} in {outcome.seconds:.0f} s{_peers_line(name, outcome)}"
 
 
 def last_shares(history: Sequence[dict[str, Any]], count: int) -> list[float] | None:

@@ -10,6 +10,7 @@ from potstill.contracts.options import Fraction, NameIn, Options, Percent, Posit
 from potstill.contracts.target import TARGETS
 from potstill.contracts.task import TASKS
 from potstill.contracts.way import AUTO, modes
+from potstill.ground.counted import counted
 
 if TYPE_CHECKING:
     QuantizeMode = str
@@ -69,7 +70,10 @@ class TeacherRecipe(OneTeacherRecipe):
     def _weights_fit(self) -> TeacherRecipe:
         count = 1 + len(self.others)
         if self.weights is not None and len(self.weights) != count:
-            raise ValueError(f"weights has {len(self.weights)} entries for {count} teacher(s): give one weight per teacher")
+            raise ValueError(
+                f"weights has {counted(len(self.weights), 'entry', 'entries')} for {counted(count, 'teacher')}"
+                f": give one weight per teacher"
+            )
         if self.weights is not None and (min(self.weights) < 0 or not 0 < sum(self.weights) < float("inf")):
             raise ValueError("weights must be finite, 0 or more, and not all 0")
         if self.combine == "fixed" and self.weights is None:

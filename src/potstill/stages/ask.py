@@ -79,7 +79,7 @@ def _keep_answers(teacher: Teacher, options: AskOptions, folder: Path, observer:
     dtype = dtype_of(shown)
     if states:
         taken = len(rows) * sum(state.shape[-1] for state in shown) * np.dtype(dtype).itemsize
-        observer.note(f"mean states of {counted(len(states), 'block')} of the teacher are kept with them in {size(taken)}")
+        observer.note(f"mean states of {len(states)} of the teacher's blocks are kept with them in {size(taken)}")
     write_cache(
         source,
         rows,
