@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import shutil
 import subprocess
@@ -106,6 +107,34 @@ def test_what_was_in_memory_is_said_and_refused_later(small_bert: Path, tmp_path
     assert "# Cannot be repeated: data.source was in memory" in (tmp_path / "out/recipe.yaml").read_text("utf-8")
     with pytest.raises(PotstillError, match=r"data\.source was in memory when this recipe was written.*give --data"):
         check_names(make_recipe(read_file(tmp_path / "out/recipe.yaml")))
+
+
+def dry(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A dry run of the real command in a folder."""
+    command = [sys.executable, "-m", "potstill", "distill", "--dry-run", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_a_dry_run_checks_and_plans_and_writes_nothing(home: Path) -> None:
+    given = ["--teacher", "./bert", "--data", "reviews.csv", *TINY]
+    before = sorted(home.rglob("*"))
+    done = dry(home, *given, "-o", "new")
+    assert done.returncode == 0, done.stderr
+    assert "parameters" in done.stdout
+    done = dry(home, *given, "-o", "new", "--json")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["parameters"] > 0
+    for faults, words in (
+        (["--set", "data.columns={text: absent}"], "absent"),
+        (["--method", "tinybert", "--set", "distill.layers=[[9, 9]]"], "9"),
+        (["--set", "distill.losses=[{name: kl, heat: 3}]"], "heat"),
+        (["-o", "bert"], "bert holds files that are no run"),
+        (["-o", "out", "--seed", "3"], "seed was 0, is 3"),
+    ):
+        done = dry(home, *given, "--json", *faults)
+        assert (done.returncode, done.stdout) == (2, ""), faults
+        assert words in done.stderr
+    assert sorted(home.rglob("*")) == before
 
 
 class Interrupting(LoggingObserver):

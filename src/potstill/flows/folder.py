@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from potstill.recipe.model import IN_MEMORY
 FILE = "recipe.yaml"
 FINISHED = (FILE, "student/config.json")  # files of a run whose student is there
 PLACES = ("output", "store")  # keys that say where results lie, and nothing about them
+OF_CODE = (".model", ".method", ".name")  # ends of keys that may name code: package.module:name
+_CODE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _HEADER = "# Resolved recipe of a Potstill"
 _ASKED = "  # asked: "
 
@@ -125,6 +128,8 @@ def unrepeatable_in(recipe: Recipe) -> list[str]:
     for path, value in _leaves(plain):
         if isinstance(value, str) and value.startswith(IN_MEMORY[:-1]):
             found.append(f"{path} was in memory; name a file or folder in its place, or run the Python program again")
+        elif isinstance(value, str) and (path.endswith(OF_CODE) or path.startswith("distill.losses[")) and _CODE.fullmatch(value):
+            found.append(f"{path} is code, {value}, which this run imported from {Path.cwd()}; run the recipe there")
     return found
 
 
