@@ -9,11 +9,11 @@ from typing import Annotated
 import typer
 
 from potstill.contracts.target import TARGETS
-from potstill.contracts.task import TASKS
+from potstill.contracts.task import TASKS, TOKEN_TASKS
 from potstill.contracts.way import modes
 from potstill.ground.tables import at
 
-TASK_NAMES, MODES = ("auto", *TASKS), modes()
+TASK_NAMES, MODES = ("auto", *TASKS, *TOKEN_TASKS), modes()
 ARCHITECTURES = (
     "bilstm",
     "textcnn",

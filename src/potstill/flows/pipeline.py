@@ -12,7 +12,7 @@ from rich.console import Console
 from potstill.console import ConsoleObserver, console_here, warnings_shown_by
 from potstill.contracts.stage import Observer, Stage
 from potstill.errors import RecipeError
-from potstill.flows.distill import DistillFlow
+from potstill.flows.choice import flow_for
 from potstill.flows.folder import as_asked, claim_folder, unrepeatable_in, write_recipe
 from potstill.flows.observer import LoggingObserver, silent_observer
 from potstill.flows.resolved import resolved
@@ -20,7 +20,6 @@ from potstill.ground import ranks
 from potstill.ground.disk import explained_full_disk, explained_os_errors
 from potstill.ground.lock import FolderLock
 from potstill.ground.quiet import quieted
-from potstill.planning.check import check_all
 from potstill.planning.inputs import InMemory, given_tasks, named_tasks, wrap_teacher
 from potstill.recipe import Recipe, make_recipe
 from potstill.recipe.model import IN_MEMORY
@@ -99,7 +98,7 @@ class DistillationPipeline:
     @property
     def stages(self) -> Sequence[Stage]:
         """The stages in the order in which they run; a run may need fewer."""
-        return DistillFlow(self.recipe, self._memory, self._tasks).stages
+        return flow_for(self.recipe, self._memory, self._tasks).stages
 
     def run(self, observer: Observer | bool | None = None, *, overwrite: bool = False) -> Result:
         """Do what is not done yet, and return the figures of the report.
@@ -118,10 +117,9 @@ class DistillationPipeline:
             DataError: The data cannot be used.
             ModelError: The teacher cannot be used.
         """
-        check_all(self.recipe, allows_memory=True)
         folder = Path(self.recipe.output)
         recipe = as_asked(folder, self.recipe)
-        flow = DistillFlow(recipe, self._memory, self._tasks)
+        flow = flow_for(recipe, self._memory, self._tasks)
         store = None if self.recipe.store is None else Path(self.recipe.store).expanduser()
         with (
             quieted(),

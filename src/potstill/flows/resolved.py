@@ -6,16 +6,19 @@ from typing import Any
 
 from potstill.data.run_rows import read_facts
 from potstill.flows.distill import DistillFlow
+from potstill.flows.language import LanguageFlow
 from potstill.methods.catalogue import DEFAULT, traits
 from potstill.planning.phases import method_of
 from potstill.report.metrics import Metrics
 
 
-def resolved(flow: DistillFlow, metrics: Metrics) -> dict[str, Any]:
+def resolved(flow: DistillFlow | LanguageFlow, metrics: Metrics) -> dict[str, Any]:
     """Dotted key → value, for keys that make the same run again once they are set.
 
     Passes and rate are left open where a method has several phases or models, each with its own.
     """
+    if isinstance(flow, LanguageFlow):
+        return flow.resolved()
     recipe, distill, open_rows = flow.recipe, flow.recipe.distill, flow.open(flow.rows)
     found: dict[str, Any] = {}
     if recipe.task == "auto" and not recipe.tasks:

@@ -17,6 +17,7 @@ from potstill.methods.response import not_of_rows
 from potstill.methods.routing import DYNAMIC, route_phases
 
 DEFAULT, DEFAULT_ON_MANY_ROWS = "kd", "augmented_kd"
+OF_TOKENS = ("auto", "kd", "sft")  # methods of language models, whose runs have stages of their own
 
 GROUPS: dict[str, dict[str, str]] = {
     "the output": {

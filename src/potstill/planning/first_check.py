@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from potstill.contracts.task import TASKS
 from potstill.data.places import check_place
 from potstill.errors import ModelError, PotstillError, RecipeError, raise_faults
 from potstill.ground.tables import at, look_up, nearest
@@ -13,6 +14,7 @@ from potstill.models.checkpoint import check_folder
 from potstill.recipe import Recipe
 from potstill.recipe.model import ARCHITECTURES, IN_MEMORY, OneDataRecipe, OneTeacherRecipe
 
+OF_TOKENS = "potstill.methods.catalogue:OF_TOKENS"
 METHODS, LOSSES = "potstill.methods.catalogue:METHODS", "potstill.losses.catalogue:LOSSES"
 DATA_KEYS = ("source", "validation", "test", "unlabelled")
 CLOSE = 0.7  # similarity of a name to that of an architecture, above which it is no hub id
@@ -36,7 +38,8 @@ def check_names(recipe: Recipe, *, allows_memory: bool = False) -> None:
 
 def _checks(recipe: Recipe) -> Iterator[Callable[[], Any]]:
     distill = recipe.distill
-    yield lambda: _check_name(METHODS, distill.method, "method")
+    if recipe.task in TASKS or distill.method not in at(OF_TOKENS):
+        yield lambda: _check_name(METHODS, distill.method, "method")
     for name in _names_of_losses(distill.losses):
         yield lambda name=name: _check_name(LOSSES, name, "loss")  # type: ignore[misc]
     of_tasks = tuple(recipe.tasks.values())

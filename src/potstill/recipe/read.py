@@ -130,7 +130,10 @@ def make_recipe(*parts: Mapping[str, Any]) -> Recipe:
     merged = open_tasks(open_teachers(merged, faults), faults)
     merged = plugins.with_sections(plugins.with_own_options(merged, faults), faults)
     known = [*Recipe.model_fields, *plugins.SECTIONS]
-    faults += [unknown_key(key, [*known, *ALIASES], paths_of(Recipe)) for key in merged if key not in known]
+    if any(key not in known for key in merged):
+        own = [f"{name}.{key}" for name in plugins.SECTIONS for key in paths_of(plugins.section_of(name))]
+        everywhere = [*paths_of(Recipe), *own]
+        faults += [unknown_key(key, [*known, *ALIASES], everywhere) for key in merged if key not in known]
     recipe = read_options(Recipe, {key: value for key, value in merged.items() if key in known}, faults)
     raise_faults(faults)
     assert recipe is not None
