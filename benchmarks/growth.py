@@ -128,6 +128,9 @@ class Watch:
         """Keep the figures."""
         self.stages[name] = {"cpu_seconds": time.process_time() - self._cpu, "own_mib": self._peak, "seconds": seconds}
 
+    def stage_step(self, text: str) -> None:
+        """Nothing."""
+
     def stage_advanced(self, done: int, total: int, figures: Mapping[str, float]) -> None:
         """Nothing."""
 

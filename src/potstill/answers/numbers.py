@@ -23,6 +23,7 @@ from potstill.answers.label_columns import find_numbers
 from potstill.contracts.answers import NO_LABEL, Answers, Judge, Mapped, Predictions
 from potstill.data.arrow import table_of
 from potstill.errors import DataError
+from potstill.ground.counted import counted
 
 _BINS = 10
 
@@ -291,7 +292,9 @@ def number_map(width: int, order: Sequence[int] | None = None) -> Mapped:
         widths = {len(row) for row in raw if row is not None} - {width}
         if widths:
             raise DataError(
-                f"the {split} split has {widths.pop()} numbers a row, training has {width}", "the same on both", "correct it"
+                f"the {split} split has {counted(widths.pop(), 'number')} a row, training has {width}",
+                "the same on both",
+                "correct it",
             )
         nothing = (math.nan,) * width
         values = np.array([nothing if row is None else row for row in raw], np.float32).reshape(len(raw), width)

@@ -32,6 +32,7 @@ from potstill.answers.units import FLOOR
 from potstill.contracts.answers import NO_LABEL, Judge, Mapped, Predictions
 from potstill.data.columns import checked_roles, label_role, named_label
 from potstill.errors import DataError, ModelError
+from potstill.ground.counted import inflected
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -181,7 +182,8 @@ class ClassJudge(KeptRows):
         broken = np.flatnonzero(known & ~self["is_finite"])
         if len(broken):
             raise ModelError(
-                f"{len(broken)} of {int(known.sum())} rows have logits that are not finite (the first is row {broken[0]})",
+                f"{len(broken)} of {int(known.sum())} rows {inflected(len(broken), 'has', 'have')} logits that are not finite"
+                f" (the first is row {broken[0]})",
                 "finite logits",
                 "run the model in float32, or lower the learning rate it was trained with",
             )

@@ -22,6 +22,7 @@ from potstill.contracts.answers import Judge, Mapped, Predictions
 from potstill.data.arrow import table_of
 from potstill.data.columns import checked_roles, is_list, one_of
 from potstill.errors import DataError, ModelError
+from potstill.ground.counted import counted
 
 if TYPE_CHECKING:
     from potstill.contracts.modality import Modality
@@ -78,7 +79,7 @@ class Tags(Classes):
                 )
             if row is not None and len(row) != count:
                 raise DataError(
-                    f"row {number} of the {split} split has {count} words and {len(row)} tags",
+                    f"row {number} of the {split} split has {counted(count, 'word')} and {counted(len(row), 'tag')}",
                     "one tag for each word",
                     f"correct row {number}, or name other columns: data.columns: {{tokens: …, tags: …}}",
                 )

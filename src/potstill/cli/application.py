@@ -20,8 +20,7 @@ COMMANDS = (init, distill, plan, predict, compare, export, evaluate, report, dem
 app = typer.Typer(
     name="potstill",
     help="A big model and a data file in; a small, fast, measured model out.",
-    no_args_is_help=True,
-    add_completion=False,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -30,12 +29,18 @@ for _command in COMMANDS:
 
 
 @app.callback(invoke_without_command=True)
-def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def _first(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", "-V", help="Print the version.")] = False
+) -> None:
     if version:
         from potstill import __version__
 
         typer.echo(__version__)
-        raise typer.Exit
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+    else:
+        return
+    raise typer.Exit
 
 
 def main() -> None:

@@ -60,12 +60,14 @@ def predict(
     traceback: TracebackFlag = False,
 ) -> None:
     """Answer new rows with a finished student (or its teacher): label, probabilities, tags, spans, numbers or vectors."""
-    from potstill.flows.finished_folder import check_finished_run
+    from potstill.data.places import check_place
+    from potstill.flows.folder import check_answers_rows
     from potstill.flows.prediction_files import check_output
 
     if output is not None:
         check_output(output, overwrite=overwrite, data=Path(data))
-    check_finished_run(folder)
+    check_answers_rows(folder)
+    check_place(data)
     quiet_libraries()
     from potstill.flows.prediction import Asked, Prediction
 
@@ -140,13 +142,13 @@ def compare(
     traceback: TracebackFlag = False,
 ) -> None:
     """Compare finished runs on the same test rows: quality with paired intervals, size, speed, settings that differ."""
-    from potstill.flows.finished_folder import check_finished_run
+    from potstill.flows.folder import check_answers_rows
     from potstill.ground.disk import check_new_file, write_new_text
 
     if output is not None:
         check_new_file(output, overwrite=overwrite)
     for folder in folders:
-        check_finished_run(folder)
+        check_answers_rows(folder)
     quiet_libraries()
     from potstill.flows.comparison import compare as compare_runs
     from potstill.report.comparison import comparison_page
@@ -176,9 +178,9 @@ def export(
     traceback: TracebackFlag = False,
 ) -> None:
     """Add an export to a finished run: made from out/student, checked, chosen and measured as the run's own."""
-    from potstill.flows.finished_folder import check_finished_run
+    from potstill.flows.folder import check_answers_rows
 
-    check_finished_run(folder)
+    check_answers_rows(folder)
     quiet_libraries()
     from potstill.flows.further_export import add_export
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import typer
+
+_PROCESS = ExitStack()  # what holds until the process ends
 
 
 def print_json(value: Any) -> None:
@@ -26,14 +29,6 @@ def show(as_json: bool, value: Any, make_table: Callable[[], Any]) -> None:
 
 def quiet_libraries() -> None:
     """Progress belongs to the bars drawn here; the libraries' own are switched off for this process."""
-    import logging
-    import warnings
+    from potstill.ground.quiet import quieted
 
-    import datasets
-    import transformers
-
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
-    logging.getLogger("nncf").setLevel(logging.ERROR)
+    _PROCESS.enter_context(quieted())

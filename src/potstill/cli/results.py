@@ -7,17 +7,22 @@ from typing import Annotated
 import typer
 
 from potstill.cli.parameters import DataFlag, JsonFlag, RunFolder, TracebackFlag
-from potstill.cli.printing import quiet_libraries, show
+from potstill.cli.printing import print_json, quiet_libraries, show
 
 
 def evaluate(
     folder: RunFolder,
     data: DataFlag = None,
-    task: Annotated[str | None, typer.Option("--task", help="Of several tasks, the one whose rows --data has.")] = None,
+    task: Annotated[
+        str | None, typer.Option("--task", metavar="TASK", help="Of several tasks, the one whose rows --data has.")
+    ] = None,
     as_json: JsonFlag = False,
     traceback: TracebackFlag = False,
 ) -> None:
     """Measure a finished student again, on its own test split or on other data."""
+    from potstill.flows.folder import FINISHED, check_finished
+
+    check_finished(folder, *FINISHED)
     from potstill.flows.reevaluate import as_table, reevaluate
 
     quiet_libraries()
@@ -27,10 +32,18 @@ def evaluate(
 
 def report(
     folder: RunFolder,
+    as_json: JsonFlag = False,
     traceback: TracebackFlag = False,
 ) -> None:
     """Write the report again from the figures in the output folder, and say where it lies."""
+    from potstill.flows.folder import check_finished
+
+    check_finished(folder, "report/metrics.json")
     from potstill.flows.reevaluate import rewrite_report
 
     quiet_libraries()
-    typer.echo(rewrite_report(folder))
+    page = str(rewrite_report(folder))
+    if as_json:
+        print_json({"report": page})
+    else:
+        typer.echo(page)

@@ -11,6 +11,7 @@ import typer
 from potstill.cli.parameters import (
     BaselineFlag,
     DataFlag,
+    DryRunFlag,
     EpochsFlag,
     JsonFlag,
     MethodFlag,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from potstill.recipe import Recipe
 
 HOMES = {"student": "student_arch", "teacher": "teacher_model"}  # flag → recipe key, where they differ
-NO_KEYS = ("recipe", "settings", "overwrite", "as_json", "traceback")  # parameters that are no keys of a recipe
+NO_KEYS = ("recipe", "settings", "overwrite", "dry_run", "as_json", "traceback")  # parameters that are no keys of a recipe
 
 
 def distill(
@@ -58,11 +59,17 @@ def distill(
     store: StoreFlag = None,
     settings: SetFlag = None,
     overwrite: OverwriteFlag = False,
+    dry_run: DryRunFlag = False,
     as_json: JsonFlag = False,
     traceback: TracebackFlag = False,
 ) -> None:
     """Teacher and data in; distilled, quantized, exported and measured student out."""
-    run_recipe(recipe_of(context.params), overwrite=overwrite, as_json=as_json)
+    asked = recipe_of(context.params)
+    check_first(asked, overwrite=overwrite)
+    if dry_run:
+        preview_recipe(asked, as_json=as_json)
+    else:
+        run_recipe(asked, overwrite=overwrite, as_json=as_json)
 
 
 def plan(
@@ -71,23 +78,31 @@ def plan(
     teacher: TeacherFlag = None,
     data: DataFlag = None,
     ratio: RatioFlag = None,
+    target: TargetFlag = None,
+    output: OutputFlag = None,
     task: TaskFlag = None,
     student: StudentFlag = None,
+    method: MethodFlag = None,
+    epochs: EpochsFlag = None,
+    unlabelled: UnlabelledFlag = None,
+    quantize: QuantizeFlag = None,
+    baseline: BaselineFlag = None,
+    seed: SeedFlag = None,
+    store: StoreFlag = None,
     settings: SetFlag = None,
+    overwrite: OverwriteFlag = False,
     as_json: JsonFlag = False,
     traceback: TracebackFlag = False,
 ) -> None:
-    """Show what would be built: architecture, parameters, FLOPs, bytes, cache size, time. Trains nothing."""
-    from potstill.flows.preview import preview
-
-    quiet_libraries()
-    result = preview(recipe_of(context.params))
-    show(as_json, result.as_dict(), result.as_table)
+    """Show what would be built: architecture, parameters, FLOPs, bytes, cache size, time. Trains nothing, writes nothing."""
+    preview_recipe(recipe_of(context.params), as_json=as_json)
 
 
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder that receives everything.")] = Path("out/demo"),
-    seed: Annotated[int, typer.Option("--seed", help="Seed of everything drawn.")] = 0,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Folder that receives everything.")] = Path(
+        "out/demo"
+    ),
+    seed: Annotated[int, typer.Option("--seed", metavar="NUMBER", help="Seed of everything drawn.")] = 0,
     overwrite: OverwriteFlag = False,
     as_json: JsonFlag = False,
     traceback: TracebackFlag = False,
@@ -106,22 +121,42 @@ def recipe_of(given: Mapping[str, Any]) -> Recipe:
 
     parts = [read_file(given["recipe"])] if given["recipe"] is not None else []
     flags = {HOMES.get(name, name): value for name, value in given.items() if name not in NO_KEYS and value is not None}
+    if "ratio" in flags:
+        flags |= parse_settings([f"ratio={flags['ratio']}"])  # a number, or per cent
     return make_recipe(*parts, flags, parse_settings(given["settings"] or []))
+
+
+def check_first(recipe: Recipe, *, overwrite: bool) -> None:
+    """What is wrong with the names and paths of a recipe and its output folder, said before any library of models is imported."""
+    from potstill.flows.folder import check_claim
+    from potstill.planning.first_check import check_names
+
+    check_names(recipe)
+    check_claim(Path(recipe.output), recipe, overwrite=overwrite)
+
+
+def preview_recipe(recipe: Recipe, *, as_json: bool) -> None:
+    """Check everything that can be checked before training, and print what a run would build."""
+    from potstill.planning.first_check import check_names
+
+    check_names(recipe)
+    from potstill.flows.preview import preview
+
+    quiet_libraries()
+    result = preview(recipe)
+    show(as_json, result.as_dict(), result.as_table)
 
 
 def run_recipe(recipe: Recipe, *, overwrite: bool, as_json: bool) -> None:
     """Run a recipe, show its progress, and print its result."""
-    from potstill.console import ConsoleObserver, warnings_shown_by
     from potstill.flows import DistillationPipeline
     from potstill.ground import ranks
 
     quiet_libraries()
     pipeline: DistillationPipeline = DistillationPipeline.from_recipe(recipe)
+    metrics = pipeline.run(observer=True, overwrite=overwrite)
     if not ranks.is_first():
-        pipeline.run(overwrite=overwrite)
         return
-    with ConsoleObserver(num_stages=len(pipeline.stages)) as observer, warnings_shown_by(observer.warn):
-        metrics = pipeline.run(observer=observer, overwrite=overwrite)
     if as_json:
         typer.echo(metrics.model_dump_json(indent=2))
         return

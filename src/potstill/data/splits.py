@@ -20,6 +20,7 @@ from potstill.data.reading import Reader
 from potstill.data.sources import read_source
 from potstill.data.spool import taken
 from potstill.errors import DataError
+from potstill.ground.counted import counted, inflected
 
 logger = logging.getLogger(__name__)
 
@@ -169,14 +170,15 @@ def _carve_missing(tables: dict[str, tuple[pa.Table, np.ndarray]], seed: int, no
                     "name the column of the labels: data.columns: {label: NAME}",
                 )
             raise DataError(
-                f"the {len(label)} training rows are too few to carve a {split} split out of them",
+                f"the {counted(len(label), 'training row is', 'training rows are')} too few to carve a {split} split out of them",
                 "at least two rows of some label for each split to be carved out",
                 f"add rows, or give the {split} split: data.{split}: FILE",
             )
         left = np.setdiff1d(left, rows)
         tables[split] = (taken(content, rows), label[rows])
         notes.append(
-            f"no {split} split was given: {len(rows)} of {len(label)} training rows are held out for it (stratified, seed {seed})"
+            f"no {split} split was given: {len(rows)} of {len(label)} training rows"
+            f" {inflected(len(rows), 'is', 'are')} held out for it (stratified, seed {seed})"
         )
     tables["train"] = (taken(content, left), label[left])
 

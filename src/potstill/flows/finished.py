@@ -13,7 +13,7 @@ from potstill.errors import ModelError, PotstillError, RecipeError
 from potstill.exports.delivery import Kept, kept_in, plain_in
 from potstill.exports.runtimes import TorchRunner
 from potstill.flows.distill import DistillFlow
-from potstill.flows.finished_folder import check_finished_run
+from potstill.flows.folder import check_answers_rows
 from potstill.flows.observer import LoggingObserver
 from potstill.ground.devices import compute_device
 from potstill.models import checkpoint
@@ -36,7 +36,7 @@ class FinishedRun:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        check_finished_run(self.folder)
+        check_answers_rows(self.folder)
         self.recipe = make_recipe(read_file(self.folder / "recipe.yaml"), {"output": str(self.folder)})
         self.flow = DistillFlow(self.recipe)
         self.run = self.flow.start(self.folder, LoggingObserver())

@@ -17,6 +17,7 @@ from typing import Any
 from potstill.errors import OutputError
 from potstill.ground.fingerprints import fingerprint as fingerprint
 from potstill.ground.lock import FolderLock
+from potstill.ground.tables import nearest
 
 logger = logging.getLogger(__name__)
 
@@ -341,3 +342,15 @@ def _sync(path: Path) -> None:
 def _sync_folder(folder: Path) -> None:
     if os.name == "posix":
         _sync(folder)
+
+
+def spelling(path: Path) -> str:
+    """What to do about a path that does not exist: the entry of its folder that was probably meant.
+
+    Example:
+        >>> spelling(Path("/nowhere/at/all"))
+        'check the spelling of the path'
+    """
+    entries = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    guess = nearest(path.name, entries, cutoff=0.6)
+    return f"did you mean {path.parent / guess}?" if guess else "check the spelling of the path"

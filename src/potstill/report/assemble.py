@@ -17,6 +17,7 @@ from potstill.data.task_rows import blocks_of
 from potstill.evaluate.measured_model import Bench, Subject, reference
 from potstill.exports.delivery import kept_in, plain_in
 from potstill.exports.timing import Timing
+from potstill.ground.counted import counted
 from potstill.ground.hardware import choose_threads, describe, package_versions
 from potstill.report.metrics import (
     ClassResult,
@@ -262,7 +263,7 @@ def _warnings(bench: Bench, answers: Mapping[str, Predictions]) -> list[str]:
     found = []
     rows = len(answers["student"].labels)
     if rows < FEW_TEST_ROWS and bench.rows.metric not in SHARES:  # of shares the page itself says how large chance is
-        found.append(f"the test split has {rows} rows only: differences of a few points may be chance")
+        found.append(f"the test split has {counted(rows, 'row')} only: differences of a few points may be chance")
     if not bench.options.tasks and len(bench.teachers) > 1:
         found.append(
             "retention, agreement, WDSR, mean KL and the gap are against all teachers together (ensemble);"

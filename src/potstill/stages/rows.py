@@ -15,6 +15,7 @@ from potstill.data.run_rows import SPLITS, Rows, places_in, read_facts
 from potstill.data.splits import Splits
 from potstill.data.task_rows import blocks_of, join_tasks
 from potstill.errors import RecipeError
+from potstill.ground.counted import counted
 from potstill.ground.disk import write_json_atomic
 from potstill.planning.inputs import Inputs, errors_of_task
 from potstill.recipe.model import DataRecipe
@@ -77,6 +78,7 @@ def _write(
     present = {name: part for name in SPLITS if (part := getattr(splits, name)) is not None}
     notes = list(splits.notes)
     for done, (name, part) in enumerate(present.items()):
+        observer.stage_step(f"encode the {name} split, {counted(len(part), 'row')}")
         observer.stage_advanced(done, len(present), {})
         part.save_to_disk(str(folder / "splits" / name))
         notes += task.encode(part, processor, folder / "encoded" / name, max_tokens=max_tokens).notes

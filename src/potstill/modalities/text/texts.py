@@ -23,6 +23,7 @@ from potstill.data.collate import TextCollator
 from potstill.data.columns import is_string, named, named_label, only, others, unclear
 from potstill.data.encoded import EncodedRows
 from potstill.errors import DataError, ModelError
+from potstill.ground.counted import inflected
 from potstill.modalities import loading_error
 from potstill.modalities.text.segments import split_long
 from potstill.modalities.text.tokenising import encode_text
@@ -104,7 +105,10 @@ class Texts:
                 "name the column that holds the texts: data.columns: {text: …}",
             )
         if empty:
-            notes.append(f"{empty} of {content.num_rows} texts of the {split} split are empty; they are kept")
+            notes.append(
+                f"{empty} of {content.num_rows} texts of the {split} split"
+                f" {inflected(empty, 'is empty; it is', 'are empty; they are')} kept"
+            )
         return content, None
 
     def load_processor(self, name_or_path: str, *, model_config: Any = None) -> Any:
