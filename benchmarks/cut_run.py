@@ -41,8 +41,8 @@ def cut_run(folder: Path, teacher: str, data: Path, *, ratio: float = 0.9, embed
         embeddings: "table" or "auto".
     """
     from potstill.flows.distill import DistillFlow
+    from potstill.flows.folder import claim_folder
     from potstill.flows.observer import LoggingObserver
-    from potstill.flows.pipeline import claim_folder
     from potstill.planning.check import check_recipe
     from potstill.recipe import make_recipe
 

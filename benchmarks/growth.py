@@ -83,10 +83,10 @@ def measured(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def run_case(folder: Path) -> dict[str, Any]:
     """The whole pipeline; stage by stage its CPU seconds and peak memory."""
-    from potstill.cli import _quiet_libraries
+    from potstill.cli.printing import quiet_libraries
     from potstill.flows import DistillationPipeline
 
-    _quiet_libraries()
+    quiet_libraries()
     source = next(folder.glob("texts.*"))
     config = {
         "data": {"augment": "none"},
@@ -127,6 +127,9 @@ class Watch:
     def stage_finished(self, name: str, seconds: float, *, skipped: bool) -> None:
         """Keep the figures."""
         self.stages[name] = {"cpu_seconds": time.process_time() - self._cpu, "own_mib": self._peak, "seconds": seconds}
+
+    def stage_step(self, text: str) -> None:
+        """Nothing."""
 
     def stage_advanced(self, done: int, total: int, figures: Mapping[str, float]) -> None:
         """Nothing."""

@@ -64,6 +64,9 @@ class Recorder:
         """Keep the name."""
         self.stages.append(name)
 
+    def stage_step(self, text: str) -> None:
+        """Nothing: a name of what is being done."""
+
     def stage_advanced(self, done: int, total: int, figures: Mapping[str, float]) -> None:
         """Nothing: how often a stage reports depends on the clock."""
 

@@ -320,7 +320,7 @@ def with_potstill(place: Path) -> dict[str, Any]:
     """The teacher asked once, its answers kept, and a stage of training in buckets of like length."""
     import torch
 
-    from potstill.cli import _quiet_libraries
+    from potstill.cli.printing import quiet_libraries
     from potstill.data.splits import load
     from potstill.evaluate.quality import predict
     from potstill.exports.runtimes import TorchRunner
@@ -332,7 +332,7 @@ def with_potstill(place: Path) -> dict[str, Any]:
     from potstill.training.phase_settings import PhaseSettings, total_steps
     from potstill.training.phases import train_phase
 
-    _quiet_libraries()
+    quiet_libraries()
     work, marks = json.loads((place / "work.json").read_text()), [time.process_time()]
     torch.set_num_threads(work["threads"])
     task, folder = build("text-classification"), Path(tempfile.mkdtemp(dir=place))

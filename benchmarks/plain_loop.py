@@ -73,9 +73,9 @@ def main() -> None:
     )
     parser.add_argument("--whole", action="store_true", help="run the plain loop to the end, as it is")
     arguments = parser.parse_args()
-    from potstill.cli import _quiet_libraries
+    from potstill.cli.printing import quiet_libraries
 
-    _quiet_libraries()
+    quiet_libraries()
     if arguments.run is None:
         if arguments.teacher is None or arguments.data is None or arguments.output is None:
             parser.error("give --run, or --teacher, --data and --output")

@@ -64,12 +64,12 @@ def runs_of_seed(arguments: argparse.Namespace, data: Path, seed: int) -> list[d
 
 def run(arguments: argparse.Namespace, data: Path, teacher: str, ratio: float, seed: int, folder: Path) -> Any:
     """One whole pipeline run."""
-    from potstill.cli import _quiet_libraries
+    from potstill.cli.printing import quiet_libraries
     from potstill.console import ConsoleObserver
     from potstill.flows import DistillationPipeline
     from potstill.recipe import make_recipe, parse_settings
 
-    _quiet_libraries()
+    quiet_libraries()
     given = {
         "teacher": teacher,
         "data": str(data),

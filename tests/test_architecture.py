@@ -14,8 +14,8 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "potstill"
 ORDER = [
     "errors", "ground", "contracts", "recipe", "data", "answers", "models", "modalities", "tasks", "students", "knowledge",
-    "losses", "training", "methods", "exports", "targets", "evaluate", "report", "planning", "stages", "flows",
-    "demo", "doctor", "console", "cli", "__main__",
+    "losses", "training", "methods", "exports", "targets", "evaluate", "report", "planning", "stages", "console", "flows",
+    "demo", "doctor", "cli", "__main__",
 ]  # fmt: skip
 LONGEST_FILE = 450
 FILES = sorted(SOURCE.rglob("*.py"))

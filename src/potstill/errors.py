@@ -84,7 +84,8 @@ class Faults(PotstillError, ValueError):
 
 def raise_faults(faults: Iterable[PotstillError]) -> None:
     """Raise what was found: nothing where there is no fault, one fault as it is, several together; each is said once."""
-    distinct = list({str(fault): fault for fault in faults}.values())
+    single = (one for fault in faults for one in (fault.faults if isinstance(fault, Faults) else (fault,)))
+    distinct = list({str(fault): fault for fault in single}.values())
     if distinct:
         raise distinct[0] if len(distinct) == 1 else Faults(distinct)
 

@@ -62,7 +62,7 @@ def test_left_padding_equals_the_tokenizers_own(encoded: EncodedText, tokenizer)
 
 def test_cut_texts_are_counted(tmp_path: Path, tokenizer) -> None:
     rows = encode_text(_rows(["good " * 30, "good " * 6, "bad"]), tokenizer, tmp_path, max_tokens=8)
-    assert rows.notes == ("1 of 3 texts are longer than 8 tokens and were cut",)
+    assert rows.notes == ("1 of 3 texts is longer than 8 tokens and was cut",)
     assert rows.lengths.tolist() == [8, 8, 3]
 
 

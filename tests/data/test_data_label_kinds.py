@@ -64,7 +64,7 @@ def test_a_rare_label_keeps_its_share() -> None:
         ({"labels": [[1.5]] * 30}, None, r"has 1.5 among the labels of row 1.*set task: regression"),
         ({"x": [2] * 30, "z": [1] * 30}, {"label": ["x", "z"]}, "column 'x' has 2 in row 1"),
         ({"note": ["n"] * 30}, None, "no column looks like the labels"),
-        ({"labels": [None, *SETS[1:]]}, None, "1 of 30 rows of the train split have no label in column 'labels'"),
+        ({"labels": [None, *SETS[1:]]}, None, "1 of 30 rows of the train split has no label in column 'labels'"),
     ],
 )
 def test_label_sets_that_cannot_be_used(columns: dict[str, Any], asked: Any, message: str) -> None:
@@ -92,7 +92,7 @@ def test_numbers_from_one_column_several_and_strings() -> None:
         (["good"] * 30, "has 'good' in row 1 of the train split.*set task: text-classification"),
         ([-100.0, *range(29)], "the mark of a row without a label.*shift the scale"),
         ([float("inf"), *range(29)], "which is infinite"),
-        ([float("nan"), *map(float, range(29))], "1 of 30 rows of the train split have no label"),
+        ([float("nan"), *map(float, range(29))], "1 of 30 rows of the train split has no label"),
     ],
 )
 def test_numbers_that_cannot_be_used(values: list[Any], message: str) -> None:

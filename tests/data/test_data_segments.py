@@ -41,7 +41,7 @@ def test_only_long_texts_are_split_and_keep_label_and_group(tokenizer: Any) -> N
     texts = ["short", " ".join(map(str, range(80))), " ".join(map(str, range(32)))]
     rows = Dataset.from_dict({"text": texts, "label": [0, 1, 0], "row_id": [10, 11, 12]})
     made, note = split_long(rows, tokenizer, first_row_id=50, split="train")
-    assert "1 of 3 texts of the train split are longer than 34 tokens" in note
+    assert "1 of 3 texts of the train split is longer than 34 tokens" in note
     assert made["row_id"][:3] == [10, 11, 50]
     assert set(made["row_id"]) == {10, 11, 12, *range(50, 50 + len(made) - 3)}
     assert [label for label, group in zip(made["label"], made["group"]) if group == 11] == [1] * (len(made) - 2)

@@ -278,7 +278,7 @@ def test_texts_and_images_do_not_mix(small_bert: Path, reviews: Path, small_vit:
     "method", ["tinybert", "rkd", "dml", "takd", "rco", "crd", "ctkd", "noisy_teacher", "mean_teacher", "sskd"]
 )
 def test_methods_that_read_more_than_answers_are_refused(method: str, tmp_path: Path) -> None:
-    tasks = {name: {"teacher": "nowhere", "data": "nowhere.csv"} for name in ("a", "b")}
+    tasks = {name: {"teacher": "nowhere", "data": "nowhere"} for name in ("a", "b")}
     told = refused({"tasks": tasks, "distill": {"method": method}}, tmp_path)
     assert f"method '{method}' does not work for several tasks" in told
     assert "augmented_kd" in told
@@ -286,14 +286,14 @@ def test_methods_that_read_more_than_answers_are_refused(method: str, tmp_path: 
 
 
 def test_losses_that_read_more_than_answers_are_refused(tmp_path: Path) -> None:
-    tasks = {name: {"teacher": "nowhere", "data": "nowhere.csv"} for name in ("a", "b")}
+    tasks = {name: {"teacher": "nowhere", "data": "nowhere"} for name in ("a", "b")}
     told = refused({"tasks": tasks, "distill": {"losses": ["kl", "hidden_mse"]}}, tmp_path)
     assert "each task has a teacher of its own" in told
     assert "take the loss kl" in told
 
 
 def test_what_self_stands_for_decides_whether_it_works() -> None:
-    tasks = {name: {"teacher": "nowhere", "data": "nowhere.csv"} for name in ("a", "b")}
+    tasks = {name: {"teacher": "nowhere", "data": "nowhere"} for name in ("a", "b")}
     check_recipe(make_recipe({"tasks": tasks, "distill": {"method": "self"}}))
     with pytest.raises(NeedsError, match=r"method 'self' does not work for several tasks"):
         check_recipe(make_recipe({"tasks": tasks, "distill": {"method": "self", "online": {"itself": "cs_kd"}}}))
@@ -301,7 +301,7 @@ def test_what_self_stands_for_decides_whether_it_works() -> None:
 
 @pytest.mark.parametrize("task", ["regression", "token-classification"])
 def test_tasks_of_other_kinds_are_refused(task: str) -> None:
-    tasks = {name: {"teacher": "nowhere", "data": "nowhere.csv"} for name in ("a", "b")}
+    tasks = {name: {"teacher": "nowhere", "data": "nowhere"} for name in ("a", "b")}
     with pytest.raises(RecipeError, match=rf"tasks are given, and task is {task}.*leave task out"):
         check_recipe(make_recipe({"tasks": tasks, "task": task}))
 

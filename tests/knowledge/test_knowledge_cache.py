@@ -201,7 +201,7 @@ class TestRefusals:
                 answer.logits[batch["row_id"] == bad] = float("nan")
                 return answer
 
-        with pytest.raises(CacheError, match=rf"NaN or infinite logits of 1 rows \(row ids {bad}\)"):
+        with pytest.raises(CacheError, match=rf"NaN or infinite logits of 1 row \(row ids {bad}\)"):
             write(Broken(live.model, dtype="float32"), rows, tmp_path / "cache")
 
     def test_logits_too_large_for_half_precision(self, live, rows, tmp_path):

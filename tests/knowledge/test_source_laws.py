@@ -161,5 +161,5 @@ class TestKeptInPart:
                 answer.logits[batch["row_id"] == bad] = float("nan")
                 return answer
 
-        with pytest.raises(Exception, match=rf"NaN or infinite logits of 1 rows \(row ids {bad}\)"):
+        with pytest.raises(Exception, match=rf"NaN or infinite logits of 1 row \(row ids {bad}\)"):
             write_cache(Broken(make_bert(), dtype="float32"), rows, collate, tmp_path / "cache", keep=keep)

@@ -95,6 +95,25 @@ def check_task(task: Task, rows: Dataset, processor: Any, model: Any, folder: Pa
     assert set(task.dynamic_axes(model)) == set(inputs)
     with torch.no_grad():
         model(**inputs)
+    check_named(task, rows, processor, model)
+
+
+def check_named(task: Task, rows: Dataset, processor: Any, model: Any) -> None:
+    """Rows without labels are answered in words, one line for each, alike alone and together."""
+    from potstill.exports.runtimes import TorchRunner
+    from potstill.flows.answering import Answering
+    from potstill.recipe.model import DataRecipe
+
+    roles = task.find_columns(rows, None, labelled=False)
+    bare = rows.select_columns([roles[role] for role in task.modality.roles if role in roles])
+    content, _ = task.modality.read(bare, roles, "new", [], folder=None, skip_corrupt=False)
+    answering = Answering(task, TorchRunner(model), processor, processor, DataRecipe(source=""))
+    named = answering.to(content)
+    assert named.num_rows == len(rows)
+    assert "prediction" in named.column_names
+    alone = answering.to(content.slice(3, 1))
+    assert alone.schema == named.schema
+    assert alone.column("prediction").type == named.column("prediction").type
 
 
 def _answered(model: Any, answers: Answers, batch: dict[str, Any]) -> torch.Tensor:

@@ -75,9 +75,19 @@ def test_logits_are_not_read_where_they_are_no_need(name: str) -> None:
 
 
 def test_described_sources_are_whole() -> None:
-    for row in losses.catalogue.describe():
-        assert row["source"], row["name"]
-        assert not row["source"].endswith(" al"), row["name"]
+    for name in NAMES:
+        row = losses.catalogue.describe(name)
+        assert row["source"], name
+        assert not row["source"].endswith(" al"), name
+
+
+def test_the_overview_says_what_the_description_says() -> None:
+    rows = losses.catalogue.overview()
+    assert [row["name"] for row in rows] == list(losses.names())
+    for row in rows:
+        described = losses.catalogue.describe(row["name"])
+        assert row["about"] == described["about"] != ""
+        assert row["group"] == described["kind"]
 
 
 @pytest.mark.parametrize("name", [name for name, law in LAWS.items() if law.is_zero_at_equal])

@@ -44,7 +44,7 @@ class Table:
     def read_folder(self, folder, files, *, labelled):
         return None
 
-    def read(self, dataset, roles, split, notes, *, folder, skip_corrupt):
+    def read(self, dataset, roles, split, notes, *, folder, skip_corrupt, start=0):
         return pa.table({"values": table_of(dataset, [roles["values"]]).column(0)}), None
 
     def load_processor(self, name_or_path, *, model_config=None) -> float:
@@ -146,6 +146,10 @@ class Ordinal(RowAnswers):
 
     def read(self, dataset, roles, split) -> list[Any]:
         return raw_labels(dataset, roles["label"], split)
+
+    def named(self, found, content, rows) -> pa.Table:
+        beyond = (found.logits > 0).sum(-1)
+        return pa.table({"prediction": pa.array([LEVELS[number] for number in beyond], pa.string())})
 
     def order(self, raw, roles, feature, given):
         return LEVELS, LevelMap()

@@ -9,6 +9,8 @@ import pytest
 import yaml
 
 from potstill import cli
+from potstill.cli import application
+from potstill.cli.runs import recipe_of
 
 
 def run_cli(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
@@ -99,7 +101,7 @@ def test_an_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, caps
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "app", interrupted)
+    monkeypatch.setattr(application, "app", interrupted)
     code, _, err = run_cli(["distill"], monkeypatch, capsys)
     assert code == 130
     assert "run the same command again" in err
@@ -115,7 +117,7 @@ def test_schema_and_lists_are_json_for_machines(monkeypatch: pytest.MonkeyPatch,
 def test_flags_are_laid_over_the_recipe_file(tmp_path: Path) -> None:
     file = tmp_path / "recipe.yaml"
     file.write_text(yaml.safe_dump({"teacher": "./a", "data": "b.csv", "ratio": 0.5}), "utf-8")
-    recipe = cli._recipe({"recipe": file, "ratio": 0.8, "settings": ["distill.epochs=2"]})
+    recipe = recipe_of({"recipe": file, "ratio": 0.8, "settings": ["distill.epochs=2"]})
     assert recipe.student.ratio == 0.8
     assert recipe.distill.epochs == 2
     assert recipe.teacher.model == "./a"

@@ -93,7 +93,7 @@ CASES = {
     "one class": (_rows(lambda i, row: {"label": "yes"}), ["all 20 training rows have the label 'yes'", "at least two labels"]),
     "nan label": (
         lambda folder: Dataset.from_dict({"text": list("abcd"), "label": [0.0, 1.0, float("nan"), 1.0]}),
-        ["1 of 4 rows of the train split have no label", "row 3", "data.unlabelled"],
+        ["1 of 4 rows of the train split has no label", "row 3", "data.unlabelled"],
     ),
     "infinite label": (
         lambda folder: Dataset.from_dict({"text": list("ab"), "label": [0.0, float("inf")]}),
@@ -224,9 +224,7 @@ def test_a_corrupt_image_is_named_and_left_out_on_request(tmp_path: Path) -> Non
     _assert_beats(caught.value, ["cat/05.png cannot be read as an image", "data.skip_corrupt: true"])
     splits = load(tmp_path, task=task, skip_corrupt=True)
     assert len(splits.train) + len(splits.validation) + len(splits.test) == 23
-    assert any(
-        "1 images of the train split cannot be read and are left out" in note and "05.png" in note for note in splits.notes
-    )
+    assert any("1 image of the train split cannot be read and is left out" in note and "05.png" in note for note in splits.notes)
 
 
 def test_an_image_cut_short_is_named_when_it_is_encoded(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

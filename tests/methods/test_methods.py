@@ -152,11 +152,12 @@ def test_what_cannot_work_is_refused(call, error, words):
 
 
 def test_describe_and_the_documents_have_a_row_for_each():
-    rows = catalogue.describe()
+    rows = [catalogue.describe(name) for name in catalogue.names()]
     for row in rows:
         assert f"| `{row['name']}` | {row['stages']} | {row['about']} |" in DOCUMENTED
     assert [row["name"] for row in rows] == sorted(catalogue.METHODS)
     assert all(row["about"] and row["source"] for row in rows)
+    assert {row["name"]: row["about"] for row in catalogue.overview()} == {row["name"]: row["about"] for row in rows}
 
 
 def test_simkd_teaches_its_head_gently_from_a_fitted_start():

@@ -38,7 +38,7 @@ def test_rows_without_labels_are_left_out() -> None:
 def test_logits_that_are_not_finite_are_refused() -> None:
     logits = np.eye(3)
     logits[2, 0] = np.nan
-    with pytest.raises(ModelError, match=r"1 of 3 rows have logits that are not finite \(the first is row 2\)"):
+    with pytest.raises(ModelError, match=r"1 of 3 rows has logits that are not finite \(the first is row 2\)"):
         CLASSES.quality(logits, np.arange(3))
 
 

@@ -69,5 +69,5 @@ def test_what_cannot_be_loaded_is_named(tmp_path: Path) -> None:
         task.load_model(str(tmp_path), num_labels=2, label_names=["a", "b"])
     with pytest.raises(ModelError, match="does not give a tokenizer"):
         task.load_processor(str(tmp_path))
-    with pytest.raises(ModelError, match="2 labels were asked for, and 1 names given"):
+    with pytest.raises(ModelError, match="2 labels were asked for, and 1 name given"):
         task.load_model(str(tmp_path), num_labels=2, label_names=["a"])

@@ -216,7 +216,7 @@ def test_tags_may_be_names_or_class_labels() -> None:
 
 def test_rows_with_more_words_than_tags_are_refused() -> None:
     rows = Dataset.from_list([{"tokens": ["a", "b"], "tags": ["O", "B-LOC"]}, {"tokens": ["a", "b"], "tags": ["O"]}] * 4)
-    with pytest.raises(DataError, match="row 2 of the train split has 2 words and 1 tags"):
+    with pytest.raises(DataError, match="row 2 of the train split has 2 words and 1 tag"):
         load(rows, task=build("token-classification"))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
@@ -18,7 +19,6 @@ from potstill.answers import units
 from potstill.contracts.answers import NO_LABEL, Answers, Predictions
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from datasets import Dataset
 
 
@@ -86,6 +86,11 @@ class RowAnswers:
 
     def save_extras(self, model: Any, folder: Path) -> None:
         """Nothing: save_pretrained has written all there is."""
+
+
+def by_name(values: np.ndarray, names: Sequence[str]) -> pa.StructArray:
+    """Numbers [N, C] as one column, in which each is found by its name."""
+    return pa.StructArray.from_arrays([pa.array(column, pa.float32()) for column in np.asarray(values).T], list(map(str, names)))
 
 
 def label_columns(roles: Mapping[str, str]) -> tuple[str, ...]:

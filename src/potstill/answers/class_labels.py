@@ -15,6 +15,7 @@ from datasets import ClassLabel, Dataset
 from potstill.contracts.answers import NO_LABEL
 from potstill.data.arrow import table_of
 from potstill.errors import DataError
+from potstill.ground.counted import counted
 
 _PLACEHOLDER = re.compile(r"label_\d+", re.IGNORECASE)
 _INTEGER = re.compile(r"[+-]?\d+(\.0+)?")
@@ -139,7 +140,7 @@ class LabelMap:
         if min(numbers) < 0 or max(numbers) >= len(self.names):
             raise DataError(
                 f"the data have the labels {listed(sorted(numbers))}, "
-                f"the teacher has {len(self.names)} labels ({listed(self.names)})",
+                f"the teacher has {counted(len(self.names), 'label')} ({listed(self.names)})",
                 f"whole numbers from 0 to {len(self.names) - 1}, or the teacher's label names",
                 "renumber the labels, or write them as names",
             )

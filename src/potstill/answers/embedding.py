@@ -20,7 +20,7 @@ from potstill.answers.correlations import correlation, correlation_of, ranks, se
 from potstill.answers.judging import Closeness, KeptRows, Worst, furthest, known_rows
 from potstill.answers.label_columns import NUMBER_NAMES, find_numbers
 from potstill.answers.numbers import Numbers, number_map, read_numbers
-from potstill.contracts.answers import Answers, Judge, Mapped
+from potstill.contracts.answers import Answers, Judge, Mapped, Predictions
 from potstill.data.columns import checked_roles
 from potstill.errors import ModelError
 
@@ -93,6 +93,14 @@ class Embedding(Numbers):
         texts = [text for pair in zip(*both) for text in pair]
         return pa.table({"text": pa.array(texts, pa.large_string())}), values.repeat(2, axis=0)
 
+    def named(self, found: Predictions, content: pa.Table, rows: Dataset) -> pa.Table:
+        """``prediction``, the vector; of pairs also ``prediction_pair`` and the ``similarity`` of both, their cosine."""
+        if len(found.logits) == content.num_rows:
+            return pa.table({"prediction": _vectors(found.logits)})
+        first, second = found.logits[0::2], found.logits[1::2]
+        near = pa.array(cosines(first, second), pa.float32())
+        return pa.table({"prediction": _vectors(first), "prediction_pair": _vectors(second), "similarity": near})
+
     def start_head(self, head: Any, labels: np.ndarray) -> None:
         """Nothing to do: the head has no units."""
 
@@ -144,6 +152,10 @@ class EmbeddingJudge(KeptRows):
 
     def _cosines(self) -> np.ndarray:
         return cosines(self["logits"], self["teacher"])
+
+
+def _vectors(rows: np.ndarray) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel(), pa.float32()), rows.shape[1])
 
 
 def unit_length(rows: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from potstill.errors import DataError
+from potstill.ground.counted import counted
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def reliability_of(sure: np.ndarray, right: np.ndarray, *, num_bins: int = 15) -
         DataError: No decision, or there are fewer than one bin.
     """
     if not len(sure) or num_bins < 1:
-        raise DataError(f"{len(sure)} labelled rows and {num_bins} bins were given", "at least one of each")
+        raise DataError(f"{counted(len(sure), 'labelled row')} and {counted(num_bins, 'bin')} were given", "at least one of each")
     sure, right = np.minimum(sure, 1.0), np.asarray(right, np.float64)
     edges = np.linspace(0.0, 1.0, num_bins + 1)
     bins = np.clip(np.searchsorted(edges, sure, side="left") - 1, 0, num_bins - 1)

@@ -14,6 +14,7 @@ import numpy as np
 from potstill.answers.fidelity import Interval, interval_of, resampled_means
 from potstill.contracts.answers import NO_LABEL, Predictions
 from potstill.errors import DataError, ModelError
+from potstill.ground.counted import inflected
 
 if TYPE_CHECKING:
     from potstill.answers.fidelity import Reliability
@@ -158,7 +159,7 @@ def labelled(answers: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.nd
     broken = ~np.isfinite(answers[known]).all(axis=1)
     if broken.any():
         raise ModelError(
-            f"{int(broken.sum())} of {int(known.sum())} rows have answers that are not finite",
+            f"{broken.sum()} of {known.sum()} rows {inflected(int(broken.sum()), 'has', 'have')} answers that are not finite",
             "finite answers",
             "run the model in float32, or lower the learning rate it was trained with",
         )

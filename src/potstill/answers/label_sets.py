@@ -10,17 +10,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 import torch.nn.functional as F
 from datasets import ClassLabel, Dataset
 from torch import Tensor
 
-from potstill.answers.base import RowAnswers, known_means, known_numbers, means_of_units, unknown
+from potstill.answers.base import RowAnswers, by_name, known_means, known_numbers, means_of_units, unknown
 from potstill.answers.class_labels import LabelMap, are_placeholders, listed, names_of
 from potstill.answers.fidelity import Reliability, reliability_of
 from potstill.answers.judging import Closeness, KeptRows, Worst, class_figures, furthest, known_rows, labelled, listed_labels
 from potstill.answers.label_columns import find_label_sets, inner_feature
-from potstill.contracts.answers import NO_LABEL, Judge, Mapped
+from potstill.contracts.answers import NO_LABEL, Judge, Mapped, Predictions
 from potstill.data.arrow import table_of
 from potstill.errors import DataError
 
@@ -118,6 +119,12 @@ class LabelSets(RowAnswers):
     def closeness(self, student: np.ndarray, teacher: np.ndarray) -> dict[str, float]:
         """See `label_closeness`."""
         return label_closeness(student, teacher)
+
+    def named(self, found: Predictions, content: pa.Table, rows: Dataset) -> pa.Table:
+        """``prediction``, the labels with a probability above one half, and the ``probabilities`` of all labels."""
+        names = [[self.label_names[index] for index in np.flatnonzero(row).tolist()] for row in found.logits > 0]
+        chances = by_name(probabilities(found.logits), self.label_names)
+        return pa.table({"prediction": pa.array(names, pa.list_(pa.string())), "probabilities": chances})
 
     def judge(self) -> Judge:
         """See `LabelSetJudge`."""

@@ -10,18 +10,20 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
 
-from potstill.answers.base import RowAnswers, known_means, known_numbers, label_columns, unknown
+from potstill.answers.base import RowAnswers, by_name, known_means, known_numbers, label_columns, unknown
 from potstill.answers.class_labels import are_placeholders, listed
 from potstill.answers.correlations import concordance, concordance_of, correlation, ranks, second_moments
 from potstill.answers.judging import Closeness, KeptRows, Worst, furthest, known_rows, labelled
 from potstill.answers.label_columns import find_numbers
-from potstill.contracts.answers import NO_LABEL, Answers, Judge, Mapped
+from potstill.contracts.answers import NO_LABEL, Answers, Judge, Mapped, Predictions
 from potstill.data.arrow import table_of
 from potstill.errors import DataError
+from potstill.ground.counted import counted
 
 _BINS = 10
 
@@ -95,6 +97,13 @@ class Numbers(RowAnswers):
     def missing(self, count: int, names: Sequence[str]) -> np.ndarray:
         """NaN in every place."""
         return np.full((count, len(names)), np.nan, np.float32)
+
+    def named(self, found: Predictions, content: pa.Table, rows: Dataset) -> pa.Table:
+        """``prediction``: the number; of several each by its name."""
+        width = found.logits.shape[1]
+        if width == 1:
+            return pa.table({"prediction": pa.array(found.logits[:, 0], pa.float32())})
+        return pa.table({"prediction": by_name(found.logits, self.label_names or [str(k + 1) for k in range(width)])})
 
     def strata(self, values: np.ndarray) -> np.ndarray:
         """Tenths of the first number, by rank; one group where there is none."""
@@ -283,7 +292,9 @@ def number_map(width: int, order: Sequence[int] | None = None) -> Mapped:
         widths = {len(row) for row in raw if row is not None} - {width}
         if widths:
             raise DataError(
-                f"the {split} split has {widths.pop()} numbers a row, training has {width}", "the same on both", "correct it"
+                f"the {split} split has {counted(widths.pop(), 'number')} a row, training has {width}",
+                "the same on both",
+                "correct it",
             )
         nothing = (math.nan,) * width
         values = np.array([nothing if row is None else row for row in raw], np.float32).reshape(len(raw), width)

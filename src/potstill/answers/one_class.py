@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 import torch.nn.functional as F
 from torch import Tensor
 
-from potstill.answers.base import RowAnswers, known_means, means_of_units, unknown
+from potstill.answers.base import RowAnswers, by_name, known_means, means_of_units, unknown
 from potstill.answers.class_labels import LabelMap, are_placeholders, as_name, names_of, raw_labels
 from potstill.answers.fidelity import Reliability, log_softmax, reliability_of
 from potstill.answers.judging import (
@@ -31,6 +32,7 @@ from potstill.answers.units import FLOOR
 from potstill.contracts.answers import NO_LABEL, Judge, Mapped, Predictions
 from potstill.data.columns import checked_roles, label_role, named_label
 from potstill.errors import DataError, ModelError
+from potstill.ground.counted import inflected
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -130,6 +132,10 @@ class OneClass(Classes):
         """The classes."""
         return values
 
+    def named(self, found: Predictions, content: pa.Table, rows: Dataset) -> pa.Table:
+        """``prediction``, its ``probability``, and the ``probabilities`` of all classes."""
+        return named_classes(found.logits, self.label_names)
+
 
 class ClassJudge(KeptRows):
     """Judges classes by counts and a few numbers of each unit; the logits of a batch are not kept.
@@ -176,7 +182,8 @@ class ClassJudge(KeptRows):
         broken = np.flatnonzero(known & ~self["is_finite"])
         if len(broken):
             raise ModelError(
-                f"{len(broken)} of {int(known.sum())} rows have logits that are not finite (the first is row {broken[0]})",
+                f"{len(broken)} of {int(known.sum())} rows {inflected(len(broken), 'has', 'have')} logits that are not finite"
+                f" (the first is row {broken[0]})",
                 "finite logits",
                 "run the model in float32, or lower the learning rate it was trained with",
             )
@@ -237,6 +244,19 @@ class ClassJudge(KeptRows):
         if not known.any():
             raise no_labels()
         return known
+
+
+def named_classes(logits: np.ndarray, names: Sequence[str]) -> pa.Table:
+    """What logits [N, C] say in words: the likeliest class, its probability, and the probability of each class."""
+    chances = np.exp(log_softmax(logits))
+    best = chances.argmax(-1)
+    return pa.table(
+        {
+            "prediction": pa.array([names[index] for index in best], pa.string()),
+            "probability": pa.array(chances.max(-1), pa.float32()),
+            "probabilities": by_name(chances, names),
+        }
+    )
 
 
 def class_uncertainty(logits: Tensor, mask: Tensor | None = None) -> Tensor:

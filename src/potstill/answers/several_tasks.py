@@ -9,8 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+from datasets import Dataset
 
-from potstill.answers.one_class import ClassJudge, OneClass, class_quality, confusion_of
+from potstill.answers.one_class import ClassJudge, OneClass, class_quality, confusion_of, named_classes
 from potstill.contracts.answers import Judge, Predictions
 from potstill.data.task_rows import SEPARATOR, TaskCollator, blocks_of, numbers_of
 
@@ -36,6 +38,12 @@ class OwnTaskClass(OneClass):
     def batches(self, collator: Callable[..., Any]) -> Callable[..., Any]:
         """The collator with ``task_classes`` added."""
         return TaskCollator(collator, tuple(self.blocks.values()))
+
+    def named(self, found: Predictions, content: pa.Table, rows: Dataset) -> pa.Table:
+        """As for one class, among the classes of the rows' task."""
+        start, stop = list(self.blocks.values())[int(numbers_of(found.row_ids[0]))]
+        names = [name.partition(SEPARATOR)[2] for name in self.label_names[start:stop]]
+        return named_classes(found.logits[:, start:stop], names)
 
     def judge(self) -> Judge:
         """See `TasksJudge`."""

@@ -12,8 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 from datasets import Dataset
 
+from potstill.answers.fidelity import log_softmax
 from potstill.answers.one_class import Classes, ClassJudge
 from potstill.answers.tags import as_lists, roles_of_units
 from potstill.contracts.answers import Judge, Mapped, Predictions
@@ -90,6 +92,29 @@ class Span(Classes):
         """Rows with and without an answer."""
         return np.array([int(bool(row)) for row in values], np.int64)
 
+    def named(self, found: Predictions, content: pa.Table, rows: Dataset) -> pa.Table:
+        """``prediction``, the text of the answer, empty where the context has none; its ``start`` and ``end`` in characters
+        of the context; and its ``probability``, that of its first place times that of its last in the window.
+        """
+        spans, leads = best_spans(found.logits)
+        sure = np.exp(log_softmax(found.logits))
+        by_id = {int(row_id): number for number, row_id in enumerate(found.row_ids)}
+        windows: dict[int, list[tuple[int, str]]] = {}
+        for row in rows:
+            windows.setdefault(row["group"], []).append((by_id[row["row_id"]], row["context"]))
+        answers = []
+        for own, context in zip(windows.values(), content.column("context").to_pylist(), strict=True):
+            starts = _starts(context, [text for _, text in own])
+            at = max(range(len(own)), key=lambda place: leads[own[place][0]])
+            number, window = own[at]
+            places = _characters(window, spans[number], leads[number])
+            units = spans[number] if places else (0, 0)
+            chance = float(sure[number, 0, units[0]] * sure[number, 1, units[1]])
+            start, end = (None, None) if places is None else (place + starts[at] for place in places)
+            answers.append((context[start:end] if places else "", start, end, chance))
+        columns = zip(("prediction", "start", "end", "probability"), (pa.string(), pa.int64(), pa.int64(), pa.float32()))
+        return pa.table({name: pa.array([row[k] for row in answers], kind) for k, (name, kind) in enumerate(columns)})
+
     def judge(self) -> Judge:
         """See `SpanJudge`."""
         return SpanJudge(self)
@@ -159,11 +184,25 @@ class SpanJudge(ClassJudge):
 
 
 def _text(context: str, span: np.ndarray, lead: float) -> str:
+    places = _characters(context, span, lead)
+    return "" if places is None else context[places[0] : places[1]]
+
+
+def _characters(context: str, span: np.ndarray, lead: float) -> tuple[int, int] | None:
+    """Where a span of units starts and ends in characters; None where no answer is better."""
     words = words_of(context)
     if lead <= 0 or not words:
-        return ""
+        return None
     first, last = (min(int(unit) - 1, len(words) - 1) for unit in span)
-    return context[words[first][0] : words[last][1]]
+    return words[first][0], words[last][1]
+
+
+def _starts(context: str, windows: Sequence[str]) -> list[int]:
+    """Where each window begins in its context, in characters; windows come in order and overlap."""
+    starts = [context.find(windows[0])]
+    for window in windows[1:]:
+        starts.append(context.find(window, starts[-1] + 1))
+    return starts
 
 
 def best_spans(logits: np.ndarray, *, longest: int = LONGEST_WORDS) -> tuple[np.ndarray, np.ndarray]:

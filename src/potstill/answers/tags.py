@@ -12,14 +12,17 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 from datasets import ClassLabel, Dataset, Features
 
 from potstill.answers.class_labels import LabelMap, as_name, names_of
+from potstill.answers.fidelity import log_softmax
 from potstill.answers.one_class import Classes, ClassJudge
 from potstill.contracts.answers import Judge, Mapped, Predictions
 from potstill.data.arrow import table_of
 from potstill.data.columns import checked_roles, is_list, one_of
 from potstill.errors import DataError, ModelError
+from potstill.ground.counted import counted
 
 if TYPE_CHECKING:
     from potstill.contracts.modality import Modality
@@ -76,7 +79,7 @@ class Tags(Classes):
                 )
             if row is not None and len(row) != count:
                 raise DataError(
-                    f"row {number} of the {split} split has {count} words and {len(row)} tags",
+                    f"row {number} of the {split} split has {counted(count, 'word')} and {counted(len(row), 'tag')}",
                     "one tag for each word",
                     f"correct row {number}, or name other columns: data.columns: {{tokens: …, tags: …}}",
                 )
@@ -105,6 +108,19 @@ class Tags(Classes):
     def missing(self, count: int, names: Sequence[str]) -> np.ndarray:
         """Empty lists."""
         return as_lists([()] * count)
+
+    def named(self, found: Predictions, content: pa.Table, rows: Dataset) -> pa.Table:
+        """``prediction``, a tag for each word, and its ``probability``; null for words that the model does not read."""
+        chances = np.exp(log_softmax(found.logits))
+        is_read = np.ones(chances.shape[:2], bool) if found.mask is None else found.mask
+        counts = [len(words) for words in content.column("tokens").to_pylist()]
+        tags, sure = [], []
+        for count, read, row in zip(counts, is_read, chances):
+            known = [place < len(read) and bool(read[place]) for place in range(count)]
+            tags.append([self.label_names[int(row[place].argmax())] if known[place] else None for place in range(count)])
+            sure.append([float(row[place].max()) if known[place] else None for place in range(count)])
+        strings, numbers = pa.list_(pa.string()), pa.list_(pa.float32())
+        return pa.table({"prediction": pa.array(tags, strings), "probability": pa.array(sure, numbers)})
 
     def judge(self) -> Judge:
         """See `TagJudge`."""

@@ -173,5 +173,14 @@ class Answers(Protocol):
     def text_quality(self, found: Predictions, rows: Dataset) -> dict[str, float]:
         """Measures that need the rows as a person reads them; empty where there are none."""
 
+    def named(self, found: Predictions, content: pa.Table, rows: Dataset) -> pa.Table:
+        """The answers in words: ``prediction`` and how sure it is, one line for each row of `content`.
+
+        Args:
+            found: What a model answers on `rows`.
+            content: The rows as they were given, before long ones were split.
+            rows: The same as they were encoded.
+        """
+
     def save_extras(self, model: Any, folder: Path) -> None:
         """Files that other libraries read, saved with the model."""

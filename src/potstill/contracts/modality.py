@@ -61,7 +61,15 @@ class Modality(Protocol):
         """
 
     def read(
-        self, dataset: Dataset, roles: Mapping[str, str], split: str, notes: list[str], *, folder: Path | None, skip_corrupt: bool
+        self,
+        dataset: Dataset,
+        roles: Mapping[str, str],
+        split: str,
+        notes: list[str],
+        *,
+        folder: Path | None,
+        skip_corrupt: bool,
+        start: int = 0,
     ) -> tuple[pa.Table, list[int] | None]:
         """The content columns in fixed form, and which rows they are of; None for all.
 
@@ -72,6 +80,7 @@ class Modality(Protocol):
             notes: Receives what there is to say.
             folder: Where paths in the rows begin.
             skip_corrupt: Whether rows that cannot be read are left out instead of refused.
+            start: Rows before the first one, where the data are read in parts.
         """
 
     def load_processor(self, name_or_path: str, *, model_config: Any = None) -> Any:

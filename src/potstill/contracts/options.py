@@ -6,12 +6,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import core_schema
 
 from potstill.ground.tables import at, nearest
 
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+def share(value: Any) -> Any:
+    """A share that is written in per cent, as a number; everything else as it is.
+
+    Example:
+        >>> share("90%"), share("0.5"), share(0.5)
+        (0.9, '0.5', 0.5)
+    """
+    if isinstance(value, str) and value.strip().endswith("%"):
+        try:
+            return round(float(value.strip()[:-1]) / 100, 12)
+        except ValueError:
+            return value
+    return value
+
+
+Percent = BeforeValidator(share)
+Fraction = Annotated[float, Field(ge=0.0, le=1.0), Percent]
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0.0)]
 

@@ -16,6 +16,9 @@ class Observer(Protocol):
     def stage_started(self, name: str, title: str) -> None:
         """A stage begins."""
 
+    def stage_step(self, text: str) -> None:
+        """The running stage begins a part of its work, named in a few words."""
+
     def stage_advanced(self, done: int, total: int, figures: Mapping[str, float]) -> None:
         """The running stage has done `done` of `total` units; `figures` are the newest values worth showing."""
 

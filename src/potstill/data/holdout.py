@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from potstill.data.fingerprint import row_hashes
 from potstill.data.spool import taken
+from potstill.ground.counted import counted, inflected
 
 
 def stratified(hashes: np.ndarray, label: np.ndarray, count: int, seed: int) -> np.ndarray:
@@ -66,7 +67,10 @@ def note_duplicates(tables: Mapping[str, tuple[pa.Table, np.ndarray]], notes: li
     for split, (content, _) in tables.items():
         shared = int(np.isin(row_hashes(content), train).sum()) if split != "train" else 0
         if shared:
-            notes.append(f"{shared} of {content.num_rows} rows of the {split} split also occur in training (leak)")
+            notes.append(
+                f"{shared} of {content.num_rows} rows of the {split} split also"
+                f" {inflected(shared, 'occurs', 'occur')} in training (leak)"
+            )
 
 
 def thin(
@@ -90,5 +94,5 @@ def thin(
     for name, quota in quotas.items():
         chosen.extend(rows[own[rows] == name][: max(0, quota - 1)])
     kept = np.sort(np.array(chosen[:count], np.int64))
-    notes.append(f"the {split} split is thinned out from {content.num_rows} to {len(kept)} rows (max_rows)")
+    notes.append(f"the {split} split is thinned out from {content.num_rows} to {counted(len(kept), 'row')} (max_rows)")
     return taken(content, kept), label[kept]

@@ -12,6 +12,7 @@ from datasets import Dataset
 from potstill.contracts.task import Task
 from potstill.data.sources import Source, read_source
 from potstill.errors import DataError
+from potstill.ground.counted import inflected
 
 _SHOWN_ROWS = 5
 
@@ -50,7 +51,8 @@ class Reader:
             shown = ", ".join(map(str, missing[:_SHOWN_ROWS]))
             more = f" and {len(missing) - _SHOWN_ROWS} more" if len(missing) > _SHOWN_ROWS else ""
             raise DataError(
-                f"{len(missing)} of {len(raw)} rows of the {split} split have no label in column {columns} "
+                f"{len(missing)} of {len(raw)} rows of the {split} split"
+                f" {inflected(len(missing), 'has', 'have')} no label in column {columns} "
                 f"(empty or NaN: row {shown}{more})",
                 "a label in every row",
                 "fill them in, or move these rows to a file of their own and give it as data.unlabelled",

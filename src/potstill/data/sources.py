@@ -14,9 +14,10 @@ from datasets import Dataset, DatasetDict
 
 from potstill.data.arrow import dataset_of
 from potstill.data.images import METADATA
-from potstill.data.tables import SUFFIXES, data_suffix, read_table
+from potstill.data.places import ACCEPTED, SUFFIXES, check_place, data_suffix
+from potstill.data.tables import read_table
 from potstill.errors import DataError
-from potstill.ground.tables import nearest
+from potstill.ground.disk import spelling
 
 if TYPE_CHECKING:
     from potstill.contracts.modality import Modality
@@ -30,11 +31,6 @@ SPLIT_NAMES = {
     **dict.fromkeys(("unlabelled", "unlabeled", "unsupervised"), "unlabelled"),
 }
 _SPLIT = re.compile(rf"^({'|'.join(sorted(SPLIT_NAMES, key=len, reverse=True))})(?=$|[-_. 0-9])", re.IGNORECASE)
-_HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?(:[\w.,+-]+)?$")
-_ACCEPTED = (
-    f"a file ({', '.join(SUFFIXES)}, also .gz), an image folder with one sub-folder a class, "
-    "a folder with train/validation/test files, a `datasets` folder, a hub id, or a Dataset in memory"
-)
 
 
 @dataclass
@@ -86,7 +82,7 @@ def read_file(path: Path, *, labelled: bool = True) -> Dataset:
     if data_suffix(path) == ".txt" and labelled:
         raise DataError(
             f"{path} is plain text and has no labels",
-            _ACCEPTED,
+            ACCEPTED,
             "give it as data.unlabelled, or write JSON Lines with text and label",
         )
     try:
@@ -107,7 +103,7 @@ def _read_memory(source: Any) -> Source:
         if isinstance(source, datasets.IterableDataset)
         else "for rows in Python use datasets.Dataset.from_list"
     )
-    raise DataError(f"data is a {type(source).__name__}", _ACCEPTED, hint)
+    raise DataError(f"data is a {type(source).__name__}", ACCEPTED, hint)
 
 
 def _by_split(found: Mapping[str, Dataset]) -> Source:
@@ -129,8 +125,7 @@ def _by_split(found: Mapping[str, Dataset]) -> Source:
 
 
 def _read_hub(name: str, path: Path) -> Source:
-    if not _HUB_ID.match(name) or name.startswith(".") or data_suffix(path) or path.suffix == ".gz":
-        raise DataError(f"{name} does not exist", _ACCEPTED, _spelling(path))
+    check_place(name)
     hub_id, _, config = name.partition(":")
     try:
         found = datasets.load_dataset(hub_id, config or None)
@@ -154,13 +149,7 @@ def _hub_error(name: str, path: Path, err: Exception) -> DataError:
     offline = "offline" in str(err).lower() or "connect" in str(err).lower()
     reason = f"{type(err).__name__}: {str(err).strip().splitlines()[0][:160] if str(err).strip() else 'no reason given'}"
     given = f"{name!r} is neither a file or folder here nor a data set that the hub gives ({reason})"
-    return DataError(given, _ACCEPTED, "connect to the network, or give a path" if offline else _spelling(path))
-
-
-def _spelling(path: Path) -> str:
-    entries = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-    guess = nearest(path.name, entries)
-    return f"did you mean {path.parent / guess}?" if guess else "check the spelling of the path"
+    return DataError(given, ACCEPTED, "connect to the network, or give a path" if offline else spelling(path))
 
 
 def _read_folder(folder: Path, modality: Modality, labelled: bool) -> Source:
@@ -171,7 +160,7 @@ def _read_folder(folder: Path, modality: Modality, labelled: bool) -> Source:
             f"{folder} cannot be read: permission denied", "a folder that you may read", f"chmod u+rx {folder}"
         ) from err
     if not entries:
-        raise DataError(f"{folder} is empty", _ACCEPTED, "check the path")
+        raise DataError(f"{folder} is empty", ACCEPTED, "check the path")
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         return _read_saved(folder)
     files = [entry for entry in entries if entry.is_file() and (data_suffix(entry) in SUFFIXES) and entry.name not in METADATA]
@@ -199,7 +188,7 @@ def _unclear_folder(folder: Path, files: list[Path]) -> DataError:
         )
     return DataError(
         f"{folder} holds no data that can be read",
-        _ACCEPTED,
+        ACCEPTED,
         "check the path, or put the images of each class in a sub-folder of its own",
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from potstill.data.reading import Reader
 from potstill.data.sources import read_source
 from potstill.data.spool import taken
 from potstill.errors import DataError
+from potstill.ground.counted import counted, inflected
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class Splits:
         label_names: Position → name.
         notes: What was decided or found, for the log and the report.
         fingerprint: Hash of all rows and the label order.
+        columns: Role → column of the training rows.
     """
 
     train: Dataset
@@ -51,6 +53,7 @@ class Splits:
     label_names: tuple[str, ...]
     notes: tuple[str, ...]
     fingerprint: str
+    columns: Mapping[str, str] = field(default_factory=dict)
 
 
 def load(
@@ -111,7 +114,8 @@ def load(
     extra = reader.unlabelled(unlabelled, found)
     if extra is not None:
         tables["unlabelled"] = (extra, labels.missing(extra.num_rows, names))
-    return _finish({split: labels.spread(*table) for split, table in tables.items()}, names, reader.notes)
+    made = _finish({split: labels.spread(*table) for split, table in tables.items()}, names, reader.notes)
+    return replace(made, columns=train.roles)
 
 
 def load_rows(
@@ -144,6 +148,11 @@ def load_rows(
     return _as_dataset(*reader.labels.spread(part.content, values), 0)
 
 
+def rows_without_labels(content: pa.Table, answers: Answers, label_names: Sequence[str]) -> Dataset:
+    """Content as rows that are ready to be encoded, with row ids from 0 and no label."""
+    return _as_dataset(*answers.spread(content, answers.missing(content.num_rows, label_names)), 0)
+
+
 def _carve_missing(tables: dict[str, tuple[pa.Table, np.ndarray]], seed: int, notes: list[str], labels: Answers) -> None:
     missing = [split for split in ("validation", "test") if split not in tables]
     if not missing:
@@ -161,14 +170,15 @@ def _carve_missing(tables: dict[str, tuple[pa.Table, np.ndarray]], seed: int, no
                     "name the column of the labels: data.columns: {label: NAME}",
                 )
             raise DataError(
-                f"the {len(label)} training rows are too few to carve a {split} split out of them",
+                f"the {counted(len(label), 'training row is', 'training rows are')} too few to carve a {split} split out of them",
                 "at least two rows of some label for each split to be carved out",
                 f"add rows, or give the {split} split: data.{split}: FILE",
             )
         left = np.setdiff1d(left, rows)
         tables[split] = (taken(content, rows), label[rows])
         notes.append(
-            f"no {split} split was given: {len(rows)} of {len(label)} training rows are held out for it (stratified, seed {seed})"
+            f"no {split} split was given: {len(rows)} of {len(label)} training rows"
+            f" {inflected(len(rows), 'is', 'are')} held out for it (stratified, seed {seed})"
         )
     tables["train"] = (taken(content, left), label[left])
 

@@ -13,21 +13,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from potstill.data.places import data_suffix, unknown_suffix
 from potstill.data.spool import Spool
 from potstill.data.text_encoding import decoded_lines, empty_file, shorten
 from potstill.errors import DataError
 
-SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 _CHUNK_ROWS = 8_192
 _PARQUET_ROWS = 512
-
-
-def data_suffix(path: Path) -> str:
-    """The lower-case suffix that says how a file is read, without ``.gz``; empty where it is not a data file."""
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] == ".gz":
-        suffixes.pop()
-    return suffixes[-1] if suffixes and suffixes[-1] in (*SUFFIXES, ".txt") else ""
 
 
 def read_table(path: Path) -> pa.Table:
@@ -52,9 +44,7 @@ def read_table(path: Path) -> pa.Table:
         ".txt": read_text_lines,
     }
     if suffix not in readers:
-        raise DataError(
-            f"{path} has a suffix that is not known", f"{', '.join(SUFFIXES)} (also .gz)", "convert or rename the file"
-        )
+        raise unknown_suffix(path)
     table = readers[suffix](path)
     if table.num_rows == 0:
         raise DataError(f"{path} has no rows", "a file with at least one row", "check that it was written or downloaded whole")

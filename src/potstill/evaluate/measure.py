@@ -25,8 +25,13 @@ SECONDS_PER_SIZE = 12.0
 POWERCAP = Path("/sys/class/powercap")
 
 
-def gather(bench: Bench, folder: Path) -> dict[str, Subject]:
-    """Every model of the run with its answers on the test split and its runners."""
+def gather(bench: Bench, folder: Path, on_step: Callable[[str], None] = lambda text: None) -> dict[str, Subject]:
+    """Every model of the run with its answers on the test split and its runners.
+
+    Args:
+        on_step: Called with what is measured next.
+    """
+    on_step("the teacher answers the test rows")
     teacher = bench.teacher
     known = joint_answers(bench.teachers, "test", len(bench.rows.label_names)) if bench.options.tasks else None
     subjects = {"teacher": _subject(bench, teacher, known)}
@@ -40,7 +45,9 @@ def gather(bench: Bench, folder: Path) -> dict[str, Subject]:
     )
     _add(bench, subjects["teacher"], plain, folder)
     if bench.baseline is not None:
+        on_step("the baseline answers the test rows")
         subjects["baseline"] = _subject(bench, bench.baseline)
+    on_step("the student and its exported files answer the test rows")
     subjects["student"] = _subject(bench, bench.student)
     _add_exports(bench, subjects)
     subjects |= further_subjects(bench, subjects["teacher"], subjects["student"])

@@ -22,12 +22,17 @@ TOGETHER = "ensemble"
 
 @dataclass(frozen=True)
 class MeasureOptions:
-    """What measuring reads of a recipe."""
+    """What measuring reads of a recipe.
+
+    Args:
+        teachers: Their names, as the user wrote them.
+        sources: The names of the data, likewise.
+    """
 
     evaluate: EvaluateRecipe
     seed: int
-    teachers: tuple[str, ...]
-    sources: tuple[str, ...]
+    teachers: tuple[str, ...] = field(compare=False)
+    sources: tuple[str, ...] = field(compare=False)
     combination: Combination
     tasks: tuple[str, ...]
     has_baseline: bool

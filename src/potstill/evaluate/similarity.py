@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from potstill.errors import DataError, NeedsError
+from potstill.ground.counted import counted
 from potstill.methods.similarity import Read, model_inputs, on_device_of, rows_of_blocks
 from potstill.models.cka import LEAST_ROWS, cka_matrix
 
@@ -74,7 +75,7 @@ def layer_similarity(
     needs = (student_needs, teacher_needs)
     sides, num_rows = rows_of_blocks((student, teacher), needs, batches, read, max_rows=max_rows)
     if num_rows < LEAST_ROWS:
-        raise DataError(f"{num_rows} rows were given to compare layers", f"at least {LEAST_ROWS} rows")
+        raise DataError(f"{counted(num_rows, 'row was', 'rows were')} given to compare layers", f"at least {LEAST_ROWS} rows")
     matrix: np.ndarray = cka_matrix(list(sides[0].values()), list(sides[1].values())).numpy()
     return matrix
 

@@ -16,6 +16,7 @@ from potstill.errors import DataError, ModelError, PotstillError
 from potstill.exports.catalogue import format_named
 from potstill.exports.runtimes import num_cores
 from potstill.exports.timing import time_interleaved
+from potstill.ground.counted import counted
 
 logger = logging.getLogger(__name__)
 
@@ -139,10 +140,10 @@ def pick(tries: Sequence[Candidate], max_drop: float) -> tuple[Candidate, str]:
     others = len(measured) - len(accepted)
     is_timed = chosen.p50_ms is not None
     what = "fastest" if is_timed else "smallest"
-    reason = f"{chosen.name} is the {what} of {len(accepted)} candidates within a drop of {max_drop:g}"
+    reason = f"{chosen.name} is the {what} of {counted(len(accepted), 'candidate')} within a drop of {max_drop:g}"
     if is_timed and chosen is not fastest:
         reason = f"{chosen.name} is the smallest of those within 3 % of the fastest ({fastest.name})"
-    details = f"p50 {chosen.p50_ms:.3f} ms with {chosen.threads} threads, " if is_timed else ""
+    details = f"p50 {chosen.p50_ms:.3f} ms with {counted(chosen.threads or 0, 'thread')}, " if is_timed else ""
     details += f"drop {chosen.drop:+.4f}"
     return chosen, f"{reason}: {details}" + (f"; {others} lost more" if others else "")
 

@@ -20,17 +20,32 @@ from potstill.exports.choose import Candidate, Choice
 
 @dataclass(frozen=True)
 class Kept:
-    """A file of the student that is kept."""
+    """A file of the student that is kept.
+
+    Args:
+        is_added: Whether it was made once the run was finished, by its name.
+    """
 
     name: str
     format: Format
     precision: Precision
     file: str
     threads: int | None = None
+    is_added: bool = False
+
+    @property
+    def title(self) -> str:
+        """What lists of files call it: ``"onnx-int8"``; one that was added by its own name."""
+        return self.name if self.is_added else f"{self.format.name}-{self.precision.name}"
 
     @property
     def model_name(self) -> str:
-        """What figures call it: by its precision, or in fp32 by its runtime, ``"student-int8"`` or ``"student-openvino"``."""
+        """What figures call it: by its precision, or in fp32 by its runtime, ``"student-int8"`` or ``"student-openvino"``.
+
+        One that was added goes by its own name, which differs from those of the run's files.
+        """
+        if self.is_added:
+            return f"student-{self.name}"
         return f"student-{self.format.runtime if self.precision.is_reference else self.precision.name}"
 
     def open(self, folder: Path, *, threads: int | None = None, device: str = "cpu") -> Runner:
@@ -87,13 +102,33 @@ def plain_in(facts: Mapping[str, Any]) -> Kept:
 
 
 def kept_in(facts: Mapping[str, Any]) -> dict[str, Kept]:
-    """What else is kept: the file that is ``served``, and the best ``int8`` one where that is another."""
+    """What else is kept: the file that is ``served``, the best ``int8`` one where that is another, and what was added."""
     found = {}
     for key in ("served", "int8"):
         if key in facts and facts[key]["file"] != plain_in(facts).file:
-            way = way_named(facts[key]["name"])
-            found[key] = Kept(way.name, format_named(way.writes), way.precision, facts[key]["file"], facts[key]["threads"])
-    return found
+            found[key] = _kept(facts[key], is_added=False)
+    return found | {name: _kept(one, is_added=True) for name, one in facts.get("added", {}).items()}
+
+
+def with_added(facts: Mapping[str, Any], delivered: Mapping[str, Any], source: Path, folder: Path) -> dict[str, Any]:
+    """The facts of a delivery with what another one chose, whose file moves next to those that are kept.
+
+    Args:
+        delivered: Facts of the other delivery.
+        source: Its folder.
+        folder: Receives the file under the name of its way, ``model.openvino-int8.xml``.
+    """
+    chosen = delivered["served"]
+    form, name = format_named(chosen["format"]), chosen["name"]
+    moved = form.move(source / chosen["file"], folder / f"model.{name}{form.suffix}")
+    others = [one for one in facts.get("tries", ()) if one["name"] not in {new["name"] for new in delivered["tries"]}]
+    added = {**facts.get("added", {}), name: {**chosen, "file": moved.name}}
+    return {**facts, "added": added, "tries": [*others, *delivered["tries"]]}
+
+
+def _kept(facts: Mapping[str, Any], *, is_added: bool) -> Kept:
+    way = way_named(facts["name"])
+    return Kept(way.name, format_named(way.writes), way.precision, facts["file"], facts["threads"], is_added)
 
 
 def _keep(choice: Choice, folder: Path, plain: Path) -> dict[str, Any]:

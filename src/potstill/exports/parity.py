@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from potstill.contracts.format import Axes
 from potstill.contracts.runner import Runner
 from potstill.exports.runtimes import NamedOutputs
+from potstill.ground.counted import counted
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def other_shapes(
     for num_rows in rows:
         for tokens in sorted({min(2, longest), longest}) if has_tokens else (None,):
             inputs = {name: _resize(value, dynamic_axes.get(name, {}), num_rows, tokens) for name, value in examples.items()}
-            name = f"{num_rows} rows" if tokens is None else f"{num_rows} rows of {tokens} tokens"
+            name = counted(num_rows, "row") + ("" if tokens is None else f" of {counted(tokens, 'token')}")
             yield name, inputs
             if tokens is not None and tokens > 1 and "attention_mask" in inputs:
                 yield f"{name}, padded", _padded(inputs, pad_id)

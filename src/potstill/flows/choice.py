@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from potstill.contracts.task import TASKS, TOKEN_TASKS
+from potstill.errors import PotstillError
 from potstill.flows.distill import DistillFlow
 from potstill.flows.language import LanguageFlow
-from potstill.planning.check import check_recipe
-from potstill.planning.inputs import IN_MEMORY, InMemory, read_config
+from potstill.planning.check import check_all
+from potstill.planning.first_check import check_names
+from potstill.planning.inputs import InMemory, read_config
 from potstill.recipe import Recipe
+from potstill.recipe.model import IN_MEMORY
 
 
 def flow_for(recipe: Recipe, memory: InMemory, tasks: Mapping[str, InMemory]) -> DistillFlow | LanguageFlow:
@@ -18,10 +21,20 @@ def flow_for(recipe: Recipe, memory: InMemory, tasks: Mapping[str, InMemory]) ->
     Raises:
         PotstillError: The recipe asks for what does not exist.
     """
-    if predicts_tokens(recipe, memory):
+    if _is_language(recipe, memory):
+        check_names(recipe, allows_memory=True)
         return LanguageFlow(recipe, memory, tasks)
-    check_recipe(recipe)
+    check_all(recipe, allows_memory=True)
     return DistillFlow(recipe, memory, tasks)
+
+
+def _is_language(recipe: Recipe, memory: InMemory) -> bool:
+    """As `predicts_tokens`; a teacher that cannot be read is refused together with what else is wrong."""
+    try:
+        return predicts_tokens(recipe, memory)
+    except PotstillError:
+        check_all(recipe, allows_memory=True)
+        raise
 
 
 def predicts_tokens(recipe: Recipe, memory: InMemory) -> bool:

@@ -12,6 +12,7 @@ from potstill.contracts.slot import Declared, Slot
 from potstill.contracts.stage import Observer, Stage
 from potstill.data.run_rows import Rows
 from potstill.evaluate.measured_model import MeasureOptions
+from potstill.flows.folder import unrepeatable_in
 from potstill.flows.run import Run
 from potstill.ground.code import fingerprint_of_code
 from potstill.knowledge.teachers import Combination
@@ -25,6 +26,7 @@ from potstill.planning.inputs import NOTHING, InMemory, content_of, errors_of_ta
 from potstill.planning.learning import LearningOptions
 from potstill.planning.phases import RunFacts, asks_teacher
 from potstill.recipe import Recipe
+from potstill.recipe.located import located
 from potstill.recipe.model import OneTeacherRecipe
 from potstill.stages.ask import AskOptions, ask, open_answers
 from potstill.stages.augment import AugmentOptions, augment_rows, open_augmented, wants_augmentation
@@ -68,6 +70,7 @@ class DistillFlow:
 
     def __init__(self, recipe: Recipe, memory: InMemory = NOTHING, tasks: Mapping[str, InMemory] | None = None) -> None:
         trust_named(recipe)
+        self.asked, recipe = recipe, located(recipe)
         self.recipe, self.inputs = recipe, inputs_of(recipe, memory, tasks or {})
         self.run: Run | None = None
         sources = self.inputs if recipe.tasks else self.inputs[:1]
@@ -357,7 +360,7 @@ class DistillFlow:
         return state.load_anew(self.open(self.parties[0].rows).label_names)
 
     def _measure_options(self) -> MeasureOptions:
-        recipe = self.recipe
+        recipe = self.asked
         of_tasks = list(recipe.tasks.values())
         return MeasureOptions(
             evaluate=recipe.evaluate,
@@ -377,7 +380,11 @@ class DistillFlow:
         """Wall seconds of every stage, and what was found in a store."""
         assert self.run is not None
         seconds = {name: result.seconds for name, result in self.run.results.items() if result.seconds > 0}
-        return {"stages": seconds, "store": {kind: dict(count) for kind, count in self.run.counts.items()}}
+        return {
+            "stages": seconds,
+            "unrepeatable": unrepeatable_in(self.asked),
+            "store": {kind: dict(count) for kind, count in self.run.counts.items()},
+        }
 
 
 def learn(flow: DistillFlow, student: Slot[Student]) -> list[Stage]:

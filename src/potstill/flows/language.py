@@ -9,13 +9,16 @@ from typing import Any
 from potstill.contracts.slot import Slot
 from potstill.contracts.stage import Observer, Stage
 from potstill.errors import RecipeError
+from potstill.flows.folder import unrepeatable_in
 from potstill.flows.run import Run
 from potstill.ground.tables import nearest
 from potstill.knowledge.tokens.schemes import Sampled
+from potstill.methods.catalogue import DEFAULT, OF_TOKENS
 from potstill.models.language_model import LanguageModel, language_model
 from potstill.planning.inputs import NOTHING, InMemory
 from potstill.recipe import Recipe
 from potstill.recipe.language import LanguageOptions
+from potstill.recipe.located import located
 from potstill.stages.language.ask import AskOptions, ask, open_answers
 from potstill.stages.language.learn import LearnOptions, learn
 from potstill.stages.language.measure import MeasureOptions, measure
@@ -24,7 +27,6 @@ from potstill.stages.language.student import StudentOptions, make_student, open_
 from potstill.stages.report import ReportOptions, write_report
 from potstill.training.phase_settings import PhaseSettings
 
-METHODS = ("auto", "kd", "sft")
 EPOCHS, LEARNING_RATE = 1.0, 1e-4
 
 
@@ -32,6 +34,7 @@ class LanguageFlow:
     """The slots and stages of a recipe whose task is ``causal-lm``."""
 
     def __init__(self, recipe: Recipe, memory: InMemory = NOTHING, tasks: Mapping[str, InMemory] | None = None) -> None:
+        self.asked, recipe = recipe, located(recipe)
         self.recipe, self.memory = recipe, memory
         self.language: LanguageOptions = recipe.language  # type: ignore[attr-defined]  # a section of its own
         self.run: Run | None = None
@@ -51,11 +54,11 @@ class LanguageFlow:
     def check_answers(self) -> None:
         """Refuse what the task cannot do, before anything is read."""
         method = self.recipe.distill.method
-        if method not in METHODS:
-            guess = nearest(method, METHODS)
+        if method not in OF_TOKENS:
+            guess = nearest(method, OF_TOKENS)
             raise RecipeError(
                 f"method {method!r} is not one of language models",
-                ", ".join(METHODS),
+                ", ".join(OF_TOKENS),
                 f"did you mean {guess!r}?" if guess else "leave distill.method out",
             )
 
@@ -84,6 +87,13 @@ class LanguageFlow:
             schedule="cosine",
         )
 
+    def resolved(self) -> dict[str, Any]:
+        """Dotted key → value of what the recipe leaves open."""
+        settings, method = self._settings(), self.recipe.distill.method
+        found: dict[str, Any] = {"distill.method": DEFAULT} if method == "auto" else {}
+        rates = {"epochs": settings.epochs, "learning_rate": settings.learning_rate}
+        return found | {f"distill.{key}": value for key, value in rates.items() if getattr(self.recipe.distill, key) is None}
+
     def _keeps_answers(self, method: str) -> bool:
         """Whether the student learns from kept distributions: as asked, else where the scheme holds enough for the divergence."""
         asked = self.recipe.distill.cache
@@ -100,7 +110,7 @@ class LanguageFlow:
         kept: Slot[Path] = Slot("cache folder", lambda folder, given: folder, "work/cache", {"answers": answers})
         measured = Slot("measurements", lambda folder, given: folder, "work/evaluate")
         report = Slot("report", lambda folder, given: folder, "report")
-        method = "kd" if recipe.distill.method == "auto" else recipe.distill.method
+        method = DEFAULT if recipe.distill.method == "auto" else recipe.distill.method
         return [
             Stage(
                 name="data",
@@ -148,11 +158,11 @@ class LanguageFlow:
                     "cache_folder": kept,
                 },
                 options=MeasureOptions(
-                    recipe.teacher.model,
-                    recipe.data.source,
+                    self.asked.teacher.model,
+                    self.asked.data.source,
                     recipe.seed,
                     recipe.student.ratio,
-                    Path(recipe.output) / "recipe.yaml",
+                    Path(self.asked.output) / "recipe.yaml",
                 ),
                 work=measure,
             ),
@@ -170,4 +180,8 @@ class LanguageFlow:
         assert self.run is not None
         results = self.run.results
         seconds = {name: result.seconds for name, result in results.items() if result.seconds > 0}
-        return {"stages": seconds, "store": {kind: dict(count) for kind, count in self.run.counts.items()}}
+        return {
+            "stages": seconds,
+            "unrepeatable": unrepeatable_in(self.asked),
+            "store": {kind: dict(count) for kind, count in self.run.counts.items()},
+        }

@@ -17,6 +17,9 @@ class LoggingObserver:
     def stage_started(self, name: str, title: str) -> None:
         self.log.info("%s: %s", name, title)
 
+    def stage_step(self, text: str) -> None:
+        self.log.info("%s", text)
+
     def stage_advanced(self, done: int, total: int, figures: Mapping[str, float]) -> None:
         self.log.debug("%d of %d %s", done, total, dict(figures))
 

@@ -3,35 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
+from rich.console import Console
 
-from potstill import __version__
+from potstill.console import ConsoleObserver, console_here, warnings_shown_by
 from potstill.contracts.stage import Observer, Stage
-from potstill.errors import OutputError, RecipeError
+from potstill.errors import RecipeError
 from potstill.flows.choice import flow_for
+from potstill.flows.folder import as_asked, claim_folder, unrepeatable_in, write_recipe
 from potstill.flows.observer import LoggingObserver, silent_observer
+from potstill.flows.resolved import resolved
 from potstill.ground import ranks
 from potstill.ground.code import remember
 from potstill.ground.disk import explained_full_disk, explained_os_errors
 from potstill.ground.lock import FolderLock
-from potstill.planning.inputs import IN_MEMORY, InMemory, given_tasks, named_tasks, wrap_teacher
+from potstill.ground.quiet import quieted
+from potstill.planning.inputs import InMemory, given_tasks, named_tasks, wrap_teacher
 from potstill.recipe import Recipe, make_recipe
-from potstill.report.metrics import Metrics
+from potstill.recipe.model import IN_MEMORY
+from potstill.report.result import Result
 
 if TYPE_CHECKING:
     import datasets
     from torch import nn
     from transformers import PreTrainedModel
-
-logger = logging.getLogger(__name__)
-
-PLACES = ("output", "store")  # keys that say where results lie, and nothing about them
-_HEADER = "# Resolved recipe of a Potstill"
 
 
 class DistillationPipeline:
@@ -104,11 +102,14 @@ class DistillationPipeline:
         """The stages in the order in which they run; a run may need fewer."""
         return flow_for(self.recipe, self._memory, self._tasks).stages
 
-    def run(self, observer: Observer | None = None, *, overwrite: bool = False) -> Metrics:
+    def run(self, observer: Observer | bool | None = None, *, overwrite: bool = False) -> Result:
         """Do what is not done yet, and return the figures of the report.
 
+        Bars and remarks of the libraries below are switched off meanwhile, and are as before when it returns.
+
         Args:
-            observer: Receives progress; the log by default.
+            observer: Receives progress. None: it is drawn on a terminal, and as plain lines in a notebook,
+                and goes to the log elsewhere; True: it is drawn in any case; False: it goes to the log alone.
             overwrite: Allow results of another recipe in the output folder to be replaced. Only what depends on
                 the difference is done again.
 
@@ -119,11 +120,16 @@ class DistillationPipeline:
             ModelError: The teacher cannot be used.
         """
         folder = Path(self.recipe.output)
-        flow = flow_for(self.recipe, self._memory, self._tasks)
-        observer = (observer or LoggingObserver()) if ranks.is_first() else silent_observer()
+        recipe = as_asked(folder, self.recipe)
+        flow = flow_for(recipe, self._memory, self._tasks)
         store = None if self.recipe.store is None else Path(self.recipe.store).expanduser()
-        with _claimed(folder, self.recipe, overwrite=overwrite), explained_full_disk(folder):
-            run = flow.start(folder, observer, store)
+        with (
+            quieted(),
+            _watched(observer, len(flow.stages)) as watcher,
+            _claimed(folder, recipe, overwrite=overwrite),
+            explained_full_disk(folder),
+        ):
+            run = flow.start(folder, watcher, store)
             ranks.join()
             if ranks.is_first():
                 flow.check_answers()
@@ -132,8 +138,25 @@ class DistillationPipeline:
                 if stage.writes is flow.rows:
                     flow.check_models()
             ranks.wait_for_all()
+            result = Result.of_folder(folder)
+            if ranks.is_first():
+                write_recipe(folder, recipe, resolved(flow, result), unrepeatable_in(recipe))
         ranks.leave()
-        return Metrics.read(folder / "report" / "metrics.json")
+        return result
+
+
+@contextlib.contextmanager
+def _watched(observer: Observer | bool | None, num_stages: int) -> Iterator[Observer]:
+    """Who follows a run: the observer that was given, a console, or the log; nothing for every rank but the first."""
+    if not ranks.is_first():
+        yield silent_observer()
+        return
+    console = (console_here() or Console(stderr=True)) if observer is True else console_here() if observer is None else None
+    if console is not None:
+        with ConsoleObserver(console, num_stages) as drawn, warnings_shown_by(drawn.warn):
+            yield drawn
+        return
+    yield LoggingObserver() if observer is None or isinstance(observer, bool) else observer
 
 
 def named_code(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,66 +188,3 @@ def _claimed(folder: Path, recipe: Recipe, *, overwrite: bool) -> Iterator[None]
         yield
     finally:
         lock.release()
-
-
-def claim_folder(folder: Path, recipe: Recipe, *, overwrite: bool) -> None:
-    """Write ``recipe.yaml``, unless the folder holds something else.
-
-    A run that ended before its first stage was done holds nothing to lose: the next one may have another recipe.
-
-    Raises:
-        OutputError: It holds foreign files or results of another recipe, and `overwrite` is not given.
-    """
-    wanted = recipe.model_dump(mode="json")
-    file = folder / "recipe.yaml"
-    held = _held_recipe(file)
-    if held is None and _names_in(folder) and not overwrite:
-        raise OutputError(
-            f"{folder} holds files that are no run of Potstill",
-            "a new or empty folder, or the folder of the same recipe",
-            "choose another folder with -o, or allow it with --overwrite",
-        )
-    differences = [] if held is None else _differences(held, {key: value for key, value in wanted.items() if key not in PLACES})
-    if differences and not overwrite and _holds_results(folder):
-        raise OutputError(
-            f"{folder} holds the run of another recipe; different: {'; '.join(differences[:4])}",
-            "the same recipe, or a new folder",
-            "choose another folder with -o, or --overwrite to do again what depends on the difference",
-        )
-    with explained_os_errors(file):
-        text = yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True)
-        file.write_text(f"{_HEADER} {__version__} run; repeat it with: potstill distill recipe.yaml\n{text}", "utf-8")
-
-
-def _holds_results(folder: Path) -> bool:
-    """Whether a stage of the run in this folder was done, or something lies there that a person may have put there."""
-    if not (folder / "recipe.yaml").read_text("utf-8").startswith(_HEADER) or _names_in(folder) - {"recipe.yaml", "work"}:
-        return True
-    work = folder / "work"
-    return work.is_dir() and any(not item.name.endswith(".partial") for item in work.iterdir())
-
-
-def _names_in(folder: Path) -> set[str]:
-    """What lies in the output folder but for locks and hidden files."""
-    return {item.name for item in folder.iterdir() if not item.name.startswith((".", "run"))}
-
-
-def _held_recipe(file: Path) -> dict[str, Any] | None:
-    if not file.is_file():
-        return None
-    try:
-        held = yaml.safe_load(file.read_text("utf-8"))
-    except yaml.YAMLError:
-        return None
-    return {key: value for key, value in held.items() if key not in PLACES} if isinstance(held, dict) else None
-
-
-def _differences(held: Mapping[str, Any], wanted: Mapping[str, Any], path: str = "") -> list[str]:
-    found = []
-    for key in [*held, *(key for key in wanted if key not in held)]:
-        before, after = held.get(key), wanted.get(key)
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            found += _differences(before, after, f"{path}{key}.")
-        elif before != after:
-            found.append(f"{path}{key} was {before!r}, is {after!r}")
-    return found

@@ -15,7 +15,7 @@ from potstill.knowledge.live import LiveTeacher
 from potstill.models.party import Teacher
 from potstill.models.size import flops
 from potstill.planning.block_means import bytes_of_states
-from potstill.planning.check import check_recipe
+from potstill.planning.check import check_all
 from potstill.recipe import Recipe
 from potstill.report.assemble import shape_of
 from potstill.report.numbers import size
@@ -84,7 +84,7 @@ def preview(recipe: Recipe) -> Preview:
     Raises:
         PotstillError: What the run itself would refuse.
     """
-    check_recipe(recipe)
+    check_all(recipe)
     flow = DistillFlow(recipe)
     with tempfile.TemporaryDirectory(prefix="potstill-plan-") as folder:
         run = flow.start(Path(folder), LoggingObserver())

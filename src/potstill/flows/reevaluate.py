@@ -13,16 +13,17 @@ from potstill.contracts.answers import Predictions
 from potstill.data.run_rows import read_facts
 from potstill.data.splits import load_rows
 from potstill.data.task_rows import of_task, to_task
-from potstill.errors import OutputError, RecipeError
+from potstill.errors import RecipeError
 from potstill.evaluate.further_models import joint_answers, own_answers
 from potstill.evaluate.quality import predict
 from potstill.exports.delivery import kept_in, plain_in
 from potstill.exports.runtimes import TorchRunner
 from potstill.flows.distill import DistillFlow
+from potstill.flows.folder import FINISHED, check_finished, recipe_of_run
 from potstill.flows.observer import LoggingObserver
+from potstill.ground.counted import counted
 from potstill.ground.devices import compute_device, placed
 from potstill.models.party import Student, Teacher
-from potstill.recipe import make_recipe, read_file
 from potstill.report.metrics import Metrics
 from potstill.stages.report import render_report
 from potstill.stages.rows import formed
@@ -120,7 +121,7 @@ def as_table(figures: dict[str, Any]) -> Table:
     """The figures of `reevaluate` for the terminal."""
     from rich.table import Table
 
-    title = f"{figures['rows']} rows of {figures['data']}"
+    title = f"{counted(figures['rows'], 'row')} of {figures['data']}"
     table = Table("model", figures["metric"], "kept", "agreement", "WDSR", "mean KL", title=title)
     for name, model in figures["models"].items():
         rest = [model.get(key) for key in ("retention", "agreement", "wdsr", "mean_kl_nats")]
@@ -148,11 +149,8 @@ def open_run(folder: str | Path) -> DistillFlow:
         OutputError: It is none.
     """
     folder = Path(folder)
-    if not (folder / "recipe.yaml").is_file() or not (folder / "student" / "config.json").is_file():
-        raise OutputError(
-            f"{folder} holds no finished run", "the output folder of potstill distill", "run potstill distill -o there first"
-        )
-    flow = DistillFlow(make_recipe(read_file(folder / "recipe.yaml"), {"output": str(folder)}))
+    check_finished(folder, *FINISHED)
+    flow = DistillFlow(recipe_of_run(folder))
     flow.start(folder, LoggingObserver())
     return flow
 

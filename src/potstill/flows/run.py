@@ -110,6 +110,8 @@ class Run:
             skipped = folder.is_finished()
             ranks.from_first(stage.trains and not skipped)
             if not skipped:
+                if folder.is_resumed:
+                    self.observer.note("was begun in an earlier sitting, and goes on where that stopped")
                 notes = stage.work(self._given(stage), _options(stage), folder.path, self.observer)
                 release_memory()
                 folder.finish(notes=list(notes))

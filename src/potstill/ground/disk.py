@@ -17,6 +17,7 @@ from typing import Any
 from potstill.errors import OutputError
 from potstill.ground.fingerprints import fingerprint as fingerprint
 from potstill.ground.lock import FolderLock
+from potstill.ground.tables import nearest
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,36 @@ def write_bytes_atomic(path: Path, data: bytes) -> None:
                 stream.write(data)
                 stream.flush()
                 os.fsync(stream.fileno())
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def check_new_file(path: Path, *, overwrite: bool) -> None:
+    """Refuse the name of a file that must not or cannot be written.
+
+    Raises:
+        OutputError: It is a folder, a file that is there and may not be replaced, or in a folder that is not there.
+    """
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder", "the name of a file", "give one with -o")
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path} is there already", "a new file", "add --overwrite, or give another name with -o")
+    if not path.parent.is_dir():
+        raise OutputError(f"the folder {path.parent} does not exist", "a folder that is there", f"mkdir -p {path.parent}")
+
+
+def write_new_text(path: Path, text: str, *, overwrite: bool) -> None:
+    """Write a text file, whole or not at all.
+
+    Raises:
+        OutputError: See `check_new_file`; or the disk is full, or the place may not be written.
+    """
+    check_new_file(path, overwrite=overwrite)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with explained_os_errors(path):
+        try:
+            partial.write_text(text, "utf-8")
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
@@ -311,3 +342,15 @@ def _sync(path: Path) -> None:
 def _sync_folder(folder: Path) -> None:
     if os.name == "posix":
         _sync(folder)
+
+
+def spelling(path: Path) -> str:
+    """What to do about a path that does not exist: the entry of its folder that was probably meant.
+
+    Example:
+        >>> spelling(Path("/nowhere/at/all"))
+        'check the spelling of the path'
+    """
+    entries = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    guess = nearest(path.name, entries, cutoff=0.6)
+    return f"did you mean {path.parent / guess}?" if guess else "check the spelling of the path"

@@ -11,6 +11,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from potstill.ground.counted import counted
+
 logger = logging.getLogger(__name__)
 
 PACKAGES = (
@@ -67,7 +69,7 @@ class Machine:
 
     def __str__(self) -> str:
         gpus = f", {', '.join(self.gpus)}" if self.gpus else ""
-        return f"{self.processor}, {self.usable_cores} cores, {self.ram_bytes / 2**30:.0f} GiB{gpus}"
+        return f"{self.processor}, {counted(self.usable_cores, 'core')}, {self.ram_bytes / 2**30:.0f} GiB{gpus}"
 
 
 def describe(*, look_for_gpus: bool = False) -> Machine:

@@ -14,6 +14,7 @@ from torch import Tensor
 from potstill.answers.units import has_units
 from potstill.contracts.source import TeacherSource
 from potstill.errors import CacheError, OutputError
+from potstill.ground.counted import counted
 from potstill.ground.disk import free_bytes
 from potstill.knowledge.cache_manifest import numpy_dtype
 from potstill.knowledge.responses import read_keep
@@ -154,7 +155,8 @@ def plan_layout(
             ragged += [need] if is_ragged else []
             per_row = f" × {tokens:.1f} tokens" if is_ragged else ""
             arithmetic.append(
-                f"{need}: {len(rows):,} rows{per_row} × {width:,} values × {itemsize} bytes = {_readable(tap_bytes[need])}"
+                f"{need}: {counted(len(rows), 'row')}{per_row} × {width:,} values × {itemsize} bytes"
+                f" = {_readable(tap_bytes[need])}"
             )
             longest_bytes += int(np.prod(shape)) * itemsize
     if "logits" in needs and has_units(collator([rows[0]])):

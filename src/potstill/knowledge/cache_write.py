@@ -21,6 +21,7 @@ from potstill.contracts.signal import TeacherSignal
 from potstill.contracts.source import TeacherSource, require
 from potstill.data.encoded import EncodedRows
 from potstill.errors import CacheError
+from potstill.ground.counted import counted
 from potstill.ground.disk import StageFolder, fingerprint, read_json
 from potstill.knowledge.cache_budget import TAP_BUDGET_BYTES, plan_layout
 from potstill.knowledge.cache_manifest import (
@@ -222,7 +223,7 @@ class _Writer:
         if name not in (*manifest.ragged, *manifest.ragged_arrays):
             is_bad = ~np.isfinite(stored).reshape(len(stored), -1).all(1)
             row_ids = np.asarray(self.rows.row_ids)[self.order[span]][is_bad]
-            where = f" of {len(row_ids)} rows (row ids {listed_rows(row_ids)})"
+            where = f" of {counted(len(row_ids), 'row')} (row ids {listed_rows(row_ids)})"
         if np.isfinite(array).all():
             raise CacheError(
                 f"{name}{where} are too large for {manifest.dtype_of(name)}", "finite values", "set the cache's dtype to float32"

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from potstill.contracts.signal import TeacherSignal
 from potstill.errors import NeedsError
+from potstill.ground.counted import counted
 from potstill.ground.precision import finite, full_precision, log_probabilities
 from potstill.losses.contract import IGNORED_LABEL, FormulaLoss, LossValue, Shapes, StudentView
 from potstill.losses.layers import loss_name
@@ -132,7 +133,7 @@ class ResponseLoss(FormulaLoss):
             )
         if student.logits[-1] < self.min_classes:
             raise NeedsError(
-                f"{loss_name(self)} says nothing about {student.logits[-1]} classes",
+                f"{loss_name(self)} says nothing about {counted(student.logits[-1], 'class', 'classes')}",
                 f"at least {self.min_classes} classes",
                 "take the loss kl",
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from typing import Any
 
 from potstill.answers import build as build_answers
 from potstill.errors import NeedsError
@@ -18,61 +19,71 @@ from potstill.methods.routing import DYNAMIC, route_phases
 
 GROUP = "potstill.methods"  # entry points of packages that bring methods
 DEFAULT, DEFAULT_ON_MANY_ROWS = "kd", "augmented_kd"
+OF_TOKENS = ("auto", "kd", "sft")  # methods of language models, whose runs have stages of their own
 
-METHODS: dict[str, str] = {
-    # the output
-    "kd": "potstill.methods.response:kd",
-    "augmented_kd": "potstill.methods.augmented:augmented_kd",
-    "eskd": "potstill.methods.early_stopped:eskd",
-    "dkd": "potstill.methods.output:dkd",
-    "dist": "potstill.methods.output:dist",
-    "logit_std": "potstill.methods.output:logit_std",
-    "nkd": "potstill.methods.output:nkd",
-    "wsld": "potstill.methods.output:wsld",
-    "ctkd": "potstill.methods.output:ctkd",
-    "mlkd": "potstill.methods.output:mlkd",
-    # several models, one after the other
-    "takd": "potstill.methods.chains:takd",
-    "rco": "potstill.methods.chains:rco",
-    "ban": "potstill.methods.chains:ban",
-    # no teacher
-    "self": "potstill.methods.teacher_free:self_taught",
-    "tf_kd": "potstill.methods.teacher_free:tf_kd",
-    "cs_kd": "potstill.methods.teacher_free:cs_kd",
-    "label_smoothing": "potstill.methods.teacher_free:label_smoothing",
-    # peers, averages and noise
-    "dml": "potstill.methods.online:dml",
-    "mean_teacher": "potstill.methods.online:mean_teacher",
-    "noisy_teacher": "potstill.methods.online:noisy_teacher",
-    "sskd": "potstill.methods.online:sskd",
-    # blocks of encoders
-    "distilbert": "potstill.methods.response:distilbert",
-    "tinybert": "potstill.methods.layerwise:tinybert",
-    "pkd": "potstill.methods.layerwise:pkd",
-    "minilm": "potstill.methods.layerwise:minilm",
-    # features
-    "at": "potstill.methods.features:at",
-    "vid": "potstill.methods.features:vid",
-    "ft": "potstill.methods.features:ft",
-    "ofd": "potstill.methods.features:ofd",
-    "review_kd": "potstill.methods.features:review_kd",
-    "mgd": "potstill.methods.features:mgd",
-    "cwd": "potstill.methods.features:cwd",
-    "srd": "potstill.methods.features:srd",
-    "layered": "potstill.methods.layered:layered",
-    # features first, then the output
-    "fitnets": "potstill.methods.staged:fitnets",
-    "ab": "potstill.methods.staged:ab",
-    "fsp": "potstill.methods.staged:fsp",
-    "simkd": "potstill.methods.staged:simkd",
-    # relations and contrast
-    "rkd": "potstill.methods.relations:rkd",
-    "sp": "potstill.methods.relations:sp",
-    "cc": "potstill.methods.relations:cc",
-    "pkt": "potstill.methods.relations:pkt",
-    "nst": "potstill.methods.relations:nst",
-    "crd": "potstill.methods.relations:crd",
+GROUPS: dict[str, dict[str, str]] = {
+    "the output": {
+        "kd": "potstill.methods.response:kd",
+        "augmented_kd": "potstill.methods.augmented:augmented_kd",
+        "eskd": "potstill.methods.early_stopped:eskd",
+        "dkd": "potstill.methods.output:dkd",
+        "dist": "potstill.methods.output:dist",
+        "logit_std": "potstill.methods.output:logit_std",
+        "nkd": "potstill.methods.output:nkd",
+        "wsld": "potstill.methods.output:wsld",
+        "ctkd": "potstill.methods.output:ctkd",
+        "mlkd": "potstill.methods.output:mlkd",
+    },
+    "several models, one after the other": {
+        "takd": "potstill.methods.chains:takd",
+        "rco": "potstill.methods.chains:rco",
+        "ban": "potstill.methods.chains:ban",
+    },
+    "no teacher": {
+        "self": "potstill.methods.teacher_free:self_taught",
+        "tf_kd": "potstill.methods.teacher_free:tf_kd",
+        "cs_kd": "potstill.methods.teacher_free:cs_kd",
+        "label_smoothing": "potstill.methods.teacher_free:label_smoothing",
+    },
+    "peers, averages and noise": {
+        "dml": "potstill.methods.online:dml",
+        "mean_teacher": "potstill.methods.online:mean_teacher",
+        "noisy_teacher": "potstill.methods.online:noisy_teacher",
+        "sskd": "potstill.methods.online:sskd",
+    },
+    "blocks of encoders": {
+        "distilbert": "potstill.methods.response:distilbert",
+        "tinybert": "potstill.methods.layerwise:tinybert",
+        "pkd": "potstill.methods.layerwise:pkd",
+        "minilm": "potstill.methods.layerwise:minilm",
+    },
+    "features": {
+        "at": "potstill.methods.features:at",
+        "vid": "potstill.methods.features:vid",
+        "ft": "potstill.methods.features:ft",
+        "ofd": "potstill.methods.features:ofd",
+        "review_kd": "potstill.methods.features:review_kd",
+        "mgd": "potstill.methods.features:mgd",
+        "cwd": "potstill.methods.features:cwd",
+        "srd": "potstill.methods.features:srd",
+        "layered": "potstill.methods.layered:layered",
+    },
+    "features first, then the output": {
+        "fitnets": "potstill.methods.staged:fitnets",
+        "ab": "potstill.methods.staged:ab",
+        "fsp": "potstill.methods.staged:fsp",
+        "simkd": "potstill.methods.staged:simkd",
+    },
+    "relations and contrast": {
+        "rkd": "potstill.methods.relations:rkd",
+        "sp": "potstill.methods.relations:sp",
+        "cc": "potstill.methods.relations:cc",
+        "pkt": "potstill.methods.relations:pkt",
+        "nst": "potstill.methods.relations:nst",
+        "crd": "potstill.methods.relations:crd",
+    },
 }
+METHODS: dict[str, str] = {name: place for group in GROUPS.values() for name, place in group.items()}
 
 # Pairs (student, teacher) that stand for a kind of model where a method is described without one.
 EXAMPLES = (
@@ -235,13 +246,48 @@ def _on_example(method: Plan, options: MethodOptions) -> tuple[Phase, ...]:
     return method(*EXAMPLES[-1], options)
 
 
-def describe() -> list[dict[str, str]]:
-    """One row per method for the command line: name, phases and terms, its own options, and source."""
-    rows = []
-    for name in names():
-        text = " ".join((find(name).__doc__ or "").split())
-        about, _, source = text.partition("Source: ")
-        parts = [f"{phase.name}: {' + '.join(term.name for term in phase.terms)}" for phase in example_phases(name)]
-        own = ", ".join(f"{key}={value!r}" for key, value in options_of(name)().model_dump().items())
-        rows.append({"name": name, "about": about.strip(), "stages": "; ".join(parts), "options": own, "source": source})
-    return rows
+def overview() -> list[dict[str, str]]:
+    """One row per method: its group, its name, and what it does; no library of models is imported for it."""
+    return [
+        {"group": group, "name": name, "about": _documented(name)[0]} for group, methods in GROUPS.items() for name in methods
+    ]
+
+
+def describe(name: str) -> dict[str, Any]:
+    """Everything about one method: what it does, its phases with their terms and rates, its own options, and source.
+
+    Raises:
+        RecipeError: No such method; names the nearest.
+    """
+    name = DEFAULT if name == "auto" else name
+    phases, (about, source) = example_phases(name), _documented(name)
+    fields = options_of(name).model_fields
+    return {
+        "name": name,
+        "about": about,
+        "stages": "; ".join(f"{phase.name}: {' + '.join(term.name for term in phase.terms)}" for phase in phases),
+        "phases": [
+            {
+                "name": phase.name,
+                "terms": phase.losses(),
+                "epochs": phase.epochs,
+                "learning_rate": phase.learning_rate,
+                "rows": phase.rows,
+                "learner": phase.learner,
+                "teacher": phase.teacher,
+            }
+            for phase in phases
+        ],
+        "needs": ", ".join(sorted({need for phase in phases for need in phase.needs_teacher()})) or "labels alone",
+        "options": {
+            key: {"default": value, "about": fields[key].description}
+            for key, value in options_of(name)().model_dump(mode="json").items()
+        },
+        "source": source,
+    }
+
+
+def _documented(name: str) -> tuple[str, str]:
+    """What a method does, and its source."""
+    about, _, source = " ".join((find(name).__doc__ or "").split()).partition("Source: ")
+    return about.strip(), source

@@ -266,10 +266,10 @@ def _head_inputs(family: Any, model: Any) -> int | None:
 def with_wishes(phases: Sequence[Phase], options: MethodOptions) -> tuple[Phase, ...]:
     """The phases with the user's epochs, shared out in the method's proportions, and learning rate."""
     whole = sum(phase.epochs for phase in phases)
-    share = 1.0 if options.epochs is None else options.epochs / whole
+    wanted = whole if options.epochs is None else options.epochs
     rate = options.learning_rate
     return tuple(
-        replace(phase, epochs=phase.epochs * share, learning_rate=phase.learning_rate if rate is None else rate)
+        replace(phase, epochs=wanted * (phase.epochs / whole), learning_rate=phase.learning_rate if rate is None else rate)
         for phase in phases
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from potstill.errors import NeedsError
+from potstill.ground.counted import counted
 from potstill.methods.contract import MethodOptions, ModelFacts, require_taps
 from potstill.methods.layers import pair_layers
 
@@ -125,7 +126,7 @@ def require_need(name: str, need: str, side: str, facts: ModelFacts) -> None:
         block = int(rest)
         if abs(block) > facts.layers:
             raise NeedsError(
-                f"loss {name!r} needs {need!r} of the {side}, which has {facts.layers} blocks",
+                f"loss {name!r} needs {need!r} of the {side}, which has {counted(facts.layers, 'block')}",
                 f"blocks 1 to {facts.layers}, or -1 to -{facts.layers}",
                 "name such a block, or write layers: auto",
             )
@@ -136,7 +137,7 @@ def require_outputs(name: str, loss: Any, num_outputs: int | None) -> None:
     least = getattr(loss, "min_classes", 1)
     if num_outputs is not None and num_outputs < least:
         raise NeedsError(
-            f"loss {name!r} says nothing about {num_outputs} classes",
+            f"loss {name!r} says nothing about {counted(num_outputs, 'class', 'classes')}",
             f"a task with at least {least} classes",
             "take the loss kl",
         )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from potstill.data.collate import NOT_INPUTS
 from potstill.errors import DataError
+from potstill.ground.counted import counted
 from potstill.ground.devices import device_of
 from potstill.models.cka import LEAST_ROWS_DEBIASED, cka_matrix, row_vectors
 from potstill.models.taps import available
@@ -36,7 +37,11 @@ def block_similarity(
     needs = [[name for name in available(model) if name.startswith("hidden:")] for model in (student, teacher)]
     sides, num_rows = rows_of_blocks((student, teacher), needs, batches, read, max_rows=max_rows)
     if num_rows < LEAST_ROWS_DEBIASED:
-        raise DataError(f"{num_rows} rows were given to compare blocks", f"at least {LEAST_ROWS_DEBIASED} rows", "give more rows")
+        raise DataError(
+            f"{counted(num_rows, 'row was', 'rows were')} given to compare blocks",
+            f"at least {LEAST_ROWS_DEBIASED} rows",
+            "give more rows",
+        )
     return cka_matrix(list(sides[0].values()), list(sides[1].values()), debiased=True)
 
 

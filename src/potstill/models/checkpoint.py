@@ -10,11 +10,13 @@ from typing import Any
 
 from potstill.contracts.task import Task
 from potstill.errors import ModelError, first_line
+from potstill.ground.disk import spelling
 
 _HEADLESS = ("Model", "ForMaskedLM", "ForPreTraining", "ForMaskedImageModeling", "Encoder", "Backbone")
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
+MODELS_OF_RUN = ("student", "teacher")  # folders of a run's output that are models
 PROCESSOR_FILES = (
     "tokenizer.json",
     "vocab.txt",
@@ -35,20 +37,20 @@ def has_own_processor(name: str | None) -> bool:
     return not folder.is_dir() or any((folder / file).is_file() for file in PROCESSOR_FILES)
 
 
-def check_folder(name: str) -> None:
+def check_folder(name: str, role: str = "teacher") -> None:
     """Refuse a path that is no model folder; hub names pass.
 
     Raises:
-        ModelError: The path does not exist, is a file, holds an adapter, or has no config.json.
+        ModelError: The path does not exist, is a file, holds an adapter or a run, or has no config.json.
     """
-    path = Path(name)
+    path = Path(name).expanduser()
     if not path.exists():
         if name.startswith((".", "~", os.sep)) or os.path.isabs(name) or name.count("/") > 1 or name.endswith("/"):
-            raise ModelError(f"the teacher {name} does not exist", "a model folder or a hub name", "check the path")
+            raise ModelError(f"the {role} {name} does not exist", "a model folder or a hub name", spelling(path))
         return
     if path.is_file():
         raise ModelError(
-            f"the teacher {name} is a file", "the folder that save_pretrained wrote", f"give its folder, {path.parent}"
+            f"the {role} {name} is a file", "the folder that save_pretrained wrote", f"give its folder, {path.parent}"
         )
     if (path / "config.json").exists():
         return
@@ -58,9 +60,16 @@ def check_folder(name: str) -> None:
             "a whole model",
             "merge the adapter into its base with peft's merge_and_unload() and save the result with save_pretrained",
         )
+    models = [path / held for held in MODELS_OF_RUN if (path / held / "config.json").is_file()]
+    if models:
+        raise ModelError(
+            f"{name} holds models in folders of their own, as the output folder of a run does",
+            "the folder of one model",
+            f"give {' or '.join(map(str, models))}",
+        )
     held = sorted(item.name for item in path.iterdir())[:8]
     raise ModelError(
-        f"the teacher folder {name} has no config.json; it holds {', '.join(held) or 'nothing'}",
+        f"the {role} folder {name} has no config.json; it holds {', '.join(held) or 'nothing'}",
         "a folder that save_pretrained wrote (config.json, model.safetensors and the tokenizer or image processor)",
         "save the model there with model.save_pretrained(...), or give the right folder",
     )

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from potstill.errors import ModelError
+from potstill.ground.counted import counted
 
 _PLACEHOLDER = re.compile(r"LABEL_\d+")
 _SHOWN_LABELS = 12
@@ -55,7 +56,7 @@ def align_labels(config: Any, label_names: Sequence[str]) -> LabelAlignment:
     """
     theirs, ours = teacher_labels(config), tuple(str(name) for name in label_names)
     if len(theirs) != len(ours):
-        raise _mismatch(theirs, ours, f"the teacher has {len(theirs)} classes and the data has {len(ours)}")
+        raise _mismatch(theirs, ours, f"the teacher has {counted(len(theirs), 'class', 'classes')} and the data has {len(ours)}")
     by_position = tuple(range(len(ours)))
     if theirs == ours:
         return LabelAlignment(by_position)

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from potstill.contracts.task import Task
 from potstill.errors import ModelError, first_line
+from potstill.ground.counted import counted
 from potstill.ground.tables import resolve
 from potstill.models.checkpoint import check_config, check_fits_task, check_folder, has_own_processor, read_config, read_model
 from potstill.models.frozen import freeze
@@ -174,7 +175,7 @@ def _check_finite(model: PreTrainedModel, name: str) -> None:
 
 def _wrong_count(name: str, theirs: int | str | None, ours: int | None) -> ModelError:
     return ModelError(
-        f"{name} has {theirs} classes and the data has {ours}",
+        f"{name} has {theirs if isinstance(theirs, str) else counted(theirs or 0, 'class', 'classes')} and the data has {ours}",
         "a teacher for the data's classes, or one without a head, which is then trained on the data",
         "check data.columns (which column is the label), or choose another teacher",
     )

@@ -15,6 +15,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 
 from potstill.data.images import size_of
 from potstill.errors import ModelError, first_line
+from potstill.ground.counted import counted
 from potstill.ground.devices import frozen
 from potstill.models.factory import make
 from potstill.models.inputs import InputNames, logits_of
@@ -102,7 +103,8 @@ def wrap(
     config.num_labels = logits.shape[1]
     if label_names is not None and len(label_names) != logits.shape[1]:
         raise ModelError(
-            f"{factory} gives {logits.shape[1]} logits and the data has {len(label_names)} classes",
+            f"{factory} gives {counted(logits.shape[1], 'logit')}"
+            f" and the data has {counted(len(label_names), 'class', 'classes')}",
             "a logit for each class of the data",
             "let the function take num_labels, or check data.columns",
         )

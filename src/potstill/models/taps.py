@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from potstill.errors import NeedsError, PotstillError
+from potstill.ground.counted import counted
 from potstill.ground.tables import nearest
 from potstill.models.cka import row_mean
 from potstill.models.families import family_or_none
@@ -277,7 +278,7 @@ class Taps:
             return position
         kind = need.partition(":")[0]
         raise NeedsError(
-            f"{need!r} does not exist, {type(self.model).__name__} has {count} blocks",
+            f"{need!r} does not exist, {type(self.model).__name__} has {counted(count, 'block')}",
             f"{kind}:{lowest} to {kind}:{count}, or {kind}:-1 for the last",
             f"use '{kind}:{min(max(position, lowest), count)}'",
         )

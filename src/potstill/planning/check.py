@@ -18,6 +18,7 @@ from potstill.methods.layers import check_choice
 from potstill.methods.response import in_units
 from potstill.models.factory import find_factory, is_factory, require_trust
 from potstill.models.families import family_or_none
+from potstill.planning.first_check import check_names, check_student
 from potstill.planning.loss_table import ANY_MODEL, read_losses, terms_on_any_model
 from potstill.recipe import Recipe
 from potstill.recipe.model import DistillRecipe, RowsRecipe
@@ -75,6 +76,17 @@ def code_of(recipe: Recipe) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in (recipe.distill.method, *named) if is_code(name)))
 
 
+def check_all(recipe: Recipe, *, allows_memory: bool = False) -> None:
+    """What `check_names` and `check_recipe` refuse, all faults at once.
+
+    Raises:
+        PotstillError: One fault.
+        Faults: Several.
+    """
+    checks = (lambda: check_names(recipe, allows_memory=allows_memory), lambda: check_recipe(recipe))
+    raise_faults(fault for check in checks if (fault := _fault_of(check)) is not None)
+
+
 def check_modules(recipe: Recipe) -> None:
     """Make sure that networks which the recipe names as code may run, can be found, and have a student."""
     for key, section in (("teacher", recipe.teacher), ("student", recipe.student)):
@@ -117,6 +129,7 @@ def _check_chain(recipe: Recipe) -> None:
 def _check_student(model: str | None) -> None:
     """A student that is named can be read; before the teacher answers rows for it."""
     if model is not None and not is_factory(model):
+        check_student(model)
         read_config(model)
 
 

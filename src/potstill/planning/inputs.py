@@ -23,7 +23,7 @@ from potstill.models.labels import teacher_labels
 from potstill.models.load import LoadedTeacher, load_teacher, new_model
 from potstill.models.module import register, wrap
 from potstill.recipe import Recipe
-from potstill.recipe.model import DataRecipe, OneTeacherRecipe
+from potstill.recipe.model import IN_MEMORY, DataRecipe, OneTeacherRecipe
 from potstill.tasks import build as build_task
 from potstill.tasks import infer as infer_task
 from potstill.tasks import of_several
@@ -32,8 +32,6 @@ from potstill.tasks.inference import kind_of_labels
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
-
-IN_MEMORY = "<in memory>"
 
 
 class InMemory(NamedTuple):

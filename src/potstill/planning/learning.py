@@ -13,6 +13,7 @@ from potstill.contracts.source import TeacherSource
 from potstill.contracts.stage import Observer
 from potstill.data.encoded import EncodedRows
 from potstill.data.run_rows import LEARNED, Rows
+from potstill.ground.counted import counted
 from potstill.knowledge.teachers import (
     Combination,
     answers_of_student,
@@ -30,6 +31,7 @@ from potstill.planning.block_means import with_states
 from potstill.planning.measured_start import ROWS, match, reads_pairs, reads_start, start_error, training_batches
 from potstill.planning.phases import RunFacts, phases_of
 from potstill.recipe.model import DistillRecipe, StudentRecipe
+from potstill.training.checkpoints import CHECKPOINTS, where_to_go_on
 from potstill.training.phase_settings import PhaseSettings
 from potstill.training.phases import PhaseOutcome, train_phase
 from potstill.training.precision import rounding_note
@@ -194,6 +196,8 @@ class Learning:
             is_taught: Whether there is a teacher, or labels alone.
             weights: Learned weights of several teachers, trained with the student.
         """
+        self.observer.stage_step(phase.name if phase.learner == "student" else f"{phase.learner}: {phase.name}")
+        say_where(folder, self.observer)
         outcome = train_phase(
             model,
             rows=self.training_rows(phase),
@@ -221,7 +225,7 @@ class Learning:
         name = self.rows.metric
         metric = outcome.best.get(f"eval_{name}")
         found = "" if metric is None or math.isnan(metric) else f" {name} {metric:.4f} on validation,"
-        return f"{who}:{found} {outcome.steps:,} steps in {outcome.seconds:.0f} s{_peers_line(name, outcome)}"
+        return f"{who}:{found} {counted(outcome.steps, 'step')} in {outcome.seconds:.0f} s{_peers_line(name, outcome)}"
 
 
 def last_shares(history: Sequence[dict[str, Any]], count: int) -> list[float] | None:
@@ -242,6 +246,13 @@ def progress(observer: Observer) -> Callable[..., None]:
         observer.stage_advanced(done, total, shown)
 
     return advance
+
+
+def say_where(folder: Path, observer: Observer) -> None:
+    """Say from which step a phase of training goes on that was stopped."""
+    place = where_to_go_on(folder / CHECKPOINTS)
+    if place is not None:
+        observer.note(f"goes on from {place}")
 
 
 def _peers_line(metric: str, outcome: PhaseOutcome) -> str:

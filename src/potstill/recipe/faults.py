@@ -12,7 +12,15 @@ from potstill.errors import PotstillError, RecipeError
 from potstill.ground.tables import nearest
 
 Model = TypeVar("Model", bound=BaseModel)
-FLAGS = {"teacher.model": "--teacher", "teacher": "--teacher", "data.source": "--data", "data": "--data"}
+FLAGS = {
+    "teacher.model": "--teacher",
+    "teacher": "--teacher",
+    "data.source": "--data",
+    "data": "--data",
+    "student.ratio": "--ratio",
+}
+CLOSE = 0.8  # similarity of a slip of the finger
+FIRST_SECTION = "distill."  # of several homes of a key, the one of the student's training is named first
 
 
 def read_options(
@@ -27,26 +35,67 @@ def read_options(
         return None
 
 
-def unknown_key(path: str, known: Sequence[str]) -> RecipeError:
-    """That a recipe has no such key; names the nearest one."""
+def unknown_key(path: str, known: Sequence[str], everywhere: Sequence[str] = ()) -> RecipeError:
+    """That a recipe has no such key; names the places where a key of this name is, or the nearest one.
+
+    Args:
+        known: The keys that are accepted in this place.
+        everywhere: Paths of all keys of the recipe.
+    """
     section, dot, key = path.rpartition(".")
-    guess = nearest(key, known)
-    todo = f"did you mean {section}{dot}{guess}?" if guess else "leave it out"
-    return RecipeError(f"unknown recipe key {path!r}", ", ".join(sorted(known)), todo)
+    here = nearest(key, known, CLOSE)
+    anywhere = None if here else nearest(key, [_leaf(each) for each in everywhere], CLOSE)
+    homes = sorted((each for each in everywhere if _leaf(each) == anywhere), key=lambda each: not each.startswith(FIRST_SECTION))
+    near = here or nearest(key, known)
+    guess = " or ".join(homes) or (f"{section}{dot}{near}" if near else "")
+    return RecipeError(
+        f"unknown recipe key {path!r}", ", ".join(sorted(known)), f"did you mean {guess}?" if guess else "leave it out"
+    )
+
+
+def paths_of(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """The paths of all keys of an option class, those of its sections too.
+
+    Example:
+        >>> from potstill.recipe.model import Recipe
+        >>> [path for path in paths_of(Recipe) if path.endswith("patience")]
+        ['distill.patience']
+    """
+    found = []
+    for name, field in model.model_fields.items():
+        found.append(f"{prefix}{name}")
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found += paths_of(field.annotation, f"{prefix}{name}.")
+    return found
+
+
+def _leaf(path: str) -> str:
+    return path.rpartition(".")[2]
 
 
 def _fault(entry: Mapping[str, Any] | Any, model: type[BaseModel], prefix: str, aliases: Sequence[str]) -> RecipeError:
     path = prefix + ".".join(str(piece) for piece in entry["loc"] if not _is_branch(piece))
     if entry["type"] == "extra_forbidden":
         known = _known_keys(model, entry["loc"][:-1])
-        return unknown_key(prefix + ".".join(map(str, entry["loc"])), known + ([] if entry["loc"][:-1] else list(aliases)))
+        known += [] if entry["loc"][:-1] else list(aliases)
+        return unknown_key(prefix + ".".join(map(str, entry["loc"])), known, [prefix + each for each in paths_of(model)])
     if entry["type"] == "missing":
         flag = f" or {FLAGS[path]}" if path in FLAGS else ""
         return RecipeError(f"recipe key {path!r} is missing", todo=f"give {path}{flag}")
-    message = str(entry["msg"]).removeprefix("Value error, ")
-    guess = nearest(str(entry["input"]), re.findall(r"'([^']+)'", message)) if entry["type"] == "literal_error" else None
-    todo = f"did you mean {guess!r}?" if guess else f"change {path}"
+    message, _, guess = str(entry["msg"]).removeprefix("Value error, ").partition("; did you mean ")
+    flag = f" ({FLAGS[path]})" if path in FLAGS else ""
+    todo = f"did you mean {guess}" if guess else _guess(entry, message) or f"change {path}{flag}"
     return RecipeError(f"recipe key {path!r} is {entry['input']!r}", _plain(message), todo)
+
+
+def _guess(entry: Mapping[str, Any] | Any, message: str) -> str:
+    """What was probably meant: the nearest of the names that are accepted, or per cent."""
+    given, context = entry["input"], entry.get("ctx", {})
+    if entry["type"] == "literal_error":
+        near = nearest(str(given), re.findall(r"'([^']+)'", message))
+        return f"did you mean {near!r}?" if near else ""
+    is_share = entry["type"] == "less_than_equal" and context.get("le") == 1 and isinstance(given, int | float)
+    return f"did you mean {given / 100:g}?" if is_share and 1 < given <= 100 else ""
 
 
 def _joined(faults: list[RecipeError]) -> list[RecipeError]:

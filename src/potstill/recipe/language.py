@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from potstill.contracts.options import Options
-
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
+from potstill.contracts.options import Fraction, Options
 
 
 class LanguageOptions(Options):
@@ -25,10 +23,12 @@ class LanguageOptions(Options):
     divergence: Literal["kl", "reverse_kl", "jsd", "skew_kl", "skew_reverse_kl", "tvd"] = Field(
         "kl", description="What is compared between teacher and student; a sampled cache knows kl alone."
     )
-    beta: Share = Field(0.5, description="β of jsd, from 0 (forward KL) to 1 (reverse KL).")
-    skew: Share = Field(0.1, description="α of the skewed divergences.")
+    beta: Fraction = Field(0.5, description="β of jsd, from 0 (forward KL) to 1 (reverse KL).")
+    skew: Fraction = Field(0.1, description="α of the skewed divergences.")
     temperature: PositiveFloat = Field(1.0, description="τ of both sides; the divergence is multiplied by τ².")
-    labels: Share = Field(0.1, description="Weight of the cross-entropy with the tokens of the data; the teacher has the rest.")
+    labels: Fraction = Field(
+        0.1, description="Weight of the cross-entropy with the tokens of the data; the teacher has the rest."
+    )
     scheme: Literal["sampled", "top_k", "dense"] = Field(
         "sampled", description="What a cache keeps of each distribution: draws from it, its largest entries, or all of it."
     )

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from potstill.contracts.options import Fraction, NameIn, Options, PositiveFloat, PositiveInt
+from potstill.contracts.options import Fraction, NameIn, Options, Percent, PositiveFloat, PositiveInt
 from potstill.contracts.target import TARGETS
 from potstill.contracts.task import TASKS, TOKEN_TASKS
 from potstill.contracts.way import AUTO, modes
+from potstill.ground.counted import counted
 
 if TYPE_CHECKING:
     QuantizeMode = str
@@ -19,6 +20,7 @@ else:  # names of the tables
     QuantizeMode, TargetName, TaskName = Literal[modes()], Literal[tuple(TARGETS)], Literal["auto", *TASKS, *TOKEN_TASKS]
 
 Scalar = float | dict[str, Any]
+IN_MEMORY = "<in memory>"  # stands where a value has no name
 ARCHITECTURES = NameIn("potstill.models.architectures.registration:ARCHITECTURES")
 Architecture = Annotated[str, ARCHITECTURES]
 
@@ -68,7 +70,10 @@ class TeacherRecipe(OneTeacherRecipe):
     def _weights_fit(self) -> TeacherRecipe:
         count = 1 + len(self.others)
         if self.weights is not None and len(self.weights) != count:
-            raise ValueError(f"weights has {len(self.weights)} entries for {count} teacher(s): give one weight per teacher")
+            raise ValueError(
+                f"weights has {counted(len(self.weights), 'entry', 'entries')} for {counted(count, 'teacher')}"
+                f": give one weight per teacher"
+            )
         if self.weights is not None and (min(self.weights) < 0 or not 0 < sum(self.weights) < float("inf")):
             raise ValueError("weights must be finite, 0 or more, and not all 0")
         if self.combine == "fixed" and self.weights is None:
@@ -128,7 +133,7 @@ class TaskRecipe(Options):
 class StudentRecipe(Options):
     """How small, and of which shape."""
 
-    ratio: float | None = Field(
+    ratio: Annotated[float | None, Percent] = Field(
         None, description="Share of the teacher's parameters to remove: 0 (same architecture) or 0.10 to 0.95. Default 0.9."
     )
     params: PositiveInt | None = Field(None, description="Parameters of the student, instead of a ratio.")
@@ -157,7 +162,8 @@ class StudentRecipe(Options):
     @classmethod
     def _in_range(cls, ratio: float | None) -> float | None:
         if ratio is not None and ratio != 0 and not 0.10 <= ratio <= 0.99:
-            raise ValueError("0 (same architecture) or 0.10 to 0.95; up to 0.99 with student.architecture")
+            guess = f"; did you mean {ratio / 100:g}?" if 10 <= ratio <= 99 else ""
+            raise ValueError(f"0 (same architecture) or 0.10 to 0.95; up to 0.99 with student.architecture{guess}")
         return ratio
 
     @model_validator(mode="after")
@@ -190,8 +196,10 @@ class RowsRecipe(Options):
     difficulty: Literal["teacher", "length"] = Field(
         "teacher", description="What is hard in a curriculum: rows that the teacher is unsure of, or long ones."
     )
-    start: Annotated[float, Field(gt=0.0, le=1.0)] = Field(0.3, description="Share of the rows that a curriculum begins with.")
-    pace: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+    start: Annotated[float, Field(gt=0.0, le=1.0), Percent] = Field(
+        0.3, description="Share of the rows that a curriculum begins with."
+    )
+    pace: Annotated[float, Field(gt=0.0, le=1.0), Percent] = Field(
         0.5, description="Share of training after which a curriculum has reached all rows."
     )
     focus: Literal["none", "teacher_uncertainty", "student_loss"] = Field(
@@ -222,7 +230,7 @@ class DistillRecipe(Options):
         None,
         description="τ of the response loss: a number, a schedule, or {per_sample: [low, high]}; none: the method's default.",
     )
-    alpha: Scalar | None = Field(
+    alpha: Annotated[Scalar | None, Percent] = Field(
         None, description="Weight of the teacher's soft targets; the labels get 1 − alpha. None: the method's default."
     )
     losses: list[Any] | dict[str, Any] | None = Field(

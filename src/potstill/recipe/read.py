@@ -11,7 +11,7 @@ import yaml
 
 from potstill.errors import PotstillError, RecipeError, raise_faults
 from potstill.recipe import plugins
-from potstill.recipe.faults import read_options, unknown_key
+from potstill.recipe.faults import paths_of, read_options, unknown_key
 from potstill.recipe.model import ARCHITECTURES, Recipe
 from potstill.recipe.tasks import open_tasks, with_sections
 
@@ -31,6 +31,7 @@ ALIASES: Mapping[str, str] = {
     "learning_rate": "distill.learning_rate",
     "losses": "distill.losses",
     "unlabelled": "data.unlabelled",
+    "unlabeled": "data.unlabelled",
     "output_dir": "output",
 }
 # A plain value for a section stands for its first key.
@@ -129,7 +130,10 @@ def make_recipe(*parts: Mapping[str, Any]) -> Recipe:
     merged = open_tasks(open_teachers(merged, faults), faults)
     merged = plugins.with_sections(plugins.with_own_options(merged, faults), faults)
     known = [*Recipe.model_fields, *plugins.SECTIONS]
-    faults += [unknown_key(key, [*known, *ALIASES]) for key in merged if key not in known]
+    if any(key not in known for key in merged):
+        own = [f"{name}.{key}" for name in plugins.SECTIONS for key in paths_of(plugins.section_of(name))]
+        everywhere = [*paths_of(Recipe), *own]
+        faults += [unknown_key(key, [*known, *ALIASES], everywhere) for key in merged if key not in known]
     recipe = read_options(Recipe, {key: value for key, value in merged.items() if key in known}, faults)
     raise_faults(faults)
     assert recipe is not None

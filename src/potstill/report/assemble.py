@@ -17,6 +17,7 @@ from potstill.data.task_rows import blocks_of
 from potstill.evaluate.measured_model import Bench, Subject, reference
 from potstill.exports.delivery import kept_in, plain_in
 from potstill.exports.timing import Timing
+from potstill.ground.counted import counted
 from potstill.ground.hardware import choose_threads, describe, package_versions
 from potstill.report.metrics import (
     ClassResult,
@@ -139,7 +140,9 @@ def _quantization(bench: Bench) -> Quantization | None:
         return None
     keys = ("name", "runtime", "precision", "path", "bytes", "metric", "drop", "p50_ms", "accepted", "reason")
     tries = [QuantizationTry(**{key: one[key] for key in keys}) for one in facts["tries"]]
-    return Quantization(chosen=facts["chosen"], reason=facts["reason"], max_drop=facts["max_drop"], candidates=tries)
+    return Quantization(
+        chosen=facts.get("chosen"), reason=facts.get("reason", ""), max_drop=facts.get("max_drop"), candidates=tries
+    )
 
 
 def _plan(bench: Bench, planned: Mapping[str, Any]) -> PlanSummary:
@@ -253,14 +256,14 @@ def machine_facts() -> Machine:
 def _files(bench: Bench) -> dict[str, str]:
     plain = plain_in(bench.export_facts)
     files, kept = {"student": "student", plain.format.name: f"export/{plain.file}"}, kept_in(bench.export_facts).values()
-    return files | {f"{one.format.name}-{one.precision.name}": f"export/{one.file}" for one in kept}
+    return files | {one.title: f"export/{one.file}" for one in kept}
 
 
 def _warnings(bench: Bench, answers: Mapping[str, Predictions]) -> list[str]:
     found = []
     rows = len(answers["student"].labels)
     if rows < FEW_TEST_ROWS and bench.rows.metric not in SHARES:  # of shares the page itself says how large chance is
-        found.append(f"the test split has {rows} rows only: differences of a few points may be chance")
+        found.append(f"the test split has {counted(rows, 'row')} only: differences of a few points may be chance")
     if not bench.options.tasks and len(bench.teachers) > 1:
         found.append(
             "retention, agreement, WDSR, mean KL and the gap are against all teachers together (ensemble);"

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from potstill.ground.counted import counted
 from potstill.report import headline, numbers, snippets
 from potstill.report.metrics import Metrics
 from potstill.report.words import in_order
@@ -132,7 +133,7 @@ def _conditions(metrics: Metrics) -> str:
     text = f"Measured on {rows:,} test rows" if rows else "Measured on the test split"
     if metrics.timed_hardware:
         text += f"; speed on {_plain(metrics.timed_hardware)}"
-        text += f", {metrics.machine.threads} thread(s)" if metrics.machine.threads else ""
+        text += f", {counted(metrics.machine.threads, 'thread')}" if metrics.machine.threads else ""
     return text + ". Every figure and plot: `report/index.html` and `report/metrics.json`."
 
 

@@ -273,6 +273,9 @@ class Metrics(Part):
     )
     teacher: str | None = Field(None, description="Teacher as the user named it.")
     command: str | None = Field(None, description="Command or call that repeats this run.")
+    unrepeatable: list[str] = Field(
+        default_factory=list, description="What of the run was in memory, so that `command` cannot repeat it, in words."
+    )
     license: str | None = Field(None, description="Licence of the student; unknown where null.")
     ratio: Ratio = Field(default_factory=Ratio, description="Ratio asked for and achieved.")
     retention: Figure = Field(None, description="Student's metric / teacher's metric.")

@@ -12,6 +12,7 @@ from torch import Tensor
 from potstill.contracts.slot import Given
 from potstill.contracts.stage import Observer
 from potstill.data.run_rows import AUGMENTED, Rows
+from potstill.ground.counted import counted
 from potstill.ground.devices import compute_device
 from potstill.knowledge.cache import estimate, measure_seconds_per_row, write_cache
 from potstill.knowledge.live import LiveTeacher
@@ -70,9 +71,10 @@ def _keep_answers(teacher: Teacher, options: AskOptions, folder: Path, observer:
     seconds = measure_seconds_per_row(source, rows, teacher.collator, sample=min(64, max(8, len(rows) // 32)))
     cost = estimate(len(rows), teacher.num_answers, passes=options.passes(), seconds_per_row=seconds)
     observer.note(
-        f"the answers to {len(rows):,} rows take {size(cost.bytes)} and about {cost.seconds_to_write:.0f} s,"
+        f"the answers to {counted(len(rows), 'row')} take {size(cost.bytes)} and about {cost.seconds_to_write:.0f} s,"
         f" and save about {cost.seconds_saved:.0f} s"
     )
+    observer.stage_step(f"{teacher.name} answers {counted(len(rows), 'row')}")
     shown = _shown(source, teacher, states)
     dtype = dtype_of(shown)
     if states:

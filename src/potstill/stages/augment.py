@@ -14,6 +14,7 @@ from potstill.contracts.slot import Given
 from potstill.contracts.stage import Observer
 from potstill.data.run_rows import SPLITS, Rows
 from potstill.errors import DataError
+from potstill.ground.counted import counted
 from potstill.models.party import Teacher
 from potstill.planning.inputs import errors_of_task
 
@@ -47,7 +48,10 @@ def augment_rows(given: Given, options: AugmentOptions, folder: Path, observer: 
     whole = made[0] if len(made) == 1 else concatenate_datasets(made)
     whole.save_to_disk(str(folder / "rows"))
     rows.task.encode(whole, teacher.processor, folder / "encoded", max_tokens=options.max_tokens)
-    return [f"{len(whole)} rows were made out of {num_train} training rows, for the teacher to label"]
+    return [
+        f"{counted(len(whole), 'row was', 'rows were')}"
+        f" made out of {counted(num_train, 'training row')}, for the teacher to label"
+    ]
 
 
 def wants_augmentation(given: Given, options: AugmentOptions) -> bool:

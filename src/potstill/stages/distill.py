@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from potstill.contracts.slot import Given
 from potstill.contracts.stage import Observer
 from potstill.ground.disk import write_json_atomic
+from potstill.methods.contract import Phase
 from potstill.planning.learning import Learning, LearningOptions, last_shares
 from potstill.training.phases import PhaseOutcome
 
@@ -31,10 +33,19 @@ def distill(given: Given, options: LearningOptions, folder: Path, observer: Obse
     learning.rows.answers.save_extras(model, folder)
     processor.save_pretrained(folder)
     records = [
-        {"name": phase.name, **{key: getattr(outcome, key) for key in ("history", "best", "steps", "seconds", "precision")}}
+        {
+            "name": phase.name,
+            **_planned(phase),
+            **{key: getattr(outcome, key) for key in ("history", "best", "steps", "seconds", "precision")},
+        }
         for phase, outcome in zip(phases, outcomes, strict=True)
     ]
     write_json_atomic(folder / "facts.json", {"stages": records, "method": options.distill.method, "teacher_weights": shares})
     shutil.rmtree(folder / "training")
     learned = [] if shares is None else [f"learned weights of the teachers: {', '.join(f'{share:.3f}' for share in shares)}"]
     return [learning.outcome_line("student", outcomes[-1]), *learned]
+
+
+def _planned(phase: Phase) -> dict[str, Any]:
+    """What a phase was trained with."""
+    return {"epochs": phase.epochs, "learning_rate": phase.learning_rate}

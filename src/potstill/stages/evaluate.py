@@ -18,8 +18,10 @@ from potstill.report.metrics import Energy
 def evaluate(given: Given, options: MeasureOptions, folder: Path, observer: Observer) -> Sequence[str]:
     """Measure teacher, baseline, student and the quantized student, and write the figures."""
     bench = _bench(given, options)
-    subjects = gather(bench, folder)
+    subjects = gather(bench, folder, observer.stage_step)
+    observer.stage_step("time every model, one call of each in turn")
     speeds, joules, reason = measure_speed(bench, subjects)
+    observer.stage_step("compare the layers, and draw rows for intervals")
     energy = Energy(reason=reason) if joules is None else Energy(joules_per_row=dict(joules))
     teacher = subjects[reference(subjects)].answers
     models = {name: figures_of(bench.rows, subject, teacher, speeds.get(name, {})) for name, subject in subjects.items()}

@@ -70,8 +70,9 @@ def _choosing(student: Student, given: Given, options: ExportOptions, num_ways: 
         return float(rows.task.quality(found.logits, found.labels, teacher=teacher)[rows.metric])
 
     def on_try(name: str) -> None:
-        tried.append(name)
+        observer.stage_step(f"make and measure {name}")
         observer.stage_advanced(len(tried), num_ways, {})
+        tried.append(name)
 
     return functools.partial(
         choose,

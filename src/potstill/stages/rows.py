@@ -15,6 +15,7 @@ from potstill.data.run_rows import SPLITS, Rows, places_in, read_facts
 from potstill.data.splits import Splits
 from potstill.data.task_rows import blocks_of, join_tasks
 from potstill.errors import RecipeError
+from potstill.ground.counted import counted
 from potstill.ground.disk import write_json_atomic
 from potstill.planning.inputs import Inputs, errors_of_task
 from potstill.recipe.model import DataRecipe
@@ -38,7 +39,8 @@ def read_rows(given: Given, options: RowsOptions, folder: Path, observer: Observ
     inputs: tuple[Inputs, ...] = given.inputs
     if len(inputs) == 1:
         splits, processor = _read(inputs[0], None)
-        return _write(given.task, splits, processor, options.data[0].max_tokens, folder, observer)
+        columns = {"": dict(splits.columns)}
+        return _write(given.task, splits, processor, options.data[0].max_tokens, folder, observer, columns)
     processor = inputs[0].load_anew(None).processor
     parts = {}
     for one in inputs:
@@ -47,7 +49,8 @@ def read_rows(given: Given, options: RowsOptions, folder: Path, observer: Observ
     joined = join_tasks(parts)
     shown = (f"{task}: classes {start} to {stop - 1}" for task, (start, stop) in blocks_of(joined.label_names).items())
     splits = replace(joined, notes=(*joined.notes, *shown))
-    return _write(given.task, splits, processor, options.data[0].max_tokens, folder, observer)
+    columns = {name: dict(part.columns) for name, part in parts.items()}
+    return _write(given.task, splits, processor, options.data[0].max_tokens, folder, observer, columns)
 
 
 def _read(one: Inputs, processor: Any) -> tuple[Splits, Any]:
@@ -61,12 +64,21 @@ def _read(one: Inputs, processor: Any) -> tuple[Splits, Any]:
     return replace(splits, notes=(*splits.notes, *teacher.notes, *notes), **present), processor
 
 
-def _write(task: Any, splits: Splits, processor: Any, max_tokens: int | None, folder: Path, observer: Observer) -> Sequence[str]:
-    """Save the splits and encode them in the tokens of a processor."""
+def _write(
+    task: Any,
+    splits: Splits,
+    processor: Any,
+    max_tokens: int | None,
+    folder: Path,
+    observer: Observer,
+    columns: Mapping[str, Mapping[str, str]],
+) -> Sequence[str]:
+    """Save the splits and encode them in the tokens of a processor; `columns` are those of each task."""
     know_labels(task, splits.label_names)
     present = {name: part for name in SPLITS if (part := getattr(splits, name)) is not None}
     notes = list(splits.notes)
     for done, (name, part) in enumerate(present.items()):
+        observer.stage_step(f"encode the {name} split, {counted(len(part), 'row')}")
         observer.stage_advanced(done, len(present), {})
         part.save_to_disk(str(folder / "splits" / name))
         notes += task.encode(part, processor, folder / "encoded" / name, max_tokens=max_tokens).notes
@@ -75,6 +87,7 @@ def _write(task: Any, splits: Splits, processor: Any, max_tokens: int | None, fo
         "rows": {name: len(part) for name, part in present.items()},
         "notes": list(dict.fromkeys(notes)),
         "fingerprint": splits.fingerprint,
+        "columns": columns,
     }
     write_json_atomic(folder / "facts.json", facts)
     return notes

@@ -18,7 +18,7 @@ from potstill.models.load import LoadedTeacher, load_teacher
 from potstill.models.party import Teacher
 from potstill.models.taps import head_of
 from potstill.planning.inputs import Inputs, errors_of_task
-from potstill.planning.learning import progress
+from potstill.planning.learning import progress, say_where
 from potstill.recipe.model import OneTeacherRecipe
 from potstill.students.make import encode_rows
 from potstill.training.phase_settings import PhaseSettings, usual_evaluations
@@ -122,6 +122,7 @@ def _train(
         head_multiple=NEW_HEAD_MULTIPLE if loaded.head_is_new and not asked.from_scratch else 1.0,
         evaluations=None if options.anchors is None else max(options.anchors + 1, usual_evaluations(asked.epochs)),
     )
+    say_where(folder / "training", observer)
     outcome = train_phase(
         model,
         rows=train,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from potstill.errors import ModelError
+from potstill.ground.counted import counted
 from potstill.models.families import family_of
 from potstill.models.families.base import copy_linear, copy_norm
 from potstill.models.families.encoder import Encoder
@@ -54,7 +55,7 @@ def choose(teacher: PreTrainedModel, student: PreTrainedModel, layers: tuple[int
     depth, whole_depth = new.depth(student.config), old.depth(teacher.config)
     if len(layers) != depth or any(not 1 <= k <= whole_depth for k in layers):
         raise ModelError(
-            f"layers {layers} are named for a student of {depth} layers and a teacher of {whole_depth}",
+            f"layers {layers} are named for a student of {counted(depth, 'layer')} and a teacher of {whole_depth}",
             "one teacher layer, counted from 1, per student layer",
             "plan the student again, or correct plan.layers",
         )

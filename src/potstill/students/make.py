@@ -66,7 +66,9 @@ def make_student(
     """
     asked = options.student
     counts = _token_counts(asked, rows, teacher)
+    observer.stage_step("plan")
     planned = plan_student(asked, teacher, counts)
+    observer.stage_step("make it" if asked.model or asked.architecture else "cut it out of the teacher")
     observer.stage_advanced(1, 4, {})
     cut = None
     if planned.vocabulary is not None:
@@ -91,6 +93,7 @@ def make_student(
         batches = calibration_batches(teacher, options.seed)
         known: dict[str, Any] = {"token_counts": counts, "importance": importance}
         student = cut_student(teacher.model, planned, batches, cut, options.seed, **known)
+    observer.stage_step("encode the rows in its tokens")
     observer.stage_advanced(2, 4, {})
     student.save_pretrained(folder / "model")
     (own or processor).save_pretrained(folder / "model")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from potstill.errors import ModelError
+from potstill.ground.counted import counted
 from potstill.models.architectures import register
 from potstill.models.checkpoint import read_config, read_model
 from potstill.models.factory import trust
@@ -81,7 +82,7 @@ def _model(path: Path, config: Any, loader: Any) -> Any:
     missing = sorted(found["missing_keys"])
     if missing:
         raise ModelError(
-            f"{path} lacks {len(missing)} weights of its {config.model_type} model, for example {missing[0]}",
+            f"{path} lacks {counted(len(missing), 'weight')} of its {config.model_type} model, for example {missing[0]}",
             "the model.safetensors that was saved with this config.json",
             AGAIN,
         )

@@ -16,6 +16,7 @@ from potstill.answers.judging import judged
 from potstill.contracts.answers import Answers, Predictions
 from potstill.contracts.modality import Modality
 from potstill.errors import ModelError
+from potstill.ground.counted import counted
 from potstill.modalities import loading_error
 from potstill.models.load import auto_class
 
@@ -64,7 +65,10 @@ class ModelTask:
         settings: dict[str, Any] = {"num_labels": num_labels}
         if self._answers.has_label_names:
             if len(label_names) != num_labels:
-                raise ModelError(f"{num_labels} labels were asked for, and {len(label_names)} names given", "one name a label")
+                raise ModelError(
+                    f"{counted(num_labels, 'label was', 'labels were')} asked for, and {counted(len(label_names), 'name')} given",
+                    "one name a label",
+                )
             names = {index: str(name) for index, name in enumerate(label_names)}
             settings |= {"id2label": names, "label2id": {name: index for index, name in names.items()}}
         try:

@@ -21,6 +21,7 @@ from potstill.training.companions.contract import Companion
 
 logger = logging.getLogger(__name__)
 
+CHECKPOINTS = "checkpoints"  # folder of a phase that holds them
 STATE_FILE = "distill_state.safetensors"
 PREFIX = "_distill."
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
@@ -124,6 +125,17 @@ def newest_checkpoint(folder: str | Path) -> Path | None:
             return checkpoint
         logger.info("the checkpoint %s is not whole", checkpoint.name)
     return None
+
+
+def where_to_go_on(folder: str | Path) -> str | None:
+    """The step and epoch of the newest whole checkpoint in `folder`, in words; None where there is none."""
+    checkpoint = newest_checkpoint(folder)
+    state = None if checkpoint is None else read_json(checkpoint / "trainer_state.json")
+    if not isinstance(state, dict):
+        return None
+    return (
+        f"step {state['global_step']:,} of {state['max_steps']:,} (epoch {state['epoch']:.2f} of {state['num_train_epochs']:g})"
+    )
 
 
 def is_whole(checkpoint: Path) -> bool:

@@ -10,6 +10,7 @@ from typing import Literal
 from transformers import TrainingArguments
 
 from potstill.ground import ranks
+from potstill.training.checkpoints import CHECKPOINTS
 from potstill.training.companions.catalogue import Wanted
 from potstill.training.row_plan import RowPlan
 from potstill.training.selection import Selection
@@ -87,12 +88,12 @@ def training_arguments(
     settings: PhaseSettings, folder: Path, num_rows: int, has_evaluation: bool, has_choice: bool, is_half: bool
 ) -> TrainingArguments:
     """The settings as transformers takes them; with `has_choice` the rows of evaluation choose the weights that are kept."""
-    arguments = TrainingArguments(output_dir=str(folder / "checkpoints"), report_to=[], disable_tqdm=True, seed=settings.seed)
+    arguments = TrainingArguments(output_dir=str(folder / CHECKPOINTS), report_to=[], disable_tqdm=True, seed=settings.seed)
     steps = total_steps(num_rows, settings)
     times = settings.evaluations or usual_evaluations(settings.epochs)
     interval = max(1, math.ceil(steps / times))
     return TrainingArguments(
-        output_dir=str(folder / "checkpoints"),
+        output_dir=str(folder / CHECKPOINTS),
         num_train_epochs=settings.epochs,
         max_steps=settings.max_steps or -1,
         learning_rate=settings.learning_rate,

@@ -23,7 +23,7 @@ from potstill.ground.devices import device_of, release_memory, seeded
 from potstill.ground.disk import read_json, write_json_atomic
 from potstill.losses.contract import Loss
 from potstill.models.taps import head_of
-from potstill.training.checkpoints import newest_checkpoint
+from potstill.training.checkpoints import CHECKPOINTS, newest_checkpoint
 from potstill.training.companions import catalogue as companions
 from potstill.training.head_start import ROWS, start_head
 from potstill.training.phase_settings import PhaseSettings, total_steps, training_arguments
@@ -202,7 +202,7 @@ def keep(outcome: PhaseOutcome, folder: Path) -> None:
     save_file(tensors, folder / "trained.safetensors")
     record = {key: getattr(outcome, key) for key in ("history", "best", "steps", "seconds", "precision")}
     write_json_atomic(folder / "trained.json", record)
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
 
 def finished(model: nn.Module, folder: Path) -> PhaseOutcome | None:
@@ -219,7 +219,7 @@ class Watch(TrainerCallback):
     """Reports progress, evaluates and saves at the very last step, and keeps the time over sittings."""
 
     def __init__(self, folder: Path, on_progress: Progress | None) -> None:
-        self.file = folder / "checkpoints" / "seconds.json"
+        self.file = folder / CHECKPOINTS / "seconds.json"
         self.on_progress = on_progress
         self.figures: dict[str, float] = {}
         self.before, self.start, self.last_reported = self._read(), time.monotonic(), 0.0

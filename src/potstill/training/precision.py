@@ -22,6 +22,7 @@ from transformers import TrainingArguments
 
 from potstill.answers.units import FLOOR
 from potstill.contracts.answers import Answers
+from potstill.ground.counted import counted
 from potstill.ground.devices import compute_device, device_of, frozen
 from potstill.ground.disk import read_json, write_json_atomic
 from potstill.ground.hardware import bf16_pays
@@ -137,7 +138,9 @@ def _best_threads(model: nn.Module, batch: Mapping[str, Any], folder: Path, most
 
     medians = _medians((1, most), timed, rounds)
     chosen = min(medians, key=lambda count: medians[count])
-    logger.info("a step takes %s", ", ".join(f"{spent * 1e3:.1f} ms with {count} threads" for count, spent in medians.items()))
+    logger.info(
+        "a step takes %s", ", ".join(f"{spent * 1e3:.1f} ms with {counted(count, 'thread')}" for count, spent in medians.items())
+    )
     write_json_atomic(file, {"threads": chosen})
     return chosen
 

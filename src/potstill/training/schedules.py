@@ -166,7 +166,8 @@ def parse_share(value: Any, *, name: str) -> Schedule:
     Raises:
         RecipeError: Anything else, or a value outside.
     """
-    return _parse_within(value, name, 0, 1, "shares from 0 to 1", "write for example 0.7")
+    guess = f"did you mean {value / 100:g}?" if _is_number(value) and 1 < value <= 100 else "write for example 0.7"
+    return _parse_within(value, name, 0, 1, "shares from 0 to 1", guess)
 
 
 def parse_weight(value: Any, *, name: str) -> Schedule:

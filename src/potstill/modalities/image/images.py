@@ -22,6 +22,7 @@ from potstill.data.collate import ImageCollator
 from potstill.data.columns import is_image, named, named_label, only, others
 from potstill.data.encoded import EncodedRows
 from potstill.errors import DataError, ModelError
+from potstill.ground.counted import counted, inflected
 from potstill.modalities import loading_error
 from potstill.modalities.image.imaging import encode_images
 from potstill.models.families import family_or_none
@@ -74,7 +75,15 @@ class Images:
         return None
 
     def read(
-        self, dataset: Dataset, roles: Mapping[str, str], split: str, notes: list[str], *, folder: Path | None, skip_corrupt: bool
+        self,
+        dataset: Dataset,
+        roles: Mapping[str, str],
+        split: str,
+        notes: list[str],
+        *,
+        folder: Path | None,
+        skip_corrupt: bool,
+        start: int = 0,
     ) -> tuple[pa.Table, list[int] | None]:
         """``image``, each looked at; those that cannot be read are refused or left out."""
         values = _image_column(dataset, roles["image"], folder)
@@ -84,15 +93,16 @@ class Images:
             if fault := images.is_readable(value, whole=skip_corrupt):
                 faults[row] = (value, fault)
                 if not skip_corrupt:
-                    raise images.corrupt_image(value, row, fault)
+                    raise images.corrupt_image(value, start + row, fault)
         keep = [row for row in range(len(values)) if row not in faults]
         if faults:
-            listed = ", ".join(images.name_of(value, row) for row, (value, _) in list(faults.items())[:5])
-            notes.append(f"{len(faults)} images of the {split} split cannot be read and are left out: {listed}")
-        if not keep:
-            raise DataError(
-                f"none of the {len(values)} images of the {split} split can be read", "whole images", "check the files"
+            listed = ", ".join(images.name_of(value, start + row) for row, (value, _) in list(faults.items())[:5])
+            notes.append(
+                f"{counted(len(faults), 'image')} of the {split} split cannot be read and"
+                f" {inflected(len(faults), 'is', 'are')} left out: {listed}"
             )
+        if not keep:
+            raise DataError(f"no image of the {split} split can be read, of {len(values)}", "whole images", "check the files")
         return pa.table({"image": values.take(keep) if faults else values}), keep
 
     def load_processor(self, name_or_path: str, *, model_config: Any = None) -> Any:

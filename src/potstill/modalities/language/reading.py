@@ -10,6 +10,7 @@ from datasets import Dataset
 
 from potstill.data.sources import read_source
 from potstill.errors import DataError
+from potstill.ground.counted import counted
 from potstill.modalities.language.conversations import Conversation, read_rows
 
 HELD_SHARE, FEWEST_HELD, MOST_HELD = 0.1, 1, 2000
@@ -49,7 +50,7 @@ def read_splits(
         count = min(MOST_HELD, max(FEWEST_HELD, round(HELD_SHARE * len(rows))))
         if len(order) <= count:
             raise DataError(
-                f"the training split has {len(rows)} rows, of which validation and test rows are to be drawn",
+                f"the training split has {counted(len(rows), 'row')}, of which validation and test rows are to be drawn",
                 "at least 3 rows, or splits of your own",
                 "give more rows, or data.validation and data.test",
             )

@@ -38,13 +38,21 @@ class Questions(UnitTexts):
         return found
 
     def read(
-        self, dataset: Dataset, roles: Mapping[str, str], split: str, notes: list[str], *, folder: Path | None, skip_corrupt: bool
+        self,
+        dataset: Dataset,
+        roles: Mapping[str, str],
+        split: str,
+        notes: list[str],
+        *,
+        folder: Path | None,
+        skip_corrupt: bool,
+        start: int = 0,
     ) -> tuple[pa.Table, list[int] | None]:
         """``question`` and ``context``, neither of which may be empty."""
         columns = {}
         for role in self.roles:
             values = table_of(dataset, [roles[role]]).column(0).to_pylist()
-            for number, value in enumerate(values, 1):
+            for number, value in enumerate(values, start + 1):
                 if not isinstance(value, str) or not value.strip():
                     raise DataError(
                         f"the {role} of row {number} of the {split} split is empty or no text (column {roles[role]!r})",

@@ -11,6 +11,7 @@ from datasets import Dataset
 
 from potstill.data.arrow import dataset_of, table_of
 from potstill.errors import DataError
+from potstill.ground.counted import inflected
 from potstill.modalities.text.tokenising import token_limit
 
 logger = logging.getLogger(__name__)
@@ -56,8 +57,10 @@ def split_long(
     if not num_split:
         return dataset, ""
     note = (
-        f"{num_split} of {len(dataset)} texts of the {split} split are longer than {limit} tokens;"
-        f" they are read in {len(rows) - len(dataset) + num_split} overlapping segments, whose answers are averaged"
+        f"{num_split} of {len(dataset)} texts of the {split} split"
+        f" {inflected(num_split, 'is', 'are')} longer than {limit} tokens;"
+        f" {inflected(num_split, 'it is', 'they are')} read in"
+        f" {len(rows) - len(dataset) + num_split} overlapping segments, whose answers are averaged"
     )
     logger.info("%s", note)
     return _as_rows(dataset, np.array(rows), texts, first_row_id), note

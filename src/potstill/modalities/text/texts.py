@@ -23,6 +23,7 @@ from potstill.data.collate import TextCollator
 from potstill.data.columns import is_string, named, named_label, only, others, unclear
 from potstill.data.encoded import EncodedRows
 from potstill.errors import DataError, ModelError
+from potstill.ground.counted import inflected
 from potstill.modalities import loading_error
 from potstill.modalities.text.segments import split_long
 from potstill.modalities.text.tokenising import encode_text
@@ -82,21 +83,32 @@ class Texts:
         return None
 
     def read(
-        self, dataset: Dataset, roles: Mapping[str, str], split: str, notes: list[str], *, folder: Path | None, skip_corrupt: bool
+        self,
+        dataset: Dataset,
+        roles: Mapping[str, str],
+        split: str,
+        notes: list[str],
+        *,
+        folder: Path | None,
+        skip_corrupt: bool,
+        start: int = 0,
     ) -> tuple[pa.Table, list[int] | None]:
         """``text`` and ``text_pair`` as strings; empty texts are kept and counted."""
         wanted = [role for role in self.roles if role in roles]
         table = table_of(dataset, [roles[role] for role in wanted])
         content = pa.table({role: _strings(table.column(roles[role]), roles[role]) for role in wanted})
         empty = sum(_num_empty(chunk) for chunk in content["text"].chunks)
-        if empty == content.num_rows:
+        if empty == content.num_rows and not start:
             raise DataError(
                 f"all {empty} texts of the {split} split are empty (column {roles['text']!r})",
                 "texts with at least one character",
                 "name the column that holds the texts: data.columns: {text: …}",
             )
         if empty:
-            notes.append(f"{empty} of {content.num_rows} texts of the {split} split are empty; they are kept")
+            notes.append(
+                f"{empty} of {content.num_rows} texts of the {split} split"
+                f" {inflected(empty, 'is empty; it is', 'are empty; they are')} kept"
+            )
         return content, None
 
     def load_processor(self, name_or_path: str, *, model_config: Any = None) -> Any:

@@ -14,6 +14,7 @@ from potstill.data.encoded import EncodedText, batches_of, has_rows
 from potstill.data.fingerprint import hash_of, rows_hash
 from potstill.data.row_files import TextWriter
 from potstill.errors import DataError
+from potstill.ground.counted import inflected
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +42,10 @@ def encode_text(dataset: Dataset, tokenizer: Any, folder: Path, *, max_tokens: i
         encoded = tokenizer(batch["text"], pair, truncation=True, max_length=limit, padding=False, return_attention_mask=False)
         num_cut += _num_cut(tokenizer, encoded["input_ids"], batch["text"], pair, limit)
         writer.add([row_of(batch, encoded, index) | {"labels": label} for index, label in enumerate(batch["label"])])
-    note = f"{num_cut} of {len(dataset)} texts are longer than {limit} tokens and were cut"
+    note = (
+        f"{num_cut} of {len(dataset)} texts {inflected(num_cut, 'is', 'are')} longer than {limit} tokens"
+        f" and {inflected(num_cut, 'was', 'were')} cut"
+    )
     if num_cut:
         longest = int(min(getattr(tokenizer, "model_max_length", limit), 1 << 30))
         todo = f"set data.max_tokens: {longest}" if longest > limit else "the model takes no more"

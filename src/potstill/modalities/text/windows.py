@@ -16,6 +16,7 @@ from potstill.data.encoded import EncodedUnits, batches_of, has_rows
 from potstill.data.fingerprint import hash_of, rows_hash
 from potstill.data.row_files import ABSENT, UnitWriter
 from potstill.data.words import Span, words_of
+from potstill.ground.counted import counted, inflected
 from potstill.modalities.text.tokenising import row_of, token_limit, tokenizer_hash
 from potstill.modalities.text.word_tokenising import check_word_places
 
@@ -56,10 +57,13 @@ def into_windows(
     notes = []
     if num_split:
         notes.append(
-            f"{num_split} of {len(dataset)} contexts of the {split} split are read in overlapping windows of {limit} tokens"
+            f"{num_split} of {len(dataset)} contexts of the {split} split"
+            f" {inflected(num_split, 'is', 'are')} read in overlapping windows of {limit} tokens"
         )
     if num_cut:
-        notes.append(f"{num_cut} questions of the {split} split are longer than half a window and were cut")
+        one = f"question of the {split} split is longer than half a window and was cut"
+        many = f"questions of the {split} split are longer than half a window and were cut"
+        notes.append(counted(num_cut, one, many))
     return Dataset.from_dict(made, features=_FEATURES), "; ".join(notes)
 
 
@@ -100,7 +104,10 @@ def encode_questions(dataset: Dataset, tokenizer: Any, folder: Path, *, max_toke
         made = [_row(batch, encoded, index, tokenizer.cls_token_id) for index in range(len(batch["row_id"]))]
         num_absent += sum(int((row["unit_positions"] == ABSENT).sum()) for row in made)
         writer.add(made)
-    note = f"{num_absent} words of contexts lie beyond {limit} tokens, or have no token, and are no answers in these windows"
+    lie = f"beyond {limit} tokens, or {inflected(num_absent, 'has', 'have')} no token"
+    note = (
+        f"{counted(num_absent, 'word of contexts lies', 'words of contexts lie')} {lie}, and no answer is there in these windows"
+    )
     writer.close(fingerprint, [note] if num_absent else [])
     return EncodedUnits(folder)
 

@@ -15,6 +15,7 @@ from potstill.data.encoded import EncodedUnits, batches_of, has_rows
 from potstill.data.fingerprint import hash_of, rows_hash
 from potstill.data.row_files import ABSENT, UnitWriter
 from potstill.errors import ModelError
+from potstill.ground.counted import inflected
 from potstill.modalities.text.tokenising import row_of, token_limit, tokenizer_hash
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,10 @@ def encode_words(dataset: Dataset, tokenizer: Any, folder: Path, *, max_tokens: 
         num_words += sum(len(row["unit_positions"]) for row in made)
         num_absent += sum(int((row["unit_positions"] == ABSENT).sum()) for row in made)
         writer.add(made)
-    note = f"{num_absent} of {num_words} words lie beyond {limit} tokens, or have no token, and are not answered"
+    note = (
+        f"{num_absent} of {num_words} words {inflected(num_absent, 'lies', 'lie')} beyond {limit} tokens,"
+        f" or {inflected(num_absent, 'has', 'have')} no token, and are not answered"
+    )
     if num_absent:
         logger.warning("%s", note)
     writer.close(fingerprint, [note] if num_absent else [])

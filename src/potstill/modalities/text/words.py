@@ -61,19 +61,27 @@ class Words(UnitTexts):
         return {**roles, "tokens": one_of("tokens", lists, WORD_NAMES, features, accepted)}
 
     def read(
-        self, dataset: Dataset, roles: Mapping[str, str], split: str, notes: list[str], *, folder: Path | None, skip_corrupt: bool
+        self,
+        dataset: Dataset,
+        roles: Mapping[str, str],
+        split: str,
+        notes: list[str],
+        *,
+        folder: Path | None,
+        skip_corrupt: bool,
+        start: int = 0,
     ) -> tuple[pa.Table, list[int] | None]:
         """``tokens``: a list of words a row."""
         column = roles["tokens"]
         rows = table_of(dataset, [column]).column(0).to_pylist()
-        for number, words in enumerate(rows, 1):
+        for number, words in enumerate(rows, start + 1):
             if not isinstance(words, list) or any(not isinstance(word, str) for word in words):
                 raise DataError(
                     f"column {column!r} holds {_described(words)} in row {number} of the {split} split",
                     "a list of words in each row",
                     "split the texts into words, or name another column: data.columns: {tokens: …}",
                 )
-        if not any(rows):
+        if not any(rows) and not start:
             raise DataError(f"no row of the {split} split has a word (column {column!r})", "rows with words", "check the column")
         return pa.table({"tokens": pa.array(rows, pa.list_(pa.large_string()))}), None
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from potstill.errors import NeedsError
+from potstill.ground.counted import counted
 
 BLOCK_ROLES = ("query", "key", "value", "attention_output", "attention_norm", "up", "down", "output_norm")
 
@@ -52,7 +53,7 @@ class Family(ABC):
         blocks = self.blocks(model)
         if k == 0 or abs(k) > len(blocks):
             raise NeedsError(
-                f"block {k} of a {self.model_type} model with {len(blocks)} blocks",
+                f"block {k} of a {self.model_type} model with {counted(len(blocks), 'block')}",
                 f"1 to {len(blocks)}, or -1 to -{len(blocks)}",
                 "name an existing block, for example -1 for the last",
             )

@@ -10,6 +10,7 @@ from typing import Any
 
 from potstill.contracts.slot import Given
 from potstill.contracts.stage import Observer
+from potstill.ground.counted import counted
 from potstill.ground.disk import write_json_atomic
 from potstill.knowledge.language import LanguageTeacher
 from potstill.knowledge.tokens.cache import TokenCache
@@ -76,4 +77,4 @@ def learn(given: Given, options: LearnOptions, folder: Path, observer: Observer)
     shutil.rmtree(folder / "training")
     best = outcome.best.get("eval_perplexity")
     shown = "" if best is None else f", perplexity {best:.2f} on the validation split"
-    return [f"student: {outcome.steps:,} steps in {outcome.seconds:.0f} s{shown}"]
+    return [f"student: {counted(outcome.steps, 'step')} in {outcome.seconds:.0f} s{shown}"]

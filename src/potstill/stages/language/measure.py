@@ -24,8 +24,8 @@ METRIC = "accuracy"
 class MeasureOptions:
     """What measuring reads of a recipe."""
 
-    teacher: str
-    source: str
+    teacher: str = field(compare=False)
+    source: str = field(compare=False)
     seed: int
     ratio: float | None
     recipe_file: Path = field(compare=False)
