@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from dataclasses import dataclass
 from typing import Any
@@ -67,7 +68,7 @@ def architecture_of(name: str) -> Architecture:
 
 def register_configs() -> None:
     """Make the configurations known to transformers' AutoConfig; doing it twice changes nothing."""
-    from transformers import AutoConfig
+    from transformers.models.auto.configuration_auto import AutoConfig
 
     from potstill.models.architectures.configuration import CodedEncoderConfig
 
@@ -75,8 +76,9 @@ def register_configs() -> None:
         AutoConfig.register(config.model_type, config, exist_ok=True)
 
 
+@functools.cache
 def register() -> None:
-    """Make the architectures known to transformers' Auto classes; doing it twice changes nothing."""
+    """Make the architectures known to transformers' Auto classes, once."""
     import transformers
 
     register_configs()
