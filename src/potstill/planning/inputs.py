@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -118,12 +118,24 @@ class Inputs:
         given, names = self.teacher, label_names or None
         if self.memory.teacher is not None:
             loaded = load_teacher(self.memory.teacher, self.task, label_names=names)
-            return LoadedTeacher(loaded.model, self.memory.processor or loaded.processor, loaded.head_is_new, loaded.notes)
+            return replace(loaded, processor=self._fitting(loaded))
         if is_factory(given.model):
             return self._module_teacher(label_names)
         if given.from_scratch:
             return self._from_scratch(label_names)
         return load_teacher(given.model, self.task, label_names=names, trust_remote_code=given.trust_remote_code)
+
+    def _fitting(self, loaded: LoadedTeacher) -> Any:
+        """The processor in memory, which stays as it is: a copy with the model's limits where these are narrower.
+
+        Raises:
+            ModelError: It makes what the model cannot read.
+        """
+        processor, modality, config = self.memory.processor, self.task.modality, loaded.model.config
+        if processor is None:
+            return loaded.processor
+        modality.check_reads(type(loaded.model).__name__, config, processor)
+        return modality.fitted(processor, config) or processor
 
     def _from_scratch(self, label_names: tuple[str, ...] | None) -> LoadedTeacher:
         config = read_config(self.teacher)

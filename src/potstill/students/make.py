@@ -197,7 +197,7 @@ def _named_student(name: str, planned: StudentPlan, processor: Any, teacher: Tea
         ModelError: It cannot be loaded, or cannot read what the processor makes.
     """
     task, label_names = teacher.rows.task, teacher.rows.label_names
-    task.modality.check_reads(name, planned.build_config(), processor)
+    task.modality.check_reads(f"the student {name}", planned.build_config(), processor)
     folder = Path(name).expanduser()
     if not folder.is_dir() or any(any(folder.glob(pattern)) for pattern in ("*.safetensors", "pytorch_model*.bin")):
         student = task.load_model(name, num_labels=teacher.num_answers, label_names=label_names)

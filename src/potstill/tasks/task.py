@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from potstill.answers.judging import judged
 from potstill.contracts.answers import Answers, Predictions
 from potstill.contracts.modality import Modality
-from potstill.errors import ModelError
+from potstill.errors import ModelError, PotstillError
 from potstill.modalities import loading_error
 from potstill.models.load import auto_class
 
@@ -69,6 +69,8 @@ class ModelTask:
             settings |= {"id2label": names, "label2id": {name: index for index, name in names.items()}}
         try:
             model: PreTrainedModel = auto_class(self.head).from_pretrained(name_or_path, ignore_mismatched_sizes=True, **settings)
+        except PotstillError:
+            raise
         except (OSError, ValueError) as err:
             raise loading_error(name_or_path, f"a model for {self.name.replace('-', ' ')}", err) from err
         for key, value in self.config_values.items():

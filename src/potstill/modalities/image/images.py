@@ -105,30 +105,24 @@ class Images:
             processor = AutoImageProcessor.from_pretrained(name_or_path, backend="pil")
         except (OSError, ValueError, ImportError) as err:
             raise loading_error(name_or_path, "an image processor", err) from err
-        channels = getattr(model_config, "num_channels", None)
-        mean = getattr(processor, "image_mean", None)
-        if channels is not None and isinstance(mean, list | tuple) and len(mean) not in (1, channels):
-            raise ModelError(
-                f"the image processor of {name_or_path} makes {len(mean)} channels, the model takes {channels}",
-                "as many means and deviations as the model has channels",
-                "correct image_mean and image_std in preprocessor_config.json",
-            )
+        self.check_reads(name_or_path, model_config, processor)
         self.image_size = images.size_of(processor)
         return processor
 
     def check_reads(self, name: str, config: Any, processor: Any) -> None:
-        """Refuses images of another size than a model with fixed positions takes; convolutional nets take any."""
-        family = family_or_none(config)
-        if family is None and hasattr(config, "hidden_sizes"):
-            return
-        wanted, made = (
-            images.sides_of(getattr(config, "image_size", None)) if family is None else family.image_sides(config),
-            images.size_of(processor),
-        )
+        """Refuses other channels than the model takes, and another size than one with fixed positions takes."""
+        channels, mean = getattr(config, "num_channels", None), getattr(processor, "image_mean", None)
+        if channels is not None and isinstance(mean, list | tuple) and len(mean) not in (1, channels):
+            raise ModelError(
+                f"the image processor of {name} makes {len(mean)} channels, the model takes {channels}",
+                "as many means and deviations as the model has channels",
+                "correct image_mean and image_std in preprocessor_config.json",
+            )
+        family = None if config is None else family_or_none(config)
+        wanted, made = None if family is None else family.image_sides(config), images.size_of(processor)
         if wanted and made and wanted != made:
             raise ModelError(
-                f"the student {name} takes images of {wanted[0]} x {wanted[1]} pixels,"
-                f" its image processor makes {made[0]} x {made[1]}",
+                f"{name} takes images of {wanted[0]} x {wanted[1]} pixels, its image processor makes {made[0]} x {made[1]}",
                 "the same size in both",
                 "set image_size in its config.json, or save its own image processor in its folder",
             )
