@@ -122,7 +122,7 @@ class DistillationTrainer(ObjectiveTrainer):
             self.source = companion.source(self.source)
             training_collator = companion.collator(training_collator)
             self._compute = companion.objective(self._compute)
-        self._limits: list[id_ranges.Limit] = []
+        self._limits: list[id_ranges.Limit | id_ranges.Longest] = []
         self.data_collator = id_ranges.CheckedCollator(self.data_collator, self._limits)
         self.training_collator = id_ranges.CheckedCollator(training_collator, self._limits)
         self.learning_rate_multiples = dict(learning_rate_multiples or {})
