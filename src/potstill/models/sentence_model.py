@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import functools
 import inspect
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +138,31 @@ def encoder_class(config_class: Any) -> Any:
     return type(
         name, (SentenceEncoder, parent), {"body_class": body_class, "__module__": __name__, "__doc__": SentenceEncoder.__doc__}
     )
+
+
+def is_sentence_transformer(model: Any) -> bool:
+    """Whether an object is a model of the package sentence-transformers."""
+    return any(kind.__module__.split(".")[0] == "sentence_transformers" for kind in type(model).__mro__) and hasattr(
+        model, "save"
+    )
+
+
+def unpacked(encoder: Any, read_processor: Callable[[str, Any], Any] = lambda folder, config: None) -> tuple[Any, Any]:
+    """The sentence encoder that a model of sentence-transformers is, read from a copy that it saves, and its processor.
+
+    Args:
+        encoder: The model; not changed.
+        read_processor: From that copy's folder and the configuration to the processor.
+
+    Raises:
+        ModelError: Layers, a pooling or a prompt that have no counterpart here.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        encoder.save(folder)
+        model = AutoSentenceEncoder.from_pretrained(folder, dtype=torch.float32)
+        processor = read_processor(folder, model.config)
+    model.config._name_or_path = ""
+    return model.eval(), processor
 
 
 def hidden_width(config: Any) -> int:

@@ -22,6 +22,8 @@ from potstill.models.frozen import fingerprint_of, freeze
 from potstill.models.labels import teacher_labels
 from potstill.models.load import LoadedTeacher, load_teacher, new_model
 from potstill.models.module import register, wrap
+from potstill.models.sentence_model import is_sentence_transformer, unpacked
+from potstill.models.weights import in_float32
 from potstill.recipe import Recipe
 from potstill.recipe.model import DataRecipe, OneTeacherRecipe
 from potstill.tasks import build as build_task
@@ -30,7 +32,6 @@ from potstill.tasks import of_several
 from potstill.tasks.inference import kind_of_labels
 
 if TYPE_CHECKING:
-    from torch import nn
     from transformers import PreTrainedModel
 
 IN_MEMORY = "<in memory>"
@@ -270,14 +271,23 @@ def trust_named(recipe: Recipe) -> None:
         register()
 
 
-def wrap_teacher(network: nn.Module, processor: Any) -> PreTrainedModel:
-    """A network in memory as the teacher of a run.
+def taken(teacher: Any, processor: Any) -> tuple[Any, Any]:
+    """A teacher in memory and its processor as a run takes them: in float32, the processor out of a sentence-transformers model.
 
     Raises:
-        ModelError: It does not run on an image of the processor's size.
+        ModelError: A network that does not run on an image of the processor's size, or an encoder without counterpart here.
     """
+    if is_sentence_transformer(teacher):
+        texts = modalities.build("text")
+        model, own = unpacked(teacher, lambda folder, config: texts.load_processor(folder, model_config=config))
+        return model, processor or own
+    if processor is None:
+        return teacher, None
+    teacher = in_float32(teacher)
+    if hasattr(teacher, "config"):
+        return teacher, processor
     register()
-    return wrap(network, trust_module(network), processor)
+    return wrap(teacher, trust_module(teacher), processor), processor
 
 
 def named_tasks(teachers: Mapping[str, Any], data: Any) -> dict[str, Any]:
@@ -305,6 +315,8 @@ def given_tasks(teachers: Mapping[str, Any], data: Any, processors: Any) -> dict
     found = {}
     for name, teacher in teachers.items():
         processor = processors.get(name) if isinstance(processors, Mapping) else None
+        if not _is_named(teacher):
+            teacher, processor = taken(teacher, processor)
         if not _is_named(teacher) and processor is None:
             raise RecipeError(
                 f"the teacher of task {name!r} is in memory and came without its tokenizer or image processor",

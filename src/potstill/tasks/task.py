@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -68,7 +69,9 @@ class ModelTask:
             names = {index: str(name) for index, name in enumerate(label_names)}
             settings |= {"id2label": names, "label2id": {name: index for index, name in names.items()}}
         try:
-            model: PreTrainedModel = auto_class(self.head).from_pretrained(name_or_path, ignore_mismatched_sizes=True, **settings)
+            model: PreTrainedModel = auto_class(self.head).from_pretrained(
+                name_or_path, ignore_mismatched_sizes=True, dtype=torch.float32, **settings
+            )
         except PotstillError:
             raise
         except (OSError, ValueError) as err:

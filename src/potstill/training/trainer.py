@@ -40,9 +40,10 @@ class DistillationTrainer(ObjectiveTrainer):
     clipped, optimised in their own group and checkpointed, and they are not in the saved student.
 
     Args:
-        model: The student.
+        model: The student; one in half precision is brought to float32, in place.
         args: Training arguments; they are copied, never changed.
-        teacher: A model (frozen, in place), a source of knowledge, or None for losses that read labels alone.
+        teacher: A model, a source of knowledge, or None for losses that read labels alone. A model is frozen in place; one in
+            another type than float32 is left alone, and a copy in float32 is asked.
         losses: See `read_terms`; by default KL (weight 0.7, τ 2) and cross-entropy (0.3), or `bce` or `regression` of both where
             the model's problem type says so.
         train_dataset: Rows; with an attribute `lengths` they are batched by like length.
@@ -97,6 +98,7 @@ class DistillationTrainer(ObjectiveTrainer):
     ) -> None:
         args = given.own_arguments(args)
         given.refuse_one_model(model, teacher)
+        given.bring_to_float32(model)
         self.companions = given.all_companions(companions, teacher, peers, average_decay, class_pairs)
         given.refuse_combinations(self.companions, teacher, average_decay, balance)
         with given.unchanged_config(model):
