@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers.dynamic_module_utils import custom_object_save
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from potstill.errors import ModelError
@@ -70,6 +71,13 @@ class SentenceEncoder:
         pooled = pool(outputs.last_hidden_state, mask, getattr(self.config, "sentence_pooling", "mean"))
         embedding = nn.functional.normalize(self.sentence_head(pooled), dim=-1)
         return SequenceClassifierOutput(logits=embedding, hidden_states=outputs.hidden_states)
+
+    def save_pretrained(self, folder: str | Path, *args: Any, **options: Any) -> None:
+        """As transformers saves it, with the files of its encoder where that is none of transformers' own."""
+        if self.body_class.is_remote_code():
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            custom_object_save(getattr(self, self.base_model_prefix), folder, config=self.config)
+        super().save_pretrained(folder, *args, **options)  # type: ignore[misc]
 
     def save_extras(self, folder: Path) -> None:
         """The files of sentence-transformers; see `sentence_files.write`."""

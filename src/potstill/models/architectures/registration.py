@@ -78,21 +78,24 @@ def register_configs() -> None:
 
 @functools.cache
 def register() -> None:
-    """Make the architectures known to transformers' Auto classes, once."""
-    import transformers
+    """Make the architectures known to transformers' Auto classes, once, and let saved models bring their files along.
 
+    With these files a saved model loads with ``trust_remote_code=True`` where Potstill is not installed.
+    """
     register_configs()
     for architecture in ARCHITECTURES.values():
-        transformers.AutoModel.register(architecture.part("config"), architecture.part("encoder"), exist_ok=True)
-        _register_head(architecture.part("config"), architecture.part("classifier"))
+        _register(architecture.part("config"), architecture.part("encoder"), architecture.part("classifier"))
     coded = importlib.import_module(f"{_ROOM}.coded")
-    transformers.AutoModel.register(coded.CodedEncoderConfig, coded.CodedEncoderModel, exist_ok=True)
-    for model in (coded.CodedForSequenceClassification, coded.CodedForTokenClassification, coded.CodedForQuestionAnswering):
-        _register_head(coded.CodedEncoderConfig, model)
+    heads = (coded.CodedForSequenceClassification, coded.CodedForTokenClassification, coded.CodedForQuestionAnswering)
+    _register(coded.CodedEncoderConfig, coded.CodedEncoderModel, *heads)
 
 
-def _register_head(config: Any, model: Any) -> None:
+def _register(config: Any, *models: Any) -> None:
     import transformers
 
-    auto = getattr(transformers, f"AutoModelFor{model.__name__.rpartition('For')[2]}")
-    auto.register(config, model, exist_ok=True)
+    config.register_for_auto_class()
+    for model in models:
+        _, is_whole, head = model.__name__.rpartition("For")
+        auto = f"AutoModelFor{head}" if is_whole else "AutoModel"
+        getattr(transformers, auto).register(config, model, exist_ok=True)
+        model.register_for_auto_class(auto)
