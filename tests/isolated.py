@@ -35,7 +35,13 @@ def run_without(names: Sequence[str], program: str, folder: Path) -> str:
     known = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     known |= {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(folder / ".modules")}
     done = subprocess.run(
-        [sys.executable, "-I", "-c", guarded], capture_output=True, text=True, cwd=folder, env=known, timeout=240
+        [sys.executable, "-I", "-c", guarded],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        cwd=folder,
+        env=known,
+        timeout=240,
     )
     assert done.returncode == 0, f"{program}\n{done.stderr[-3000:]}"
     return done.stdout

@@ -49,6 +49,9 @@ StudentFlag = Annotated[
     str | None,
     typer.Option("--student", help="bilstm, textcnn, static, cnn, or a ready model or config, instead of a cut teacher."),
 ]
+PlainFlag = Annotated[
+    bool | None, typer.Option("--plain", help="A student of a type that transformers has, in uniform shapes.", show_default=False)
+]
 OutputFlag = Annotated[str | None, typer.Option("--output", "-o", help="Folder that receives everything.  [default: out]")]
 MethodFlag = Annotated[str | None, typer.Option("--method", help="Distillation method; see `potstill methods`.  [default: auto]")]
 EpochsFlag = Annotated[float | None, typer.Option("--epochs", help="Passes over the training rows.")]
@@ -80,6 +83,7 @@ def distill(
     output: OutputFlag = None,
     task: TaskFlag = None,
     student: StudentFlag = None,
+    plain: PlainFlag = None,
     method: MethodFlag = None,
     epochs: EpochsFlag = None,
     unlabelled: UnlabelledFlag = None,
@@ -105,6 +109,7 @@ def plan(
     ratio: RatioFlag = None,
     task: TaskFlag = None,
     student: StudentFlag = None,
+    plain: PlainFlag = None,
     settings: SetFlag = None,
     as_json: JsonFlag = False,
     traceback: TracebackFlag = False,

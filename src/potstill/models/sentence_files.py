@@ -112,7 +112,7 @@ def write(folder: Path, head: nn.Linear, pooling: str) -> None:
 def _of_encoder(name: str | Path, place: str) -> dict[str, Any]:
     """The limit of tokens and the case of letters."""
     files = (_json(name, f"{place}/{file}" if place else file) for file in _ENCODER_FILES)
-    settings = next((each for each in files if each), {})
+    settings: dict[str, Any] = next((each for each in files if each), {})
     calls = settings.get("processing_kwargs") or {}
     limits = [settings.get("max_seq_length"), *((calls.get(kind) or {}).get("max_length") for kind in ("common", "text"))]
     known = [int(limit) for limit in limits if limit]

@@ -23,7 +23,7 @@ from potstill.data.columns import is_image, named, named_label, only, others
 from potstill.data.encoded import EncodedRows
 from potstill.errors import DataError, ModelError
 from potstill.modalities import loading_error
-from potstill.modalities.image.imaging import encode_images
+from potstill.modalities.image.imaging import encode_images, num_channels
 from potstill.models.families import family_or_none
 
 IMAGE_NAMES = (
@@ -108,6 +108,25 @@ class Images:
         self.check_reads(name_or_path, model_config, processor)
         self.image_size = images.size_of(processor)
         return processor
+
+    def reading(self, processor: Any, max_tokens: int | None) -> dict[str, Any]:
+        """Resizing, cropping, scale and normalisation, where these are all that the processor does."""
+        size = images.sides_of(processor.size) if getattr(processor, "do_resize", False) else None
+        crops = getattr(processor, "do_center_crop", False)
+        is_simple = (size is not None or not getattr(processor, "do_resize", False)) and not getattr(processor, "do_pad", False)
+        if not is_simple or getattr(processor, "crop_pct", None):
+            return {}
+        norms = processor.do_normalize
+        pixels = {
+            "mode": "L" if num_channels(processor) == 1 else "RGB",
+            "size": size and list(size),
+            "resample": int(getattr(processor, "resample", None) or 0),
+            "crop": list(images.sides_of(processor.crop_size) or ()) or None if crops else None,
+            "scale": processor.rescale_factor if processor.do_rescale else 1.0,
+            "mean": _per_channel(processor.image_mean) if norms else [],
+            "std": _per_channel(processor.image_std) if norms else [],
+        }
+        return {"pixels": pixels}
 
     def check_reads(self, name: str, config: Any, processor: Any) -> None:
         """Refuses other channels than the model takes, and another size than one with fixed positions takes."""
@@ -208,3 +227,7 @@ def _image_column(dataset: Dataset, column: str, folder: Path | None) -> pa.Chun
         paths = [str(Path(folder or ".") / str(value)) for value in values.to_pylist()]
         return pa.chunked_array([images.image_array(paths)])
     return values
+
+
+def _per_channel(values: Any) -> list[float]:
+    return [float(value) for value in (values if isinstance(values, list | tuple) else [values])]

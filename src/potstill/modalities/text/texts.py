@@ -25,7 +25,7 @@ from potstill.data.encoded import EncodedRows
 from potstill.errors import DataError, ModelError
 from potstill.modalities import loading_error
 from potstill.modalities.text.segments import split_long
-from potstill.modalities.text.tokenising import encode_text, follow
+from potstill.modalities.text.tokenising import encode_text, follow, token_limit
 from potstill.models import sentence_files
 from potstill.models.families import position_offset
 
@@ -122,6 +122,15 @@ class Texts:
             follow(sentences, tokenizer)
         self.check_reads(name_or_path, model_config, tokenizer)
         return self.fitted(tokenizer, model_config) or tokenizer
+
+    def reading(self, processor: Any, max_tokens: int | None) -> dict[str, Any]:
+        """The longest row, and how rows are filled."""
+        return {
+            "max_tokens": token_limit(processor, max_tokens),
+            "pad_token_id": processor.pad_token_id,
+            "pads_left": processor.padding_side == "left",
+            "has_tokenizer_file": bool(getattr(processor, "is_fast", False)),
+        }
 
     def check_reads(self, name: str, config: Any, processor: Any) -> None:
         """Refuses more token ids, or more kinds of segments, than the model has embeddings, and rows that cannot be padded."""
