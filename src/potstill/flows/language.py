@@ -11,10 +11,12 @@ from potstill.contracts.stage import Observer, Stage
 from potstill.errors import RecipeError
 from potstill.flows.run import Run
 from potstill.ground.tables import nearest
+from potstill.knowledge.tokens.schemes import Sampled
 from potstill.models.language_model import LanguageModel, language_model
 from potstill.planning.inputs import NOTHING, InMemory
 from potstill.recipe import Recipe
 from potstill.recipe.language import LanguageOptions
+from potstill.stages.language.ask import AskOptions, ask, open_answers
 from potstill.stages.language.learn import LearnOptions, learn
 from potstill.stages.language.measure import MeasureOptions, measure
 from potstill.stages.language.rows import RowsOptions, TokenRows, open_rows, read_rows
@@ -82,11 +84,20 @@ class LanguageFlow:
             schedule="cosine",
         )
 
+    def _keeps_answers(self, method: str) -> bool:
+        """Whether the student learns from kept distributions: as asked, else where the scheme holds enough for the divergence."""
+        asked = self.recipe.distill.cache
+        if method == "sft" or asked == "never":
+            return False
+        return asked == "always" or self.language.scheme != Sampled.name or self.language.divergence == "kl"
+
     def _stages(self) -> list[Stage]:
         recipe, language = self.recipe, self.language
         start = Slot("student.start", open_student, "work/student", kind=None)
         student = Slot("student", open_student, "student")
         folder: Slot[Path] = Slot("student folder", lambda folder, given: folder, "student", {"student": student})
+        answers = Slot("answers", open_answers, "work/cache", kind="answers")
+        kept: Slot[Path] = Slot("cache folder", lambda folder, given: folder, "work/cache", {"answers": answers})
         measured = Slot("measurements", lambda folder, given: folder, "work/evaluate")
         report = Slot("report", lambda folder, given: folder, "report")
         method = "kd" if recipe.distill.method == "auto" else recipe.distill.method
@@ -108,10 +119,19 @@ class LanguageFlow:
                 work=make_student,
             ),
             Stage(
+                name="cache",
+                title="keep the teacher's distributions",
+                writes=answers,
+                reads={"rows": self.rows, "teacher": self.teacher},
+                options=AskOptions(language, recipe.seed, self._keeps_answers(method)),
+                work=ask,
+                is_needed=lambda given, asked: asked.is_wanted,
+            ),
+            Stage(
                 name="distill",
                 title="teach the student",
                 writes=student,
-                reads={"rows": self.rows, "teacher": self.teacher, "student": start},
+                reads={"rows": self.rows, "teacher": self.teacher, "answers": answers, "student": start},
                 options=LearnOptions(method, language, self._settings()),
                 work=learn,
                 trains=True,
@@ -120,7 +140,13 @@ class LanguageFlow:
                 name="evaluate",
                 title="measure quality, fidelity and speed",
                 writes=measured,
-                reads={"rows": self.rows, "teacher": self.teacher, "student": student, "student_folder": folder},
+                reads={
+                    "rows": self.rows,
+                    "teacher": self.teacher,
+                    "student": student,
+                    "student_folder": folder,
+                    "cache_folder": kept,
+                },
                 options=MeasureOptions(
                     recipe.teacher.model,
                     recipe.data.source,

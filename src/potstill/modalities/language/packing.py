@@ -55,12 +55,16 @@ class PackedRows:
     Args:
         window: Tokens of the longest window.
         is_packed: Whether documents share windows.
+        only: Numbers of the documents that take part; None for all.
     """
 
-    def __init__(self, documents: Documents, window: int, *, is_packed: bool = True) -> None:
+    def __init__(self, documents: Documents, window: int, *, is_packed: bool = True, only: Sequence[int] | None = None) -> None:
         self.documents = documents
-        self.windows = pack(documents.lengths, window) if is_packed else [[index] for index in range(len(documents))]
-        self.lengths = np.array([documents.lengths[window].sum() for window in self.windows], np.int64)
+        numbers = np.arange(len(documents)) if only is None else np.asarray(only)
+        lengths = documents.lengths
+        places = pack(lengths[numbers], window) if is_packed else [[index] for index in range(len(numbers))]
+        self.windows = [numbers[place].tolist() for place in places]
+        self.lengths = np.array([lengths[window].sum() for window in self.windows], np.int64)
 
     def __len__(self) -> int:
         return len(self.windows)

@@ -12,6 +12,7 @@ from potstill.contracts.slot import Given
 from potstill.contracts.stage import Observer
 from potstill.ground.disk import write_json_atomic
 from potstill.knowledge.language import LanguageTeacher
+from potstill.knowledge.tokens.cache import TokenCache
 from potstill.losses.tokens import TokenCE, TokenDivergence
 from potstill.models.language_model import LanguageModel
 from potstill.planning.learning import progress
@@ -47,6 +48,10 @@ def terms_of(options: LanguageOptions, vocab_size: int | None, *, has_teacher: b
     return [theirs, labels] if options.labels else [theirs]
 
 
+def _source(given: Given, teacher: LanguageModel) -> TokenCache | LanguageTeacher:
+    return given.answers if given.answers is not None else LanguageTeacher(teacher.decoder)
+
+
 def learn(given: Given, options: LearnOptions, folder: Path, observer: Observer) -> Sequence[str]:
     """Teach the student, and save it as a plain model with its tokenizer."""
     student: LanguageModel = given.student
@@ -59,7 +64,7 @@ def learn(given: Given, options: LearnOptions, folder: Path, observer: Observer)
         collator=rows.collator,
         folder=folder / "training",
         terms=terms_of(options.language, len(tokenizer), has_teacher=has_teacher),
-        source=LanguageTeacher(teacher.decoder) if has_teacher else None,
+        source=_source(given, teacher) if has_teacher else None,
         eval_rows=rows.windows("validation"),
         settings=options.settings,
         on_progress=progress(observer),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from potstill.evaluate.language import measure_tokens
 from potstill.ground.hardware import package_versions
 from potstill.models.language_model import LanguageModel
 from potstill.report.assemble import machine_facts
-from potstill.report.metrics import DataSummary, Metrics, ModelFigures, PlanSummary, Ratio, history_points
+from potstill.report.metrics import DataSummary, Metrics, ModelFigures, PlanSummary, Ratio, TokenCacheFigures, history_points
 
 METRIC = "accuracy"
 
@@ -66,7 +66,10 @@ def measure(given: Given, options: MeasureOptions, folder: Path, observer: Obser
         served="student",
         plan=PlanSummary(teacher=_shape(given.teacher), student=_shape(given.student)),
         history={one["name"]: history_points(one["history"]) for one in facts.get("stages", ())},
-        data=DataSummary(source=options.source, rows=rows.facts["rows"], notes=rows.facts["notes"]),
+        cache=_cache(read_facts(given.cache_folder)),
+        data=DataSummary(
+            source=options.source, rows=rows.facts["rows"], notes=rows.facts["notes"], documents=rows.facts["splits"]
+        ),
         machine=machine_facts(),
         versions=package_versions(),
         seeds={"seed": options.seed},
@@ -87,6 +90,11 @@ def _figures(party: LanguageModel, found: dict[str, float]) -> ModelFigures:
         agreement=found.get("teacher_agreement"),
         mean_kl_nats=found.get("teacher_kl"),
     )
+
+
+def _cache(facts: Mapping[str, Any]) -> TokenCacheFigures | None:
+    names = TokenCacheFigures.model_fields
+    return TokenCacheFigures(**{name: facts[name] for name in names}) if facts else None
 
 
 def _share(value: float | None, of: float | None) -> float | None:
