@@ -35,7 +35,11 @@ MODULES = {_name(path): path for path in FILES}
 @cache
 def _imports(module: str) -> frozenset[str]:
     """The modules of Potstill that a module imports, inside functions too; those for the type checker alone do not count."""
-    return frozenset(name for name in _named(ast.parse(MODULES[module].read_text("utf-8"))) if name in MODULES and name != module)
+    tree = ast.parse(MODULES[module].read_text("utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level == 1:  # files of one folder that are copied together
+            node.module, node.level = f"{module.rpartition('.')[0]}.{node.module}", 0
+    return frozenset(name for name in _named(tree) if name in MODULES and name != module)
 
 
 def _named(node: ast.AST) -> Iterator[str]:

@@ -11,9 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from isolated import run_without
 from potstill import DistillationPipeline
 from potstill.errors import OutputError
 from potstill.report.metrics import Metrics
+from potstill.report.onnx_snippets import load_with_onnxruntime
+from potstill.report.snippets import load_with_transformers
 
 CONFIG: dict[str, Any] = {
     "teacher": {"epochs": 6, "learning_rate": 3e-3},
@@ -127,3 +130,14 @@ def test_a_folder_of_something_else_is_left_alone(small_bert: Path, reviews: Pat
         pipeline(small_bert, reviews, tmp_path).run()
     assert (tmp_path / "thesis.txt").read_text("utf-8") == "years of work"
     assert [path.name for path in tmp_path.iterdir() if not path.name.startswith((".", "run"))] == ["thesis.txt"]
+
+
+def test_the_code_of_the_page_runs_without_potstill(finished: tuple[Path, Metrics]) -> None:
+    output, metrics = finished
+    assert metrics.loading is not None
+    assert metrics.loading.inputs == ["text"]
+    with_transformers = run_without(["potstill"], load_with_transformers(metrics), output)
+    with_onnx = run_without(["potstill", "torch", "transformers"], load_with_onnxruntime(metrics) or "", output)
+    for said in (with_transformers, with_onnx):
+        assert len(said.splitlines()) == 2
+        assert "good" in said or "bad" in said

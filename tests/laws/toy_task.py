@@ -50,6 +50,9 @@ class Table:
     def load_processor(self, name_or_path, *, model_config=None) -> float:
         return 1.0
 
+    def reading(self, processor, max_tokens):
+        return {}
+
     def check_reads(self, name, config, processor) -> None:
         pass
 

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from potstill.errors import MissingExtra
 from potstill.report.card import card, write_card
-from potstill.report.metrics import Metrics
+from potstill.report.metrics import Loading, Metrics
 from potstill.report.table import summary_table
 from potstill.report.tensorboard import attention_image, write_tensorboard
 
@@ -134,8 +134,7 @@ def test_attention_image_of_equal_maps_has_an_empty_difference(metrics) -> None:
 def test_a_student_of_the_users_own_code_is_loaded_with_its_consent(metrics) -> None:
     from potstill.report.snippets import load_with_transformers
 
-    assert metrics.plan is not None
-    metrics.plan.student["model_type"] = "potstill-module"
+    metrics.loading = Loading(model_type="potstill-module", model_class="ModuleForImageClassification", needs="potstill")
     code = load_with_transformers(metrics)
     compile(code, "card", "exec")
     assert "potstill.load(" in code

@@ -11,11 +11,11 @@ import pytest
 
 from potstill.errors import RecipeError
 from potstill.report.metrics import ClassResult, Metrics
+from potstill.report.onnx_snippets import load_with_onnxruntime
 from potstill.report.page import page, render
 from potstill.report.plots.canvas import text_width
 from potstill.report.plots.classes import recall_per_class
 from potstill.report.plots.curves import tradeoff, training_curve
-from potstill.report.snippets import load_with_onnxruntime
 from potstill.report.words import LANGUAGES, same, say
 from potstill.report.words_en import ENGLISH
 from potstill.report.words_zh import CHINESE

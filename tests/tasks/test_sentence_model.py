@@ -6,13 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from transformers import AutoModel, BertConfig, BertModel, DistilBertConfig, DistilBertModel
 
 from potstill import tasks
-from potstill.errors import ModelError
-from potstill.models.sentence_model import AutoSentenceEncoder, pool, save_for_sentence_transformers
+from potstill.models.sentence_model import AutoSentenceEncoder, pool
 
 SIZES = {"vocab_size": 40, "max_position_embeddings": 16}
 
@@ -72,19 +70,13 @@ def test_sentence_transformers_files_are_read_and_written(tmp_path: Path) -> Non
         model.sentence_head.weight.add_(0.1 * torch.randn_like(model.sentence_head.weight))
     saved = tmp_path / "saved"
     model.save_pretrained(saved)
-    save_for_sentence_transformers(model, saved)
+    model.save_extras(saved)
     torch.testing.assert_close(embedding(AutoSentenceEncoder.from_pretrained(saved)), embedding(model))
     plain = tmp_path / "from-files"
     AutoModel.from_pretrained(saved).save_pretrained(plain)
     for name in ("modules.json", "1_Pooling", "2_Dense"):
         (saved / name).rename(plain / name)
     torch.testing.assert_close(embedding(AutoSentenceEncoder.from_pretrained(plain)), embedding(model))
-
-
-def test_poolings_that_are_not_known_are_refused(tmp_path: Path) -> None:
-    pooling_files(bert(tmp_path), max_tokens=True)
-    with pytest.raises(ModelError, match="pools its tokens by max_tokens"):
-        AutoSentenceEncoder.from_pretrained(tmp_path)
 
 
 def test_encoders_without_token_types_work_too(tmp_path: Path) -> None:

@@ -64,6 +64,13 @@ TaskFlag = Annotated[
         autocompletion=_completed(lambda: TASK_NAMES),
     ),
 ]
+PlainFlag = Annotated[
+    bool | None, typer.Option("--plain", help="A student of a type that transformers has, in uniform shapes.", show_default=False)
+]
+TrustFlag = Annotated[
+    bool | None,
+    typer.Option("--trust-code", help="Run code that the recipe names as package.module:name.", show_default=False),
+]
 StudentFlag = Annotated[
     str | None,
     typer.Option(

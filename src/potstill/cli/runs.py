@@ -17,6 +17,7 @@ from potstill.cli.parameters import (
     MethodFlag,
     OutputFlag,
     OverwriteFlag,
+    PlainFlag,
     QuantizeFlag,
     RatioFlag,
     RecipeFile,
@@ -28,6 +29,7 @@ from potstill.cli.parameters import (
     TaskFlag,
     TeacherFlag,
     TracebackFlag,
+    TrustFlag,
     UnlabelledFlag,
 )
 from potstill.cli.printing import quiet_libraries, show
@@ -50,6 +52,8 @@ def distill(
     output: OutputFlag = None,
     task: TaskFlag = None,
     student: StudentFlag = None,
+    plain: PlainFlag = None,
+    trust_code: TrustFlag = None,
     method: MethodFlag = None,
     epochs: EpochsFlag = None,
     unlabelled: UnlabelledFlag = None,
@@ -82,6 +86,8 @@ def plan(
     output: OutputFlag = None,
     task: TaskFlag = None,
     student: StudentFlag = None,
+    plain: PlainFlag = None,
+    trust_code: TrustFlag = None,
     method: MethodFlag = None,
     epochs: EpochsFlag = None,
     unlabelled: UnlabelledFlag = None,

@@ -86,6 +86,9 @@ class Modality(Protocol):
     def load_processor(self, name_or_path: str, *, model_config: Any = None) -> Any:
         """The tokenizer or image processor."""
 
+    def reading(self, processor: Any, max_tokens: int | None) -> dict[str, Any]:
+        """What a program without the processor's library needs to read a row: fields of `report.metrics.Loading`."""
+
     def check_reads(self, name: str, config: Any, processor: Any) -> None:
         """Make sure that a model can read what a processor makes; raises ModelError."""
 

@@ -39,6 +39,7 @@ class MeasureOptions:
     has_ratio: bool
     ensemble: bool
     target: str
+    max_tokens: int | None
     recipe_file: Path = field(compare=False)
 
 

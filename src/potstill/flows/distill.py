@@ -373,6 +373,7 @@ class DistillFlow:
             has_ratio=recipe.student.model is None,
             ensemble=recipe.distill.options.get("ensemble", False),
             target=recipe.target,
+            max_tokens=recipe.data.max_tokens,
             recipe_file=Path(recipe.output) / "recipe.yaml",
         )
 

@@ -21,7 +21,7 @@ from potstill.ground.code import remember
 from potstill.ground.disk import explained_full_disk, explained_os_errors
 from potstill.ground.lock import FolderLock
 from potstill.ground.quiet import quieted
-from potstill.planning.inputs import InMemory, given_tasks, named_tasks, wrap_teacher
+from potstill.planning.inputs import InMemory, given_tasks, named_tasks, taken
 from potstill.recipe import Recipe, make_recipe
 from potstill.recipe.model import IN_MEMORY
 from potstill.report.result import Result
@@ -36,8 +36,9 @@ class DistillationPipeline:
     """Teacher and data in; distilled, quantized, exported and measured student out.
 
     Args:
-        teacher_model: Folder, hub id, a list of these, ``package.module:function``, or a model in memory: of transformers, or any
-            `torch.nn.Module` that gives the logits of images. For several tasks a mapping from each task's name to its teacher.
+        teacher_model: Folder, hub id, a list of these, ``package.module:function``, or a model in memory: of transformers, of
+            sentence-transformers, or any `torch.nn.Module` that gives the logits of images. One in another type than float32 is
+            left alone, and a copy in float32 is used. For several tasks a mapping from each task's name to its teacher.
         data: File, folder, hub id, or a `datasets.Dataset` or `DatasetDict` in memory; for several tasks a mapping likewise.
         config: Recipe keys, nested or by their well-known names (``compression_ratio``, ``temperature`` …).
         output_dir: Folder that receives everything.
@@ -81,8 +82,8 @@ class DistillationPipeline:
         named["data"] = {"source": str(data) if isinstance(data, str | Path) else IN_MEMORY}
         self.recipe = make_recipe(config, named)
         teacher: Any = None if isinstance(teacher_model, str | Path | Sequence) else teacher_model
-        if teacher is not None and not hasattr(teacher, "config") and processor is not None:
-            teacher = wrap_teacher(teacher, processor)
+        if teacher is not None:
+            teacher, processor = taken(teacher, processor)
         self._memory = InMemory(teacher, processor, None if isinstance(data, str | Path) else data)
         if teacher is not None and processor is None:
             raise RecipeError(

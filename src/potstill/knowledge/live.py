@@ -24,6 +24,7 @@ from potstill.ground.hardware import bf16_pays
 from potstill.knowledge.responses.dense import DenseLogits
 from potstill.models.frozen import ensure_eval, fingerprint_of, freeze
 from potstill.models.inputs import MAIN_INPUTS, InputNames
+from potstill.models.weights import in_float32
 from potstill.tasks import answers_of
 
 logger = logging.getLogger(__name__)
@@ -40,10 +41,11 @@ class LiveTeacher:
     (``teacher_input_ids`` …) where the batch has them, else the student's.
 
     Args:
-        model: A classifier whose forward returns logits, or an object with ``logits``; it is frozen in place.
+        model: A classifier whose forward returns logits, or an object with ``logits``; it is frozen in place. One in another type
+            than float32 is left alone: a copy in float32 answers, as if it came from disk. Quantized weights stay as they are.
         tap_reader: Reads intermediate values by need name; without one, only logits and hidden states are at hand.
         dtype: What to compute in: "float32", also inside a caller's autocast; "bfloat16", which moves the logits of small models
-            by hundredths; or "auto" (bfloat16 where a measurement says that it pays). The weights stay as they are.
+            by hundredths; or "auto" (bfloat16 where a measurement says that it pays). The weights stay in float32.
         device: Where it runs, and is moved to when it is first asked. None: where the batches are, if that is a GPU, else where
             it is; so that a teacher on the CPU does not silently hold up a student that trains on a GPU.
         answers: What the model answers; None for what its class and its problem type say.
@@ -58,11 +60,11 @@ class LiveTeacher:
         device: torch.device | str | None = None,
         answers: Answers | None = None,
     ) -> None:
-        self.model = freeze(model)
+        self.model = freeze(in_float32(model))
         self.tap_reader = tap_reader
         self.dtype = dtype
         self.home = device
-        self.answers = answers_of(model) if answers is None else answers
+        self.answers = answers_of(self.model) if answers is None else answers
 
     @functools.cached_property
     def fingerprint(self) -> str:

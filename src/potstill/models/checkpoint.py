@@ -11,6 +11,7 @@ from typing import Any
 from potstill.contracts.task import Task
 from potstill.errors import ModelError, first_line
 from potstill.ground.disk import spelling
+from potstill.models.weights import method_of
 
 _HEADLESS = ("Model", "ForMaskedLM", "ForPreTraining", "ForMaskedImageModeling", "Encoder", "Backbone")
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -79,8 +80,11 @@ def check_config(name: str, config: Any, task: Task) -> None:
     """Refuse configurations that no teacher of the task can have.
 
     Raises:
-        ModelError: A model trained for another kind of answers, or an encoder with a decoder.
+        ModelError: A model trained for another kind of answers, quantized weights, or an encoder with a decoder.
     """
+    method = method_of(config)
+    if method is not None:
+        raise quantized(name, method)
     problem = getattr(config, "problem_type", None)
     fitting = task.siblings.get(str(problem))
     if fitting is not None and fitting != task.name:
@@ -93,6 +97,15 @@ def check_config(name: str, config: Any, task: Task) -> None:
         raise ModelError(
             f"{name} is a {config.model_type}, an encoder with a decoder", "encoders and image models", "choose another teacher"
         )
+
+
+def quantized(name: str, how: str) -> ModelError:
+    """The error for a model whose weights are quantized."""
+    return ModelError(
+        f"{name} has quantized weights ({how}), which a student cannot be made from",
+        "weights in float32, bfloat16 or float16",
+        "load the model that it was quantized from, without quantization_config",
+    )
 
 
 def check_fits_task(name: str, config: Any, task: Task, *, architectures: Sequence[str] | None = None) -> bool | None:

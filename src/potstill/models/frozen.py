@@ -18,6 +18,7 @@ _PASSING_SETTINGS = frozenset(
         "_attn_implementation_internal",
         "_name_or_path",
         "architectures",
+        "auto_map",
         "dtype",
         "id2label",
         "label2id",

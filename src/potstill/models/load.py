@@ -17,9 +17,19 @@ from potstill.contracts.task import Task
 from potstill.errors import ModelError, first_line
 from potstill.ground.counted import counted
 from potstill.ground.tables import resolve
-from potstill.models.checkpoint import check_config, check_fits_task, check_folder, has_own_processor, read_config, read_model
+from potstill.models.checkpoint import (
+    check_config,
+    check_fits_task,
+    check_folder,
+    has_own_processor,
+    quantized,
+    read_config,
+    read_model,
+)
 from potstill.models.frozen import freeze
 from potstill.models.labels import align_labels, name_classes, reorder_head
+from potstill.models.sentence_model import is_sentence_transformer, unpacked
+from potstill.models.weights import in_float32, quantization_of, to_float32
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +51,7 @@ def new_model(task: Task, config: Any) -> PreTrainedModel:
     if config.architectures is None:
         config.architectures = []  # DeiT's Auto class cannot read None
     model: PreTrainedModel = auto_class(task.head).from_config(config).eval()
-    return model
+    return to_float32(model)  # whatever type the configuration was saved with
 
 
 @dataclass(frozen=True)
@@ -62,7 +72,7 @@ class LoadedTeacher:
 
 
 def load_teacher(
-    source: str | Path | PreTrainedModel,
+    source: str | Path | PreTrainedModel | Any,
     task: Task,
     *,
     num_labels: int | None = None,
@@ -72,7 +82,8 @@ def load_teacher(
     """Load a teacher for a task.
 
     Args:
-        source: A folder or hub name that transformers can load, or a model (left as it is, but frozen).
+        source: A folder or hub name that transformers can load, or a model of transformers or sentence-transformers. A model is
+            frozen and else left as it is; one in another type than float32 is left alone, and a copy in float32 is taken.
         task: Names the task and loads the processor.
         num_labels: Classes of the data; taken from `label_names`, else from the teacher, where left out.
         label_names: Labels of the data in the order of their ids; the head's rows are brought into this order.
@@ -83,7 +94,10 @@ def load_teacher(
             classes other than the data's.
     """
     num_labels = len(label_names) if num_labels is None and label_names is not None else num_labels
-    if isinstance(source, PreTrainedModel):
+    if is_sentence_transformer(source):
+        model, processor = unpacked(source, lambda folder, config: _load_processor(folder, config, task))
+        head_is_new, notes = False, list[str]()
+    elif isinstance(source, PreTrainedModel):
         model, processor, head_is_new, notes = *_take_model(source, task), False, list[str]()
     else:
         name = os.path.expanduser(str(source))
@@ -113,6 +127,9 @@ def load_teacher(
 
 def _take_model(model: PreTrainedModel, task: Task) -> tuple[PreTrainedModel, Any]:
     check_config(type(model).__name__, model.config, task)
+    packed, model = quantization_of(model), in_float32(model)
+    if packed is not None:
+        raise quantized(type(model).__name__, packed)
     check_fits_task(type(model).__name__, model.config, task, architectures=[type(model).__name__])
     path = getattr(model.config, "_name_or_path", "") or ""
     has_processor = bool(path) and Path(path).is_dir() and has_own_processor(path)

@@ -7,27 +7,28 @@ from __future__ import annotations
 
 import functools
 import inspect
-import json
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers.dynamic_module_utils import custom_object_save
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from potstill.errors import ModelError
+from potstill.models import sentence_files
 
 HEAD = "ForSentenceEmbedding"
-POOLING_MODES = {"cls_token": "cls", "mean_tokens": "mean"}  # name in sentence-transformers → ours
-_MODULES = "modules.json"
 
 
 class SentenceEncoder:
     """The part that all sentence encoders have, whatever encoder they stand on; see `encoder_class`.
 
-    ``logits`` [B, D] are the embedding: pooled over real tokens (the mean, or the first token where the configuration says
-    ``sentence_pooling: cls``), through ``sentence_head``, scaled to length one.
+    ``logits`` [B, D] are the embedding: pooled over real tokens (the mean, or what the configuration says under
+    ``sentence_pooling``), through ``sentence_head``, scaled to length one.
     """
 
     body_class: Any
@@ -71,9 +72,16 @@ class SentenceEncoder:
         embedding = nn.functional.normalize(self.sentence_head(pooled), dim=-1)
         return SequenceClassifierOutput(logits=embedding, hidden_states=outputs.hidden_states)
 
+    def save_pretrained(self, folder: str | Path, *args: Any, **options: Any) -> None:
+        """As transformers saves it, with the files of its encoder where that is none of transformers' own."""
+        if self.body_class.is_remote_code():
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            custom_object_save(getattr(self, self.base_model_prefix), folder, config=self.config)
+        super().save_pretrained(folder, *args, **options)  # type: ignore[misc]
+
     def save_extras(self, folder: Path) -> None:
-        """The files of sentence-transformers; see `save_for_sentence_transformers`."""
-        save_for_sentence_transformers(self, folder)
+        """The files of sentence-transformers; see `sentence_files.write`."""
+        sentence_files.write(folder, self.sentence_head, getattr(self.config, "sentence_pooling", "mean"))
 
 
 class AutoSentenceEncoder:
@@ -109,12 +117,13 @@ class AutoSentenceEncoder:
         options.pop("trust_remote_code", None)
         config = AutoConfig.from_pretrained(name) if config is None else config
         is_whole = any(kind.endswith(HEAD) for kind in getattr(config, "architectures", None) or ())
-        layers = None if is_whole else _layers_of(Path(name), config)
-        if layers is not None:
-            config.sentence_pooling, config.num_labels = layers[0], num_labels or layers[1]
+        files = None if is_whole else (sentence_files.read(name) or sentence_files.SentenceFiles())
+        if files is not None:
+            width = files.width or hidden_width(config)
+            config.sentence_pooling, config.num_labels = files.pooling, num_labels or width
         model, info = encoder_class(config.__class__).from_pretrained(name, config=config, output_loading_info=True, **options)
-        if layers is not None and config.num_labels == layers[1]:
-            _fill_head(model.sentence_head, Path(name), layers[2])
+        if files is not None and config.num_labels == width:
+            _fill_head(model.sentence_head, files.dense)
             info["missing_keys"] = {key for key in info["missing_keys"] if not str(key).startswith("sentence_head.")}
         return (model, info) if output_loading_info else model
 
@@ -139,92 +148,54 @@ def encoder_class(config_class: Any) -> Any:
     )
 
 
+def is_sentence_transformer(model: Any) -> bool:
+    """Whether an object is a model of the package sentence-transformers."""
+    return any(kind.__module__.split(".")[0] == "sentence_transformers" for kind in type(model).__mro__) and hasattr(
+        model, "save"
+    )
+
+
+def unpacked(encoder: Any, read_processor: Callable[[str, Any], Any] = lambda folder, config: None) -> tuple[Any, Any]:
+    """The sentence encoder that a model of sentence-transformers is, read from a copy that it saves, and its processor.
+
+    Args:
+        encoder: The model; not changed.
+        read_processor: From that copy's folder and the configuration to the processor.
+
+    Raises:
+        ModelError: Layers, a pooling or a prompt that have no counterpart here.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        encoder.save(folder)
+        model = AutoSentenceEncoder.from_pretrained(folder, dtype=torch.float32)
+        processor = read_processor(folder, model.config)
+    model.config._name_or_path = ""
+    return model.eval(), processor
+
+
 def hidden_width(config: Any) -> int:
     """Width of the encoder's output."""
     return int(getattr(config, "hidden_size", None) or config.dim)
 
 
 def pool(states: Tensor, mask: Tensor, pooling: str) -> Tensor:
-    """[B, H] out of token states [B, T, H]: their mean over real tokens, or the first token's."""
+    """[B, H] out of token states [B, T, H]: their mean or maximum over real tokens, or the first token's."""
     if pooling == "cls":
         return states[:, 0]
+    if pooling == "max":
+        return states.masked_fill(mask.unsqueeze(-1) == 0, torch.finfo(states.dtype).min).amax(1)
     weights = mask.unsqueeze(-1).to(states.dtype)
     return (states * weights).sum(1) / weights.sum(1).clamp(min=1e-9)
 
 
-def save_for_sentence_transformers(model: Any, folder: Path) -> None:
-    """Write the files by which sentence-transformers loads a saved sentence encoder, with the same embedding."""
-    from safetensors.torch import save_file
-
-    head, pooling = model.sentence_head, getattr(model.config, "sentence_pooling", "mean")
-    kinds = ("Transformer", "Pooling", "Dense", "Normalize")
-    paths = ("", "1_Pooling", "2_Dense", "3_Normalize")
-    modules = [
-        {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{kind}"}
-        for index, (kind, path) in enumerate(zip(kinds, paths))
-    ]
-    dense = {
-        "in_features": head.in_features,
-        "out_features": head.out_features,
-        "bias": True,
-        "activation_function": "torch.nn.modules.linear.Identity",
-    }
-    modes = {f"pooling_mode_{name}": value == pooling for name, value in POOLING_MODES.items()}
-    for path, values in (
-        (_MODULES, modules),
-        ("1_Pooling/config.json", {"word_embedding_dimension": head.in_features, **modes}),
-        ("2_Dense/config.json", dense),
-    ):
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_text(json.dumps(values, indent=2), "utf-8")
-    (folder / "3_Normalize").mkdir(exist_ok=True)
-    weights = {"linear.weight": head.weight.detach().contiguous(), "linear.bias": head.bias.detach().contiguous()}
-    save_file(weights, folder / "2_Dense" / "model.safetensors")
-
-
-def _layers_of(folder: Path, config: Any) -> tuple[str, int, Path | None]:
-    """Pooling, width and the linear layer's folder that a folder's sentence-transformers files say; else mean and none."""
-    width = hidden_width(config)
-    if not (folder / _MODULES).is_file():
-        return "mean", width, None
-    pooling, dense = "mean", None
-    for module in json.loads((folder / _MODULES).read_text("utf-8")):
-        layer, place = module["type"].rpartition(".")[2], folder / module["path"]
-        if layer == "Pooling":
-            pooling = _pooling(json.loads((place / "config.json").read_text("utf-8")), folder)
-        elif layer == "Dense":
-            settings = json.loads((place / "config.json").read_text("utf-8"))
-            if not str(settings.get("activation_function", "")).endswith("Identity") or dense is not None:
-                raise ModelError(
-                    f"{folder} has a layer {module['path']} after its pooling that is not linear",
-                    "pooling, at most one linear layer, and normalising",
-                    "choose another teacher",
-                )
-            dense, width = place, int(settings["out_features"])
-    return pooling, width, dense
-
-
-def _pooling(settings: dict[str, Any], folder: Path) -> str:
-    chosen = [
-        name.removeprefix("pooling_mode_") for name, value in settings.items() if name.startswith("pooling_mode_") and value
-    ]
-    if len(chosen) != 1 or chosen[0] not in POOLING_MODES:
-        raise ModelError(
-            f"{folder} pools its tokens by {' and '.join(chosen) or 'nothing'}",
-            ", ".join(POOLING_MODES),
-            "choose another teacher",
-        )
-    return POOLING_MODES[chosen[0]]
-
-
 @torch.no_grad()
-def _fill_head(head: nn.Linear, folder: Path, dense: Path | None) -> None:
+def _fill_head(head: nn.Linear, dense: Path | None) -> None:
     if dense is None:
         head.weight.copy_(torch.eye(head.out_features))
         head.bias.zero_()
         return
     from safetensors.torch import load_file
 
-    weights = load_file(dense / "model.safetensors")
+    weights = load_file(dense)
     head.weight.copy_(weights["linear.weight"])
     head.bias.copy_(weights.get("linear.bias", torch.zeros(head.out_features)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,6 +22,8 @@ from potstill.models.frozen import fingerprint_of, freeze
 from potstill.models.labels import teacher_labels
 from potstill.models.load import LoadedTeacher, load_teacher, new_model
 from potstill.models.module import register, wrap
+from potstill.models.sentence_model import is_sentence_transformer, unpacked
+from potstill.models.weights import in_float32
 from potstill.recipe import Recipe
 from potstill.recipe.model import IN_MEMORY, DataRecipe, OneTeacherRecipe
 from potstill.tasks import build as build_task
@@ -30,7 +32,6 @@ from potstill.tasks import of_several
 from potstill.tasks.inference import kind_of_labels
 
 if TYPE_CHECKING:
-    from torch import nn
     from transformers import PreTrainedModel
 
 
@@ -116,12 +117,24 @@ class Inputs:
         given, names = self.teacher, label_names or None
         if self.memory.teacher is not None:
             loaded = load_teacher(self.memory.teacher, self.task, label_names=names)
-            return LoadedTeacher(loaded.model, self.memory.processor or loaded.processor, loaded.head_is_new, loaded.notes)
+            return replace(loaded, processor=self._fitting(loaded))
         if is_factory(given.model):
             return self._module_teacher(label_names)
         if given.from_scratch:
             return self._from_scratch(label_names)
         return load_teacher(given.model, self.task, label_names=names, trust_remote_code=given.trust_remote_code)
+
+    def _fitting(self, loaded: LoadedTeacher) -> Any:
+        """The processor in memory, which stays as it is: a copy with the model's limits where these are narrower.
+
+        Raises:
+            ModelError: It makes what the model cannot read.
+        """
+        processor, modality, config = self.memory.processor, self.task.modality, loaded.model.config
+        if processor is None:
+            return loaded.processor
+        modality.check_reads(type(loaded.model).__name__, config, processor)
+        return modality.fitted(processor, config) or processor
 
     def _from_scratch(self, label_names: tuple[str, ...] | None) -> LoadedTeacher:
         config = read_config(self.teacher)
@@ -256,14 +269,23 @@ def trust_named(recipe: Recipe) -> None:
         register()
 
 
-def wrap_teacher(network: nn.Module, processor: Any) -> PreTrainedModel:
-    """A network in memory as the teacher of a run.
+def taken(teacher: Any, processor: Any) -> tuple[Any, Any]:
+    """A teacher in memory and its processor as a run takes them: in float32, the processor out of a sentence-transformers model.
 
     Raises:
-        ModelError: It does not run on an image of the processor's size.
+        ModelError: A network that does not run on an image of the processor's size, or an encoder without counterpart here.
     """
+    if is_sentence_transformer(teacher):
+        texts = modalities.build("text")
+        model, own = unpacked(teacher, lambda folder, config: texts.load_processor(folder, model_config=config))
+        return model, processor or own
+    if processor is None:
+        return teacher, None
+    teacher = in_float32(teacher)
+    if hasattr(teacher, "config"):
+        return teacher, processor
     register()
-    return wrap(network, trust_module(network), processor)
+    return wrap(teacher, trust_module(teacher), processor), processor
 
 
 def named_tasks(teachers: Mapping[str, Any], data: Any) -> dict[str, Any]:
@@ -291,6 +313,8 @@ def given_tasks(teachers: Mapping[str, Any], data: Any, processors: Any) -> dict
     found = {}
     for name, teacher in teachers.items():
         processor = processors.get(name) if isinstance(processors, Mapping) else None
+        if not _is_named(teacher):
+            teacher, processor = taken(teacher, processor)
         if not _is_named(teacher) and processor is None:
             raise RecipeError(
                 f"the teacher of task {name!r} is in memory and came without its tokenizer or image processor",

@@ -158,6 +158,10 @@ class StudentRecipe(Options):
         "table: a row for each token, so that the student is of a type that transformers has.",
     )
 
+    plain: bool = Field(
+        False, description="A student of a type that transformers has: attention and embeddings are cut to uniform shapes."
+    )
+
     @field_validator("ratio")
     @classmethod
     def _in_range(cls, ratio: float | None) -> float | None:
@@ -173,6 +177,10 @@ class StudentRecipe(Options):
             raise ValueError(f"only one of ratio, params, bytes, latency_ms and model can be given, found {' and '.join(given)}")
         if self.ratio is not None and self.ratio > 0.95 and self.architecture is None:
             raise ValueError("ratio must be at most 0.95; above that, set student.architecture: static, textcnn or bilstm")
+        if self.plain and self.architecture is not None:
+            raise ValueError(
+                f"plain asks for a type of transformers' own, and {self.architecture} is one of Potstill's; leave one of them out"
+            )
         if self.architecture is not None and self.model is not None:
             raise ValueError("only one of architecture and model can be given")
         return self

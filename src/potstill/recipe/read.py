@@ -19,6 +19,7 @@ from potstill.recipe.tasks import open_tasks, with_sections
 ALIASES: Mapping[str, str] = {
     "teacher_model": "teacher.model",
     "student_arch": "student.model",
+    "plain": "student.plain",
     "compression_ratio": "student.ratio",
     "ratio": "student.ratio",
     "task_type": "task",

@@ -19,6 +19,7 @@ from potstill.exports.delivery import kept_in, plain_in
 from potstill.exports.timing import Timing
 from potstill.ground.counted import counted
 from potstill.ground.hardware import choose_threads, describe, package_versions
+from potstill.report.loading import loading_of
 from potstill.report.metrics import (
     ClassResult,
     DataSummary,
@@ -98,6 +99,7 @@ def assemble(
         target=_target(bench.target),
         versions=package_versions(),
         seeds={"run": options.seed},
+        loading=loading_of(bench),
         files=_files(bench),
         warnings=_warnings(bench, answers),
     )

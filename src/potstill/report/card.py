@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 
 from potstill.ground.counted import counted
-from potstill.report import headline, numbers, snippets
+from potstill.report import headline, numbers, onnx_snippets, snippets
+from potstill.report.loading import statement
 from potstill.report.metrics import Metrics
 from potstill.report.words import in_order
 
@@ -138,11 +139,14 @@ def _conditions(metrics: Metrics) -> str:
 
 
 def _use(metrics: Metrics) -> str:
-    heading = "With transformers and potstill" if snippets.is_own_type(metrics) else "With plain transformers"
-    parts = [f"{heading}, in this folder:", f"```python\n{snippets.load_with_transformers(metrics)}\n```"]
-    onnx = snippets.load_with_onnxruntime(metrics)
+    said = statement(metrics)
+    parts = ([] if said is None else [_plain(said.en)]) + [
+        "In this folder:",
+        f"```python\n{snippets.load_with_transformers(metrics)}\n```",
+    ]
+    onnx = onnx_snippets.load_with_onnxruntime(metrics)
     if onnx:
-        parts += ["With plain onnxruntime:", f"```python\n{onnx}\n```"]
+        parts += ["Without transformers and PyTorch:", f"```python\n{onnx}\n```"]
     return "\n\n".join(parts)
 
 

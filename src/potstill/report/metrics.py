@@ -259,6 +259,35 @@ class Interval(Part):
     level: Figure = Field(default=0.95, description="Share of intervals that hold the true value.")
 
 
+class Pixels(Part):
+    """How an image becomes the numbers that the student reads."""
+
+    mode: str = Field(description="Pillow's mode: RGB or L.")
+    size: list[int] | None = Field(None, description="Height and width that an image is resized to; as it is where null.")
+    resample: int = Field(default=2, description="Pillow's number of the filter of resizing.")
+    crop: list[int] | None = Field(None, description="Height and width of the centre that is kept; all where null.")
+    scale: float = Field(default=1.0, description="Factor of the values 0 to 255.")
+    mean: list[float] = Field(default_factory=list, description="Subtracted from each channel; nothing where empty.")
+    std: list[float] = Field(default_factory=list, description="Each channel is divided by; nothing where empty.")
+
+
+class Loading(Part):
+    """Of which type the student is, and what loads it and reads for it."""
+
+    model_type: str = Field(description="The model type that its configuration names.")
+    model_class: str = Field(description="Its class.")
+    needs: Literal["transformers", "trust_remote_code", "potstill"] = Field(
+        description="transformers: loads with it alone; trust_remote_code: too, by the code that lies in its folder;"
+        " potstill: only with Potstill and the code that makes it."
+    )
+    inputs: list[str] = Field(default_factory=list, description="What a row has, in order: text, text_pair, tokens, image …")
+    max_tokens: int | None = Field(None, description="The longest row in tokens; longer ones are cut.")
+    pad_token_id: int | None = Field(None, description="The token that fills rows.")
+    pads_left: bool = Field(default=False, description="Whether rows are filled at their start.")
+    has_tokenizer_file: bool = Field(default=False, description="Whether a tokenizer.json lies in its folder.")
+    pixels: Pixels | None = Field(None, description="How images are read; null for texts and for other image processors.")
+
+
 class Metrics(Part):
     """Every figure of one run; see `metrics_schema` for the JSON schema."""
 
@@ -313,6 +342,7 @@ class Metrics(Part):
     store: dict[str, dict[str, int]] = Field(
         default_factory=dict, description="Kind of result to how many were made and how many were found in a store."
     )
+    loading: Loading | None = Field(None, description="The student's type and how it loads; null in older documents.")
     files: dict[str, str] = Field(
         default_factory=dict, description="What (student, onnx, onnx-int8, openvino-int8) to its path in the output folder."
     )

@@ -9,7 +9,8 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from potstill.report import charts, headline, numbers, snippets
+from potstill.report import charts, headline, numbers, onnx_snippets, snippets
+from potstill.report.loading import statement
 from potstill.report.metrics import Metrics
 from potstill.report.plots.canvas import style_of
 from potstill.report.words import Said, check_language, in_order, model_name, same, say
@@ -51,8 +52,9 @@ def page(metrics: Metrics, *, lang: str = "en") -> str:
         batches=charts.batches(metrics),
         served=headline.served_name(metrics),
         reference=_reference_runtime(metrics),
+        loading=statement(metrics),
         torch_code=snippets.load_with_transformers(metrics),
-        onnx_code=snippets.load_with_onnxruntime(metrics),
+        onnx_code=onnx_snippets.load_with_onnxruntime(metrics),
     )
 
 

@@ -1,4 +1,4 @@
-"""Code that loads the student, for the page and the model card."""
+"""Code that loads the student with transformers, for the page and the model card."""
 
 from __future__ import annotations
 
@@ -7,70 +7,85 @@ from potstill.contracts.task import TASKS, TOKEN_TASKS
 from potstill.report.language_snippets import GENERATE
 from potstill.report.metrics import Metrics
 
-_TORCH = """from transformers import pipeline
+# What the hub calls a task, where it is no name of a pipeline.
+_HUB_NAMES = {"sentence-embeddings": "sentence-similarity"}
+_PAIRS = """[
+    {"text": "a text of yours", "text_pair": "the text that goes with it"},
+    {"text": "a second text of yours, which may be longer", "text_pair": "another"},
+]"""
+_EXAMPLES = {  # what a row has → rows as a pipeline takes them
+    ("text",): '["a text of yours", "a second text of yours, which may be longer"]',
+    ("text", "text_pair"): _PAIRS,
+    ("tokens",): '["A text of yours", "A second text of yours , which may be longer"]',
+    ("image",): '["an_image_of_yours.png", "another_image_of_yours.png"]',
+}
 
-classify = pipeline("{task}", model="{student}")
-print(classify({example}))"""
-_TORCH_LABELS = _TORCH.replace('"{student}"', '"{student}", top_k=None')
+_PIPELINE = """from transformers import pipeline
 
-_TORCH_SPAN = """import torch
+classify = pipeline("{task}", model="{student}"{trust})
+rows = {rows}
+for answer in classify(rows{options}):
+    print(answer)"""
+
+_TAGS = """from transformers import pipeline
+
+tag = pipeline("token-classification", model="{student}", aggregation_strategy="first"{trust})
+rows = {rows}
+for words in tag(rows):
+    print([(word["word"], word["entity_group"], float(word["score"])) for word in words])"""
+
+_SPAN = """import torch
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
-tokenizer = AutoTokenizer.from_pretrained("{student}")
-model = AutoModelForQuestionAnswering.from_pretrained("{student}").eval()
-tokens = tokenizer("a question of yours", "a text that holds the answer", return_tensors="pt")
-with torch.no_grad():
-    found = model(**tokens)
-first, last = int(found.start_logits.argmax()), int(found.end_logits.argmax())
-print(tokenizer.decode(tokens["input_ids"][0, first : last + 1]))"""
+tokenizer = AutoTokenizer.from_pretrained("{student}"{trust})
+model = AutoModelForQuestionAnswering.from_pretrained("{student}"{trust}).eval()
 
-_TORCH_TASKS = """import torch
-from transformers import {imports}
 
-{read}
-model = {model}.from_pretrained("{student}").eval()
-with torch.no_grad():
-    logits = model(**inputs).logits[0]
-for task, start, stop in {blocks}:
-    print(task, model.config.id2label[start + int(logits[start:stop].argmax())])"""
+def answer(question, text):
+    cut = {{"truncation": "only_second", "max_length": {limit}, "stride": {stride}, "return_overflowing_tokens": True}}
+    windows = tokenizer(question, text, **cut, padding=True, return_offsets_mapping=True, return_tensors="pt")
+    places, _ = windows.pop("offset_mapping"), windows.pop("overflow_to_sample_mapping")
+    in_text = torch.tensor([[part == 1 for part in windows.sequence_ids(window)] for window in range(len(places))])
+    with torch.no_grad():
+        found = model(**windows)
+    starts, ends = (logits.masked_fill(~in_text, -1e9) for logits in (found.start_logits, found.end_logits))
+    scores = starts[:, :, None] + ends[:, None, :]
+    in_order = torch.ones(scores.shape[1:], dtype=torch.bool).triu()
+    scores = scores.masked_fill(~in_order, -2e9)
+    window, first, last = (int(place) for place in torch.unravel_index(scores.argmax(), scores.shape))
+    return text[places[window, first, 0] : places[window, last, 1]]
 
-_READ_TEXT = """tokenizer = AutoTokenizer.from_pretrained("{student}")
-inputs = tokenizer("a text of yours", return_tensors="pt")"""
 
-_READ_IMAGE = """processor = AutoImageProcessor.from_pretrained("{student}")
-inputs = processor(Image.open("an_image_of_yours.png").convert("RGB"), return_tensors="pt")"""
-
-_ONNX_TEXT = """import onnxruntime
-from transformers import AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained("{student}")
-tokens = tokenizer(["a text of yours"], return_tensors="np")
-session = onnxruntime.InferenceSession("{onnx}")
-names = {{value.name for value in session.get_inputs()}}
-print(session.run(["logits"], {{name: tokens[name] for name in names}})[0])"""
-
-_ONNX_IMAGE = """import onnxruntime
-from PIL import Image
-from transformers import AutoImageProcessor
-
-image = Image.open("an_image_of_yours.png").convert("RGB")
-processor = AutoImageProcessor.from_pretrained("{student}")
-pixels = processor(image, return_tensors="np")["pixel_values"]
-session = onnxruntime.InferenceSession("{onnx}")
-print(session.run(["logits"], {{"pixel_values": pixels}})[0])"""
-
+print(answer("a question of yours", "a text that holds the answer"))"""
 
 _EMBED = """from sentence_transformers import SentenceTransformer
 
-embed = SentenceTransformer("{student}")
-print(embed.encode([{example}]))"""
+embed = SentenceTransformer("{student}"{trust})
+rows = ["a text of yours", "a second text of yours, which may be longer"]
+vectors = embed.encode(rows)
+print(embed.similarity(vectors, vectors))"""
 
-# What the hub calls a task, where it is no name of a pipeline.
-_HUB_NAMES = {"sentence-embeddings": "sentence-similarity"}
-_OF_ANSWERS = {"embedding": _EMBED, "span": _TORCH_SPAN, "labels": _TORCH_LABELS}
+_TASKS = """import torch
+from transformers import {imports}
 
-# The type of students that a function of the user's own builds.
-MODULE = "potstill-module"
+{read}
+model = {model}.from_pretrained("{student}"{trust}).eval()
+with torch.no_grad():
+    rows = model(**inputs).logits
+for logits in rows:
+    for task, start, stop in {blocks}:
+        probabilities = logits[start:stop].softmax(-1)
+        best = int(probabilities.argmax())
+        print(task, model.config.id2label[start + best], float(probabilities[best]))"""
+
+_READ_TEXT = """tokenizer = AutoTokenizer.from_pretrained("{student}"{trust})
+rows = {rows}
+inputs = tokenizer({given}, truncation=True, max_length={limit}, padding=True, return_tensors="pt")"""
+_READ_IMAGE = """processor = AutoImageProcessor.from_pretrained("{student}")
+rows = {rows}
+images = [ImageOps.exif_transpose(Image.open(path)).convert("RGB") for path in rows]
+inputs = processor(images, return_tensors="pt")"""
+
 _OWN_CODE = """import torch
 from PIL import Image
 
@@ -78,50 +93,68 @@ import potstill
 
 # The network is built by the function that the student names; it has to be importable here.
 model, processor = potstill.load("{student}", trust_remote_code=True)
-pixels = processor(Image.open("an_image_of_yours.png").convert("RGB"), return_tensors="pt")["pixel_values"]
+images = [Image.open(path).convert("RGB") for path in ["an_image_of_yours.png"]]
 with torch.no_grad():
-    print(model.config.id2label[int(model(pixel_values=pixels).logits.argmax())])"""
+    logits = model(pixel_values=processor(images, return_tensors="pt")["pixel_values"]).logits
+for probabilities in logits.softmax(-1):
+    best = int(probabilities.argmax())
+    print(model.config.id2label[best], float(probabilities[best]))"""
 
 
 def load_with_transformers(metrics: Metrics) -> str:
-    """Python that loads the student folder, with Potstill only where the student's type is its own."""
+    """Python that loads the student folder, with Potstill only where code of the user's own makes the student."""
+    student = metrics.files.get("student", "student")
     if metrics.task in TOKEN_TASKS:
-        return GENERATE.format(student=metrics.files.get("student", "student"))
-    if model_type_of(metrics) == MODULE:
-        return _OWN_CODE.format(student=metrics.files.get("student", "student"))
-    return ("import potstill  # knows the student's type\n" if is_own_type(metrics) else "") + _with_transformers(metrics)
-
-
-def is_own_type(metrics: Metrics) -> bool:
-    """Whether transformers knows the student's type only once potstill is imported."""
-    return model_type_of(metrics).startswith("potstill-")
-
-
-def model_type_of(metrics: Metrics) -> str:
-    """The student's type, as its configuration says it; empty where there is no plan."""
-    return str(({} if metrics.plan is None else metrics.plan.student).get("model_type", ""))
-
-
-def _with_transformers(metrics: Metrics) -> str:
+        return GENERATE.format(student=student)
+    loading = metrics.loading
+    if loading is not None and loading.needs == "potstill":
+        return _OWN_CODE.format(student=student)
+    trust = ", trust_remote_code=True" if loading is not None and loading.needs == "trust_remote_code" else ""
     if metrics.tasks:
-        return _with_tasks(metrics)
-    example = '"an_image_of_yours.png"' if _is_image(metrics) else '"a text of yours"'
-    code = _OF_ANSWERS.get(TASKS[metrics.task].answers, _TORCH)
-    return code.format(task=pipeline_of(metrics), student=metrics.files.get("student", "student"), example=example)
+        return _of_several(metrics, student, trust)
+    kind = TASKS[metrics.task].answers
+    limit = token_limit(metrics)
+    code = _OF_ANSWERS.get(kind, _PIPELINE)
+    return code.format(
+        task=pipeline_of(metrics),
+        student=student,
+        trust=trust,
+        rows=_EXAMPLES.get(inputs_of(metrics), ""),
+        options=_WAYS.get(kind, "") + ("" if is_image(metrics) else f", truncation=True, max_length={limit}"),
+        limit=limit,
+        stride=max(1, limit // 4),
+    )
 
 
-def _with_tasks(metrics: Metrics) -> str:
+_OF_ANSWERS = {"embedding": _EMBED, "span": _SPAN, "tags": _TAGS}
+_WAYS = {"labels": ", top_k=None", "numbers": ', top_k=None, function_to_apply="none"'}
+
+
+def _of_several(metrics: Metrics, student: str, trust: str) -> str:
     """Each task's answer is the largest logit of its own block."""
+    rows, is_pair = _EXAMPLES[inputs_of(metrics)], len(inputs_of(metrics)) > 1
+    given = '[row["text"] for row in rows], [row["text_pair"] for row in rows]' if is_pair else "rows"
+    model = "AutoModelForImageClassification" if is_image(metrics) else "AutoModelForSequenceClassification"
+    imports = f"AutoImageProcessor, {model}" if is_image(metrics) else f"{model}, AutoTokenizer"
+    read = _READ_IMAGE if is_image(metrics) else _READ_TEXT
+    code = _TASKS.format(
+        imports=imports,
+        read=read.format(student=student, trust=trust, rows=rows, given=given, limit=token_limit(metrics)),
+        model=model,
+        student=student,
+        trust=trust,
+        blocks=blocks_of(metrics),
+    )
+    return f"from PIL import Image, ImageOps\n{code}" if is_image(metrics) else code
+
+
+def blocks_of(metrics: Metrics) -> list[tuple[str, int, int]]:
+    """Each task with the first of its logits and the end of them."""
     blocks, start = [], 0
     for task, labels in metrics.tasks.items():
         blocks.append((task, start, start + len(labels)))
         start += len(labels)
-    is_image, student = _is_image(metrics), metrics.files.get("student", "student")
-    model = "AutoModelForImageClassification" if is_image else "AutoModelForSequenceClassification"
-    imports = f"AutoImageProcessor, {model}" if is_image else f"{model}, AutoTokenizer"
-    read = (_READ_IMAGE if is_image else _READ_TEXT).format(student=student)
-    code = _TORCH_TASKS.format(imports=imports, read=read, model=model, student=student, blocks=blocks)
-    return f"from PIL import Image\n{code}" if is_image else code
+    return blocks
 
 
 def pipeline_of(metrics: Metrics) -> str:
@@ -132,21 +165,21 @@ def pipeline_of(metrics: Metrics) -> str:
     return _HUB_NAMES.get(metrics.task, same_head)
 
 
-def load_with_onnxruntime(metrics: Metrics) -> str | None:
-    """Python that runs the exported file with plain onnxruntime; None where nothing was exported to ONNX."""
-    onnx = _served_onnx(metrics)
-    if onnx is None:
-        return None
-    code = _ONNX_IMAGE if _is_image(metrics) else _ONNX_TEXT
-    return code.format(student=metrics.files.get("student", "student"), onnx=onnx)
+def inputs_of(metrics: Metrics) -> tuple[str, ...]:
+    """What a row has, in order."""
+    if metrics.loading is not None and metrics.loading.inputs:
+        return tuple(metrics.loading.inputs)
+    return tuple(modalities.build(TASKS[metrics.task].modality).roles[:1])
 
 
-def _served_onnx(metrics: Metrics) -> str | None:
-    """The file of the model to serve where onnxruntime runs it, else the smallest there is."""
-    served = metrics.served or ""
-    key = "onnx" if served == "student" else "onnx-" + served.removeprefix("student-").replace("onnxruntime", "fp32")
-    return metrics.files.get(key) or metrics.files.get("onnx-int8") or metrics.files.get("onnx")
+def token_limit(metrics: Metrics) -> int:
+    """The longest row in tokens."""
+    return (None if metrics.loading is None else metrics.loading.max_tokens) or _USUAL_TOKENS
 
 
-def _is_image(metrics: Metrics) -> bool:
+_USUAL_TOKENS = 512
+
+
+def is_image(metrics: Metrics) -> bool:
+    """Whether rows are images."""
     return metrics.task in TASKS and not modalities.build(TASKS[metrics.task].modality).has_tokens

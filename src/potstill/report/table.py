@@ -8,6 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from potstill.report import headline, numbers
+from potstill.report.loading import statement
 from potstill.report.metrics import Metrics
 from potstill.report.words import in_order
 
@@ -61,7 +62,10 @@ def _caption(metrics: Metrics) -> str:
         parts.append(f"agreement {numbers.percent(metrics.agreement)}")
     if metrics.wdsr is not None:
         parts.append(f"WDSR {numbers.percent(metrics.wdsr)}")
-    return "\n".join([", ".join(parts[:2]), ", ".join(parts[2:]), *_of_tasks(metrics)]).strip()
+    said = statement(metrics)
+    return "\n".join(
+        [", ".join(parts[:2]), ", ".join(parts[2:]), *_of_tasks(metrics), *([] if said is None else [said.en])]
+    ).strip()
 
 
 def _of_tasks(metrics: Metrics) -> list[str]:

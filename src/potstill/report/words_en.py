@@ -169,7 +169,12 @@ ENGLISH: dict[str, str] = {
     "energy": "energy per row",
     "joules": "{value} J",
     "command": "Reproduce this run",
-    "load_torch": "With transformers alone:",
+    "load_torch": "Load it:",
+    "loads_transformers": "The student is a {kind} ({model_type}), a type of transformers' own: it loads without Potstill.",
+    "loads_trust_remote_code": "The student is a {kind} ({model_type}), whose code lies in its folder: it loads with "
+    "transformers and trust_remote_code=True, without Potstill. For a type of transformers' own set student.plain: true.",
+    "loads_potstill": "The student is a network of your own code ({model_type}): it loads with Potstill, where that code can be "
+    "imported.",
     "load_onnx": "With onnxruntime alone:",
     "sources": "Every figure of this page: metrics.json in the same folder.",
     # what is missing and why

@@ -163,7 +163,11 @@ CHINESE: dict[str, str] = {
     "energy": "单条样本能耗",
     "joules": "{value} J",
     "command": "复现本次运行",
-    "load_torch": "仅用 transformers，无需 Potstill：",
+    "load_torch": "加载方法：",
+    "loads_transformers": "学生模型是 {kind}（{model_type}），属于 transformers 自带的类型：加载时无需 Potstill。",
+    "loads_trust_remote_code": "学生模型是 {kind}（{model_type}），其代码保存在模型文件夹中：用 transformers 并设置 "
+    "trust_remote_code=True 即可加载，无需 Potstill。如需 transformers 自带的类型，请设置 student.plain: true。",
+    "loads_potstill": "学生模型是由您自己的代码构建的网络（{model_type}）：需要 Potstill，且该代码须可导入。",
     "load_onnx": "仅用 onnxruntime：",
     "sources": "本页所有数字均在同目录的 metrics.json 中。",
     # what is missing and why

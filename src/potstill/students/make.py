@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from transformers import AutoConfig
 
 from potstill.contracts.stage import Observer
 from potstill.data.run_rows import Rows
+from potstill.errors import ModelError
 from potstill.ground.devices import seeded
 from potstill.ground.disk import write_json_atomic
 from potstill.models.checkpoint import has_own_processor
@@ -121,11 +123,16 @@ def make_student(
 def plan_student(asked: StudentRecipe, teacher: Teacher, counts: np.ndarray | None) -> StudentPlan:
     """The plan for the recipe's budget, or for the architecture that it names."""
     num_labels = teacher.num_answers
+    if asked.plain and is_factory(asked.model):
+        raise _not_plain(f"the student {asked.model}", "a network of your own code")
     if is_factory(asked.model):
         built = _module_student(str(asked.model), teacher, 0)[0]
         return plan_from_config(teacher.model, built.config, num_labels=num_labels, parameters=built.num_parameters())
     if asked.model is not None:
-        return plan_from_config(teacher.model, asked.model, num_labels=num_labels)
+        named = plan_from_config(teacher.model, asked.model, num_labels=num_labels)
+        if asked.plain:
+            _check_plain(named.model_type, f"the student {asked.model}")
+        return named
     latency_of = None if asked.latency_ms is None else latency_table(teacher)
     required = None if counts is None else required_ids(teacher.processor, counts)
     common: dict[str, Any] = {"num_labels": num_labels, "token_counts": counts, "latency_of": latency_of, **asked.budget}
@@ -134,7 +141,25 @@ def plan_student(asked: StudentRecipe, teacher: Teacher, counts: np.ndarray | No
 
         least = None if required is None else len(required)
         return plan_architecture(asked.architecture, teacher.model, min_vocabulary=least, **common)
-    return plan(teacher.model, required_ids=required, embeddings=asked.embeddings, **common)
+    planned = plan(teacher.model, required_ids=required, embeddings="table" if asked.plain else asked.embeddings, **common)
+    if asked.plain:
+        _check_plain(planned.model_type, "a student of this teacher")
+    return planned
+
+
+def _check_plain(model_type: str, who: str) -> None:
+    if not type(AutoConfig.for_model(model_type)).__module__.startswith("transformers."):
+        raise _not_plain(who, f"of the type {model_type}")
+
+
+def _not_plain(who: str, kind: str) -> ModelError:
+    return ModelError(
+        f"student.plain is true, and {who} is {kind}, which transformers does not have",
+        "a teacher, or a student.model, of a type that transformers has",
+        "set student.plain: false; such a student loads with trust_remote_code=True and without Potstill"
+        if kind.startswith("of the type")
+        else "set student.plain: false",
+    )
 
 
 def latency_table(teacher: Teacher) -> Callable[[PreTrainedConfig], float]:
@@ -200,7 +225,7 @@ def _named_student(name: str, planned: StudentPlan, processor: Any, teacher: Tea
         ModelError: It cannot be loaded, or cannot read what the processor makes.
     """
     task, label_names = teacher.rows.task, teacher.rows.label_names
-    task.modality.check_reads(name, planned.build_config(), processor)
+    task.modality.check_reads(f"the student {name}", planned.build_config(), processor)
     folder = Path(name).expanduser()
     if not folder.is_dir() or any(any(folder.glob(pattern)) for pattern in ("*.safetensors", "pytorch_model*.bin")):
         student = task.load_model(name, num_labels=teacher.num_answers, label_names=label_names)

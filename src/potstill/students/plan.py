@@ -23,7 +23,7 @@ from potstill.students.search import VocabularyCounts, best_shape, space_of
 MAX_RATIO = 0.97
 LATENCY_STEPS = 12
 BYTES_PER_PARAMETER = 4
-VOLATILE_KEYS = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype")
+VOLATILE_KEYS = ("_name_or_path", "transformers_version", "architectures", "auto_map", "dtype", "torch_dtype")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -15,7 +16,7 @@ from transformers import PreTrainedModel
 from potstill.answers.judging import judged
 from potstill.contracts.answers import Answers, Predictions
 from potstill.contracts.modality import Modality
-from potstill.errors import ModelError
+from potstill.errors import ModelError, PotstillError
 from potstill.ground.counted import counted
 from potstill.modalities import loading_error
 from potstill.models.load import auto_class
@@ -72,7 +73,11 @@ class ModelTask:
             names = {index: str(name) for index, name in enumerate(label_names)}
             settings |= {"id2label": names, "label2id": {name: index for index, name in names.items()}}
         try:
-            model: PreTrainedModel = auto_class(self.head).from_pretrained(name_or_path, ignore_mismatched_sizes=True, **settings)
+            model: PreTrainedModel = auto_class(self.head).from_pretrained(
+                name_or_path, ignore_mismatched_sizes=True, dtype=torch.float32, **settings
+            )
+        except PotstillError:
+            raise
         except (OSError, ValueError) as err:
             raise loading_error(name_or_path, f"a model for {self.name.replace('-', ' ')}", err) from err
         for key, value in self.config_values.items():

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from potstill.errors import NeedsError
 from potstill.knowledge.live import LiveTeacher
 from potstill.losses.contract import IGNORED_LABEL
+from potstill.modalities.text.texts import position_limit
 from potstill.training.terms import Term
 
 _SHOWN_ROWS = 8
@@ -51,6 +52,30 @@ class Limit:
         )
 
 
+@dataclass(frozen=True)
+class Longest:
+    """The most tokens of a row that a network has positions for.
+
+    Args:
+        owner: Whose they are, for the message: "the teacher has".
+    """
+
+    count: int
+    owner: str
+    instead: str = ""
+
+    def check(self, batch: dict[str, Any]) -> None:
+        """Refuse a batch that is longer."""
+        column = self.instead if self.instead in batch else "input_ids"
+        tokens = batch.get(column)
+        if isinstance(tokens, Tensor) and tokens.dim() == 2 and tokens.shape[1] > self.count:
+            raise NeedsError(
+                f"{column} has rows of {tokens.shape[1]} tokens, and {self.owner} positions for {self.count}",
+                f"rows of at most {self.count} tokens",
+                f"tokenize with truncation=True, max_length={self.count}",
+            )
+
+
 class CheckedCollator:
     """A collator whose batches are held against limits that are found later.
 
@@ -58,7 +83,7 @@ class CheckedCollator:
         limits: Read at each call; shared, so that what is added later counts.
     """
 
-    def __init__(self, collator: Callable[[list[Any]], Any], limits: Sequence[Limit]) -> None:
+    def __init__(self, collator: Callable[[list[Any]], Any], limits: Sequence[Limit | Longest]) -> None:
         self.collator, self.limits = collator, limits
 
     def __call__(self, rows: list[Any]) -> Any:
@@ -68,18 +93,29 @@ class CheckedCollator:
         return batch
 
 
-def of_tokens(student: nn.Module, source: Any) -> list[Limit]:
-    """Limits of the token ids that student and teachers read.
+def of_tokens(student: nn.Module, source: Any) -> list[Limit | Longest]:
+    """Limits of the tokens, segments and lengths that student and teachers read.
 
     Args:
         source: Of knowledge, or None; only live models that read the batch set a limit.
     """
-    found = [Limit("input_ids", count, "the student's vocabulary has", _OTHER_TOKENS) for count in _vocabulary(student)]
-    for model in models_of(source):
-        for count in _vocabulary(model):
-            limit = Limit("input_ids", count, "the teacher's vocabulary has", _OTHER_TOKENS, instead="teacher_input_ids")
-            found.append(limit)
-    return found
+    found = _limits(student, "the student", "")
+    return found + [limit for model in models_of(source) for limit in _limits(model, "the teacher", "teacher_")]
+
+
+def _limits(model: nn.Module, owner: str, prefix: str) -> list[Limit | Longest]:
+    config = getattr(model, "config", None)
+    instead = {column: f"{prefix}{column}" if prefix else "" for column in ("input_ids", "token_type_ids")}
+    found: list[Limit | Longest] = [
+        Limit("input_ids", count, f"{owner}'s vocabulary has", _OTHER_TOKENS, instead=instead["input_ids"])
+        for count in _vocabulary(model)
+    ]
+    kinds, positions = getattr(config, "type_vocab_size", None), position_limit(config) if _has_positions(model) else None
+    if kinds:
+        found.append(
+            Limit("token_type_ids", kinds, f"{owner}'s kinds of segments are", _NO_TYPES, instead=instead["token_type_ids"])
+        )
+    return found + ([] if positions is None else [Longest(positions, f"{owner} has", instead["input_ids"])])
 
 
 def of_labels(terms: Sequence[Term], classes: int, head: nn.Module | None) -> list[Limit]:
@@ -99,6 +135,9 @@ _OTHER_TOKENS = (
 )
 
 
+_NO_TYPES = "leave token_type_ids out of the batch, or tokenize for this model"
+
+
 def _vocabulary(model: nn.Module) -> list[int]:
     try:
         table = model.get_input_embeddings()  # type: ignore[operator]
@@ -106,6 +145,11 @@ def _vocabulary(model: nn.Module) -> list[int]:
         return []
     count = getattr(table, "num_embeddings", None)
     return [count] if isinstance(count, int) else []
+
+
+def _has_positions(model: nn.Module) -> bool:
+    """Whether there is a table with a row for each position; others may read longer rows than they were trained on."""
+    return any(path.endswith("position_embeddings") and hasattr(part, "num_embeddings") for path, part in model.named_modules())
 
 
 def models_of(source: Any) -> Iterator[nn.Module]:

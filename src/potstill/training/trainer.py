@@ -41,9 +41,10 @@ class DistillationTrainer(ObjectiveTrainer):
     clipped, optimised in their own group and checkpointed, and they are not in the saved student.
 
     Args:
-        model: The student.
+        model: The student; one in half precision is brought to float32, in place.
         args: Training arguments; they are copied, never changed.
-        teacher: A model (frozen, in place), a source of knowledge, or None for losses that read labels alone.
+        teacher: A model, a source of knowledge, or None for losses that read labels alone. A model is frozen in place; one in
+            another type than float32 is left alone, and a copy in float32 is asked.
         losses: See `read_terms`; by default KL (weight 0.7, τ 2) and cross-entropy (0.3), or `bce` or `regression` of both where
             the model's problem type says so.
         train_dataset: Rows; with an attribute `lengths` they are batched by like length. Columns that neither the forwards
@@ -101,6 +102,7 @@ class DistillationTrainer(ObjectiveTrainer):
         removes_columns = args is None or args.remove_unused_columns
         args = given.own_arguments(args)
         given.refuse_one_model(model, teacher)
+        given.bring_to_float32(model)
         self.companions = given.all_companions(companions, teacher, peers, average_decay, class_pairs)
         given.refuse_combinations(self.companions, teacher, average_decay, balance)
         with given.unchanged_config(model):
@@ -130,7 +132,7 @@ class DistillationTrainer(ObjectiveTrainer):
             self.source = companion.source(self.source)
             training_collator = companion.collator(training_collator)
             self._compute = companion.objective(self._compute)
-        self._limits: list[id_ranges.Limit] = []
+        self._limits: list[id_ranges.Limit | id_ranges.Longest] = []
         self.data_collator = id_ranges.CheckedCollator(self.data_collator, self._limits)
         self.training_collator = id_ranges.CheckedCollator(training_collator, self._limits)
         self.learning_rate_multiples = dict(learning_rate_multiples or {})

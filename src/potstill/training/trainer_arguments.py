@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -13,11 +14,15 @@ from transformers import TrainingArguments
 
 from potstill.contracts.answers import Answers
 from potstill.errors import TrainingError
+from potstill.models.sentence_model import is_sentence_transformer, unpacked
 from potstill.models.taps import TapReader
+from potstill.models.weights import in_float32, other_type, quantization_of, to_float32
 from potstill.training.companions.average import Averaging
 from potstill.training.companions.class_pairs import ClassPairs
 from potstill.training.companions.contract import Companion
 from potstill.training.companions.peers import Peers
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_LOSSES: tuple[Mapping[str, Any], ...] = ({"name": "kl", "weight": 0.7, "temperature": 2.0}, {"name": "ce", "weight": 0.3})
 
@@ -136,4 +141,18 @@ def as_source(teacher: Any, device: torch.device, answers: Answers) -> Any:
     from potstill.knowledge.live import LiveTeacher
 
     dtype: Literal["float32", "auto"] = "float32" if device.type == "cpu" else "auto"
-    return LiveTeacher(teacher.to(device), TapReader(), dtype=dtype, answers=answers)
+    if is_sentence_transformer(teacher):
+        teacher = unpacked(teacher)[0]
+    if quantization_of(teacher) is None:  # quantized weights lie where they were put
+        teacher = in_float32(teacher).to(device)
+    return LiveTeacher(teacher, TapReader(), dtype=dtype, answers=answers)
+
+
+def bring_to_float32(student: nn.Module) -> None:
+    """Bring a student in half precision to float32, in place, since its weights are trained: small steps vanish in half of it."""
+    other = other_type(student)
+    if other in ("bfloat16", "float16") and quantization_of(student) is None:
+        logger.warning(
+            "the student has weights in %s; it is trained in float32, and left in it (bf16=True computes faster)", other
+        )
+        to_float32(student)

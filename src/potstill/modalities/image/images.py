@@ -24,7 +24,7 @@ from potstill.data.encoded import EncodedRows
 from potstill.errors import DataError, ModelError
 from potstill.ground.counted import counted, inflected
 from potstill.modalities import loading_error
-from potstill.modalities.image.imaging import encode_images
+from potstill.modalities.image.imaging import encode_images, num_channels
 from potstill.models.families import family_or_none
 
 IMAGE_NAMES = (
@@ -115,30 +115,43 @@ class Images:
             processor = AutoImageProcessor.from_pretrained(name_or_path, backend="pil")
         except (OSError, ValueError, ImportError) as err:
             raise loading_error(name_or_path, "an image processor", err) from err
-        channels = getattr(model_config, "num_channels", None)
-        mean = getattr(processor, "image_mean", None)
-        if channels is not None and isinstance(mean, list | tuple) and len(mean) not in (1, channels):
-            raise ModelError(
-                f"the image processor of {name_or_path} makes {len(mean)} channels, the model takes {channels}",
-                "as many means and deviations as the model has channels",
-                "correct image_mean and image_std in preprocessor_config.json",
-            )
+        self.check_reads(name_or_path, model_config, processor)
         self.image_size = images.size_of(processor)
         return processor
 
+    def reading(self, processor: Any, max_tokens: int | None) -> dict[str, Any]:
+        """Resizing, cropping, scale and normalisation, where these are all that the processor does."""
+        size = images.sides_of(processor.size) if getattr(processor, "do_resize", False) else None
+        crops = getattr(processor, "do_center_crop", False)
+        is_simple = (size is not None or not getattr(processor, "do_resize", False)) and not getattr(processor, "do_pad", False)
+        if not is_simple or getattr(processor, "crop_pct", None):
+            return {}
+        norms = processor.do_normalize
+        pixels = {
+            "mode": "L" if num_channels(processor) == 1 else "RGB",
+            "size": size and list(size),
+            "resample": int(getattr(processor, "resample", None) or 0),
+            "crop": list(images.sides_of(processor.crop_size) or ()) or None if crops else None,
+            "scale": processor.rescale_factor if processor.do_rescale else 1.0,
+            "mean": _per_channel(processor.image_mean) if norms else [],
+            "std": _per_channel(processor.image_std) if norms else [],
+        }
+        return {"pixels": pixels}
+
     def check_reads(self, name: str, config: Any, processor: Any) -> None:
-        """Refuses images of another size than a model with fixed positions takes; convolutional nets take any."""
-        family = family_or_none(config)
-        if family is None and hasattr(config, "hidden_sizes"):
-            return
-        wanted, made = (
-            images.sides_of(getattr(config, "image_size", None)) if family is None else family.image_sides(config),
-            images.size_of(processor),
-        )
+        """Refuses other channels than the model takes, and another size than one with fixed positions takes."""
+        channels, mean = getattr(config, "num_channels", None), getattr(processor, "image_mean", None)
+        if channels is not None and isinstance(mean, list | tuple) and len(mean) not in (1, channels):
+            raise ModelError(
+                f"the image processor of {name} makes {len(mean)} channels, the model takes {channels}",
+                "as many means and deviations as the model has channels",
+                "correct image_mean and image_std in preprocessor_config.json",
+            )
+        family = None if config is None else family_or_none(config)
+        wanted, made = None if family is None else family.image_sides(config), images.size_of(processor)
         if wanted and made and wanted != made:
             raise ModelError(
-                f"the student {name} takes images of {wanted[0]} x {wanted[1]} pixels,"
-                f" its image processor makes {made[0]} x {made[1]}",
+                f"{name} takes images of {wanted[0]} x {wanted[1]} pixels, its image processor makes {made[0]} x {made[1]}",
                 "the same size in both",
                 "set image_size in its config.json, or save its own image processor in its folder",
             )
@@ -224,3 +237,7 @@ def _image_column(dataset: Dataset, column: str, folder: Path | None) -> pa.Chun
         paths = [str(Path(folder or ".") / str(value)) for value in values.to_pylist()]
         return pa.chunked_array([images.image_array(paths)])
     return values
+
+
+def _per_channel(values: Any) -> list[float]:
+    return [float(value) for value in (values if isinstance(values, list | tuple) else [values])]

@@ -26,7 +26,8 @@ from potstill.errors import DataError, ModelError
 from potstill.ground.counted import inflected
 from potstill.modalities import loading_error
 from potstill.modalities.text.segments import split_long
-from potstill.modalities.text.tokenising import encode_text
+from potstill.modalities.text.tokenising import encode_text, follow, token_limit
+from potstill.models import sentence_files
 from potstill.models.families import position_offset
 
 _DEFAULT_TOKENS = 128
@@ -112,10 +113,10 @@ class Texts:
         return content, None
 
     def load_processor(self, name_or_path: str, *, model_config: Any = None) -> Any:
-        """The tokenizer, with its limit brought down to the model's positions.
+        """The tokenizer, with the limit and the case that files of sentence-transformers say, and at most the model's positions.
 
         Raises:
-            ModelError: Nothing to load there, or a tokenizer without a padding token.
+            ModelError: Nothing to load there, a tokenizer without a padding token, or with more tokens than the model has rows.
         """
         try:
             tokenizer = AutoTokenizer.from_pretrained(name_or_path)
@@ -128,35 +129,45 @@ class Texts:
                 "a tokenizer in the same folder as the model",
                 "save it there with tokenizer.save_pretrained",
             )
-        if tokenizer.pad_token_id is None:
+        sentences = sentence_files.read(name_or_path)
+        if sentences is not None:
+            follow(sentences, tokenizer)
+        self.check_reads(name_or_path, model_config, tokenizer)
+        return self.fitted(tokenizer, model_config) or tokenizer
+
+    def reading(self, processor: Any, max_tokens: int | None) -> dict[str, Any]:
+        """The longest row, and how rows are filled."""
+        return {
+            "max_tokens": token_limit(processor, max_tokens),
+            "pad_token_id": processor.pad_token_id,
+            "pads_left": processor.padding_side == "left",
+            "has_tokenizer_file": bool(getattr(processor, "is_fast", False)),
+        }
+
+    def check_reads(self, name: str, config: Any, processor: Any) -> None:
+        """Refuses more token ids, or more kinds of segments, than the model has embeddings, and rows that cannot be padded."""
+        if processor.pad_token_id is None:
             raise ModelError(
-                f"the tokenizer of {name_or_path} has no padding token",
+                f"the tokenizer of {name} has no padding token",
                 "a tokenizer with one",
                 "set tokenizer.pad_token and save it",
             )
-        limit = position_limit(model_config)
-        if limit is not None:
-            tokenizer.model_max_length = min(tokenizer.model_max_length, limit)
-        return tokenizer
-
-    def check_reads(self, name: str, config: Any, processor: Any) -> None:
-        """Refuses more token ids than the model has embeddings."""
-        held = int(config.vocab_size)
-        if len(processor) > held:
-            raise ModelError(
-                f"the student {name} has {held:,} token embeddings, and its tokenizer {len(processor):,} tokens",
-                "a vocab_size that holds every token",
-                f"set vocab_size: {len(processor)} in its config.json, or save its own tokenizer in its folder",
-            )
+        _check_count(name, "token", getattr(config, "vocab_size", None), num_ids(processor), "vocab_size", "tokens")
+        kinds = getattr(config, "type_vocab_size", None)
+        if kinds and kinds > 1 and "token_type_ids" in processor.model_input_names:  # with a single kind they say nothing
+            types = processor("a", "a")["token_type_ids"]
+            _check_count(name, "segment", kinds, max((*types, processor.pad_token_type_id)) + 1, "type_vocab_size", "segments")
 
     def fitted(self, processor: Any, config: Any) -> Any | None:
-        """The tokenizer with the limit of a model with fewer positions."""
-        limit = position_limit(config)
-        if limit is None or limit >= processor.model_max_length:
+        """The tokenizer with the limit of a model with fewer positions, and without segments where it has a single kind."""
+        limit = min(position_limit(config) or processor.model_max_length, processor.model_max_length)
+        is_single = getattr(config, "type_vocab_size", None) == 1
+        names = [name for name in processor.model_input_names if not (is_single and name == "token_type_ids")]
+        if limit == processor.model_max_length and names == processor.model_input_names:
             return None
-        shorter = copy.deepcopy(processor)
-        shorter.model_max_length = limit
-        return shorter
+        fitting = copy.deepcopy(processor)
+        fitting.model_max_length, fitting.model_input_names = limit, names
+        return fitting
 
     def split_long(self, dataset: Dataset, processor: Any, **options: Any) -> tuple[Dataset, str]:
         """Long texts as overlapping segments; see `potstill.modalities.text.segments.split_long` for the options."""
@@ -234,6 +245,30 @@ def position_limit(config: Any) -> int | None:
     if not isinstance(positions, int) or positions <= 0:
         return None
     return positions - position_offset(config)
+
+
+def num_ids(tokenizer: Any) -> int:
+    """Rows of embeddings that a tokenizer needs: its largest token id and one, added tokens included.
+
+    Example:
+        >>> from tokenizers import Tokenizer, models
+        >>> from transformers import PreTrainedTokenizerFast
+        >>> num_ids(PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0, "b": 7}))))
+        8
+    """
+    return 1 + max(tokenizer.get_vocab().values(), default=-1)
+
+
+def _check_count(name: str, what: str, held: int | None, needed: int, key: str, made: str) -> None:
+    if held is not None and needed > held:
+        raise ModelError(
+            f"{name} has {held:,} {what} embeddings, and its tokenizer {needed:,} {made}",
+            f"a {key} that holds all of them, and weights to it",
+            "save the tokenizer that the model was trained with in its folder; for tokens that were added to it call"
+            f" model.resize_token_embeddings({needed}) and train the model"
+            if what == "token"
+            else "save the tokenizer that the model was trained with in its folder",
+        )
 
 
 def _takes_token_types(model: Any) -> bool:

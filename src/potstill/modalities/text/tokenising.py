@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from tokenizers import normalizers
 
 from potstill.data.encoded import EncodedText, batches_of, has_rows
 from potstill.data.fingerprint import hash_of, rows_hash
 from potstill.data.row_files import TextWriter
 from potstill.errors import DataError
 from potstill.ground.counted import inflected
+from potstill.models.sentence_files import SentenceFiles
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +61,16 @@ def row_of(batch: Mapping[str, Any], encoded: Any, index: int) -> dict[str, Any]
     row = {name: encoded[name][index] for name in ("input_ids", "token_type_ids") if name in encoded}
     row["row_id"] = batch["row_id"][index]
     return row | ({"group": batch["group"][index]} if "group" in batch else {})
+
+
+def follow(sentences: SentenceFiles, tokenizer: Any) -> None:
+    """Let a tokenizer read texts as sentence-transformers would: no longer than it stops at, in lower case where it says so."""
+    if sentences.max_tokens is not None:
+        tokenizer.model_max_length = sentences.max_tokens
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if sentences.lowers_case and backend is not None:
+        before = [] if backend.normalizer is None else [backend.normalizer]
+        backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *before])
 
 
 def _num_cut(tokenizer: Any, ids: list[list[int]], texts: list[str], pairs: list[str] | None, limit: int) -> int:

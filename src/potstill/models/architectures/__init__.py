@@ -2,6 +2,8 @@
 
 Importing this package makes their model types, and that of encoders with coded embeddings, known to transformers' Auto classes;
 `import potstill` does the same as soon as transformers is imported.
+
+The files of configurations and layers need transformers alone and import each other relatively.
 """
 
 from __future__ import annotations

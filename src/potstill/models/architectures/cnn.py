@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
 from transformers.utils.generic import can_return_tuple
 
-from potstill.models.architectures.classifier import StudentClassifier, StudentModel, pooled_output
-from potstill.models.architectures.configuration import CNNConfig, stem_kernel
+from .classifier import StudentClassifier, StudentModel, pooled_output
+from .configuration import CNNConfig, stem_kernel
 
 
 class CNNModel(StudentModel):

@@ -26,9 +26,7 @@ from transformers.models.electra.modeling_electra import (
     ElectraPreTrainedModel,
 )
 
-from potstill.errors import ModelError
-from potstill.models.architectures.auto_classes import announce
-from potstill.models.architectures.configuration import CodedEncoderConfig
+from .configuration import CodedEncoderConfig
 
 
 class CodedEmbedding(nn.Module):
@@ -41,7 +39,7 @@ class CodedEmbedding(nn.Module):
         codes: Rows of each table, K.
 
     Raises:
-        ModelError: `groups` does not divide `embedding_dim`.
+        ValueError: `groups` does not divide `embedding_dim`.
     """
 
     codes: Tensor
@@ -49,10 +47,9 @@ class CodedEmbedding(nn.Module):
     def __init__(self, num_embeddings: int, embedding_dim: int, groups: int, codes: int) -> None:
         super().__init__()
         if embedding_dim % groups:
-            raise ModelError(
-                f"embeddings of width {embedding_dim} are to be put together from {groups} pieces",
-                "a number of pieces that divides the width",
-                "change code_groups in the configuration",
+            raise ValueError(
+                f"embeddings of width {embedding_dim} are to be put together from {groups} pieces. "
+                "Accepted: a number of pieces that divides the width. What to do: change code_groups in the configuration."
             )
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
         self.groups, self.codes_per_group = groups, codes
@@ -242,6 +239,3 @@ def _narrow_attention(layer: Any, config: CodedEncoderConfig) -> None:
     for name in ("query", "key", "value"):
         setattr(attention, name, nn.Linear(config.hidden_size, inner))
     layer.attention.output.dense = nn.Linear(inner, config.hidden_size)
-
-
-announce()  # importing transformers' layers imports its table of models before these classes are there

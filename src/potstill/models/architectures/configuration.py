@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from typing import Any
 
-from transformers import PreTrainedConfig
+from transformers.configuration_utils import PreTrainedConfig
 
 
-class OwnConfig(PreTrainedConfig):
-    """The base: what such a model costs, by arithmetic, without allocating weights.
+class StudentConfig(PreTrainedConfig):
+    """The base: the first one that is made lets its package, where it has a `register`, make the models known to transformers."""
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        register = getattr(sys.modules.get(__name__.rpartition(".")[0]), "register", None)
+        if register is not None:
+            register()
+
+
+class OwnConfig(StudentConfig):
+    """The base of small networks: what one costs, by arithmetic, without allocating weights.
 
     One multiply-accumulate counts as two FLOPs; gathers, norms, activations and pooling count as none.
     """
@@ -198,7 +210,7 @@ class CNNConfig(OwnConfig):
         return sum(inputs * outputs * kernel**2 * side**2 for inputs, outputs, kernel, side in self.convolutions())
 
 
-class CodedEncoderConfig(PreTrainedConfig):
+class CodedEncoderConfig(StudentConfig):
     """An encoder with ELECTRA's layers, product-coded token embeddings, low-rank positions and attention of any width.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from dataclasses import dataclass
 from typing import Any
@@ -67,7 +68,7 @@ def architecture_of(name: str) -> Architecture:
 
 def register_configs() -> None:
     """Make the configurations known to transformers' AutoConfig; doing it twice changes nothing."""
-    from transformers import AutoConfig
+    from transformers.models.auto.configuration_auto import AutoConfig
 
     from potstill.models.architectures.configuration import CodedEncoderConfig
 
@@ -75,22 +76,26 @@ def register_configs() -> None:
         AutoConfig.register(config.model_type, config, exist_ok=True)
 
 
+@functools.cache
 def register() -> None:
-    """Make the architectures known to transformers' Auto classes; doing it twice changes nothing."""
-    import transformers
+    """Make the architectures known to transformers' Auto classes, once, and let saved models bring their files along.
 
+    With these files a saved model loads with ``trust_remote_code=True`` where Potstill is not installed.
+    """
     register_configs()
     for architecture in ARCHITECTURES.values():
-        transformers.AutoModel.register(architecture.part("config"), architecture.part("encoder"), exist_ok=True)
-        _register_head(architecture.part("config"), architecture.part("classifier"))
+        _register(architecture.part("config"), architecture.part("encoder"), architecture.part("classifier"))
     coded = importlib.import_module(f"{_ROOM}.coded")
-    transformers.AutoModel.register(coded.CodedEncoderConfig, coded.CodedEncoderModel, exist_ok=True)
-    for model in (coded.CodedForSequenceClassification, coded.CodedForTokenClassification, coded.CodedForQuestionAnswering):
-        _register_head(coded.CodedEncoderConfig, model)
+    heads = (coded.CodedForSequenceClassification, coded.CodedForTokenClassification, coded.CodedForQuestionAnswering)
+    _register(coded.CodedEncoderConfig, coded.CodedEncoderModel, *heads)
 
 
-def _register_head(config: Any, model: Any) -> None:
+def _register(config: Any, *models: Any) -> None:
     import transformers
 
-    auto = getattr(transformers, f"AutoModelFor{model.__name__.rpartition('For')[2]}")
-    auto.register(config, model, exist_ok=True)
+    config.register_for_auto_class()
+    for model in models:
+        _, is_whole, head = model.__name__.rpartition("For")
+        auto = f"AutoModelFor{head}" if is_whole else "AutoModel"
+        getattr(transformers, auto).register(config, model, exist_ok=True)
+        model.register_for_auto_class(auto)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import initialization as init
 
-from potstill.models.architectures.classifier import TextClassifier, TextEncoder
-from potstill.models.architectures.configuration import BiLSTMConfig, StaticEmbeddingConfig, TextCNNConfig
+from .classifier import TextClassifier, TextEncoder
+from .configuration import BiLSTMConfig, StaticEmbeddingConfig, TextCNNConfig
 
 
 class BiLSTMLayer(nn.Module):
