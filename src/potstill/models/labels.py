@@ -91,38 +91,70 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def reorder_head(model: nn.Module, permutation: Sequence[int]) -> None:
-    """Bring the rows of the model's final linear layer into a new order, in place, so that every user of it agrees.
+    """Bring the rows of the model's final linear layers into a new order, in place, so that every user of them agrees.
 
     Args:
-        model: A classifier with a configuration.
+        model: A classifier with a configuration; one with several heads, whose answers are averaged, has each of them in order.
         permutation: New row i is the old row ``permutation[i]``.
 
     Raises:
-        ModelError: The model has no final linear layer of as many rows.
+        ModelError: The model has no final linear layer of as many rows, or it cannot be said which ones are.
     """
-    head = final_linear(model, len(permutation))
-    order = torch.as_tensor(permutation, device=head.weight.device)
+    heads = final_linears(model, len(permutation))
+    order = torch.as_tensor(permutation, device=heads[0].weight.device)
     with torch.no_grad():
-        head.weight.copy_(head.weight[order].clone())
-        if head.bias is not None:
-            head.bias.copy_(head.bias[order].clone())
+        for head in heads:
+            head.weight.copy_(head.weight[order].clone())
+            if head.bias is not None:
+                head.bias.copy_(head.bias[order].clone())
+
+
+def final_linears(model: nn.Module, num_labels: int) -> list[nn.Linear]:
+    """The final linear layer of each head that gives `num_labels` values; see `final_linear`.
+
+    Raises:
+        ModelError: There is none, or one may read what another gives, so that they need not be heads.
+    """
+    last: dict[str, nn.Linear] = {}
+    for name, module in _outside_body(model, num_labels):
+        last[name.partition(".")[0]] = module
+    heads = list(last.values())
+    if len(heads) > 1 and any(head.in_features == num_labels for head in heads):
+        raise ModelError(
+            f"{type(model).__name__} has {len(heads)} linear layers with {num_labels} rows ({', '.join(last)}), and it cannot be"
+            " said which of them are heads",
+            "a teacher whose labels are in the order of the data's",
+            "give the data's labels in the teacher's order, with data.label_names",
+        )
+    if not heads:
+        raise ModelError(f"no final linear layer with {num_labels} rows is found in {type(model).__name__}", "a classifier")
+    return heads
 
 
 def final_linear(model: nn.Module, num_labels: int) -> nn.Linear:
     """The last linear layer outside the model's body that gives `num_labels` values.
 
     Raises:
-        ModelError: There is none.
+        ModelError: There is none, or there are several heads whose answers are averaged.
     """
+    body = _outside_body(model, num_labels)
+    if len({name.partition(".")[0] for name, module in body if module.in_features != num_labels}) > 1:
+        raise ModelError(
+            f"{type(model).__name__} answers with the mean of several heads",
+            "a teacher with one head",
+            "take the teacher alone, as its own task, or save it with one head",
+        )
+    return body[-1][1] if body else final_linears(model, num_labels)[-1]
+
+
+def _outside_body(model: nn.Module, num_labels: int) -> list[tuple[str, nn.Linear]]:
+    """Linear layers that give `num_labels` values, by name, without those of the model's body."""
     body = f"{getattr(model, 'base_model_prefix', '')}."
-    heads = [
-        module
+    return [
+        (name, module)
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and module.out_features == num_labels and not name.startswith(body)
     ]
-    if not heads:
-        raise ModelError(f"no final linear layer with {num_labels} rows is found in {type(model).__name__}", "a classifier")
-    return heads[-1]
 
 
 def name_classes(model: Any, label_names: Sequence[str] | None) -> None:

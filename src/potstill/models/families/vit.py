@@ -85,8 +85,9 @@ class ViT(Encoder):
 
 
 class DeiT(ViT):
-    """DeiT, with a token for distillation."""
+    """DeiT, with a token for distillation; of two heads the one on the class token is the student's start."""
 
     model_type = "deit"
+    head_paths = ("classifier", "cls_classifier")
     architecture = "DeiTForImageClassification"
     extra_tokens = ("cls_token", "distillation_token")
