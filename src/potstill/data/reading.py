@@ -11,6 +11,7 @@ from datasets import Dataset
 
 from potstill.contracts.task import Task
 from potstill.data.sources import Source, read_source
+from potstill.data.written_lists import with_lists
 from potstill.errors import DataError
 
 _SHOWN_ROWS = 5
@@ -34,6 +35,7 @@ class Reader:
         self.notes: list[str] = []
         self.labels = task.answers()
         self.roles: dict[str, str] | None = None
+        self.lists: set[str] = set()
 
     def part(self, dataset: Dataset, split: str, source: Source) -> Part:
         """A split with labels; every row must have one."""
@@ -83,14 +85,32 @@ class Reader:
     def _labelled(self, dataset: Dataset, split: str) -> tuple[Dataset, dict[str, str], list[Any]]:
         if len(dataset) == 0:
             raise DataError(f"the {split} split has no rows", "at least one row in each split", "check how it was written")
+        dataset = self._with_lists(dataset)
         if self.roles is None or any(column not in dataset.features for column in self.roles.values()):
-            roles = self.task.find_columns(dataset, self.asked)
+            dataset, roles = self._found(dataset)
             taken = ", ".join(f"{role} from {column!r}" for role, column in roles.items())
             self.notes.append(f"columns of the {split} split: {taken}")
             self.roles = self.roles or roles
         else:
             roles = self.roles
         return dataset, roles, self.labels.read(dataset, roles, split)
+
+    def _found(self, dataset: Dataset) -> tuple[Dataset, dict[str, str]]:
+        """The columns; lists that are written as text are read so, where no text is among them."""
+        converted = with_lists(dataset)
+        self.lists |= {name for name in dataset.features if converted.features[name] != dataset.features[name]}
+        try:
+            return converted, self.task.find_columns(converted, self.asked)
+        except DataError:
+            if converted is dataset:
+                raise
+            roles = self.task.find_columns(dataset, self.asked)
+        self.lists &= {column for role, column in roles.items() if role.partition(":")[0] == "label"}
+        return with_lists(dataset, self.lists), roles
+
+    def _with_lists(self, dataset: Dataset) -> Dataset:
+        """The columns that are lists in the training rows as lists."""
+        return with_lists(dataset, self.lists) if self.lists else dataset
 
     def _build(self, dataset: Dataset, split: str, roles: dict[str, str], raw: list[Any], source: Source) -> Part:
         content, keep = self.task.modality.read(
