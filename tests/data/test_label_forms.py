@@ -62,7 +62,7 @@ def test_numbers_of_class_labels_are_no_vectors() -> None:
         ([*VECTORS[:-1], [1, 0]], None, ["several lengths: 3 places, and 2 in row 30", "as many in every row"]),
         (VECTORS, ["a", "b"], ["vectors of 3 labels", "teacher has 2 labels"]),
         (["[toxic, insult]", "[x]"] * 15, None, ["looks like a list but cannot be read so", "write all rows alike"]),
-        ([*map(str, NAMED[:-1]), "oops"], None, ["row 30 holds 'oops'", "correct row 30"]),
+        ([*map(str, NAMED[:-1]), "oops"], None, ["in row 1 ", "looks like a list but cannot be read so"]),
     ],
 )
 def test_refused_forms(labels: list, names: list[str] | None, words: list[str]) -> None:
@@ -81,7 +81,7 @@ def test_lists_in_a_csv(form: Any, tmp_path: Path) -> None:
 
 
 def test_one_class_refuses_written_lists() -> None:
-    with pytest.raises(DataError, match="holds a list in row 1 .*set task: multi-label"):
+    with pytest.raises(DataError, match=r"holds a list in row 1 .*set task: multi-label"):
         _load(_rows(list(map(str, NAMED))), "text-classification")
 
 

@@ -326,7 +326,8 @@ def _as_set(value: Any, inner: Any, delimiter: str | None, column: str, split: s
 
 def _written_list(value: str, column: str, split: str, row: int) -> DataError:
     return DataError(
-        f"column {column!r} has {shorten(value)!r} in row {row} of the {split} split, which looks like a list but cannot be read so",
+        f"column {column!r} has {shorten(value)!r} in row {row} of the {split} split, which looks like a list"
+        " but cannot be read so",
         """lists such as ['a', 'b'] or ["a", "b"] in every row, or labels with | between them""",
         "write all rows alike",
     )

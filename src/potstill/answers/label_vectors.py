@@ -85,7 +85,8 @@ def vector_map(width: int, notes: list[str]) -> Mapped:
         for number, row in enumerate(raw, 1):
             if row is not None and (not isinstance(row, Vector) or len(row) != width):
                 raise DataError(
-                    f"row {number} of the {split} split has the labels {list(row)}, training has vectors of {width} zeros and ones",
+                    f"row {number} of the {split} split has the labels {list(row)},"
+                    f" training has vectors of {width} zeros and ones",
                     "the same form in every split",
                     f"correct the {split} split",
                 )

@@ -16,7 +16,7 @@ from datasets import ClassLabel, Dataset, Features
 
 from potstill.answers.class_labels import LabelMap, as_name, names_of
 from potstill.answers.one_class import Classes, ClassJudge
-from potstill.contracts.answers import Judge, Mapped, Predictions
+from potstill.contracts.answers import NO_LABEL, Judge, Mapped, Predictions
 from potstill.data.arrow import table_of
 from potstill.data.columns import checked_roles, is_list, one_of
 from potstill.errors import DataError, ModelError
@@ -85,7 +85,7 @@ class Tags(Classes):
 
     def order(self, raw: Sequence[Any], roles: Mapping[str, str], feature: Any, given: Sequence[str] | None) -> Any:
         """The names and what takes tags to them; of entity tags, B- and I- of every type and O are among the names."""
-        found = set(chain.from_iterable(raw))
+        found = set(chain.from_iterable(row or () for row in raw)) - {None}
         names = _class_names(feature) or with_partners(names_of(found))
         if given is not None:
             return tuple(map(str, given)), _of_rows(LabelMap(tuple(map(str, given)), found, given=True, subset=True))
@@ -99,7 +99,7 @@ class Tags(Classes):
 
     def known(self, names: Sequence[str], raw: Sequence[Any], roles: Any = None) -> Mapped:
         """Tags → positions in known names, of which the rows may lack some."""
-        found = {tag for row in raw if row is not None for tag in row}
+        found = {tag for row in raw if row is not None for tag in row} - {None}
         return _of_rows(LabelMap(tuple(names), found, given=True, subset=True))
 
     def missing(self, count: int, names: Sequence[str]) -> np.ndarray:
@@ -244,9 +244,12 @@ def _class_names(feature: Any) -> tuple[str, ...]:
 
 
 def _plain(tag: Any, names: Sequence[str], column: str, split: str, row: int) -> Any:
+    """A tag as a name or number; None for −100, which marks words without a tag."""
+    if tag in (NO_LABEL, str(NO_LABEL)):
+        return None
     if names and isinstance(tag, int) and 0 <= tag < len(names):
         return names[tag]
-    if isinstance(tag, bool | int) or (isinstance(tag, str) and tag.strip()):
+    if (isinstance(tag, bool | int) and not names) or (isinstance(tag, str) and tag.strip()):
         return tag.strip() if isinstance(tag, str) else tag
     raise DataError(
         f"row {row} of the {split} split has the tag {as_name(tag)!r} (column {column!r})",

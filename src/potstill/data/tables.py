@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,8 @@ def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _broken_json(path: Path, number: int, line: str, err: ValueError) -> DataError:
     reason = f"{err.msg}, column {err.colno}" if isinstance(err, json.JSONDecodeError) else str(err)
+    if not line.strip():
+        return DataError(f"{path} ends in the middle, at line {number} ({reason})", "a whole file", "copy or write it again")
     return DataError(
         f"line {number} of {path} is not valid JSON ({reason}): {shorten(line.strip())!r}",
         'one JSON object a line, for example {"text": "…", "label": "…"}',
@@ -131,7 +133,7 @@ def read_json(path: Path) -> pa.Table:
     except json.JSONDecodeError as err:
         if err.msg == "Extra data" and text.lstrip().startswith("{"):
             return read_json_lines(path)
-        line = text.splitlines()[err.lineno - 1] if text.splitlines() else ""
+        line = next(itertools.islice(text.split("\n"), err.lineno - 1, None), "")
         raise _broken_json(path, err.lineno, line, err) from err
     return _table_of(path, ((n, _checked_object(path, f"row {n}", row)) for n, row in enumerate(_rows_of(path, value), 1)))
 
@@ -158,6 +160,8 @@ def _table_of(path: Path, rows: Iterable[tuple[int, dict[str, Any]]]) -> pa.Tabl
     rows = iter(rows)
     while chunk := list(itertools.islice(rows, _CHUNK_ROWS)):
         names = dict.fromkeys(name for _, row in chunk for name in row)
+        for number, row in chunk:
+            _refuse_surrogates(path, number, row)
         spool.add(pa.table({name: _column(path, name, chunk) for name in names}))
     try:
         return spool.table()
@@ -167,11 +171,29 @@ def _table_of(path: Path, rows: Iterable[tuple[int, dict[str, Any]]]) -> pa.Tabl
         ) from err
 
 
+def _refuse_surrogates(path: Path, number: int, row: Mapping[str, Any]) -> None:
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as err:
+        raise DataError(
+            f"line {number} of {path} has half of a character ({err.object[err.start]!a}, a lone surrogate)",
+            "whole characters: in JSON an escape such as \\ud83d\\ude00 comes in pairs",
+            f"correct or remove line {number}",
+        ) from err
+
+
 def _column(path: Path, name: str, chunk: Sequence[tuple[int, dict[str, Any]]]) -> pa.Array:
     values = [row.get(name) for _, row in chunk]
     try:
         return pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as err:
+    except OverflowError as err:
+        large = next(n for n, row in chunk if isinstance(row.get(name), int) and not -(2**63) <= row[name] < 2**63)
+        raise DataError(
+            f"column {name!r} of {path} has a whole number beyond 64 bits at line {large}",
+            "whole numbers below 2^63, or text",
+            "write the values of the column in quotes",
+        ) from err
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as err:
         numbers = [number for number, _ in chunk]
         first = next((value for value in values if value is not None), None)
         odd = next((i for i, v in enumerate(values) if v is not None and type(v) is not type(first)), 0)
