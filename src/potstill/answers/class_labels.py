@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+import shlex
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -159,7 +161,7 @@ class LabelMap:
                 f"the data have the labels {listed(sorted(numbers))}, "
                 f"the teacher has {len(self.names)} labels ({listed(self.names)})",
                 f"whole numbers from 0 to {len(self.names) - 1}, or the teacher's label names",
-                "renumber the labels, or write them as names",
+                f"say which is which: {label_map_setting({str(number) for number in numbers}, self.names)}",
             )
         if not are_placeholders(self.names):
             self.notes.append(f"integer labels are read as positions in the teacher's labels: {listed(self.names)}")
@@ -179,7 +181,8 @@ class LabelMap:
                 f"the teacher's labels have no names ({listed(self.names)}), "
                 f"and the data name them {listed(sorted(found))}: the order is unknown",
                 "a teacher whose id2label names its labels, or integer labels in the teacher's order",
-                'write the names into the teacher\'s config.json ("id2label"), or the labels as integers',
+                'write the names into the teacher\'s config.json ("id2label"), or the labels as integers, or say which is which:'
+                f" {label_map_setting(found, self.names)}",
             )
         raise DataError(
             _difference(set(found), self.names), "data and teacher with the same set of labels", _remedy(set(found), self.names)
@@ -226,7 +229,49 @@ def _difference(found: set[str], names: Sequence[str]) -> str:
 def _remedy(found: set[str], names: Sequence[str]) -> str:
     if found < set(names):
         return "add rows of the missing labels, or take a teacher for these labels"
-    return "rename or remove the rows with other labels, or take a teacher trained for these labels"
+    setting = label_map_setting(found, names)
+    return f"say which is which (check each pair): {setting}; or rename or remove these rows, or take a teacher for these labels"
+
+
+def label_map_setting(found: Collection[str], names: Sequence[str]) -> str:
+    """The setting that takes labels of the data to the teacher's: ``LABEL_1`` and ``1`` by their number, others in order.
+
+    Example:
+        >>> label_map_setting({"LABEL_0", "LABEL_1"}, ["negative", "positive"])
+        '--set data.label_map=\'{"LABEL_0": "negative", "LABEL_1": "positive"}\''
+    """
+    foreign = sorted(set(found) - set(names), key=lambda name: (len(name), name))
+    free = [name for name in names if name not in found] or list(names)
+    numbers = [
+        int(name.rpartition("_")[2]) if _PLACEHOLDER.fullmatch(name) or _INTEGER.fullmatch(name) else -1 for name in foreign
+    ]
+    by_number = all(0 <= number < len(names) for number in numbers)
+    order = [names[number] for number in numbers] if by_number else [free[min(i, len(free) - 1)] for i in range(len(foreign))]
+    return f"--set data.label_map={shlex.quote(json.dumps(dict(zip(foreign, order)), ensure_ascii=False))}"
+
+
+def renamed(raw: Sequence[Any], label_map: Mapping[str, str]) -> list[Any]:
+    """Labels, or tuples of labels, with the names that `label_map` gives; others stay as they are.
+
+    Raises:
+        DataError: No row has any of the labels that are to be renamed.
+    """
+    labels = {label for row in raw for label in (row if isinstance(row, tuple) else (row,)) if label is not None}
+    # YAML reads yes, on and true as one value
+    same = {"true": ("yes", "on"), "false": ("no", "off")}
+    known = {as_name(label): label for label in labels}
+    wanted = dict(label_map)
+    for key, others in same.items():
+        if key in wanted and key not in known:
+            wanted |= {name: wanted[key] for name in known if name.lower() in others}
+    if known and not wanted.keys() & known.keys() and not set(known) <= set(wanted.values()):
+        raise DataError(
+            f"data.label_map renames {listed(label_map)}, and the data have none of these labels",
+            f"labels of the data: {listed(sorted(known))}",
+            "correct the left sides of data.label_map",
+        )
+    new = {label: wanted.get(as_name(label), label) for label in labels} | {None: None}
+    return [tuple(new[label] for label in row) if isinstance(row, tuple) else new[row] for row in raw]
 
 
 def listed(items: Iterable[object]) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from datasets import ClassLabel, Dataset, Features
 
 from potstill.data.arrow import table_of
-from potstill.data.columns import LABEL_NAMES, checked_roles, is_string, named, others
+from potstill.data.columns import LABEL_NAMES, NoColumn, checked_roles, is_string, named, others
 from potstill.data.written_lists import holds_lists, with_lists
 from potstill.errors import DataError
 
@@ -153,4 +153,5 @@ def _unclear(what: str, candidates: Sequence[str], features: Features, example: 
     listed = ", ".join(repr(name) for name in (candidates or features))
     given = f"more than one column could hold {what}" if candidates else f"no column looks like {what}; the columns are"
     todo = f"say which, for example data.columns: {{{example}}}"
-    return DataError(f"{given}: {listed}", "one column, or a list of columns", todo)
+    kind = DataError if candidates else NoColumn
+    return kind(f"{given}: {listed}", "one column, or a list of columns", todo)

@@ -16,7 +16,7 @@ from datasets import ClassLabel, Dataset
 from torch import Tensor
 
 from potstill.answers.base import RowAnswers, known_means, known_numbers, means_of_units, unknown
-from potstill.answers.class_labels import LabelMap, are_placeholders, is_missing, listed, names_of
+from potstill.answers.class_labels import LabelMap, are_placeholders, is_missing, listed, names_of, renamed
 from potstill.answers.fidelity import Reliability, reliability_of
 from potstill.answers.judging import Closeness, KeptRows, Worst, class_figures, furthest, known_rows, labelled, listed_labels
 from potstill.answers.label_columns import find_label_sets, inner_feature
@@ -104,6 +104,11 @@ class LabelSets(RowAnswers):
             return vector_map(width, [])
         found = {label for row in raw if row is not None for label in row}
         return _of_sets(LabelMap(names, found, given=True, subset=True))
+
+    def renamed(self, raw: Sequence[Any], label_map: Mapping[str, str]) -> list[Any]:
+        """Sets with other names; the labels of a vector are the numbers of its places."""
+        sets = [None if row is None else tuple(as_set(row)) for row in raw]
+        return [None if row is None else tuple(dict.fromkeys(row)) for row in renamed(sets, label_map)]
 
     def missing(self, count: int, names: Sequence[str]) -> np.ndarray:
         """−100 in every place."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from datasets import ClassLabel, Dataset, Features
 
-from potstill.answers.class_labels import LabelMap, as_name, names_of
+from potstill.answers.class_labels import LabelMap, as_name, names_of, renamed
 from potstill.answers.one_class import Classes, ClassJudge
 from potstill.contracts.answers import NO_LABEL, Judge, Mapped, Predictions
 from potstill.data.arrow import table_of
@@ -55,6 +55,10 @@ class Tags(Classes):
             accepted = "a column with a list of tags in each row, one for each word"
             roles["label"] = one_of("tags", lists, TAG_NAMES, features, accepted, or_any=True)
         return roles
+
+    def renamed(self, raw: Sequence[Any], label_map: Mapping[str, str]) -> list[Any]:
+        """See `potstill.answers.class_labels.renamed`."""
+        return renamed(raw, label_map)
 
     def read(self, dataset: Dataset, roles: Mapping[str, str], split: str) -> list[tuple[Any, ...] | None]:
         """A tuple of tags a row, as many as words; None where a row has none.

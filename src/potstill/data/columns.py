@@ -18,6 +18,10 @@ LABEL_NAMES = (
 IGNORED = ("id", "idx", "index", "row_id", "guid", "uid", "uuid", "unnamed: 0", "__index_level_0__", "编号", "序号")
 
 
+class NoColumn(DataError):
+    """No column fits a role, not even several."""
+
+
 def checked_roles(features: Features, asked: Mapping[str, str] | None, known: Sequence[str]) -> dict[str, str]:
     """The asked-for roles, each known and each naming a column that exists."""
     roles = dict(asked or {})
@@ -136,7 +140,8 @@ def unclear(role: str, candidates: Sequence[str], features: Features, accepted: 
     given = f"more than one column could be the {role}" if candidates else f"no column looks like the {role}"
     choice = candidates[0] if candidates else next(iter(others(features, set())), "…")
     todo = f"say which, for example data.columns: {{{role}: {written(choice)}}}"
-    return DataError(f"{given}: {_listed(candidates or features)}", accepted or f"one column as {role}", todo)
+    kind = DataError if candidates else NoColumn
+    return kind(f"{given}: {_listed(candidates or features)}", accepted or f"one column as {role}", todo)
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -39,11 +39,12 @@ _ACCEPTED = (
 
 @dataclass
 class Source:
-    """What was read: split name (``train``, ``validation``, ``test``, ``unlabelled``) → rows, and what there is to say."""
+    """What was read: split name (``train``, ``validation``, ``test``, ``unlabelled``) → rows, their files where each has one, and what there is to say."""
 
     splits: dict[str, Dataset]
     notes: list[str] = field(default_factory=list)
     folder: Path | None = None
+    files: dict[str, str] = field(default_factory=dict)
 
 
 def split_of(name: str) -> str | None:
@@ -235,7 +236,8 @@ def _read_split_files(folder: Path, files: list[Path], labelled: bool) -> Source
             )
         parts = [read_file(member, labelled=labelled and split != "unlabelled") for member in members]
         splits[split] = parts[0] if len(parts) == 1 else _joined(folder, split, parts)
-    return Source(splits, notes, folder)
+    files = {split: str(members[0]) for split, members in groups.items() if len(members) == 1}
+    return Source(splits, notes, folder, files)
 
 
 def _joined(folder: Path, split: str, parts: list[Dataset]) -> Dataset:

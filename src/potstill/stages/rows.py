@@ -74,6 +74,7 @@ def _write(task: Any, splits: Splits, processor: Any, max_tokens: int | None, fo
         "label_names": list(splits.label_names),
         "rows": {name: len(part) for name, part in present.items()},
         "notes": list(dict.fromkeys(notes)),
+        "warnings": list(splits.warnings),
         "fingerprint": splits.fingerprint,
     }
     write_json_atomic(folder / "facts.json", facts)

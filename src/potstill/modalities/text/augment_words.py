@@ -24,7 +24,8 @@ def augment_words(
     """Make new rows of words by the four changes of `potstill.modalities.text.augment`, each of which keeps whole words.
 
     Words are exchanged one for one, a span is left out, the beginning of one row and the end of another are joined, or a run is
-    taken. Empty words are left out. Every row is used equally often; no result equals a given row or another result. Without embeddings words are not
+    taken. Empty words are left
+    out. Every row is used equally often; no result equals a given row or another result. Without embeddings words are not
     exchanged.
 
     Example:
