@@ -139,7 +139,7 @@ def test_several_labels_can_become_one_and_yaml_values_are_names() -> None:
 
 def test_label_maps_without_use_are_refused() -> None:
     rows = Dataset.from_dict({"text": TEXTS, "label": ["a", "b"] * 20, "score": [0.5, 1.5] * 20})
-    with pytest.raises(DataError, match="the data have none of these labels.*'a', 'b'"):
+    with pytest.raises(DataError, match=r"the data have none of these labels.*'a', 'b'"):
         _load(rows, label_map={"x": "y"})
     with pytest.raises(DataError, match="the task answers with numbers"):
         _load(rows, "regression", columns={"label": "score"}, label_map={"x": "y"})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from datasets import Dataset
 
 from potstill.contracts.task import Task
 from potstill.data.columns import NoColumn
+from potstill.data.likely_columns import with_likely_label, with_settings, without_short_columns
 from potstill.data.sources import Source, read_source
 from potstill.data.written_lists import with_lists
 from potstill.errors import DataError
@@ -48,8 +49,9 @@ class RowSettings:
 class Reader:
     """Brings each split into fixed columns and collects what there is to say."""
 
-    def __init__(self, task: Task, columns: Mapping[str, Any] | None, settings: RowSettings) -> None:
+    def __init__(self, task: Task, columns: Mapping[str, Any] | None, settings: RowSettings, names: Sequence[str] = ()) -> None:
         self.task, self.asked, self.settings = task, dict(columns or {}), settings
+        self.names = [*names, *settings.label_map]
         self.notes: list[str] = []
         self.labels = task.answers()
         self.roles: dict[str, str] | None = None
@@ -113,7 +115,8 @@ class Reader:
         self.notes.append(f"the {split} split has no labels and is not used")
         file = given.files.get(split, "FILE") if isinstance(given, Source) else shown(given)
         self.warnings.append(
-            f"{'the data' if file == 'FILE' else file}: the rows for the {split} split have no labels, so they are no {split} split;"
+            f"{'the data' if file == 'FILE' else file}: the rows for the {split} split have no labels, so they are no"
+            f" {split} split;"
             f" rows carved out of the training rows are used instead."
             f" For predictions: potstill predict OUT --data {file} -o predictions.csv"
         )
@@ -177,13 +180,25 @@ class Reader:
         converted = with_lists(dataset)
         self.lists |= {name for name in dataset.features if converted.features[name] != dataset.features[name]}
         try:
-            return converted, self.task.find_columns(converted, self.asked)
+            return converted, self._roles(converted)
         except DataError:
             if converted is dataset:
                 raise
-            roles = self.task.find_columns(dataset, self.asked)
+            roles = self._roles(dataset)
         self.lists &= {column for role, column in roles.items() if role.partition(":")[0] == "label"}
         return with_lists(dataset, self.lists), roles
+
+    def _roles(self, dataset: Dataset) -> dict[str, str]:
+        """By name and type, else by values: the teacher's labels, and the longest texts."""
+        asked = with_likely_label(dataset, self.asked, self.names)
+        try:
+            return self.task.find_columns(dataset, asked)
+        except DataError as err:
+            taken = [str(column) for column in asked.values()] if "label" in asked else dataset.column_names
+            longest = without_short_columns(dataset, taken)
+            if longest is not dataset:
+                return self.task.find_columns(longest, asked)
+            raise with_settings(err, dataset, asked, self.names, self.task.modality.roles[0]) from err
 
     def _with_lists(self, dataset: Dataset) -> Dataset:
         """The columns that are lists in the training rows as lists."""

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import datasets
+import pyarrow as pa
 from datasets import Dataset, DatasetDict
 
 from potstill.data.arrow import dataset_of
 from potstill.data.images import METADATA
-from potstill.data.tables import SUFFIXES, data_suffix, read_table
+from potstill.data.tables import SUFFIXES, data_suffix, read_table, refuse_mixed, table_of_rows
 from potstill.errors import DataError
 from potstill.ground.tables import nearest
 
@@ -39,7 +40,7 @@ _ACCEPTED = (
 
 @dataclass
 class Source:
-    """What was read: split name (``train``, ``validation``, ``test``, ``unlabelled``) → rows, their files where each has one, and what there is to say."""
+    """What was read: split name → rows, their files, and what there is to say."""
 
     splits: dict[str, Dataset]
     notes: list[str] = field(default_factory=list)
@@ -102,13 +103,29 @@ def _read_memory(source: Any) -> Source:
     if isinstance(source, Mapping) and source and all(isinstance(rows, Dataset) for rows in source.values()):
         return _by_split(dict(source))
     if hasattr(source, "to_dict") and hasattr(source, "columns"):
-        return Source({"train": Dataset.from_pandas(source, preserve_index=False)})
+        return Source({"train": _read_frame(source)})
+    if isinstance(source, list | tuple) and source and all(isinstance(row, Mapping) for row in source):
+        return Source({"train": dataset_of(table_of_rows("the data", list(source)))})
     hint = (
         "call .to_list() on it first"
         if isinstance(source, datasets.IterableDataset)
         else "for rows in Python use datasets.Dataset.from_list"
     )
     raise DataError(f"data is a {type(source).__name__}", _ACCEPTED, hint)
+
+
+def _read_frame(frame: Any) -> Dataset:
+    names = [str(name) for name in frame.columns]
+    if repeated := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise DataError(
+            f"the DataFrame has more than one column {repeated[0]!r}", "column names that differ", "rename one, or drop it"
+        )
+    try:
+        return Dataset.from_pandas(frame.set_axis(names, axis="columns"), preserve_index=False)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError):
+        for name, column in zip(names, (frame.iloc[:, place] for place in range(len(names)))):
+            refuse_mixed("the DataFrame", name, column.where(column.notna(), None).tolist())
+        raise
 
 
 def _by_split(found: Mapping[str, Dataset]) -> Source:

@@ -89,7 +89,7 @@ def load(
     Raises:
         DataError: Something in the data cannot be used; the message says what, what is accepted and what to do.
     """
-    reader = Reader(task, columns, RowSettings(skip_corrupt, label_map or {}, use_unlabelled))
+    reader = Reader(task, columns, RowSettings(skip_corrupt, label_map or {}, use_unlabelled), label_names or ())
     found = read_source(source, modality=task.modality)
     reader.notes += found.notes
     if "train" not in found.splits:
@@ -149,7 +149,7 @@ def load_rows(
     Raises:
         DataError: As `load`.
     """
-    reader = Reader(task, columns, RowSettings(skip_corrupt, label_map or {}, use_unlabelled))
+    reader = Reader(task, columns, RowSettings(skip_corrupt, label_map or {}, use_unlabelled), label_names or ())
     found = read_source(source, modality=task.modality)
     chosen = split if split in found.splits else next(iter(found.splits))
     if reader.is_without_labels(found.splits[chosen]):
