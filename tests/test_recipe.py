@@ -189,7 +189,7 @@ def test_the_schema_describes_every_key() -> None:
     for name, part in schema["$defs"].items():
         for key, value in part["properties"].items():
             assert value.get("description"), f"{name}.{key} has no description"
-    assert set(schema["properties"]) == set(Recipe.model_fields)
+    assert set(schema["properties"]) == {*Recipe.model_fields, *plugins.SECTIONS}
 
 
 def test_help_import_and_reading_a_recipe_are_light() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -22,11 +23,13 @@ class TeacherSignal:
         response: What it answers, in one of several kinds, where that was asked for.
         taps: Intermediate values by need name (``"hidden:3"``, ``"attention:-1"``, ``"head.in"`` …).
         token_mask: [B, T], 1 on real tokens, for token models; None otherwise.
+        head: Of a language model whose hidden states are among the taps: its last layer, which makes logits of them.
     """
 
     response: Response | None = None
     taps: Mapping[str, Tensor] = field(default_factory=dict)
     token_mask: Tensor | None = None
+    head: Any = None
 
     @property
     def logits(self) -> Tensor:

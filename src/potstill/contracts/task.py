@@ -43,6 +43,9 @@ TASKS = {
     "image-regression": TaskRow("image", "numbers", "ForImageClassification"),
 }
 
+# Tasks whose rows are tokens, and whose runs have stages of their own: name → what the names of models for it end in.
+TOKEN_TASKS = {"causal-lm": ("ForCausalLM", "LMHeadModel")}
+
 
 @runtime_checkable
 class Task(Protocol):

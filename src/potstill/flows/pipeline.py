@@ -13,12 +13,11 @@ import yaml
 from potstill import __version__
 from potstill.contracts.stage import Observer, Stage
 from potstill.errors import OutputError, RecipeError
-from potstill.flows.distill import DistillFlow
+from potstill.flows.choice import flow_for
 from potstill.flows.observer import LoggingObserver, silent_observer
 from potstill.ground import ranks
 from potstill.ground.disk import explained_full_disk, explained_os_errors
 from potstill.ground.lock import FolderLock
-from potstill.planning.check import check_recipe
 from potstill.planning.inputs import IN_MEMORY, InMemory, given_tasks, named_tasks, wrap_teacher
 from potstill.recipe import Recipe, make_recipe
 from potstill.report.metrics import Metrics
@@ -101,7 +100,7 @@ class DistillationPipeline:
     @property
     def stages(self) -> Sequence[Stage]:
         """The stages in the order in which they run; a run may need fewer."""
-        return DistillFlow(self.recipe, self._memory, self._tasks).stages
+        return flow_for(self.recipe, self._memory, self._tasks).stages
 
     def run(self, observer: Observer | None = None, *, overwrite: bool = False) -> Metrics:
         """Do what is not done yet, and return the figures of the report.
@@ -117,9 +116,8 @@ class DistillationPipeline:
             DataError: The data cannot be used.
             ModelError: The teacher cannot be used.
         """
-        check_recipe(self.recipe)
         folder = Path(self.recipe.output)
-        flow = DistillFlow(self.recipe, self._memory, self._tasks)
+        flow = flow_for(self.recipe, self._memory, self._tasks)
         observer = (observer or LoggingObserver()) if ranks.is_first() else silent_observer()
         store = None if self.recipe.store is None else Path(self.recipe.store).expanduser()
         with _claimed(folder, self.recipe, overwrite=overwrite), explained_full_disk(folder):

@@ -37,12 +37,16 @@ def write_json_atomic(path: Path, value: Any) -> None:
     Raises:
         OutputError: The disk is full or the place may not be written.
     """
+    write_bytes_atomic(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8"))
+
+
+def write_bytes_atomic(path: Path, data: bytes) -> None:
+    """The same for bytes."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with explained_os_errors(path):
         try:
-            with partial.open("w", encoding="utf-8") as stream:
-                json.dump(value, stream, indent=2, ensure_ascii=False)
-                stream.write("\n")
+            with partial.open("wb") as stream:
+                stream.write(data)
                 stream.flush()
                 os.fsync(stream.fileno())
             os.replace(partial, path)

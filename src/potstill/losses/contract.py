@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from potstill.contracts.response import Response
 from potstill.contracts.signal import TeacherSignal
 from potstill.knowledge.responses.dense import DenseLogits
+from potstill.models.vocabulary_head import VocabularyHead
 
 IGNORED_LABEL = -100
 
@@ -31,6 +32,7 @@ class StudentView:
         token_mask: [B, T], 1 on real tokens, for token models; None otherwise.
         modules: The student's own modules by role, for losses that reuse one (``"head"``).
         unit_mask: [B, U], true on the units that count; None where logits are of whole rows or of tokens.
+        head: Of a language model, whose logits are left to the loss.
     """
 
     logits: Tensor
@@ -38,6 +40,7 @@ class StudentView:
     token_mask: Tensor | None = None
     modules: Mapping[str, nn.Module] = field(default_factory=dict)
     unit_mask: Tensor | None = None
+    head: VocabularyHead | None = None
 
 
 @dataclass(frozen=True)

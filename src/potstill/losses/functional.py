@@ -13,23 +13,24 @@ Example:
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Any
 
 from potstill.losses.catalogue import LOSSES, function
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 NAMES = tuple(LOSSES)
-__all__ = list(NAMES)
+OF_HEADS = ("VocabularyHead", "linear_divergence")  # `potstill.losses.vocabulary`: from hidden states, without the logits
+__all__ = [*OF_HEADS, *NAMES]
 
 
-def __getattr__(name: str) -> Callable[..., Tensor]:
+def __getattr__(name: str) -> Callable[..., Any]:
+    if name in OF_HEADS:
+        return getattr(importlib.import_module("potstill.losses.vocabulary"), name)
     if name not in LOSSES:
         raise AttributeError(f"potstill.losses.functional has no loss {name!r}; it has {', '.join(NAMES)}")
     return function(name)
 
 
 def __dir__() -> list[str]:
-    return sorted((*globals(), *NAMES))
+    return sorted((*globals(), *OF_HEADS, *NAMES))

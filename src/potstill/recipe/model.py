@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from potstill.contracts.options import Fraction, NameIn, Options, PositiveFloat, PositiveInt
 from potstill.contracts.target import TARGETS
-from potstill.contracts.task import TASKS
+from potstill.contracts.task import TASKS, TOKEN_TASKS
 from potstill.contracts.way import AUTO, modes
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     TaskName = str
     TargetName = str
 else:  # names of the tables
-    QuantizeMode, TargetName, TaskName = Literal[modes()], Literal[tuple(TARGETS)], Literal["auto", *TASKS]
+    QuantizeMode, TargetName, TaskName = Literal[modes()], Literal[tuple(TARGETS)], Literal["auto", *TASKS, *TOKEN_TASKS]
 
 Scalar = float | dict[str, Any]
 ARCHITECTURES = NameIn("potstill.models.architectures.registration:ARCHITECTURES")

@@ -11,7 +11,7 @@ from potstill.ground.tables import at, nearest, resolve
 from potstill.recipe.faults import read_options, unknown_key
 
 # Sections of the recipe beyond those of `Recipe`: name → option class.
-SECTIONS: dict[str, str] = {}
+SECTIONS: dict[str, str] = {"language": "potstill.recipe.language:LanguageOptions"}
 METHODS, OPTIONS_OF = "potstill.methods.catalogue:METHODS", "potstill.methods.catalogue:options_of"
 # Where options stood before each method had its own: section of `distill` → keys.
 EARLIER = {

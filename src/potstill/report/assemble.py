@@ -93,7 +93,7 @@ def assemble(
         calibration={name: bins for name, judge in judges.items() if (bins := _bins(judge))},
         energy=energy,
         data=_data(bench),
-        machine=_machine(),
+        machine=machine_facts(),
         target=_target(bench.target),
         versions=package_versions(),
         seeds={"run": options.seed},
@@ -237,7 +237,8 @@ def _target(target: Target) -> TargetSummary:
     )
 
 
-def _machine() -> Machine:
+def machine_facts() -> Machine:
+    """The machine that this process runs on."""
     found = describe(look_for_gpus=True)
     return Machine(
         system=found.system,

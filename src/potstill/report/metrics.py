@@ -116,7 +116,21 @@ class DataSummary(Part):
     rows: dict[str, Count] = Field(default_factory=dict, description="Split name to number of rows.")
     label_names: list[str] = Field(default_factory=list, description="Class names in the order of the logits.")
     tokens: dict[str, Figure] = Field(default_factory=dict, description="Row length in tokens: p50, p95, max; empty for images.")
+    documents: dict[str, dict[str, Count]] = Field(
+        default_factory=dict,
+        description="Of language models, split name to counts: rows, documents, windows that they were packed into, tokens, "
+        "learned ones (the others are masked), truncated and left_out rows.",
+    )
     notes: list[str] = Field(default_factory=list, description="What was found, carved out or skipped, in words.")
+
+
+class TokenCacheFigures(Part):
+    """What was kept of a language model's distributions over the next token."""
+
+    scheme: str = Field(description="sampled, top_k or dense.")
+    bytes_per_token: Figure = Field(None, description="Bytes on disk for each learned token.")
+    tokens: Count = Field(None, description="Learned tokens that were kept.")
+    seconds: Figure = Field(None, description="Time of the passes that wrote it, seconds.")
 
 
 class QuantizationTry(Part):
@@ -283,6 +297,9 @@ class Metrics(Part):
         default_factory=dict, description="Phase of training to what it computed in and what that cost."
     )
     calibration: dict[str, list[ReliabilityBin]] = Field(default_factory=dict, description="Model to reliability bins.")
+    cache: TokenCacheFigures | None = Field(
+        None, description="What was kept of a language model teacher; null where nothing was."
+    )
     energy: Energy | None = Field(None, description="Energy per row, or why not.")
     data: DataSummary = Field(default_factory=DataSummary, description="The data.")
     machine: Machine = Field(default_factory=Machine, description="The machine.")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from potstill import modalities
-from potstill.contracts.task import TASKS
+from potstill.contracts.task import TASKS, TOKEN_TASKS
+from potstill.report.language_snippets import GENERATE
 from potstill.report.metrics import Metrics
 
 _TORCH = """from transformers import pipeline
@@ -84,6 +85,8 @@ with torch.no_grad():
 
 def load_with_transformers(metrics: Metrics) -> str:
     """Python that loads the student folder, with Potstill only where the student's type is its own."""
+    if metrics.task in TOKEN_TASKS:
+        return GENERATE.format(student=metrics.files.get("student", "student"))
     if model_type_of(metrics) == MODULE:
         return _OWN_CODE.format(student=metrics.files.get("student", "student"))
     return ("import potstill  # knows the student's type\n" if is_own_type(metrics) else "") + _with_transformers(metrics)
@@ -123,6 +126,8 @@ def _with_tasks(metrics: Metrics) -> str:
 
 def pipeline_of(metrics: Metrics) -> str:
     """What transformers and the hub call the task."""
+    if metrics.task in TOKEN_TASKS:
+        return "text-generation"
     same_head = next(name for name, row in TASKS.items() if row.head == TASKS[metrics.task].head)
     return _HUB_NAMES.get(metrics.task, same_head)
 
@@ -144,4 +149,4 @@ def _served_onnx(metrics: Metrics) -> str | None:
 
 
 def _is_image(metrics: Metrics) -> bool:
-    return not modalities.build(TASKS[metrics.task].modality).has_tokens
+    return metrics.task in TASKS and not modalities.build(TASKS[metrics.task].modality).has_tokens

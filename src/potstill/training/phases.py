@@ -93,10 +93,10 @@ def train_phase(
         raise TrainingError("there are no rows to train on", todo="give a data set with rows")
     folder.mkdir(parents=True, exist_ok=True)
     folder = ranks.from_first(folder.absolute() if ranks.num_ranks() > 1 else folder)
-    done = _finished(model, folder)
+    done = finished(model, folder)
     if done is not None:
         return done
-    watch, home = _Watch(folder, on_progress), device_of(model)
+    watch, home = Watch(folder, on_progress), device_of(model)
     probe = collator([rows[index] for index in range(min(settings.batch_size, len(rows)))])
     steps = total_steps(len(rows), settings)
     with fastest_threads(model, probe, folder, steps=steps):
@@ -131,7 +131,7 @@ def train_phase(
     )
     ranks.wait_for_all()
     if ranks.is_first():
-        _write(outcome, folder)
+        keep(outcome, folder)
     ranks.wait_for_all()
     model.to(home)
     del trainer
@@ -196,7 +196,7 @@ def _head_multiples(model: nn.Module, multiple: float) -> dict[str, float]:
     return {name: multiple for name, parameter in model.named_parameters() if id(parameter) in own}
 
 
-def _write(outcome: PhaseOutcome, folder: Path) -> None:
+def keep(outcome: PhaseOutcome, folder: Path) -> None:
     """Keep the result; the record is written last, and the checkpoints go then."""
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in outcome.model.state_dict().items()}
     save_file(tensors, folder / "trained.safetensors")
@@ -205,7 +205,8 @@ def _write(outcome: PhaseOutcome, folder: Path) -> None:
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
-def _finished(model: nn.Module, folder: Path) -> PhaseOutcome | None:
+def finished(model: nn.Module, folder: Path) -> PhaseOutcome | None:
+    """The result that a phase kept in its folder, its weights loaded into the model; None where it is not done."""
     record = read_json(folder / "trained.json")
     if not isinstance(record, dict):
         return None
@@ -214,7 +215,7 @@ def _finished(model: nn.Module, folder: Path) -> PhaseOutcome | None:
     return PhaseOutcome(model, record["history"], record["best"], record["steps"], record["seconds"], True, record["precision"])
 
 
-class _Watch(TrainerCallback):
+class Watch(TrainerCallback):
     """Reports progress, evaluates and saves at the very last step, and keeps the time over sittings."""
 
     def __init__(self, folder: Path, on_progress: Progress | None) -> None:

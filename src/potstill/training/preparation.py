@@ -174,7 +174,9 @@ def to_device(signal: TeacherSignal, device: torch.device) -> TeacherSignal:
     if response is signal.response and all(tensor.device == device for tensor in tensors):
         return signal
     mask = None if signal.token_mask is None else signal.token_mask.to(device, non_blocking=True)
-    return TeacherSignal(response, {name: value.to(device, non_blocking=True) for name, value in signal.taps.items()}, mask)
+    return TeacherSignal(
+        response, {name: value.to(device, non_blocking=True) for name, value in signal.taps.items()}, mask, signal.head
+    )
 
 
 def _shapes(values: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

@@ -1,0 +1,173 @@
+"""The flow of language models: from a teacher and texts to a measured student that predicts tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from potstill.contracts.slot import Slot
+from potstill.contracts.stage import Observer, Stage
+from potstill.errors import RecipeError
+from potstill.flows.run import Run
+from potstill.ground.tables import nearest
+from potstill.knowledge.tokens.schemes import Sampled
+from potstill.models.language_model import LanguageModel, language_model
+from potstill.planning.inputs import NOTHING, InMemory
+from potstill.recipe import Recipe
+from potstill.recipe.language import LanguageOptions
+from potstill.stages.language.ask import AskOptions, ask, open_answers
+from potstill.stages.language.learn import LearnOptions, learn
+from potstill.stages.language.measure import MeasureOptions, measure
+from potstill.stages.language.rows import RowsOptions, TokenRows, open_rows, read_rows
+from potstill.stages.language.student import StudentOptions, make_student, open_student
+from potstill.stages.report import ReportOptions, write_report
+from potstill.training.phase_settings import PhaseSettings
+
+METHODS = ("auto", "kd", "sft")
+EPOCHS, LEARNING_RATE = 1.0, 1e-4
+
+
+class LanguageFlow:
+    """The slots and stages of a recipe whose task is ``causal-lm``."""
+
+    def __init__(self, recipe: Recipe, memory: InMemory = NOTHING, tasks: Mapping[str, InMemory] | None = None) -> None:
+        self.recipe, self.memory = recipe, memory
+        self.language: LanguageOptions = recipe.language  # type: ignore[attr-defined]  # a section of its own
+        self.run: Run | None = None
+        given = Slot("given", lambda folder, given: memory, content=lambda: [recipe.data.source])
+        self.teacher: Slot[LanguageModel] = Slot(
+            "teacher", lambda folder, given: self._teacher(), content=lambda: [recipe.teacher.model]
+        )
+        self.rows: Slot[TokenRows] = Slot("rows", open_rows, "work/data", kind="rows")
+        self._given = given
+        self.stages = tuple(self._stages())
+
+    def start(self, folder: Path, observer: Observer, store: Path | None = None) -> Run:
+        """A run of this flow, new or finished, in an output folder."""
+        self.run = Run(folder, observer, store=store)
+        return self.run
+
+    def check_answers(self) -> None:
+        """Refuse what the task cannot do, before anything is read."""
+        method = self.recipe.distill.method
+        if method not in METHODS:
+            guess = nearest(method, METHODS)
+            raise RecipeError(
+                f"method {method!r} is not one of language models",
+                ", ".join(METHODS),
+                f"did you mean {guess!r}?" if guess else "leave distill.method out",
+            )
+
+    def check_models(self) -> None:
+        """Nothing more is known once the rows are read."""
+
+    @property
+    def window(self) -> int:
+        """Tokens of a window."""
+        return self.recipe.data.max_tokens or self.language.window
+
+    def _teacher(self) -> LanguageModel:
+        if self.memory.teacher is not None:
+            return LanguageModel("teacher", "", lambda: self.memory.teacher, lambda: self.memory.processor)
+        given = self.recipe.teacher
+        return language_model("teacher", given.model, trust_remote_code=given.trust_remote_code)
+
+    def _settings(self) -> PhaseSettings:
+        distill = self.recipe.distill
+        return PhaseSettings(
+            epochs=distill.epochs or EPOCHS,
+            learning_rate=distill.learning_rate or LEARNING_RATE,
+            batch_size=distill.batch_size,
+            accumulation=distill.accumulation,
+            seed=self.recipe.seed,
+            schedule="cosine",
+        )
+
+    def _keeps_answers(self, method: str) -> bool:
+        """Whether the student learns from kept distributions: as asked, else where the scheme holds enough for the divergence."""
+        asked = self.recipe.distill.cache
+        if method == "sft" or asked == "never":
+            return False
+        return asked == "always" or self.language.scheme != Sampled.name or self.language.divergence == "kl"
+
+    def _stages(self) -> list[Stage]:
+        recipe, language = self.recipe, self.language
+        start = Slot("student.start", open_student, "work/student", kind=None)
+        student = Slot("student", open_student, "student")
+        folder: Slot[Path] = Slot("student folder", lambda folder, given: folder, "student", {"student": student})
+        answers = Slot("answers", open_answers, "work/cache", kind="answers")
+        kept: Slot[Path] = Slot("cache folder", lambda folder, given: folder, "work/cache", {"answers": answers})
+        measured = Slot("measurements", lambda folder, given: folder, "work/evaluate")
+        report = Slot("report", lambda folder, given: folder, "report")
+        method = "kd" if recipe.distill.method == "auto" else recipe.distill.method
+        return [
+            Stage(
+                name="data",
+                title="read the texts, split them and encode them",
+                writes=self.rows,
+                reads={"given": self._given, "teacher": self.teacher},
+                options=RowsOptions(recipe.data, self.window, language.packing, language.loss_on, language.template, recipe.seed),
+                work=read_rows,
+            ),
+            Stage(
+                name="student",
+                title="make the student",
+                writes=start,
+                reads={"teacher": self.teacher, "rows": self.rows},
+                options=StudentOptions(recipe.student, recipe.seed),
+                work=make_student,
+            ),
+            Stage(
+                name="cache",
+                title="keep the teacher's distributions",
+                writes=answers,
+                reads={"rows": self.rows, "teacher": self.teacher},
+                options=AskOptions(language, recipe.seed, self._keeps_answers(method)),
+                work=ask,
+                is_needed=lambda given, asked: asked.is_wanted,
+            ),
+            Stage(
+                name="distill",
+                title="teach the student",
+                writes=student,
+                reads={"rows": self.rows, "teacher": self.teacher, "answers": answers, "student": start},
+                options=LearnOptions(method, language, self._settings()),
+                work=learn,
+                trains=True,
+            ),
+            Stage(
+                name="evaluate",
+                title="measure quality, fidelity and speed",
+                writes=measured,
+                reads={
+                    "rows": self.rows,
+                    "teacher": self.teacher,
+                    "student": student,
+                    "student_folder": folder,
+                    "cache_folder": kept,
+                },
+                options=MeasureOptions(
+                    recipe.teacher.model,
+                    recipe.data.source,
+                    recipe.seed,
+                    recipe.student.ratio,
+                    Path(recipe.output) / "recipe.yaml",
+                ),
+                work=measure,
+            ),
+            Stage(
+                name="report",
+                title="write the report",
+                writes=report,
+                reads={"measurements": measured},
+                options=lambda: ReportOptions(Path(recipe.output), self._about_run),
+                work=write_report,
+            ),
+        ]
+
+    def _about_run(self) -> Mapping[str, Any]:
+        assert self.run is not None
+        results = self.run.results
+        seconds = {name: result.seconds for name, result in results.items() if result.seconds > 0}
+        return {"stages": seconds, "store": {kind: dict(count) for kind, count in self.run.counts.items()}}

@@ -1,0 +1,1 @@
+"""A teacher's distributions over the next token, kept on disk by document and position."""

@@ -1,0 +1,1 @@
+"""Stages of runs whose models predict the next token."""

@@ -1,0 +1,107 @@
+"""Stage `evaluate` of a language model: every figure of the models on the test split, written down once."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from potstill.contracts.slot import Given
+from potstill.contracts.stage import Observer
+from potstill.data.run_rows import read_facts
+from potstill.evaluate.language import measure_tokens
+from potstill.ground.hardware import package_versions
+from potstill.models.language_model import LanguageModel
+from potstill.report.assemble import machine_facts
+from potstill.report.metrics import DataSummary, Metrics, ModelFigures, PlanSummary, Ratio, TokenCacheFigures, history_points
+
+METRIC = "accuracy"
+
+
+@dataclass(frozen=True)
+class MeasureOptions:
+    """What measuring reads of a recipe."""
+
+    teacher: str
+    source: str
+    seed: int
+    ratio: float | None
+    recipe_file: Path = field(compare=False)
+
+
+def measure(given: Given, options: MeasureOptions, folder: Path, observer: Observer) -> Sequence[str]:
+    """Measure teacher, baseline and student, and write the figures."""
+    rows = given.rows
+    windows, num_bytes = rows.windows("test"), int(rows.documents("test").num_bytes.sum())
+    parties: dict[str, LanguageModel] = {"teacher": given.teacher, "student": given.student}
+    models: dict[str, ModelFigures] = {}
+    for name, party in parties.items():
+        other = given.teacher.decoder if name != "teacher" else None
+        found = measure_tokens(
+            party.decoder,
+            windows,
+            rows.collator,
+            teacher=other,
+            on_progress=lambda done, total: observer.stage_advanced(done, total, {}),
+        ).figures(num_bytes=num_bytes)
+        models[name] = _figures(party, found)
+    teacher, student = models["teacher"], models["student"]
+    teacher.retention = 1.0
+    student.retention = _share(student.quality[METRIC], teacher.quality[METRIC])
+    facts = read_facts(given.student_folder)
+    metrics = Metrics(
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        task="causal-lm",
+        metric=METRIC,
+        answers="tokens",
+        teacher=options.teacher,
+        command=f"potstill distill {options.recipe_file}",
+        ratio=Ratio(asked=options.ratio, achieved=1 - (student.parameters or 0) / (teacher.parameters or 1)),
+        retention=student.retention,
+        agreement=student.agreement,
+        mean_kl_nats=student.mean_kl_nats,
+        models=models,
+        served="student",
+        plan=PlanSummary(teacher=_shape(given.teacher), student=_shape(given.student)),
+        history={one["name"]: history_points(one["history"]) for one in facts.get("stages", ())},
+        cache=_cache(read_facts(given.cache_folder)),
+        data=DataSummary(
+            source=options.source, rows=rows.facts["rows"], notes=rows.facts["notes"], documents=rows.facts["splits"]
+        ),
+        machine=machine_facts(),
+        versions=package_versions(),
+        seeds={"seed": options.seed},
+        files={"student": "student"},
+    )
+    metrics.write(folder / "metrics.json")
+    return []
+
+
+def _figures(party: LanguageModel, found: dict[str, float]) -> ModelFigures:
+    model = party.decoder.model
+    quality = {name: found[name] for name in ("accuracy", "perplexity", "bits_per_byte", "loss") if name in found}
+    return ModelFigures(
+        quality=quality,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        bytes=sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()),
+        ece=found["ece"],
+        agreement=found.get("teacher_agreement"),
+        mean_kl_nats=found.get("teacher_kl"),
+    )
+
+
+def _cache(facts: Mapping[str, Any]) -> TokenCacheFigures | None:
+    names = TokenCacheFigures.model_fields
+    return TokenCacheFigures(**{name: facts[name] for name in names}) if facts else None
+
+
+def _share(value: float | None, of: float | None) -> float | None:
+    return None if value is None or not of else value / of
+
+
+def _shape(party: LanguageModel) -> dict[str, Any]:
+    config = party.decoder.config
+    names = ("model_type", "num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
+    return {name: getattr(config, name) for name in (*names, "vocab_size") if getattr(config, name, None) is not None}
