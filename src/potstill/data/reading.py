@@ -104,10 +104,12 @@ class Reader:
             return None
         chosen = split if split in source.splits else next(iter(source.splits))
         if self.is_without_labels(source.splits[chosen]):
-            return self._not_used(split, source if given is None else given)
+            self._not_used(split, source if given is None else given)
+            return None
         dataset, roles, raw = self._labelled(source.splits[chosen], split)
         if not self.labels.is_optional and all(label is None or label == -1 for label in raw):
-            return self._not_used(split, source if given is None else given)
+            self._not_used(split, source if given is None else given)
+            return None
         return self._build(*self._with_labels_only(dataset, roles, raw, split, source), source)
 
     def _not_used(self, split: str, given: Any) -> None:

@@ -253,8 +253,8 @@ def _read_split_files(folder: Path, files: list[Path], labelled: bool) -> Source
             )
         parts = [read_file(member, labelled=labelled and split != "unlabelled") for member in members]
         splits[split] = parts[0] if len(parts) == 1 else _joined(folder, split, parts)
-    files = {split: str(members[0]) for split, members in groups.items() if len(members) == 1}
-    return Source(splits, notes, folder, files)
+    named = {split: str(members[0]) for split, members in groups.items() if len(members) == 1}
+    return Source(splits, notes, folder, named)
 
 
 def _joined(folder: Path, split: str, parts: list[Dataset]) -> Dataset:

@@ -107,7 +107,7 @@ def _read_items(text: str) -> list[Any] | None:
 
 def _lists(dataset: Dataset, name: str) -> list[Any]:
     known: dict[str, Any] = {}
-    rows = []
+    rows: list[Any] = []
     for row, value in enumerate(table_of(dataset, [name]).column(0).to_pylist(), 1):
         if value is None or value.strip().lower() in _NOTHING:
             rows.append(None)
