@@ -237,8 +237,8 @@ def label_map_setting(found: Collection[str], names: Sequence[str]) -> str:
     """The setting that takes labels of the data to the teacher's: ``LABEL_1`` and ``1`` by their number, others in order.
 
     Example:
-        >>> label_map_setting({"LABEL_0", "LABEL_1"}, ["negative", "positive"])
-        '--set data.label_map=\'{"LABEL_0": "negative", "LABEL_1": "positive"}\''
+        >>> print(label_map_setting({"LABEL_0", "LABEL_1"}, ["negative", "positive"]))
+        --set data.label_map='{"LABEL_0": "negative", "LABEL_1": "positive"}'
     """
     foreign = sorted(set(found) - set(names), key=lambda name: (len(name), name))
     free = [name for name in names if name not in found] or list(names)
