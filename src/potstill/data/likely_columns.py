@@ -35,13 +35,17 @@ def with_likely_label(dataset: Dataset, asked: Mapping[str, Any], names: Sequenc
 
 
 def without_short_columns(dataset: Dataset, taken: Sequence[str]) -> Dataset:
-    """The rows without columns of strings that are clearly shorter than the longest, where that holds sentences; else as they are."""
+    """The rows without columns of categories that are clearly shorter than a column of sentences; else as they are."""
     lengths = {
         name: _mean_length(dataset, name) for name in others(dataset.features, set(taken)) if is_string(dataset.features[name])
     }
     longest = max(lengths, key=lambda name: lengths[name], default="")
     rest = [name for name in lengths if name != longest]
-    if not rest or lengths[longest] < _SENTENCE or any(lengths[longest] < _CLEARLY_LONGER * lengths[name] for name in rest):
+    if (
+        not rest
+        or lengths[longest] < _SENTENCE
+        or any(lengths[longest] < _CLEARLY_LONGER * lengths[name] or not _is_category(dataset, name) for name in rest)
+    ):
         return dataset
     return dataset.remove_columns(rest)
 
