@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from potstill.answers import units
 from potstill.contracts.answers import NO_LABEL, Answers, Predictions
+from potstill.errors import DataError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -68,6 +69,18 @@ class RowAnswers:
     def batches(self, collator: Callable[..., Any]) -> Callable[..., Any]:
         """The collator as it is."""
         return collator
+
+    def renamed(self, raw: Sequence[Any], label_map: Mapping[str, str]) -> list[Any]:
+        """Refused: there are no names.
+
+        Raises:
+            DataError: Always.
+        """
+        raise DataError(
+            f"data.label_map is given, and the task answers with {self.noun}",
+            "data.label_map for tasks whose labels have names",
+            "leave out data.label_map",
+        )
 
     def spread(self, content: pa.Table, values: np.ndarray) -> tuple[pa.Table, np.ndarray]:
         """Rows as they are."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+import shlex
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,9 @@ from potstill.errors import DataError
 from potstill.ground.counted import counted
 
 _PLACEHOLDER = re.compile(r"label_\d+", re.IGNORECASE)
-_INTEGER = re.compile(r"[+-]?\d+(\.0+)?")
+_INTEGER = re.compile(r"0|-?[1-9][0-9]*")
+_WHOLE = re.compile(r"(0|-?[1-9][0-9]*)\.0")  # how tables with gaps write whole numbers
+_LARGEST_FLOAT = 2**53
 _SHOWN_NAMES = 8
 
 
@@ -28,7 +32,7 @@ def are_placeholders(names: Sequence[str]) -> bool:
 
 
 def raw_labels(dataset: Dataset, column: str, split: str) -> list[str | int | bool | None]:
-    """The labels of a split as written: strings, integers, or None where a row has none (also ``""``, NaN and negative
+    """The labels of a split as written: strings, integers, or None where a row has none (also ``""``, NaN, −100, and negative
     ClassLabel values, which is how hub data sets mark hidden labels).
 
     Raises:
@@ -60,38 +64,48 @@ def _named(feature: ClassLabel, value: int) -> str | None:
 
 
 def _plain(value: Any, column: str, split: str, row: int) -> str | int | bool | None:
-    if value is None or isinstance(value, bool | int):
-        return value
+    if is_missing(value) or isinstance(value, bool | int):
+        return None if is_missing(value) else value
     if isinstance(value, float):
-        if math.isnan(value):
-            return None
-        if math.isfinite(value) and value.is_integer():
+        if value.is_integer() and abs(value) <= _LARGEST_FLOAT:
             return int(value)
-        kind = "infinite" if math.isinf(value) else "not a whole number"
+        whole = "beyond 2^53, where a float no longer tells whole numbers apart" if value.is_integer() else "not a whole number"
+        kind = "infinite" if math.isinf(value) else whole
         raise DataError(
             f"label {value} in row {row} of the {split} split (column {column!r}) is {kind}",
             "class names or whole numbers, one a row",
             "correct the row, or name another label column: data.columns: {label: …}",
         )
     if isinstance(value, str):
-        text = value.strip()
-        return None if text == "" or text.lower() == "nan" else text
+        return value.strip()
     raise DataError(
         f"column {column!r} holds a {type(value).__name__} in row {row} of the {split} split",
         "one class a row (a name, a whole number, true or false)",
-        "choose a column with one class a row: data.columns: {label: …}",
+        "choose a column with one class a row: data.columns: {label: …}; for several labels a row set task: multi-label",
+    )
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value says that there is no label: nothing, NaN, an empty text, or −100, which losses leave out."""
+    if isinstance(value, str):
+        return value.strip().lower() in ("", "nan", str(NO_LABEL))
+    return (
+        value is None or (isinstance(value, float) and math.isnan(value)) or (value == NO_LABEL and not isinstance(value, bool))
     )
 
 
 def names_of(labels: Iterable[str | int | bool], feature: object = None) -> tuple[str, ...]:
-    """The label names in their order: that of a ClassLabel, else false before true, numbers by size, or names by alphabet."""
+    """The label names in their order: that of a ClassLabel, else false before true, numbers by size, or names by alphabet.
+
+    Names made of digits are numbers only where all of them are whole numbers in their plain form: ``001`` is a name.
+    """
     if isinstance(feature, ClassLabel) and feature.names:
         return tuple(feature.names)
     found = set(labels)
     if all(isinstance(label, bool) for label in found):
         return tuple(str(label).lower() for label in sorted(found))
     if all(_is_number(label) for label in found):
-        numbers = sorted({_as_number(label) for label in found})
+        numbers = sorted({int(label) for label in found})
         return tuple(str(number) for number in numbers)
     return tuple(sorted({as_name(label) for label in found}))
 
@@ -102,11 +116,13 @@ def as_name(label: object) -> str:
 
 
 def _is_number(label: object) -> bool:
+    """Whether a label is a whole number, or text that is one as Python writes it: no sign, zero or digit more."""
     return isinstance(label, int) or (isinstance(label, str) and _INTEGER.fullmatch(label) is not None)
 
 
-def _as_number(label: object) -> int:
-    return int(float(label)) if isinstance(label, str) else int(label)  # type: ignore[call-overload]
+def _plain_number(label: str | int | bool) -> str | int | bool:
+    """``"2.0"`` as ``"2"``, any other label as it is."""
+    return label.removesuffix(".0") if isinstance(label, str) and _WHOLE.fullmatch(label) else label
 
 
 class LabelMap:
@@ -128,21 +144,25 @@ class LabelMap:
         self.names = tuple(names)
         self.notes: list[str] = []
         labels = set(found)
+        plain = {_plain_number(label) for label in labels}
+        if all(as_name(label) in self.names for label in plain):
+            labels = plain
         self.by_position = given and self._read_as_positions(labels)
         self._positions = {name: i for i, name in enumerate(self.names)}
         if given and not self.by_position:
             self._align({as_name(label) for label in labels}, subset)
 
     def _read_as_positions(self, labels: set[str | int | bool]) -> bool:
-        if not labels or not all(_is_number(label) for label in labels) or all(as_name(label) in self.names for label in labels):
+        plain = {_plain_number(label) for label in labels}
+        if not labels or not all(_is_number(label) for label in plain) or all(as_name(label) in self.names for label in labels):
             return False
-        numbers = {_as_number(label) for label in labels}
+        numbers = {int(label) for label in plain}
         if min(numbers) < 0 or max(numbers) >= len(self.names):
             raise DataError(
                 f"the data have the labels {listed(sorted(numbers))}, "
                 f"the teacher has {counted(len(self.names), 'label')} ({listed(self.names)})",
                 f"whole numbers from 0 to {len(self.names) - 1}, or the teacher's label names",
-                "renumber the labels, or write them as names",
+                f"say which is which: {label_map_setting({str(number) for number in numbers}, self.names)}",
             )
         if not are_placeholders(self.names):
             self.notes.append(f"integer labels are read as positions in the teacher's labels: {listed(self.names)}")
@@ -162,7 +182,8 @@ class LabelMap:
                 f"the teacher's labels have no names ({listed(self.names)}), "
                 f"and the data name them {listed(sorted(found))}: the order is unknown",
                 "a teacher whose id2label names its labels, or integer labels in the teacher's order",
-                'write the names into the teacher\'s config.json ("id2label"), or the labels as integers',
+                'write the names into the teacher\'s config.json ("id2label"), or the labels as integers, or say which is which:'
+                f" {label_map_setting(found, self.names)}",
             )
         raise DataError(
             _difference(set(found), self.names), "data and teacher with the same set of labels", _remedy(set(found), self.names)
@@ -170,13 +191,12 @@ class LabelMap:
 
     def position(self, label: str | int | bool) -> int | None:
         """The position of a label, or None where no name fits."""
+        plain = _plain_number(label)
         if self.by_position:
-            number = _as_number(label) if _is_number(label) else -1
+            number = int(plain) if _is_number(plain) else -1
             return number if 0 <= number < len(self.names) else None
         found = self._positions.get(as_name(label))
-        if found is None and _is_number(label):
-            found = self._positions.get(str(_as_number(label)))
-        return found
+        return self._positions.get(as_name(plain)) if found is None else found
 
     def positions(self, labels: Sequence[Any], split: str) -> np.ndarray:
         """Positions [N] int64 of the labels of a split; `NO_LABEL` where a label is None.
@@ -210,7 +230,49 @@ def _difference(found: set[str], names: Sequence[str]) -> str:
 def _remedy(found: set[str], names: Sequence[str]) -> str:
     if found < set(names):
         return "add rows of the missing labels, or take a teacher for these labels"
-    return "rename or remove the rows with other labels, or take a teacher trained for these labels"
+    setting = label_map_setting(found, names)
+    return f"say which is which (check each pair): {setting}; or rename or remove these rows, or take a teacher for these labels"
+
+
+def label_map_setting(found: Collection[str], names: Sequence[str]) -> str:
+    """The setting that takes labels of the data to the teacher's: ``LABEL_1`` and ``1`` by their number, others in order.
+
+    Example:
+        >>> print(label_map_setting({"LABEL_0", "LABEL_1"}, ["negative", "positive"]))
+        --set data.label_map='{"LABEL_0": "negative", "LABEL_1": "positive"}'
+    """
+    foreign = sorted(set(found) - set(names), key=lambda name: (len(name), name))
+    free = [name for name in names if name not in found] or list(names)
+    numbers = [
+        int(name.rpartition("_")[2]) if _PLACEHOLDER.fullmatch(name) or _INTEGER.fullmatch(name) else -1 for name in foreign
+    ]
+    by_number = all(0 <= number < len(names) for number in numbers)
+    order = [names[number] for number in numbers] if by_number else [free[min(i, len(free) - 1)] for i in range(len(foreign))]
+    return f"--set data.label_map={shlex.quote(json.dumps(dict(zip(foreign, order)), ensure_ascii=False))}"
+
+
+def renamed(raw: Sequence[Any], label_map: Mapping[str, str]) -> list[Any]:
+    """Labels, or tuples of labels, with the names that `label_map` gives; others stay as they are.
+
+    Raises:
+        DataError: No row has any of the labels that are to be renamed.
+    """
+    labels = {label for row in raw for label in (row if isinstance(row, tuple) else (row,)) if label is not None}
+    # YAML reads yes, on and true as one value
+    same = {"true": ("yes", "on"), "false": ("no", "off")}
+    known = {as_name(label): label for label in labels}
+    wanted = dict(label_map)
+    for key, others in same.items():
+        if key in wanted and key not in known:
+            wanted |= {name: wanted[key] for name in known if name.lower() in others}
+    if known and not wanted.keys() & known.keys() and not set(known) <= set(wanted.values()):
+        raise DataError(
+            f"data.label_map renames {listed(label_map)}, and the data have none of these labels",
+            f"labels of the data: {listed(sorted(known))}",
+            "correct the left sides of data.label_map",
+        )
+    new = {label: wanted.get(as_name(label), label) for label in labels} | {None: None}
+    return [tuple(new[label] for label in row) if isinstance(row, tuple) else new[row] for row in raw]
 
 
 def listed(items: Iterable[object]) -> str:

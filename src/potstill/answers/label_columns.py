@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from datasets import ClassLabel, Dataset, Features
 
 from potstill.data.arrow import table_of
-from potstill.data.columns import LABEL_NAMES, checked_roles, is_string, named, others
+from potstill.data.columns import LABEL_NAMES, NoColumn, checked_roles, is_string, named, others
+from potstill.data.written_lists import holds_lists, with_lists
 from potstill.errors import DataError
 
 if TYPE_CHECKING:
@@ -58,8 +59,12 @@ def kind_by_column(dataset: Dataset, asked: Mapping[str, Any] | None) -> str | N
         return None
     feature = features[names[0]]
     inner = inner_feature(feature)
+    if inner is None and holds_lists(dataset, names[0]):
+        dataset = with_lists(dataset, names)
+        inner = inner_feature(dataset.features[names[0]])
     if inner is not None:
-        return "numbers" if _is_float(inner) else "labels"
+        are_flags = {item for row in _some(dataset, names[0]) for item in row or ()} <= {0, 1}
+        return "numbers" if _is_float(inner) and not are_flags else "labels"
     return "numbers" if _holds_fractions(dataset, names[0]) else None
 
 
@@ -148,4 +153,5 @@ def _unclear(what: str, candidates: Sequence[str], features: Features, example: 
     listed = ", ".join(repr(name) for name in (candidates or features))
     given = f"more than one column could hold {what}" if candidates else f"no column looks like {what}; the columns are"
     todo = f"say which, for example data.columns: {{{example}}}"
-    return DataError(f"{given}: {listed}", "one column, or a list of columns", todo)
+    kind = DataError if candidates else NoColumn
+    return kind(f"{given}: {listed}", "one column, or a list of columns", todo)

@@ -17,15 +17,18 @@ from datasets import ClassLabel, Dataset
 from torch import Tensor
 
 from potstill.answers.base import RowAnswers, by_name, known_means, known_numbers, means_of_units, unknown
-from potstill.answers.class_labels import LabelMap, are_placeholders, listed, names_of
+from potstill.answers.class_labels import LabelMap, are_placeholders, is_missing, listed, names_of, renamed
 from potstill.answers.fidelity import Reliability, reliability_of
 from potstill.answers.judging import Closeness, KeptRows, Worst, class_figures, furthest, known_rows, labelled, listed_labels
 from potstill.answers.label_columns import find_label_sets, inner_feature
+from potstill.answers.label_vectors import Vector, as_vectors, check_sets, places, vector_map, width_of
 from potstill.contracts.answers import NO_LABEL, Judge, Mapped, Predictions
 from potstill.data.arrow import table_of
+from potstill.data.text_encoding import shorten
 from potstill.errors import DataError
 
 DELIMITERS = ("|", ";", ",")
+BRACKETS = ("[]", "()", "{}")
 _YES, _NO = ("1", "true", "yes"), ("0", "false", "no")
 
 
@@ -43,6 +46,8 @@ class LabelSets(RowAnswers):
     def read(self, dataset: Dataset, roles: Mapping[str, str], split: str) -> list[Any]:
         """The labels of each row as a tuple, empty where none applies, None where the row has no labels at all.
 
+        Rows that are all lists of 0 and 1 of one length may be vectors, one place for each label; they come as `Vector`.
+
         Args:
             dataset: Rows.
             roles: ``label`` → a column of lists, or of strings with the labels between ``|``, ``;`` or ``,``; or ``label:NAME`` →
@@ -50,7 +55,7 @@ class LabelSets(RowAnswers):
             split: For messages.
 
         Raises:
-            DataError: A value that is neither.
+            DataError: A value that is neither, or vectors of several lengths.
         """
         named = {role.removeprefix("label:"): column for role, column in roles.items() if role.startswith("label:")}
         if named:
@@ -58,6 +63,8 @@ class LabelSets(RowAnswers):
         column = roles["label"]
         values = table_of(dataset, [column]).column(0).to_pylist()
         inner = inner_feature(dataset.features[column])
+        if (vectors := as_vectors(values, inner, column, split)) is not None:
+            return vectors
         delimiter = None if inner is not None else delimiter_of(values)
         return [_as_set(value, inner, delimiter, column, split, row) for row, value in enumerate(values, 1)]
 
@@ -67,28 +74,42 @@ class LabelSets(RowAnswers):
         Raises:
             DataError: Every row has the same labels, or labels that the teacher lacks.
         """
-        found = {label for row in raw if row is not None for label in row}
         columns = tuple(role.removeprefix("label:") for role in roles if role.startswith("label:"))
+        if width := width_of(raw, None if given is None else len(given)):
+            own = getattr(inner_feature(feature), "names", None) or map(str, range(width))
+            self._refuse_alike(raw, given, ())
+            return tuple(map(str, own if given is None else given)), vector_map(width, [])
+        found = {label for row in raw if row is not None for label in row}
         own = columns or names_of(found, inner_feature(feature))
-        if given is None and (not found or len({frozenset(row) for row in raw if row is not None}) < 2):
-            raise DataError(
-                f"all {len(raw)} training rows have the same labels ({listed(own) if own else 'none'})",
-                "rows whose labels differ",
-                "add rows with other labels, or name another label column: data.columns: {label: …}",
-            )
+        self._refuse_alike(raw, given, own)
         if given is None:
             return own, _of_sets(LabelMap(own, found))
-        if are_placeholders(given) and len(own) == len(given):
+        if are_placeholders(given) and len(own) == len(given) and not set(own) <= set(given):
             mapping = _of_sets(LabelMap(own, found))
             mapping.notes.append("the teacher's labels have no names; those of the data are taken, in the data's order")
             return own, mapping
         names = tuple(str(name) for name in given)
         return names, _of_sets(LabelMap(names, found, given=True, subset=True))
 
+    def _refuse_alike(self, raw: Sequence[Any], given: Sequence[str] | None, own: Sequence[str]) -> None:
+        if given is None and len({frozenset(as_set(row)) for row in raw if row is not None}) < 2:
+            raise DataError(
+                f"all {len(raw)} training rows have the same labels ({listed(own) if own else 'none'})",
+                "rows whose labels differ",
+                "add rows with other labels, or name another label column: data.columns: {label: …}",
+            )
+
     def known(self, names: Sequence[str], raw: Sequence[Any], roles: Mapping[str, str]) -> Mapped:
         """Labels → places among known names, of which the rows may lack some."""
+        if width := width_of(raw, len(names)):
+            return vector_map(width, [])
         found = {label for row in raw if row is not None for label in row}
         return _of_sets(LabelMap(names, found, given=True, subset=True))
+
+    def renamed(self, raw: Sequence[Any], label_map: Mapping[str, str]) -> list[Any]:
+        """Sets with other names; the labels of a vector are the numbers of its places."""
+        sets = [None if row is None else tuple(as_set(row)) for row in raw]
+        return [None if row is None else tuple(dict.fromkeys(row)) for row in renamed(sets, label_map)]
 
     def missing(self, count: int, names: Sequence[str]) -> np.ndarray:
         """−100 in every place."""
@@ -272,17 +293,17 @@ def _flags(values: Sequence[Any], column: str, split: str) -> list[bool | None]:
 
 
 def flag_of(value: Any, column: str, split: str, row: int) -> bool | None:
-    """A 0/1 value as a boolean; None where it is missing.
+    """A 0/1 value as a boolean; None where it is missing (also −1 and −100, which mark hidden labels).
 
     Raises:
         DataError: Neither 0 nor 1.
     """
-    if value is None or (isinstance(value, float) and np.isnan(value)):
+    if is_missing(value) or value == -1:
         return None
     text = str(int(value) if isinstance(value, float) and value.is_integer() else value).strip().lower()
     if text in _YES or text in _NO:
         return text in _YES
-    if text == "":
+    if text == "-1":
         return None
     raise DataError(
         f"column {column!r} has {value!r} in row {row} of the {split} split",
@@ -295,13 +316,17 @@ def _as_set(value: Any, inner: Any, delimiter: str | None, column: str, split: s
     if value is None:
         return None
     if isinstance(value, str):
+        if value.strip()[:1] + value.strip()[-1:] in BRACKETS:
+            raise _written_list(value, column, split, row)
         parts = value.split(delimiter) if delimiter else [value]
         return tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
     if not isinstance(value, list | tuple):
         value = [value]
-    if isinstance(inner, ClassLabel) and inner.names:
-        return tuple(dict.fromkeys(inner.int2str(int(item)) for item in value))
-    odd = [item for item in value if not isinstance(item, str | int)]
+    if isinstance(inner, ClassLabel) and inner.names and all(isinstance(item, int) and item >= 0 for item in value):
+        return tuple(dict.fromkeys(inner.int2str(item) for item in value))
+    value = [int(item) if isinstance(item, float) and item.is_integer() else item for item in value]
+    value = [item.strip() if isinstance(item, str) else item for item in value]
+    odd = [item for item in value if not isinstance(item, str | int) or is_missing(item)]
     if odd:
         raise DataError(
             f"column {column!r} has {odd[0]!r} among the labels of row {row} of the {split} split",
@@ -311,10 +336,25 @@ def _as_set(value: Any, inner: Any, delimiter: str | None, column: str, split: s
     return tuple(dict.fromkeys(value))
 
 
+def _written_list(value: str, column: str, split: str, row: int) -> DataError:
+    return DataError(
+        f"column {column!r} has {shorten(value)!r} in row {row} of the {split} split, which looks like a list"
+        " but cannot be read so",
+        """lists such as ['a', 'b'] or ["a", "b"] in every row, or labels with | between them""",
+        "write all rows alike",
+    )
+
+
+def as_set(row: Sequence[Any]) -> Sequence[Any]:
+    """The labels of a row; of a vector the places of its ones."""
+    return places(row) if isinstance(row, Vector) else row
+
+
 def _of_sets(single: LabelMap) -> Mapped:
     """Takes sets of labels to rows of zeros and ones, out of what takes one label to its position."""
 
     def positions(raw: Sequence[Any], split: str) -> np.ndarray:
+        check_sets(raw, split)
         values = np.zeros((len(raw), len(single.names)), np.float32)
         flat = [label for row in raw if row is not None for label in row]
         owner = [index for index, row in enumerate(raw) if row is not None for _ in row]

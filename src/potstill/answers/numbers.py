@@ -26,6 +26,7 @@ from potstill.errors import DataError
 from potstill.ground.counted import counted
 
 _BINS = 10
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 class Numbers(RowAnswers):
@@ -262,6 +263,8 @@ def _number(value: Any, column: str, split: str, row: int) -> float | None:
         return None
     try:
         number = float(value)
+    except OverflowError:
+        number = math.inf
     except (TypeError, ValueError) as err:
         raise DataError(
             f"column {column!r} has {value!r} in row {row} of the {split} split",
@@ -270,12 +273,13 @@ def _number(value: Any, column: str, split: str, row: int) -> float | None:
         ) from err
     if math.isnan(number):
         return None
-    if math.isinf(number) or number == NO_LABEL:
-        kind = "infinite" if math.isinf(number) else "the mark of a row without a label"
+    if abs(number) > _LARGEST or number == NO_LABEL:
+        large = "infinite" if math.isinf(number) else "beyond what float32 holds (3.4e38)"
+        kind = large if abs(number) > _LARGEST else "the mark of a row without a label"
         raise DataError(
             f"column {column!r} has {value!r} in row {row} of the {split} split, which is {kind}",
-            f"finite numbers other than {NO_LABEL}",
-            "correct the row, or shift the scale by a constant",
+            f"finite numbers below 3.4e38, other than {NO_LABEL}",
+            "correct the row, or shift the scale by a constant or a factor",
         )
     return number
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from potstill.answers.base import RowAnswers, by_name, known_means, means_of_units, unknown
-from potstill.answers.class_labels import LabelMap, are_placeholders, as_name, names_of, raw_labels
+from potstill.answers.class_labels import LabelMap, are_placeholders, as_name, names_of, raw_labels, renamed
 from potstill.answers.fidelity import Reliability, log_softmax, reliability_of
 from potstill.answers.judging import (
     Closeness,
@@ -92,6 +92,10 @@ class OneClass(Classes):
         label = named_label(features, roles)
         roles = modality.find_content(features, roles, taken=label)
         return roles | label_role(features, roles, label, labelled)
+
+    def renamed(self, raw: Sequence[Any], label_map: Mapping[str, str]) -> list[Any]:
+        """See `potstill.answers.class_labels.renamed`."""
+        return renamed(raw, label_map)
 
     def read(self, dataset: Dataset, roles: Mapping[str, str], split: str) -> list[Any]:
         """Names, integers or booleans; see `potstill.answers.class_labels.raw_labels`."""

@@ -66,7 +66,9 @@ class Span(Classes):
         """
         answers, contexts = (table_of(dataset, [roles[role]]).column(0).to_pylist() for role in ("label", "context"))
         return [
-            None if answer is None else tuple(_checked(text, start, context or "", split, row) for text, start in _pairs(answer))
+            None
+            if answer is None
+            else tuple(_checked(text, start, context or "", split, row) for text, start in _pairs(answer, split, row))
             for row, (answer, context) in enumerate(zip(answers, contexts), 1)
         ]
 
@@ -274,18 +276,26 @@ def _positions(raw: Sequence[Any], split: str) -> np.ndarray:
     return as_lists([{"text": text, "answer_start": start} for text, start in row or ()] for row in raw)
 
 
-def _pairs(answer: Any) -> list[tuple[str, int | None]]:
+def _pairs(answer: Any, split: str, row: int) -> list[tuple[str, Any]]:
     if isinstance(answer, str):
         return [(answer, None)] if answer else []
     if isinstance(answer, Mapping):
         texts, starts = answer.get("text"), answer.get("answer_start")
         if isinstance(texts, str):
             return [(texts, starts)] if texts else []
-        return list(zip(texts or [], starts if isinstance(starts, list) else [None] * len(texts or [])))
-    return [pair for part in answer for pair in _pairs(part)]
+        texts, starts = texts or [], starts if isinstance(starts, list) else [None] * len(texts or [])
+        if len(texts) != len(starts):
+            raise DataError(
+                f"row {row} of the {split} split has {len(texts)} answers and {len(starts)} places where they start",
+                "as many entries in answer_start as in text",
+                f"correct row {row}, or leave answer_start out: the first place is taken",
+            )
+        return list(zip(texts, starts))
+    return [pair for part in answer for pair in _pairs(part, split, row)]
 
 
-def _checked(text: str, start: int | None, context: str, split: str, row: int) -> tuple[str, int]:
+def _checked(text: str, start: Any, context: str, split: str, row: int) -> tuple[str, int]:
+    start = _whole(start, split, row)
     found = context.find(text) if start is None else start
     if found >= 0 and context[found : found + len(text)] == text:
         return text, int(found)
@@ -293,5 +303,18 @@ def _checked(text: str, start: int | None, context: str, split: str, row: int) -
     raise DataError(
         f"the answer {text[:60]!r} in row {row} of the {split} split {place}",
         "answers that are copied from the context, with the character where they begin",
+        f"correct row {row}, or leave answer_start out: the first place is taken",
+    )
+
+
+def _whole(start: Any, split: str, row: int) -> int | None:
+    """Where an answer starts, also as a float, which tables with gaps have; None where it is not known."""
+    if start is None or start != start:
+        return None
+    if isinstance(start, int | float) and not isinstance(start, bool) and float(start).is_integer():
+        return int(start)
+    raise DataError(
+        f"row {row} of the {split} split has the answer_start {start!r}",
+        "the character where the answer starts, a whole number from 0",
         f"correct row {row}, or leave answer_start out: the first place is taken",
     )

@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 from datasets import ClassLabel, Dataset, Features
 
-from potstill.answers.class_labels import LabelMap, as_name, names_of
+from potstill.answers.class_labels import LabelMap, as_name, names_of, renamed
 from potstill.answers.fidelity import log_softmax
 from potstill.answers.one_class import Classes, ClassJudge
-from potstill.contracts.answers import Judge, Mapped, Predictions
+from potstill.contracts.answers import NO_LABEL, Judge, Mapped, Predictions
 from potstill.data.arrow import table_of
 from potstill.data.columns import checked_roles, is_list, one_of
 from potstill.errors import DataError, ModelError
@@ -59,6 +59,10 @@ class Tags(Classes):
             roles["label"] = one_of("tags", lists, TAG_NAMES, features, accepted, or_any=True)
         return roles
 
+    def renamed(self, raw: Sequence[Any], label_map: Mapping[str, str]) -> list[Any]:
+        """See `potstill.answers.class_labels.renamed`."""
+        return renamed(raw, label_map)
+
     def read(self, dataset: Dataset, roles: Mapping[str, str], split: str) -> list[tuple[Any, ...] | None]:
         """A tuple of tags a row, as many as words; None where a row has none.
 
@@ -88,7 +92,7 @@ class Tags(Classes):
 
     def order(self, raw: Sequence[Any], roles: Mapping[str, str], feature: Any, given: Sequence[str] | None) -> Any:
         """The names and what takes tags to them; of entity tags, B- and I- of every type and O are among the names."""
-        found = set(chain.from_iterable(raw))
+        found = set(chain.from_iterable(row or () for row in raw)) - {None}
         names = _class_names(feature) or with_partners(names_of(found))
         if given is not None:
             return tuple(map(str, given)), _of_rows(LabelMap(tuple(map(str, given)), found, given=True, subset=True))
@@ -102,7 +106,7 @@ class Tags(Classes):
 
     def known(self, names: Sequence[str], raw: Sequence[Any], roles: Any = None) -> Mapped:
         """Tags → positions in known names, of which the rows may lack some."""
-        found = {tag for row in raw if row is not None for tag in row}
+        found = {tag for row in raw if row is not None for tag in row} - {None}
         return _of_rows(LabelMap(tuple(names), found, given=True, subset=True))
 
     def missing(self, count: int, names: Sequence[str]) -> np.ndarray:
@@ -260,9 +264,12 @@ def _class_names(feature: Any) -> tuple[str, ...]:
 
 
 def _plain(tag: Any, names: Sequence[str], column: str, split: str, row: int) -> Any:
+    """A tag as a name or number; None for −100, which marks words without a tag."""
+    if tag in (NO_LABEL, str(NO_LABEL)):
+        return None
     if names and isinstance(tag, int) and 0 <= tag < len(names):
         return names[tag]
-    if isinstance(tag, bool | int) or (isinstance(tag, str) and tag.strip()):
+    if (isinstance(tag, bool | int) and not names) or (isinstance(tag, str) and tag.strip()):
         return tag.strip() if isinstance(tag, str) else tag
     raise DataError(
         f"row {row} of the {split} split has the tag {as_name(tag)!r} (column {column!r})",

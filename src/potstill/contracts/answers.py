@@ -131,6 +131,9 @@ class Answers(Protocol):
     def known(self, names: Sequence[str], raw: Sequence[Any], roles: Mapping[str, str]) -> Mapped:
         """What takes labels to known names, of which the rows may lack some."""
 
+    def renamed(self, raw: Sequence[Any], label_map: Mapping[str, str]) -> list[Any]:
+        """Labels as written with other names; raises DataError where labels have no names."""
+
     def missing(self, count: int, names: Sequence[str]) -> np.ndarray:
         """Labels of rows that have none."""
 

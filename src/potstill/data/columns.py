@@ -15,7 +15,12 @@ LABEL_NAMES = (
     *("label", "labels", "target", "targets", "class", "category", "sentiment", "intent", "topic", "gold_label", "y"),
     *("fine_label", "coarse_label", "标签", "类别", "分类", "情感", "意图"),
 )
+_ID_WORDS = ("id", "ids", "idx", "guid", "uid", "uuid")
 IGNORED = ("id", "idx", "index", "row_id", "guid", "uid", "uuid", "unnamed: 0", "__index_level_0__", "编号", "序号")
+
+
+class NoColumn(DataError):
+    """No column fits a role, not even several."""
 
 
 def checked_roles(features: Features, asked: Mapping[str, str] | None, known: Sequence[str]) -> dict[str, str]:
@@ -62,7 +67,20 @@ def is_image(feature: object) -> bool:
 
 def others(features: Features, taken: set[str]) -> list[str]:
     """The columns that are not taken and hold no row numbers."""
-    return [name for name in features if name not in taken and name.lower() not in IGNORED]
+    return [name for name in features if name not in taken and not is_id(name)]
+
+
+def is_id(name: str) -> bool:
+    """Whether a column's name says that it numbers rows: ``Row ID``, ``textID``, ``Unnamed: 0``; not ``label_id``.
+
+    Example:
+        >>> [is_id(name) for name in ("Row ID", "textID", "tweet_id", "label_id", "valid")]
+        [True, True, True, False, False]
+    """
+    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+|[0-9]+|[^\W\d_]+", name)
+    lower = [word.lower() for word in words]
+    is_numbered = bool(lower) and lower[-1] in _ID_WORDS and not set(lower) & set(LABEL_NAMES)
+    return name.strip().lower() in IGNORED or name.lower().startswith("unnamed: ") or is_numbered
 
 
 def named(columns: Iterable[str], names: Sequence[str]) -> list[str]:
@@ -136,7 +154,8 @@ def unclear(role: str, candidates: Sequence[str], features: Features, accepted: 
     given = f"more than one column could be the {role}" if candidates else f"no column looks like the {role}"
     choice = candidates[0] if candidates else next(iter(others(features, set())), "…")
     todo = f"say which, for example data.columns: {{{role}: {written(choice)}}}"
-    return DataError(f"{given}: {_listed(candidates or features)}", accepted or f"one column as {role}", todo)
+    kind = DataError if candidates else NoColumn
+    return kind(f"{given}: {_listed(candidates or features)}", accepted or f"one column as {role}", todo)
 
 
 def _listed(names: Iterable[str]) -> str:

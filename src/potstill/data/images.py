@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as PillowImage
-from PIL import UnidentifiedImageError
+from PIL import ImageOps, UnidentifiedImageError
 
 from potstill.data.arrow import dataset_of
 from potstill.data.tables import read_table
@@ -101,9 +102,30 @@ def decode(value: Any, row: int, *, mode: str = "RGB") -> PillowImage.Image:
         DataError: The image is corrupt or missing; names it.
     """
     try:
-        return _opened(value).convert(mode)
+        return _in_eight_bits(_upright(_opened(value))).convert(mode)
     except _UNREADABLE as err:
         raise corrupt_image(value, row, err) from err
+
+
+def _upright(image: PillowImage.Image) -> PillowImage.Image:
+    """The image turned as its EXIF data say; as it is where they cannot be read."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except (SyntaxError, ValueError, KeyError, TypeError, ZeroDivisionError, struct.error):
+        return image
+
+
+def _in_eight_bits(image: PillowImage.Image) -> PillowImage.Image:
+    """A grey image of 16 or 32 bits or of floats in values of 0 to 255, which Pillow would cut off at 255; others as they are."""
+    if image.mode not in ("I", "F") and not image.mode.startswith("I;"):
+        return image
+    pixels = np.asarray(image).astype(np.float64)
+    low, high = float(pixels.min()), float(pixels.max())
+    if not (low >= 0 and high < 2**32):
+        raise ValueError(f"grey values of {low:g} to {high:g}")
+    top = 1.0 if image.mode == "F" and high <= 1 else next(top for top in (2**8 - 1, 2**16 - 1, 2**32 - 1) if high <= top)
+    top = 2.0**16 - 1 if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG") else top
+    return PillowImage.fromarray(np.rint(pixels * (255 / top)).astype(np.uint8))
 
 
 def _opened(value: Any) -> PillowImage.Image:

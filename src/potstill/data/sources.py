@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import datasets
+import pyarrow as pa
 from datasets import Dataset, DatasetDict
 
 from potstill.data.arrow import dataset_of
 from potstill.data.images import METADATA
 from potstill.data.places import ACCEPTED, SUFFIXES, check_place, data_suffix
-from potstill.data.tables import read_table
+from potstill.data.tables import read_table, refuse_mixed, table_of_rows
 from potstill.errors import DataError
 from potstill.ground.disk import spelling
 
@@ -35,11 +36,12 @@ _SPLIT = re.compile(rf"^({'|'.join(sorted(SPLIT_NAMES, key=len, reverse=True))})
 
 @dataclass
 class Source:
-    """What was read: split name (``train``, ``validation``, ``test``, ``unlabelled``) → rows, and what there is to say."""
+    """What was read: split name → rows, their files, and what there is to say."""
 
     splits: dict[str, Dataset]
     notes: list[str] = field(default_factory=list)
     folder: Path | None = None
+    files: dict[str, str] = field(default_factory=dict)
 
 
 def split_of(name: str) -> str | None:
@@ -97,13 +99,29 @@ def _read_memory(source: Any) -> Source:
     if isinstance(source, Mapping) and source and all(isinstance(rows, Dataset) for rows in source.values()):
         return _by_split(dict(source))
     if hasattr(source, "to_dict") and hasattr(source, "columns"):
-        return Source({"train": Dataset.from_pandas(source, preserve_index=False)})
+        return Source({"train": _read_frame(source)})
+    if isinstance(source, list | tuple) and source and all(isinstance(row, Mapping) for row in source):
+        return Source({"train": dataset_of(table_of_rows("the data", list(source)))})
     hint = (
         "call .to_list() on it first"
         if isinstance(source, datasets.IterableDataset)
         else "for rows in Python use datasets.Dataset.from_list"
     )
     raise DataError(f"data is a {type(source).__name__}", ACCEPTED, hint)
+
+
+def _read_frame(frame: Any) -> Dataset:
+    names = [str(name) for name in frame.columns]
+    if repeated := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise DataError(
+            f"the DataFrame has more than one column {repeated[0]!r}", "column names that differ", "rename one, or drop it"
+        )
+    try:
+        return Dataset.from_pandas(frame.set_axis(names, axis="columns"), preserve_index=False)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError):
+        for name, column in zip(names, (frame.iloc[:, place] for place in range(len(names)))):
+            refuse_mixed("the DataFrame", name, column.where(column.notna(), None).tolist())
+        raise
 
 
 def _by_split(found: Mapping[str, Dataset]) -> Source:
@@ -224,7 +242,8 @@ def _read_split_files(folder: Path, files: list[Path], labelled: bool) -> Source
             )
         parts = [read_file(member, labelled=labelled and split != "unlabelled") for member in members]
         splits[split] = parts[0] if len(parts) == 1 else _joined(folder, split, parts)
-    return Source(splits, notes, folder)
+    named = {split: str(members[0]) for split, members in groups.items() if len(members) == 1}
+    return Source(splits, notes, folder, named)
 
 
 def _joined(folder: Path, split: str, parts: list[Dataset]) -> Dataset:

@@ -16,7 +16,7 @@ from potstill.contracts.task import Task
 from potstill.data import holdout
 from potstill.data.arrow import dataset_of
 from potstill.data.fingerprint import hash_of, row_hashes, rows_hash
-from potstill.data.reading import Reader
+from potstill.data.reading import Reader, RowSettings, shown
 from potstill.data.sources import read_source
 from potstill.data.spool import taken
 from potstill.errors import DataError
@@ -44,6 +44,7 @@ class Splits:
         notes: What was decided or found, for the log and the report.
         fingerprint: Hash of all rows and the label order.
         columns: Role → column of the training rows.
+        warnings: What a reader of the figures must know, such as that a test file has no labels.
     """
 
     train: Dataset
@@ -54,6 +55,7 @@ class Splits:
     notes: tuple[str, ...]
     fingerprint: str
     columns: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 def load(
@@ -68,6 +70,8 @@ def load(
     seed: int = 0,
     max_rows: int | None = None,
     skip_corrupt: bool = False,
+    label_map: Mapping[str, str] | None = None,
+    use_unlabelled: bool = False,
 ) -> Splits:
     """Read a source and make it into splits.
 
@@ -82,11 +86,13 @@ def load(
         seed: For splits that are carved out and for `max_rows`.
         max_rows: Most rows in each split; more are thinned out by chance, with each class keeping its share.
         skip_corrupt: Whether images that cannot be read are left out instead of refused.
+        label_map: Label of the data → label to take it for.
+        use_unlabelled: Whether training rows without a label are used as unlabelled ones instead of refused.
 
     Raises:
         DataError: Something in the data cannot be used; the message says what, what is accepted and what to do.
     """
-    reader = Reader(task, columns, skip_corrupt)
+    reader = Reader(task, columns, RowSettings(skip_corrupt, label_map or {}, use_unlabelled), label_names or ())
     found = read_source(source, modality=task.modality)
     reader.notes += found.notes
     if "train" not in found.splits:
@@ -114,8 +120,10 @@ def load(
     extra = reader.unlabelled(unlabelled, found)
     if extra is not None:
         tables["unlabelled"] = (extra, labels.missing(extra.num_rows, names))
-    made = _finish({split: labels.spread(*table) for split, table in tables.items()}, names, reader.notes)
-    return replace(made, columns=train.roles)
+    splits = _finish({split: labels.spread(*table) for split, table in tables.items()}, names, reader.notes)
+    for warning in reader.warnings:
+        logger.warning("%s", warning)
+    return replace(splits, columns=train.roles, warnings=tuple(reader.warnings))
 
 
 def load_rows(
@@ -126,6 +134,8 @@ def load_rows(
     columns: Mapping[str, Any] | None = None,
     split: str = "test",
     skip_corrupt: bool = False,
+    label_map: Mapping[str, str] | None = None,
+    use_unlabelled: bool = False,
 ) -> Dataset:
     """Read one split with labels in a known order, for example to evaluate a model on a new file.
 
@@ -136,13 +146,21 @@ def load_rows(
         columns: Role → column, where the user says so.
         split: The split wanted.
         skip_corrupt: As in `load`.
+        label_map: As in `load`.
+        use_unlabelled: Whether rows without a label are left out instead of refused.
 
     Raises:
         DataError: As `load`.
     """
-    reader = Reader(task, columns, skip_corrupt)
+    reader = Reader(task, columns, RowSettings(skip_corrupt, label_map or {}, use_unlabelled), label_names or ())
     found = read_source(source, modality=task.modality)
     chosen = split if split in found.splits else next(iter(found.splits))
+    if reader.is_without_labels(found.splits[chosen]):
+        raise DataError(
+            f"{source} has no labels",
+            "rows with labels, to measure a model by",
+            f"for predictions alone: potstill predict OUT --data {shown(source)} -o predictions.csv",
+        )
     part = reader.part(found.splits[chosen], chosen, found)
     values = reader.labels.known(label_names, part.raw, part.roles).positions(part.raw, chosen)
     return _as_dataset(*reader.labels.spread(part.content, values), 0)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from potstill.data.delimited import read_csv
 from potstill.data.places import data_suffix, unknown_suffix
 from potstill.data.spool import Spool
 from potstill.data.text_encoding import decoded_lines, empty_file, shorten
@@ -94,6 +93,8 @@ def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _broken_json(path: Path, number: int, line: str, err: ValueError) -> DataError:
     reason = f"{err.msg}, column {err.colno}" if isinstance(err, json.JSONDecodeError) else str(err)
+    if not line.strip():
+        return DataError(f"{path} ends in the middle, at line {number} ({reason})", "a whole file", "copy or write it again")
     return DataError(
         f"line {number} of {path} is not valid JSON ({reason}): {shorten(line.strip())!r}",
         'one JSON object a line, for example {"text": "…", "label": "…"}',
@@ -121,7 +122,7 @@ def read_json(path: Path) -> pa.Table:
     except json.JSONDecodeError as err:
         if err.msg == "Extra data" and text.lstrip().startswith("{"):
             return read_json_lines(path)
-        line = text.splitlines()[err.lineno - 1] if text.splitlines() else ""
+        line = next(itertools.islice(text.split("\n"), err.lineno - 1, None), "")
         raise _broken_json(path, err.lineno, line, err) from err
     return _table_of(path, ((n, _checked_object(path, f"row {n}", row)) for n, row in enumerate(_rows_of(path, value), 1)))
 
@@ -143,11 +144,13 @@ def _rows_of(path: Path, value: Any) -> Iterable[Any]:
     )
 
 
-def _table_of(path: Path, rows: Iterable[tuple[int, dict[str, Any]]]) -> pa.Table:
+def _table_of(path: Path | str, rows: Iterable[tuple[int, dict[str, Any]]]) -> pa.Table:
     spool = Spool()
     rows = iter(rows)
     while chunk := list(itertools.islice(rows, _CHUNK_ROWS)):
         names = dict.fromkeys(name for _, row in chunk for name in row)
+        for number, row in chunk:
+            _refuse_surrogates(path, number, row)
         spool.add(pa.table({name: _column(path, name, chunk) for name in names}))
     try:
         return spool.table()
@@ -157,11 +160,47 @@ def _table_of(path: Path, rows: Iterable[tuple[int, dict[str, Any]]]) -> pa.Tabl
         ) from err
 
 
-def _column(path: Path, name: str, chunk: Sequence[tuple[int, dict[str, Any]]]) -> pa.Array:
+def table_of_rows(what: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Rows in memory as a table.
+
+    Raises:
+        DataError: A column of mixed types.
+    """
+    return _table_of(what, ((number, dict(row)) for number, row in enumerate(rows, 1)))
+
+
+def refuse_mixed(what: str, name: str, values: Sequence[Any]) -> None:
+    """Make sure that a column has one type.
+
+    Raises:
+        DataError: It has not; names the row.
+    """
+    _column(what, name, [(number, {name: value}) for number, value in enumerate(values, 1)])
+
+
+def _refuse_surrogates(path: Path | str, number: int, row: Mapping[str, Any]) -> None:
+    try:
+        json.dumps(row, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError as err:
+        raise DataError(
+            f"line {number} of {path} has half of a character ({err.object[err.start]!a}, a lone surrogate)",
+            "whole characters: in JSON an escape such as \\ud83d\\ude00 comes in pairs",
+            f"correct or remove line {number}",
+        ) from err
+
+
+def _column(path: Path | str, name: str, chunk: Sequence[tuple[int, dict[str, Any]]]) -> pa.Array:
     values = [row.get(name) for _, row in chunk]
     try:
         return pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as err:
+    except OverflowError as err:
+        large = next(n for n, row in chunk if isinstance(row.get(name), int) and not -(2**63) <= row[name] < 2**63)
+        raise DataError(
+            f"column {name!r} of {path} has a whole number beyond 64 bits at line {large}",
+            "whole numbers below 2^63, or text",
+            "write the values of the column in quotes",
+        ) from err
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as err:
         numbers = [number for number, _ in chunk]
         first = next((value for value in values if value is not None), None)
         odd = next((i for i, v in enumerate(values) if v is not None and type(v) is not type(first)), 0)
@@ -171,74 +210,3 @@ def _column(path: Path, name: str, chunk: Sequence[tuple[int, dict[str, Any]]]) 
             "one type a column",
             "write all values alike, for example all as strings",
         ) from err
-
-
-def read_csv(path: Path) -> pa.Table:
-    """Read a CSV or TSV file with a header line; the delimiter of a ``.csv`` is found from the header.
-
-    A TSV file is first read with quotes as in CSV and, where that fails, with quotes as plain characters.
-    """
-    tabs = data_suffix(path) == ".tsv"
-    header = next(decoded_lines(path))
-    delimiter = "\t" if tabs else max(",;\t|", key=lambda mark: (header.count(mark), mark == ","))
-    try:
-        return _read_delimited(path, delimiter, csv.QUOTE_MINIMAL)
-    except DataError:
-        if not tabs:
-            raise
-        return _read_delimited(path, delimiter, csv.QUOTE_NONE)
-
-
-def _read_delimited(path: Path, delimiter: str, quoting: int) -> pa.Table:
-    records = _records(path, delimiter, quoting)
-    header = [name.strip() for name in next(records, [])]
-    repeated = [name for name in dict.fromkeys(header) if header.count(name) > 1]
-    if repeated:
-        raise DataError(
-            f"{path} has more than one column {repeated[0]!r}", "column names that differ", "rename one in the first line"
-        )
-    names = [name or f"column_{i + 1}" for i, name in enumerate(header)]
-    spool = Spool()
-    while chunk := list(itertools.islice(records, _CHUNK_ROWS)):
-        spool.add(pa.table([pa.array(values, pa.string()) for values in zip(*chunk)], names))
-    table = spool.table()
-    return pa.table({name: _as_integers(table.column(i)) for i, name in enumerate(names)}) if table.num_rows else pa.table({})
-
-
-def _records(path: Path, delimiter: str, quoting: int) -> Iterator[list[str]]:
-    reader = csv.reader(decoded_lines(path), delimiter=delimiter, quoting=quoting, strict=True)  # type: ignore[arg-type]
-    width, start = 0, 1
-    while True:
-        try:
-            record = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as err:
-            raise _broken_record(
-                path, start, str(err), "close each quote, and write a quote inside a quoted field as two"
-            ) from err
-        if record and (not width or len(record) == width):
-            width = width or len(record)
-            yield record
-        elif record:
-            todo = f"put fields that hold {delimiter!r} or a line break in double quotes"
-            raise _broken_record(path, start, f"{len(record)} fields where the header has {width}", todo)
-        start = reader.line_num + 1
-
-
-def _broken_record(path: Path, line: int, reason: str, todo: str) -> DataError:
-    return DataError(f"line {line} of {path} is broken ({reason})", "as many fields on each line as in the header", todo)
-
-
-def _as_integers(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The column as integers where every value is one, as it was where any is not."""
-    chunks = []
-    for chunk in column.chunks:
-        try:
-            integers = pc.cast(chunk, pa.int64())
-        except pa.ArrowInvalid:
-            return column
-        if not pc.all(pc.equal(pc.cast(integers, pa.string()), chunk)).as_py():
-            return column
-        chunks.append(integers)
-    return pa.chunked_array(chunks, pa.int64())

@@ -108,7 +108,8 @@ def join_tasks(parts: Mapping[str, Splits]) -> Splits:
     joined = {split: dataset_of(_joined(found)) if found else None for split, found in tables.items()}
     notes = tuple(f"{task}: {note}" for task, part in parts.items() for note in part.notes)
     mark = hash_of(*names, *(part.fingerprint for part in parts.values()))
-    return Splits(**joined, label_names=tuple(names), notes=notes, fingerprint=mark)  # type: ignore[arg-type]
+    warnings = tuple(f"{task}: {text}" for task, splits in parts.items() for text in splits.warnings)
+    return Splits(**joined, label_names=tuple(names), notes=notes, fingerprint=mark, warnings=warnings)  # type: ignore[arg-type]
 
 
 def _moved(table: pa.Table, *, label: int, row_id: int) -> pa.Table:

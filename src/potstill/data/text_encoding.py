@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import itertools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -13,6 +14,7 @@ from potstill.errors import DataError
 _MARKS = ((b"\xff\xfe\x00\x00", "utf-32"), (b"\x00\x00\xfe\xff", "utf-32"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 _LEGACY = ("gb18030", "big5", "shift_jis", "euc_kr")
 _SAMPLE_BYTES = 1 << 20
+_AFTER_RETURN = re.compile(r"(?<=\r)(?!\n)(?!$)")  # where a line ends in a carriage return alone
 
 
 def open_bytes(path: Path) -> IO[bytes]:
@@ -33,9 +35,10 @@ def decoded_lines(path: Path) -> Iterator[str]:
                 _refuse_other_marks(path, raw)
                 raw = raw.removeprefix(b"\xef\xbb\xbf")
             try:
-                yield raw.decode("utf-8")
+                line = raw.decode("utf-8")
             except UnicodeDecodeError as err:
                 raise _wrong_encoding(path, number, raw) from err
+            yield from _AFTER_RETURN.split(line) if "\r" in line.removesuffix("\r\n") else (line,)
     if number == 0:
         raise empty_file(path)
 

@@ -96,7 +96,14 @@ def task_number(names: Sequence[str], data: str | None, task: str | None) -> int
 def _read(flow: DistillFlow, data: str, number: int | None) -> Dataset:
     """Other data as this run's rows."""
     inputs, own = flow.inputs[number or 0], flow.open(flow.parties[number or 0].rows)
-    rows = load_rows(data, task=own.task, label_names=own.label_names, columns=inputs.data.columns)
+    rows = load_rows(
+        data,
+        task=own.task,
+        label_names=own.label_names,
+        columns=inputs.data.columns,
+        label_map=inputs.data.label_map,
+        use_unlabelled=inputs.data.unlabeled_rows == "use",
+    )
     rows = formed(own.task, inputs.data, {"test": rows}, flow.open(flow.teacher).processor)[0]["test"]
     return rows if number is None else to_task(rows, number, own.block[0])
 

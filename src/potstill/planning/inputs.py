@@ -180,6 +180,8 @@ class Inputs:
             seed=self.seed,
             max_rows=data.max_rows,
             skip_corrupt=data.skip_corrupt,
+            label_map=data.label_map,
+            use_unlabelled=data.unlabeled_rows == "use",
         )
 
     def _teacher_names(self) -> tuple[str, ...] | None:

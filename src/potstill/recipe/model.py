@@ -90,6 +90,12 @@ class TeacherRecipe(OneTeacherRecipe):
         return (self, *self.others)
 
 
+def _as_label(value: Any) -> Any:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, int | float) else value
+
+
 class OneDataRecipe(Options):
     """Rows of one task."""
 
@@ -104,6 +110,22 @@ class OneDataRecipe(Options):
     unlabelled: str | None = Field(None, description="Rows without labels; the teacher labels them softly.")
     max_rows: PositiveInt | None = Field(None, description="Use only this many training rows, drawn by the seed.")
     skip_corrupt: bool = Field(False, description="Leave out images that cannot be read instead of stopping.")
+    label_map: dict[str, str] = Field(
+        default_factory=dict,
+        description="Label of the data → the teacher's label, where the two have other names: {bad: negative, good: positive}.",
+    )
+    unlabeled_rows: Literal["refuse", "use"] = Field(
+        "refuse",
+        description="Training rows without a label: refuse them, or use them as rows that the teacher labels, like `unlabelled`.",
+    )
+
+    @field_validator("label_map", mode="before")
+    @classmethod
+    def _as_names(cls, given: Any) -> Any:
+        """Numbers and truth values of YAML as the names of labels."""
+        if not isinstance(given, dict):
+            return given
+        return {_as_label(label): _as_label(name) for label, name in given.items()}
 
 
 class DataRecipe(OneDataRecipe):

@@ -262,7 +262,7 @@ def _files(bench: Bench) -> dict[str, str]:
 
 
 def _warnings(bench: Bench, answers: Mapping[str, Predictions]) -> list[str]:
-    found = []
+    found = list(bench.rows.facts.get("warnings", ()))
     rows = len(answers["student"].labels)
     if rows < FEW_TEST_ROWS and bench.rows.metric not in SHARES:  # of shares the page itself says how large chance is
         found.append(f"the test split has {counted(rows, 'row')} only: differences of a few points may be chance")

@@ -86,6 +86,7 @@ def _write(
         "label_names": list(splits.label_names),
         "rows": {name: len(part) for name, part in present.items()},
         "notes": list(dict.fromkeys(notes)),
+        "warnings": list(splits.warnings),
         "fingerprint": splits.fingerprint,
         "columns": columns,
     }

@@ -206,7 +206,7 @@ class Images:
         """A thumbnail as PNG; small images are enlarged by whole pixels."""
         from PIL import Image as Pillow
 
-        image = row["image"].convert("RGB")
+        image = images.decode(row["image"], row["row_id"])
         if max(image.size) < _THUMBNAIL // 2:
             factor = _THUMBNAIL // (2 * max(image.size)) or 1
             image = image.resize((image.width * factor, image.height * factor), Pillow.Resampling.NEAREST)

@@ -29,7 +29,7 @@ def encode_images(dataset: Dataset, processor: Any, folder: Path) -> EncodedImag
     Raises:
         DataError: An image cannot be read, or the processor gives images of different sizes.
     """
-    fingerprint = hash_of("images", rows_hash(dataset), processor_hash(processor))
+    fingerprint = hash_of("upright images", rows_hash(dataset), processor_hash(processor))
     if has_rows(folder, fingerprint):
         return EncodedImages(folder)
     writer = ImageWriter(folder)

@@ -24,14 +24,16 @@ def augment_words(
     """Make new rows of words by the four changes of `potstill.modalities.text.augment`, each of which keeps whole words.
 
     Words are exchanged one for one, a span is left out, the beginning of one row and the end of another are joined, or a run is
-    taken. Every row is used equally often; no result equals a given row or another result. Without embeddings words are not
+    taken. Empty words are left
+    out. Every row is used equally often; no result equals a given row or another result. Without embeddings words are not
     exchanged.
 
     Example:
         >>> len(augment_words([["one", "two", "three", "four"]], num=2, seed=0))
         2
     """
-    given = [tuple(row) for row in rows if len(row) > 1]
+    held = (tuple(word for word in row if word.strip()) for row in rows)
+    given = [row for row in held if len(row) > 1]
     known, made = set(given), dict[Words, None]()
     chance = random.Random(seed)
     neighbours = _neighbours(given, tokenizer, embeddings)

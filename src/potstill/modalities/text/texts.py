@@ -63,6 +63,9 @@ class Texts:
             return dict(roles)
         labels = named_label(features, roles) if taken is None else taken
         strings = [name for name in others(features, {*roles.values(), *labels}) if is_string(features[name])]
+        free = others(features, {*roles.values(), *labels})
+        # texts of digits alone, which a table file gives as whole numbers
+        strings += [name for name in named(free, TEXT_NAMES) if str(getattr(features[name], "dtype", "")) == "int64"]
         lower = {name.lower(): name for name in strings}
         pairs = [(lower[a.lower()], lower[b.lower()]) for a, b in PAIR_NAMES if a.lower() in lower and b.lower() in lower]
         if "text_pair" in roles or len(pairs) != 1:

@@ -81,8 +81,10 @@ class Words(UnitTexts):
                     "a list of words in each row",
                     "split the texts into words, or name another column: data.columns: {tokens: …}",
                 )
-        if not any(rows) and not start:
+        if not any(word.strip() for words in rows for word in words) and not start:
             raise DataError(f"no row of the {split} split has a word (column {column!r})", "rows with words", "check the column")
+        if empty := sum(not word.strip() for words in rows for word in words):
+            notes.append(f"empty words of the {split} split: {empty}, which have no token and no answer")
         return pa.table({"tokens": pa.array(rows, pa.list_(pa.large_string()))}), None
 
     def encode(self, dataset: Dataset, processor: Any, folder: Path, *, max_tokens: int | None = None) -> EncodedRows:
