@@ -12,7 +12,7 @@ _LAZY = {
     "DistillationPipeline": "potstill.flows:DistillationPipeline",
     "DistillationTrainer": "potstill.training.trainer:DistillationTrainer",
     "Recipe": "potstill.recipe:Recipe",
-    "load": "potstill.tasks.loading:load",
+    "load": "potstill.flows.loaded:load",
     "plan": "potstill.students.plan:plan",
 }
 

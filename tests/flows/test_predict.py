@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+import potstill
 from potstill import DistillationPipeline
 from potstill.cli import app
 from potstill.data.run_rows import read_facts
@@ -266,3 +268,31 @@ def test_a_folder_without_its_teacher_still_predicts(
     recipe = (moved / "recipe.yaml").read_text("utf-8").replace(str(small_bert), str(tmp_path / "gone"))
     (moved / "recipe.yaml").write_text(recipe, "utf-8")
     assert predict(moved, "--data", test_rows, "-o", tmp_path / "p.csv").exit_code == 0
+
+
+def test_a_loaded_student_answers_in_words(finished: tuple[Path, Metrics], tmp_path: Path) -> None:
+    texts = ["a good film", "bad", "the longest of these texts, " * 30, ""]
+    loaded = potstill.load(finished[0])
+    model, processor = loaded
+    assert (model, processor) == (loaded.model, loaded.processor)
+    answers = loaded.predict(texts)
+    assert [set(answer) >= {"prediction", "probabilities"} for answer in answers] == [True] * 4
+    for answer in answers:
+        assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+        assert max(answer["probabilities"], key=answer["probabilities"].get) == answer["prediction"]
+    served = loaded.predict(texts, runtime="onnx", batch_size=2)
+    assert [answer["prediction"] for answer in served] == [answer["prediction"] for answer in answers]
+    shutil.copytree(finished[0] / "student", tmp_path / "copied")
+    alone = potstill.load(tmp_path / "copied")
+    assert [answer["prediction"] for answer in alone.predict(texts)] == [answer["prediction"] for answer in answers]
+    assert loaded.predict([]) == []
+    with pytest.raises(RecipeError, match="student alone"):
+        alone.predict(texts, runtime="onnx")
+    with pytest.raises(RecipeError, match="no export for 'tensorrt'"):
+        loaded.predict(texts, runtime="tensorrt")
+    with pytest.raises(DataError, match=r"predict\(\[row\]\)"):
+        loaded.predict("a good film")
+    with pytest.raises(DataError, match="row 1 is a mapping with the keys words"):
+        loaded.predict([{"text": "a"}, {"words": "b"}])
+    with pytest.raises(DataError, match="rows of one kind"):
+        loaded.predict(["a", ("b", "c")])

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
+import potstill
 from potstill import DistillationPipeline
 from potstill.answers.tags import EntityCounts, entities_of
 from potstill.errors import DataError, RecipeError
@@ -42,9 +44,29 @@ def run(teacher: Path, data: Path, output: Path, /, **changes: Any) -> Metrics:
 def predicted(folder: Path, data: Path, file: Path, **options: Any) -> list[dict[str, Any]]:
     with written_whole(file) as writer:
         Prediction(folder, Asked(data, **{"runtime": "torch", **options})).write(writer)
-    if file.suffix == ".parquet":
-        return pq.read_table(file).to_pylist()
-    return [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+    is_table = file.suffix == ".parquet"
+    found = pq.read_table(file).to_pylist() if is_table else [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+    if not options and data.suffix == ".jsonl" and '"file"' not in data.read_text("utf-8"):
+        check_in_memory(folder, data, found)
+    return found
+
+
+def check_in_memory(folder: Path, data: Path, found: list[dict[str, Any]]) -> None:
+    """The loaded student answers the same rows the same way."""
+    rows = [json.loads(line) for line in data.read_text("utf-8").splitlines()]
+    answers = potstill.load(folder).predict(rows)
+    assert len(answers) == len(found)
+    for answer, row in zip(answers, found, strict=True):
+        if "prediction" not in answer:  # of several tasks
+            assert all(part["prediction"] == row[f"{task}_prediction"] for task, part in answer.items())
+        elif "prediction" in row and not isinstance(row["prediction"], float):
+            assert (
+                answer["prediction"] == pytest.approx(row["prediction"], abs=1e-5)
+                if (isinstance(row["prediction"], list) and row["prediction"] and isinstance(row["prediction"][0], float))
+                else answer["prediction"] == row["prediction"]
+            )
+        elif "prediction" in row:
+            assert answer["prediction"] == pytest.approx(row["prediction"], abs=1e-5)
 
 
 def written(file: Path, rows: list[dict[str, Any]]) -> Path:
@@ -212,6 +234,9 @@ def test_images_come_in_a_folder_or_as_paths(small_vit: Path, shapes: Path, tmp_
     listed.unlink()
     assert [row["prediction"] for row in named] == [row["prediction"] for row in folder]
     assert named[5]["nr"] == 5
+    loaded = potstill.load(tmp_path / "out")
+    for rows in (files, [Image.open(file) for file in files], [{"image": str(file)} for file in files]):
+        assert [answer["prediction"] for answer in loaded.predict(rows)] == [row["prediction"] for row in folder]
     name = add_export(tmp_path / "out", "openvino").measured["name"]
     served = predicted(tmp_path / "out", shapes, tmp_path / "s.jsonl", runtime="openvino")
     assert np.mean([row["prediction"] == other["prediction"] for row, other in zip(served, folder, strict=True)]) > 0.9
