@@ -8,7 +8,7 @@ from potstill.contracts.task import TASKS, TOKEN_TASKS
 from potstill.errors import PotstillError
 from potstill.flows.distill import DistillFlow
 from potstill.flows.language import LanguageFlow
-from potstill.planning.check import check_all
+from potstill.planning.check import check_all, check_reporting
 from potstill.planning.first_check import check_names
 from potstill.planning.inputs import InMemory, read_config
 from potstill.recipe import Recipe
@@ -23,6 +23,7 @@ def flow_for(recipe: Recipe, memory: InMemory, tasks: Mapping[str, InMemory]) ->
     """
     if _is_language(recipe, memory):
         check_names(recipe, allows_memory=True)
+        check_reporting(recipe)
         return LanguageFlow(recipe, memory, tasks)
     check_all(recipe, allows_memory=True)
     return DistillFlow(recipe, memory, tasks)

@@ -23,7 +23,7 @@ from potstill.planning.block_means import has_states, wants_states
 from potstill.planning.check import check_answers, check_method, check_states, code_of
 from potstill.planning.forecast import Forecast, forecast, passes_of
 from potstill.planning.inputs import NOTHING, InMemory, content_of, errors_of_task, inputs_of, joint_task, trust_named
-from potstill.planning.learning import LearningOptions
+from potstill.planning.learning import LearningOptions, reporting_of
 from potstill.planning.phases import RunFacts, asks_teacher
 from potstill.recipe import Recipe
 from potstill.recipe.located import located
@@ -71,6 +71,7 @@ class DistillFlow:
     def __init__(self, recipe: Recipe, memory: InMemory = NOTHING, tasks: Mapping[str, InMemory] | None = None) -> None:
         trust_named(recipe)
         self.asked, recipe = recipe, located(recipe)
+        self.reporting = reporting_of(recipe, memory.callbacks)
         self.recipe, self.inputs = recipe, inputs_of(recipe, memory, tasks or {})
         self.run: Run | None = None
         sources = self.inputs if recipe.tasks else self.inputs[:1]
@@ -246,7 +247,13 @@ class DistillFlow:
         recipe, teacher = self.recipe, self.inputs[number].teacher
         anchors = recipe.teacher.anchors if number == 0 else None
         options = TeachOptions(
-            teacher, anchors, recipe.seed, recipe.precision, recipe.data.max_tokens if number else None, party.label
+            teacher,
+            anchors,
+            recipe.seed,
+            recipe.precision,
+            recipe.data.max_tokens if number else None,
+            party.label,
+            reporting=self.reporting,
         )
         common: dict[str, Any] = {"writes": party.teacher, "reads": party.teacher.builds_on, "options": options, "trains": True}
         if number == 0:
@@ -350,6 +357,7 @@ class DistillFlow:
             precision=recipe.precision,
             route=[content_of(folder) for folder in recipe.distill.options.get("route", ())],
             code=tuple(fingerprint_of_code(name) for name in code_of(recipe)),
+            reporting=self.reporting,
             load_teacher=self._load_state,
         )
 

@@ -16,6 +16,7 @@ from potstill.knowledge.tokens.schemes import Sampled
 from potstill.methods.catalogue import DEFAULT, OF_TOKENS
 from potstill.models.language_model import LanguageModel, language_model
 from potstill.planning.inputs import NOTHING, InMemory
+from potstill.planning.learning import reporting_of
 from potstill.recipe import Recipe
 from potstill.recipe.language import LanguageOptions
 from potstill.recipe.located import located
@@ -142,7 +143,7 @@ class LanguageFlow:
                 title="teach the student",
                 writes=student,
                 reads={"rows": self.rows, "teacher": self.teacher, "answers": answers, "student": start},
-                options=LearnOptions(method, language, self._settings()),
+                options=LearnOptions(method, language, self._settings(), reporting_of(recipe, self.memory.callbacks)),
                 work=learn,
                 trains=True,
             ),

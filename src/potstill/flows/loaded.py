@@ -9,6 +9,7 @@ from typing import Any
 
 from datasets import Dataset
 
+from potstill.contracts.runner import Runner
 from potstill.errors import DataError, PotstillError, RecipeError
 from potstill.exports.runtimes import TorchRunner
 from potstill.flows.answering import Answering
@@ -104,9 +105,9 @@ class LoadedStudent(tuple[Any, Any]):
             task = infer(self.model.config)
             names = getattr(self.model.config, "id2label", None) or {}
             task.label_names = tuple(str(names[index]) for index in sorted(names)) if task.answers().has_label_names else ()
-            runner = TorchRunner(self.model)
-            return Answering(task, runner, self.processor, self.processor, DataRecipe(source=SPLIT), batch_size=batch_size)
-        runner = TorchRunner(self.model) if in_torch else run.served(runtime)
+            plain = TorchRunner(self.model)
+            return Answering(task, plain, self.processor, self.processor, DataRecipe(source=SPLIT), batch_size=batch_size)
+        runner: Runner = TorchRunner(self.model) if in_torch else run.served(runtime)
         block = run.block_of(number)
         return Answering(run.task, runner, self.processor, run.measure, run.data_of(number), block, batch_size)
 

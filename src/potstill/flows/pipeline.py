@@ -29,7 +29,7 @@ from potstill.report.result import Result
 if TYPE_CHECKING:
     import datasets
     from torch import nn
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, TrainerCallback
 
 
 class DistillationPipeline:
@@ -103,7 +103,9 @@ class DistillationPipeline:
         """The stages in the order in which they run; a run may need fewer."""
         return flow_for(self.recipe, self._memory, self._tasks).stages
 
-    def run(self, observer: Observer | bool | None = None, *, overwrite: bool = False) -> Result:
+    def run(
+        self, observer: Observer | bool | None = None, *, overwrite: bool = False, callbacks: Sequence[TrainerCallback] = ()
+    ) -> Result:
         """Do what is not done yet, and return the figures of the report.
 
         Bars and remarks of the libraries below are switched off meanwhile, and are as before when it returns.
@@ -113,6 +115,7 @@ class DistillationPipeline:
                 and goes to the log elsewhere; True: it is drawn in any case; False: it goes to the log alone.
             overwrite: Allow results of another recipe in the output folder to be replaced. Only what depends on
                 the difference is done again.
+            callbacks: Of transformers, called while teacher and students train; those of the recipe are called too.
 
         Raises:
             RecipeError: The method or a loss does not exist, or has no such option.
@@ -122,7 +125,7 @@ class DistillationPipeline:
         """
         folder = Path(self.recipe.output)
         recipe = as_asked(folder, self.recipe)
-        flow = flow_for(recipe, self._memory, self._tasks)
+        flow = flow_for(recipe, self._memory._replace(callbacks=tuple(callbacks)), self._tasks)
         store = None if self.recipe.store is None else Path(self.recipe.store).expanduser()
         with (
             quieted(),

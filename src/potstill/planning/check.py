@@ -26,6 +26,7 @@ from potstill.recipe.plugins import owner_of
 from potstill.students.plan import read_config
 from potstill.targets import target_named
 from potstill.tasks import TASKS, plain_tasks
+from potstill.training.reporting import check_callbacks, check_trackers
 from potstill.training.row_plan import read_row_plan
 from potstill.training.row_statistics import no_lengths, refuse_certain
 from potstill.training.schedules import PerSample, parse_share, parse_temperature
@@ -55,6 +56,7 @@ def check_recipe(recipe: Recipe) -> None:
         lambda: _check_student(recipe.student.model),
         lambda: check_tasks(recipe),
         lambda: check_choice(distill.layers),
+        lambda: check_reporting(recipe),
     ]
     if distill.temperature is not None:
         checks.append(lambda: _check_temperature(distill))
@@ -74,6 +76,18 @@ def code_of(recipe: Recipe) -> tuple[str, ...]:
     keys = ("name", "type")
     named = [next((entry[key] for key in keys if key in entry), "") if isinstance(entry, Mapping) else entry for entry in entries]
     return tuple(dict.fromkeys(name for name in (recipe.distill.method, *named) if is_code(name)))
+
+
+def check_reporting(recipe: Recipe) -> None:
+    """Make sure that trackers are installed and callbacks can be made; code runs only where the user consents."""
+    check_trackers(recipe.report_to)
+    for name in recipe.callbacks:
+        if not is_code(name):
+            raise RecipeError(
+                f"callbacks holds {name!r}", "package.module:Class", "name the class so, or pass it to run(callbacks=…)"
+            )
+        require_consent(name, is_allowed=recipe.trust_code, key="trust_code")
+    check_callbacks(recipe.callbacks)
 
 
 def check_all(recipe: Recipe, *, allows_memory: bool = False) -> None:

@@ -41,6 +41,7 @@ class InMemory(NamedTuple):
     teacher: Any = None
     processor: Any = None
     data: Any = None
+    callbacks: tuple[Any, ...] = ()
 
 
 NOTHING = InMemory()
@@ -324,7 +325,8 @@ def given_tasks(teachers: Mapping[str, Any], data: Any, processors: Any) -> dict
                 f"pass processor={{{name!r}: …}} together with teacher_model",
             )
         rows = data.get(name) if isinstance(data, Mapping) else None
-        found[name] = InMemory(*(None if _is_named(value) else value for value in (teacher, processor, rows)))
+        teacher, processor, rows = (None if _is_named(value) else value for value in (teacher, processor, rows))
+        found[name] = InMemory(teacher, processor, rows)
     return found
 
 

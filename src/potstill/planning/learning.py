@@ -30,11 +30,13 @@ from potstill.models.party import Student, Teacher
 from potstill.planning.block_means import with_states
 from potstill.planning.measured_start import ROWS, match, reads_pairs, reads_start, start_error, training_batches
 from potstill.planning.phases import RunFacts, phases_of
+from potstill.recipe import Recipe
 from potstill.recipe.model import DistillRecipe, StudentRecipe
 from potstill.training.checkpoints import CHECKPOINTS, where_to_go_on
 from potstill.training.phase_settings import PhaseSettings
 from potstill.training.phases import PhaseOutcome, train_phase
 from potstill.training.precision import rounding_note
+from potstill.training.reporting import Reporting
 from potstill.training.row_plan import RowPlan
 from potstill.training.teacher_weights import TeacherWeights
 from potstill.training.terms import read_terms
@@ -47,6 +49,7 @@ class LearningOptions:
     Args:
         route: Contents of the teacher's states that the recipe names.
         code: Fingerprints of the user's code that the recipe names.
+        reporting: Who follows training.
         load_teacher: Loads an earlier state of the teacher from a folder.
     """
 
@@ -58,6 +61,7 @@ class LearningOptions:
     precision: str
     route: Any = None
     code: tuple[str, ...] = ()
+    reporting: Reporting = field(default_factory=Reporting, compare=False)
     load_teacher: Callable[[Path], LoadedTeacher] | None = field(default=None, compare=False)
 
 
@@ -209,6 +213,7 @@ class Learning:
             task=self.rows.task,
             settings=self.settings(phase, max_steps=max_steps, is_taught=is_taught),
             on_progress=progress(self.observer),
+            callbacks=self.options.reporting.of_phase(_told_as(phase, is_taught=is_taught)),
         )
         note = rounding_note(outcome.precision)
         if note:
@@ -226,6 +231,19 @@ class Learning:
         metric = outcome.best.get(f"eval_{name}")
         found = "" if metric is None or math.isnan(metric) else f" {name} {metric:.4f} on validation,"
         return f"{who}:{found} {counted(outcome.steps, 'step')} in {outcome.seconds:.0f} s{_peers_line(name, outcome)}"
+
+
+def _told_as(phase: Phase, *, is_taught: bool) -> str:
+    """The name of a phase among those that trackers are told of."""
+    if not is_taught:
+        return f"baseline: {phase.name}"
+    return phase.name if phase.learner == "student" else f"{phase.learner}: {phase.name}"
+
+
+def reporting_of(recipe: Recipe, callbacks: Sequence[Any] = ()) -> Reporting:
+    """Who follows the training of a run: as the recipe says, and callbacks in memory."""
+    trackers, code = tuple(recipe.report_to), tuple(recipe.callbacks)
+    return Reporting(trackers, code, tuple(callbacks), Path(recipe.output) / "tensorboard")
 
 
 def last_shares(history: Sequence[dict[str, Any]], count: int) -> list[float] | None:

@@ -329,6 +329,13 @@ class Recipe(Options):
     quantize: QuantizeRecipe = Field(default_factory=lambda: QuantizeRecipe())
     evaluate: EvaluateRecipe = Field(default_factory=lambda: EvaluateRecipe())
     target: TargetName = Field("cpu", description="Hardware that will serve the student.")
+    report_to: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = Field(
+        default_factory=list, description="Trackers that follow training live; TensorBoard's files go to the folder tensorboard."
+    )
+    callbacks: list[str] = Field(
+        default_factory=list,
+        description="Callbacks of one's own, package.module:Class on transformers.TrainerCallback; needs trust_code.",
+    )
     trust_code: bool = Field(
         False, description="Run code that the recipe names as package.module:name: a method, losses, callbacks of one's own."
     )

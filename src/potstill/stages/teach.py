@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -24,6 +24,7 @@ from potstill.students.make import encode_rows
 from potstill.training.phase_settings import PhaseSettings, usual_evaluations
 from potstill.training.phases import train_phase
 from potstill.training.precision import rounding_note
+from potstill.training.reporting import Reporting
 from potstill.training.route import WEIGHTS, RouteKeeper, evenly, step_of
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ class TeachOptions:
     precision: Literal["auto", "fp32", "bf16"]
     max_tokens: int | None = None
     label: str = "teacher"
+    reporting: Reporting = field(default_factory=Reporting, compare=False)
 
 
 def teach(given: Given, options: TeachOptions, folder: Path, observer: Observer) -> Sequence[str]:
@@ -133,7 +135,10 @@ def _train(
         task=rows.task,
         settings=settings,
         on_progress=progress(observer),
-        callbacks=[RouteKeeper(folder / "training" / "route")] if options.anchors else [],
+        callbacks=[
+            *([RouteKeeper(folder / "training" / "route")] if options.anchors else []),
+            *options.reporting.of_phase(options.label),
+        ],
     )
     freeze(model)
     model.save_pretrained(folder)

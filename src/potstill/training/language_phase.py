@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import PrinterCallback
+from transformers import PrinterCallback, TrainerCallback
 
 from potstill.errors import TrainingError
 from potstill.ground import ranks
@@ -31,6 +31,7 @@ def train_language(
     settings: PhaseSettings,
     on_progress: Callable[[int, int, Mapping[str, float]], None] | None = None,
     prepare_batches: Any = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> PhaseOutcome:
     """Train a decoder in place; called again with the same arguments it goes on where it was, or returns what it had.
 
@@ -61,7 +62,7 @@ def train_language(
         train_dataset=rows,
         eval_dataset=eval_rows,
         data_collator=collator,
-        callbacks=[watch],
+        callbacks=[watch, *callbacks],
         prepare_batches=prepare_batches,
     )
     trainer.remove_callback(PrinterCallback)

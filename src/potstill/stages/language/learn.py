@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from potstill.planning.learning import progress
 from potstill.recipe.language import LanguageOptions
 from potstill.training.language_phase import train_language
 from potstill.training.phase_settings import PhaseSettings
+from potstill.training.reporting import Reporting
 from potstill.training.schedules import Constant
 from potstill.training.terms import Term
 
@@ -31,6 +32,7 @@ class LearnOptions:
     method: str
     language: LanguageOptions
     settings: PhaseSettings
+    reporting: Reporting = field(default_factory=Reporting, compare=False)
 
 
 def terms_of(options: LanguageOptions, vocab_size: int | None, *, has_teacher: bool) -> list[Term]:
@@ -69,6 +71,7 @@ def learn(given: Given, options: LearnOptions, folder: Path, observer: Observer)
         eval_rows=rows.windows("validation"),
         settings=options.settings,
         on_progress=progress(observer),
+        callbacks=options.reporting.of_phase("student"),
     )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
