@@ -87,5 +87,6 @@ def test_embeddings_stay_in_the_teachers_space(small_bert: Path, rows: Path, tmp
 def test_what_cannot_work_is_refused_before_anything_is_read(
     task: str, changes: dict[str, Any], error: type[Exception], message: str, small_bert: Path, tmp_path: Path
 ) -> None:
+    (tmp_path / "no-rows.jsonl").write_text("no JSON", "utf-8")
     with pytest.raises(error, match=message):
-        run(small_bert, tmp_path / "no-such-file.jsonl", tmp_path / "out", task=task, **changes)
+        run(small_bert, tmp_path / "no-rows.jsonl", tmp_path / "out", task=task, **changes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import logging
 import re
@@ -112,7 +113,7 @@ def test_the_result_is_shown_in_a_line_or_as_the_table(result: Result) -> None:
     assert str(result) == repr(result)
     assert "accuracy" in repr(result)
     assert str(result.paths["report"]) in repr(result)
-    text = re.sub(r"<[^>]+>", "", result._repr_html_())
+    text = html.unescape(re.sub(r"<[^>]+>", "", result._repr_html_()))
     shown = [line.rstrip() for line in text.strip("\n").splitlines()]
     assert shown == result.summary().splitlines()
     console = Console(record=True, file=io.StringIO(), width=100)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from potstill.errors import ModelError
 from potstill.models.architectures.coded import CodedEmbedding, LowRankEmbedding, code_type
 from potstill.models.families.product_codes import product_codes, rebuilt
 
@@ -63,7 +62,7 @@ def test_codes_take_the_smallest_integer_that_numbers_them():
 
 
 def test_groups_that_do_not_divide_the_width_are_refused():
-    with pytest.raises(ModelError, match="width 10 are to be put together from 4 pieces"):
+    with pytest.raises(ValueError, match="width 10 are to be put together from 4 pieces"):
         CodedEmbedding(5, 10, groups=4, codes=2)
 
 

@@ -52,7 +52,7 @@ def test_answers_follow_the_new_order(make: object, inputs: dict[str, torch.Tens
 
 def test_what_may_be_no_head_is_not_guessed_at() -> None:
     assert len(final_linears(deit(), 3)) == 2
-    with pytest.raises(ModelError, match="cannot be said"):
+    with pytest.raises(ModelError, match="are heads cannot be said"):
         reorder_head(distilbert(32), tuple(reversed(range(32))))  # its first layer has as many rows as there are classes
     with pytest.raises(ModelError, match="mean of several heads"):
         final_linear(deit(), 3)

@@ -14,6 +14,7 @@ from datasets import ClassLabel
 
 from potstill.contracts.answers import NO_LABEL, Mapped
 from potstill.errors import DataError
+from potstill.ground.counted import counted
 
 
 class Vector(tuple[int, ...]):
@@ -72,7 +73,7 @@ def width_of(raw: Sequence[Any], num_labels: int | None) -> int:
     if isinstance(vector, PairOrVector):
         return 0
     raise DataError(
-        f"the data have vectors of {len(vector)} labels a row, the teacher has {num_labels} labels",
+        f"the data have vectors of {counted(len(vector), 'label')} a row, the teacher has {counted(num_labels, 'label')}",
         f"{num_labels} zeros and ones in each row, in the order of the teacher's labels; or lists of label names",
         "write the vectors for the teacher's labels, or take a teacher for these labels",
     )

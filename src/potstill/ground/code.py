@@ -58,7 +58,7 @@ def find_code(name: str, *, wanted: str = "a function or class", error: type[Pot
     if not callable(found):
         names = ", ".join(sorted(key for key, value in vars(module).items() if callable(value) and not key.startswith("_"))[:8])
         raise error(
-            f"{path} has no {attribute!r} that can be called",
+            f"{path} has no function {attribute!r}",
             f"{wanted}; {path} has {names or 'none'}",
             "correct the name behind the colon",
         )

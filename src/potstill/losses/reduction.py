@@ -74,7 +74,7 @@ def known_labels(labels: Tensor, num_classes: int | None = None) -> Tensor:
         torch._assert_async(~is_wrong.any())
     elif bool(is_wrong.any()):
         raise LabelRangeError(
-            f"a label is {int(labels[is_wrong][0])}" + ("" if num_classes is None else f", and there are {num_classes} classes"),
+            f"a label is {int(labels[is_wrong][0])}" + ("" if num_classes is None else f", and the classes are {num_classes}"),
             f"labels from 0{'' if num_classes is None else f' to {num_classes - 1}'}, or {IGNORED_LABEL} for none",
             "check the labels, or give the model as many classes",
         )

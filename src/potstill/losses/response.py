@@ -19,7 +19,7 @@ from potstill.ground.precision import finite, full_precision, log_probabilities
 from potstill.losses.contract import IGNORED_LABEL, FormulaLoss, LossValue, Shapes, StudentView
 from potstill.losses.layers import loss_name
 from potstill.losses.options import between, positive
-from potstill.losses.reduction import Reduction, alike, known_labels, over_labelled, over_rows
+from potstill.losses.reduction import Reduction, alike, over_labelled, over_rows
 
 
 @full_precision
@@ -37,7 +37,7 @@ def ce(student_logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0, 
     flat = finite(student_logits).flatten(0, -2)
     values = F.cross_entropy(
         flat,
-        known_labels(labels, flat.shape[-1]).flatten(),
+        labels.flatten(),
         ignore_index=IGNORED_LABEL,
         label_smoothing=label_smoothing,
         reduction="none",

@@ -11,7 +11,7 @@ from typing import Any
 from potstill.contracts.task import Task
 from potstill.errors import ModelError, first_line
 from potstill.ground.disk import spelling
-from potstill.models.weights import method_of
+from potstill.models.quantized import method_of
 
 _HEADLESS = ("Model", "ForMaskedLM", "ForPreTraining", "ForMaskedImageModeling", "Encoder", "Backbone")
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")

@@ -121,8 +121,7 @@ def final_linears(model: nn.Module, num_labels: int) -> list[nn.Linear]:
     heads = list(last.values())
     if len(heads) > 1 and any(head.in_features == num_labels for head in heads):
         raise ModelError(
-            f"{type(model).__name__} has {len(heads)} linear layers with {num_labels} rows ({', '.join(last)}), and it cannot be"
-            " said which of them are heads",
+            f"{', '.join(last)} of {type(model).__name__} give {num_labels} values each, and which are heads cannot be said",
             "a teacher whose labels are in the order of the data's",
             "give the data's labels in the teacher's order, with data.label_names",
         )

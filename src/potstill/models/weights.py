@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import logging
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import nn
+
+from potstill.models.quantized import method_of
 
 logger = logging.getLogger(__name__)
 
@@ -40,13 +42,6 @@ def quantization_of(model: nn.Module) -> str | None:
     if packed is not None:
         return str(packed).removeprefix("torch.")
     return next((type(part).__name__ for part in model.modules() if ".nn.quantized" in type(part).__module__), None)
-
-
-def method_of(config: Any) -> str | None:
-    """The way of quantizing that a configuration names; None where it names none."""
-    settings = getattr(config, "quantization_config", None)
-    method = settings.get("quant_method") if isinstance(settings, dict) else getattr(settings, "quant_method", None)
-    return None if settings is None else str(getattr(method, "value", method))
 
 
 def in_float32(model: Model) -> Model:
