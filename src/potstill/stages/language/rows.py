@@ -69,7 +69,7 @@ def read_rows(given: Given, options: RowsOptions, folder: Path, observer: Observ
     for done, (name, rows) in enumerate(splits.items()):
         observer.stage_advanced(done, len(splits), {})
         renderer = Renderer(tokenizer, window=options.window, loss_on=options.loss_on, template=options.template)
-        documents = write_documents(renderer.documents(conversations(rows, name)), folder / name, {})
+        documents = write_documents(renderer.documents(conversations(rows, name, options.data.columns)), folder / name, {})
         windows = PackedRows(documents, options.window, is_packed=options.packing)
         counts = asdict(renderer.counts)
         facts["splits"][name] = counts | {"documents": len(documents), "windows": len(windows)}
