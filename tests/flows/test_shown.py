@@ -84,6 +84,7 @@ def test_without_a_terminal_the_log_is_told(
 
 def test_libraries_are_quiet_for_the_time_of_the_run_alone(made: DistillationPipeline) -> None:
     of_transformers.set_verbosity_info()
+    of_transformers.enable_progress_bar()
     datasets.enable_progress_bars()
     filters, level = list(warnings.filters), logging.getLogger("nncf").level
     seen = []

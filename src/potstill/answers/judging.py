@@ -175,7 +175,9 @@ def furthest(behind: np.ndarray, count: int) -> list[int]:
 def intervals(
     judges: Mapping[str, Judge], metric: str, *, confidence: float = 0.95, resamples: int = 1000, seed: int = 0
 ) -> dict[str, Interval]:
-    """``<model>.<metric>`` and ``retention`` with their bootstrap intervals; all models are resampled on the same rows.
+    """``<model>.<metric>``, ``<model> - teacher`` and ``retention`` with their bootstrap intervals.
+
+    All models are resampled on the same rows, so that differences and ratios are paired.
 
     Args:
         judges: Model → its judge, all of the same rows; "student" and "teacher" give the retention.
@@ -197,6 +199,8 @@ def intervals(
         drawn[name] = np.array([value_of(means) for means in resampled_means(sums, resamples, seed)])
         whole[name] = value_of(sums.mean(0))
         found[f"{name}.{metric}"] = interval_of(whole[name], drawn[name], confidence)
+    for name in whole.keys() - {"teacher"} if "teacher" in whole else ():
+        found[f"{name} - teacher"] = interval_of(whole[name] - whole["teacher"], drawn[name] - drawn["teacher"], confidence)
     if whole.get("teacher", 0.0) > 0 and "student" in whole:
         ratios = drawn["student"] / np.where(drawn["teacher"] > 0, drawn["teacher"], np.nan)
         ratios = ratios[np.isfinite(ratios)]

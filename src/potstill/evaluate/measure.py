@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from potstill.exports.delivery import Kept, kept_in, plain_in
 from potstill.exports.runtimes import TorchRunner, num_cores
 from potstill.exports.timing import latency, time_interleaved
 from potstill.ground.devices import compute_device, device_of, placed
+from potstill.ground.hardware import other_work
 
 LATENCY_BATCHES = 16
 SECONDS_PER_SIZE = 12.0
@@ -100,16 +101,28 @@ def _best_threads(bench: Bench, party: Party, make: Callable[[int], Runner]) -> 
     return runners[min(timings, key=lambda count: timings[count].p50)]
 
 
-def measure_speed(
-    bench: Bench, subjects: Mapping[str, Subject]
-) -> tuple[dict[str, dict[str, Any]], dict[str, float] | None, str | None]:
-    """Latency of every runner of every model, interleaved, on the same rows; and energy where it can be read.
+@dataclass(frozen=True)
+class Speed:
+    """What timing found.
 
-    Returns:
-        Model → runtime-precision → batch size → times; runner → joules per row, or None and the reason.
+    Args:
+        times: Model → runtime-precision → batch size → times.
+        joules: Runner → joules per row; None with a reason.
+        other_work: Processes of others that wanted a core when timing began or ended; None where the system does not say.
+        cpu_share: The lowest CPU time ÷ wall time of a runner with one thread; None where all had more.
     """
+
+    times: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    joules: Mapping[str, float] | None = None
+    reason: str | None = None
+    other_work: int | None = None
+    cpu_share: float | None = None
+
+
+def measure_speed(bench: Bench, subjects: Mapping[str, Subject]) -> Speed:
+    """Latency of every runner of every model, interleaved, on the same rows; and energy where it can be read."""
     if not bench.target.is_here:
-        return {}, None, f"not measured: {bench.target.absent()}"
+        return Speed(reason=f"not measured: {bench.target.absent()}")
     options = bench.options
     sizes = tuple(options.evaluate.batch_sizes)
     timed = {name: subject for name, subject in subjects.items() if name != "baseline" and subject.runners}
@@ -124,12 +137,17 @@ def measure_speed(
         runners |= {f"{name} {way}": _Fed(runner, inputs[id(subject.party)]) for way, runner in subject.runners.items()}
     numbered = {size: [{"size": size, "index": index} for index in range(LATENCY_BATCHES)] for size in sizes}
     repeats = max(1, round(options.evaluate.repeats / LATENCY_BATCHES))
+    queues = [other_work()]
     times = latency(runners, numbered, repeats=repeats, warm_up=1, seconds=SECONDS_PER_SIZE)
+    queues.append(other_work())
     table: dict[str, dict[str, Any]] = {}
     for key, by_size in times.items():
         name, way = key.split(" ", 1)
         table.setdefault(name, {})[way] = by_size
-    return table, *_energy(runners, numbered[sizes[0]])
+    alone = [one.cpu_share for by_size in times.values() for one in by_size.values() if one.threads == 1]
+    joules, reason = _energy(runners, numbered[sizes[0]])
+    known = [queue for queue in queues if queue is not None]
+    return Speed(table, joules, reason, max(known, default=None), min(alone, default=None))
 
 
 class _Fed:

@@ -30,6 +30,11 @@ class Timing:
     threads: int
 
     @property
+    def cpu_share(self) -> float:
+        """CPU time ÷ (wall time × threads) of the median call: near 1 for one thread that nothing disturbs."""
+        return float(np.median(self.cpu_ms / np.maximum(self.wall_ms, 1e-9))) / self.threads
+
+    @property
     def p50(self) -> float:
         """Median wall time of a call in milliseconds."""
         return self.percentile(50)

@@ -266,18 +266,6 @@ def _warnings(bench: Bench, answers: Mapping[str, Predictions]) -> list[str]:
     rows = len(answers["student"].labels)
     if rows < FEW_TEST_ROWS and bench.rows.metric not in SHARES:  # of shares the page itself says how large chance is
         found.append(f"the test split has {counted(rows, 'row')} only: differences of a few points may be chance")
-    if not bench.options.tasks and len(bench.teachers) > 1:
-        found.append(
-            "retention, agreement, WDSR, mean KL and the gap are against all teachers together (ensemble);"
-            " size, speed and ratio are against the first one"
-        )
-    if bench.options.tasks:
-        found.append(
-            f"the teacher's quality is that of each row's own teacher; its size and speed, and the ratio, are those of the first,"
-            f" of {bench.options.tasks[0]}; layers are compared with that one"
-        )
-    if not bench.options.has_baseline:
-        found.append("no baseline was trained, so this report cannot say what distillation gained; set baseline: true")
     return found
 
 

@@ -79,7 +79,7 @@ def _opening(metrics: Metrics) -> str:
         text += f" `{name}` keeps {numbers.percent(kept)} of the teacher's {metrics.metric}"
         smaller, faster = headline.times_smaller(metrics, name), headline.times_faster(metrics, name)
         text += f", is {numbers.times(smaller)} smaller on disk" if smaller else ""
-        text += f" and {numbers.times(faster)} faster at batch 1 than the teacher" if faster else ""
+        text += f" and {numbers.times(faster)} faster at batch 1 than the teacher in PyTorch" if faster else ""
         text += "."
     if student and metrics.ratio.achieved is not None:
         text += f" It has {numbers.count(student.parameters)} parameters; {numbers.percent(metrics.ratio.achieved)} were removed."
@@ -135,6 +135,8 @@ def _conditions(metrics: Metrics) -> str:
     if metrics.timed_hardware:
         text += f"; speed on {_plain(metrics.timed_hardware)}"
         text += f", {counted(metrics.machine.threads, 'thread')}" if metrics.machine.threads else ""
+    note = headline.speed_note(metrics)
+    text += "" if note is None else f". {note.en[0].upper()}{note.en[1:-1]}"
     return text + ". Every figure and plot: `report/index.html` and `report/metrics.json`."
 
 
@@ -155,7 +157,8 @@ def _limits(metrics: Metrics) -> str:
         "It repeats what the teacher gets wrong, and knows only inputs like those it was trained on.",
         "Speeds hold for the machine named above.",
     ]
-    lines += [doubt.en for doubt in headline.doubts(metrics)] + metrics.warnings
+    found = [doubt.en for doubt in headline.doubts(metrics)]
+    lines += found + [warning for warning in metrics.warnings if warning not in found]
     if not metrics.license:
         lines.append("The licence follows from the teacher's and the data's; it was not given, so it is unknown.")
     return "\n".join(f"- {_plain(line)}" for line in lines)

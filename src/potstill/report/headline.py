@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 
+from potstill.contracts.task import TASKS
 from potstill.report.metrics import ATTENTION_WARNING, Metrics, ModelFigures
-from potstill.report.numbers import SHARES, percent, quality, significant
+from potstill.report.numbers import SHARES, milliseconds, percent, quality, significant, times
 from potstill.report.words import Said, model_name, say
 
 GOOD_RETENTION = 0.95
 RATIO_TOLERANCE = 0.0101
 FEW_ROWS = 1000
 REFERENCE_RUNTIME = "pytorch-fp32"
+LEAST_CPU_SHARE = 0.85  # of a single thread; below it something else ran on its core
 
 
 def served_name(metrics: Metrics) -> str | None:
@@ -70,7 +72,7 @@ def retention_of(metrics: Metrics, name: str) -> float | None:
 def doubts(metrics: Metrics) -> list[Said]:
     """Warnings that follow from the figures themselves, in both languages."""
     found = [*_quality_doubts(metrics), *_baseline_doubt(metrics), *_ratio_doubt(metrics), *_attention_doubts(metrics)]
-    return found + _row_doubt(metrics) + _target_doubt(metrics)
+    return found + _row_doubt(metrics) + _target_doubt(metrics) + _load_doubt(metrics) + _reference_doubts(metrics)
 
 
 def _quality_doubts(metrics: Metrics) -> list[Said]:
@@ -124,6 +126,44 @@ def _row_doubt(metrics: Metrics) -> list[Said]:
 def _target_doubt(metrics: Metrics) -> list[Said]:
     target = metrics.target
     return [say("warn_target", target=target.title)] if target is not None and target.hardware is None else []
+
+
+def _load_doubt(metrics: Metrics) -> list[Said]:
+    """Times that other work disturbed: cores were wanted by others, or a single thread did not have its core to itself."""
+    machine, cores = metrics.machine, metrics.machine.cores or 1
+    is_crowded = machine.other_work is not None and machine.other_work + (machine.threads or 1) > cores
+    is_disturbed = machine.cpu_share is not None and machine.cpu_share < LEAST_CPU_SHARE
+    if not is_crowded and not is_disturbed:
+        return []
+    return [say("warn_load", others=machine.other_work or 0, cores=cores, share=percent(machine.cpu_share))]
+
+
+def _reference_doubts(metrics: Metrics) -> list[Said]:
+    """What the figures of the teacher stand for where there are several, and what cannot be said without a baseline."""
+    found = [say("warn_together")] if "ensemble" in metrics.models else []
+    if metrics.tasks:
+        found.append(say("warn_tasks", task=next(iter(metrics.tasks))))
+    if "baseline" not in metrics.models and "student" in metrics.models and metrics.task in TASKS:
+        found.append(say("warn_no_baseline"))
+    return found
+
+
+def speed_note(metrics: Metrics) -> Said | None:
+    """What "faster" counts against: the teacher in PyTorch, and the teacher in its own fastest form; None without times."""
+    name, teacher = served_name(metrics), teacher_reference(metrics)
+    best = fastest(metrics.models[name]) if name is not None and name != "teacher" else None
+    factor = None if name is None else times_faster(metrics, name)
+    if best is None or teacher is None or factor is None:
+        return None
+    given = {"teacher": milliseconds(teacher[1]), "runtime": teacher[0], "student": milliseconds(best[1]), "own": best[0]}
+    note = say("speed_reference", factor=times(factor), threads=metrics.machine.threads or 1, **given)
+    quickest = fastest(metrics.models["teacher"])
+    if quickest is None or quickest[0] == teacher[0]:
+        return note
+    also = say(
+        "speed_reference_also", factor=times(quickest[1] / best[1]), teacher=milliseconds(quickest[1]), runtime=quickest[0]
+    )
+    return Said(f"{note.en} {also.en}", f"{note.zh}{also.zh}")
 
 
 def _metric(metrics: Metrics, name: str) -> float | None:

@@ -93,6 +93,12 @@ class Machine(Part):
     cores: Count = Field(None, description="Logical cores that this process may use.")
     threads: Count = Field(None, description="Threads that the measurements used.")
     memory_bytes: Count = Field(None, description="Main memory, bytes.")
+    other_work: Count = Field(
+        None, description="Processes of others that wanted a core when timing began or ended; null where the system does not say."
+    )
+    cpu_share: Figure = Field(
+        None, description="Lowest CPU time / wall time of a timed runner with one thread; near 1 on an idle machine."
+    )
     accelerator: str | None = Field(None, description="GPU or other accelerator; null where there is none.")
     notes: list[str] = Field(default_factory=list, description="Anything that may have disturbed the measurements.")
 
@@ -317,7 +323,7 @@ class Metrics(Part):
     models: dict[str, ModelFigures] = Field(default_factory=dict, description="teacher, baseline, student, student-int8 …")
     served: str | None = Field(None, description="Which of `models` is the one to serve; student-int8 or student where null.")
     confidence: dict[str, Interval] = Field(
-        default_factory=dict, description="Intervals: retention, or <model>.<metric>, to a bootstrap interval."
+        default_factory=dict, description="Paired bootstrap intervals of retention, <model>.<metric> and <model> - teacher."
     )
     quantization: Quantization | None = Field(None, description="What `quantize` tried and kept.")
     plan: PlanSummary | None = Field(None, description="What was cut.")

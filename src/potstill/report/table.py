@@ -62,10 +62,10 @@ def _caption(metrics: Metrics) -> str:
         parts.append(f"agreement {numbers.percent(metrics.agreement)}")
     if metrics.wdsr is not None:
         parts.append(f"WDSR {numbers.percent(metrics.wdsr)}")
-    said = statement(metrics)
-    return "\n".join(
-        [", ".join(parts[:2]), ", ".join(parts[2:]), *_of_tasks(metrics), *([] if said is None else [said.en])]
-    ).strip()
+    said, note = statement(metrics), headline.speed_note(metrics)
+    lines = [one.en for one in (note, said) if one is not None]
+    lines += [f"! {doubt.en}" for doubt in headline.doubts(metrics)]
+    return "\n".join([", ".join(parts[:2]), ", ".join(parts[2:]), *_of_tasks(metrics), *lines]).strip()
 
 
 def _of_tasks(metrics: Metrics) -> list[str]:

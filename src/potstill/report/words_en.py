@@ -35,6 +35,16 @@ ENGLISH: dict[str, str] = {
     "A lower ratio, more epochs or unlabelled text raise it.",
     "warn_attention": "Attention of teacher layer {teacher} and student layer {student} "
     "differs by {value} nats (warning above {limit}).",
+    "warn_load": "The machine was busy while times were taken ({others} other processes wanted one of {cores} cores; a single "
+    "thread had {share} of its time): repeat the measurement on an idle machine with potstill evaluate.",
+    "warn_together": "Retention, agreement, WDSR, mean KL and the gap are against all teachers together (ensemble); "
+    "size, speed and ratio are against the first one.",
+    "warn_tasks": "The teacher's quality is that of each row's own teacher; its size and speed, and the ratio, are those of the "
+    "first, of {task}; layers are compared with that one.",
+    "warn_no_baseline": "No baseline was trained, so this report cannot say what distillation gained; set baseline: true.",
+    "speed_reference": "faster: {student} ({own}) against the teacher's {teacher} ({runtime}), {factor}; batch 1, median, "
+    "threads: {threads}, same CPU.",
+    "speed_reference_also": "Against the teacher in its fastest form, {teacher} ({runtime}): {factor}.",
     "warn_target": "Speeds on {target} were not measured here: files were made for it, and their answers checked on the CPU.",
     "warn_int8": "INT8 costs {drop} points of {metric}. Set quantization: none where that is too much.",
     "warn_rows": "The test split has only {rows} rows; differences below {margin} points are noise.",

@@ -33,6 +33,15 @@ CHINESE: dict[str, str] = {
     "warnings": "使用前须知",
     "warn_retention": "{name} 保留了教师 {metric} 的 {value}，低于 95 %。可降低压缩率、增加训练轮数或加入无标注数据来改善。",
     "warn_attention": "教师第 {teacher} 层与学生第 {student} 层的注意力相差 {value} nats（超过 {limit} 则告警）。",
+    "warn_load": "计时期间机器繁忙（另有 {others} 个进程争用 {cores} 个核心；单线程只得到 {share} 的时间）："
+    "请在空闲的机器上用 potstill evaluate 重新测量。",
+    "warn_together": "保留率、一致率、WDSR、平均 KL 和差距均相对于全部教师的集成（ensemble）；"
+    "大小、速度和压缩率相对于第一个教师。",
+    "warn_tasks": "教师的质量为每条样本所属任务的教师的质量；大小、速度和压缩率取第一个任务 {task} 的教师，层的比较也以它为准。",
+    "warn_no_baseline": "未训练基线模型，因此本报告无法说明蒸馏带来多少收益；可设 baseline: true。",
+    "speed_reference": "加速比：{student}（{own}）对比教师的 {teacher}（{runtime}），{factor}；"
+    "批大小 1，中位数，线程数 {threads}，同一 CPU。",
+    "speed_reference_also": "对比教师最快的形式 {teacher}（{runtime}）：{factor}。",
     "warn_target": "未在本机测量 {target} 上的速度：已为其生成文件，并在 CPU 上核对了输出。",
     "warn_int8": "INT8 使 {metric} 下降 {drop} 个百分点。若不可接受，请设 quantization: none。",
     "warn_rows": "测试集只有 {rows} 条样本；小于 {margin} 个百分点的差异在误差范围内。",

@@ -11,6 +11,7 @@ from potstill.data.run_rows import read_facts
 from potstill.evaluate.measure import gather, measure_speed
 from potstill.evaluate.measured_model import Bench, MeasureOptions, reference
 from potstill.report.assemble import assemble, figures_of
+from potstill.report.headline import doubts
 from potstill.report.layer_comparison import compare_layers
 from potstill.report.metrics import Energy
 
@@ -20,13 +21,15 @@ def evaluate(given: Given, options: MeasureOptions, folder: Path, observer: Obse
     bench = _bench(given, options)
     subjects = gather(bench, folder, observer.stage_step)
     observer.stage_step("time every model, one call of each in turn")
-    speeds, joules, reason = measure_speed(bench, subjects)
+    speed = measure_speed(bench, subjects)
     observer.stage_step("compare the layers, and draw rows for intervals")
-    energy = Energy(reason=reason) if joules is None else Energy(joules_per_row=dict(joules))
+    energy = Energy(reason=speed.reason) if speed.joules is None else Energy(joules_per_row=dict(speed.joules))
     teacher = subjects[reference(subjects)].answers
-    models = {name: figures_of(bench.rows, subject, teacher, speeds.get(name, {})) for name, subject in subjects.items()}
+    models = {name: figures_of(bench.rows, subject, teacher, speed.times.get(name, {})) for name, subject in subjects.items()}
     layers = compare_layers(bench.student, bench.teacher, options.evaluate.similarity_rows, options.seed)
     metrics = assemble(bench, models, {name: subject.answers for name, subject in subjects.items()}, layers, energy)
+    metrics.machine.other_work, metrics.machine.cpu_share = speed.other_work, speed.cpu_share
+    metrics.warnings += [doubt.en for doubt in doubts(metrics)]
     metrics.write(folder / "metrics.json")
     return []
 
