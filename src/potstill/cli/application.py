@@ -9,13 +9,13 @@ import typer
 
 from potstill.cli.predictions import compare, export, predict
 from potstill.cli.reference import doctor, losses, methods, schema
-from potstill.cli.results import evaluate, report
+from potstill.cli.results import evaluate, push, report
 from potstill.cli.runs import demo, distill, plan
 from potstill.cli.start import init
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
-COMMANDS = (init, distill, plan, predict, compare, export, evaluate, report, demo, doctor, schema, losses, methods)
+COMMANDS = (init, distill, plan, predict, compare, export, evaluate, push, report, demo, doctor, schema, losses, methods)
 
 app = typer.Typer(
     name="potstill",

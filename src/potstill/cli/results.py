@@ -1,4 +1,4 @@
-"""Commands that read a finished run: evaluate, report."""
+"""Commands that read a finished run: evaluate, push, report."""
 
 from __future__ import annotations
 
@@ -28,6 +28,26 @@ def evaluate(
     quiet_libraries()
     figures = reevaluate(folder, data=data, task=task)
     show(as_json, figures, lambda: as_table(figures))
+
+
+def push(
+    folder: RunFolder,
+    repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Repository of the hub; made where it does not exist.")],
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    as_json: JsonFlag = False,
+    traceback: TracebackFlag = False,
+) -> None:
+    """Upload a finished run to the Hugging Face hub: the student, its exports and the model card, without internals."""
+    from potstill.flows.folder import check_finished
+
+    check_finished(folder, "report/metrics.json", "student/config.json")
+    from potstill.report.publish import push_to_hub
+
+    address = push_to_hub(folder, repository, private=private)
+    if as_json:
+        print_json({"commit": address})
+    else:
+        typer.echo(address)
 
 
 def report(

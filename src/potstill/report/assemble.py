@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from potstill.answers.fidelity import gap_closed, retention
 from potstill.answers.judging import intervals, judged
@@ -91,6 +93,7 @@ def assemble(
         per_class=_per_class(bench, judges),
         worst_examples=_worst(bench, judges["student"]),
         history={name: history_points(facts["history"]) for name, facts in trained.items()},
+        kept_steps={name: int(facts["best"]["step"]) for name, facts in trained.items() if (facts.get("best") or {}).get("step")},
         precision={name: TrainingPrecision(**facts["precision"]) for name, facts in trained.items() if "precision" in facts},
         calibration={name: bins for name, judge in judges.items() if (bins := _bins(judge))},
         energy=energy,
@@ -98,6 +101,7 @@ def assemble(
         machine=machine_facts(),
         target=_target(bench.target),
         versions=package_versions(),
+        **of_teacher_card(options.teachers[0] if options.teachers else ""),
         seeds={"run": options.seed},
         loading=loading_of(bench),
         files=_files(bench),
@@ -240,6 +244,24 @@ def _target(target: Target) -> TargetSummary:
         hardware=None if reason else target.describe(),
         note=reason or None,
     )
+
+
+def of_teacher_card(name: str) -> dict[str, Any]:
+    """Licence and languages, where the card in the teacher's folder names them."""
+    file = Path(name) / "README.md"
+    if not name or not file.is_file():
+        return {}
+    text = file.read_text("utf-8", "replace")
+    head = text.split("---", 2)[1] if text.startswith("---") and text.count("---") >= 2 else ""
+    try:
+        found = yaml.safe_load(head)
+    except yaml.YAMLError:
+        return {}
+    if not isinstance(found, Mapping):
+        return {}
+    languages = found.get("language") or []
+    facts: dict[str, Any] = {"languages": [str(one) for one in (languages if isinstance(languages, list) else [languages])]}
+    return facts | ({"license": str(found["license"])} if found.get("license") else {})
 
 
 def machine_facts() -> Machine:

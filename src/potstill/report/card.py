@@ -31,7 +31,8 @@ def card(metrics: Metrics) -> str:
     head = yaml.safe_dump(_front_matter(metrics), sort_keys=False, allow_unicode=True)
     parts = [f"---\n{head}---", f"# {_plain(metrics.title) or 'A distilled student'}", _opening(metrics)]
     parts += ["## Tasks", _tasks(metrics)] if metrics.tasks else []
-    parts += ["## Figures", _figures(metrics), _conditions(metrics), "## Use", _use(metrics), "## Limits", _limits(metrics)]
+    parts += ["## Figures", _figures(metrics), _conditions(metrics), "## Training", _training(metrics)]
+    parts += ["## Use", _use(metrics), "## Limits", _limits(metrics)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -51,6 +52,10 @@ def _front_matter(metrics: Metrics) -> dict[str, Any]:
         "library_name": "transformers",
         "pipeline_tag": snippets.pipeline_of(metrics),
     }
+    if metrics.languages:
+        head["language"] = metrics.languages
+    if _public(metrics.data.source):
+        head["datasets"] = [metrics.data.source]
     if _public(metrics.teacher):
         head["base_model"] = metrics.teacher
     head["tags"] = ["knowledge-distillation", "potstill"]
@@ -138,6 +143,20 @@ def _conditions(metrics: Metrics) -> str:
     note = headline.speed_note(metrics)
     text += "" if note is None else f". {note.en[0].upper()}{note.en[1:-1]}"
     return text + ". Every figure and plot: `report/index.html` and `report/metrics.json`."
+
+
+def _training(metrics: Metrics) -> str:
+    """What the student learned from, and how."""
+    rows = metrics.data.rows.get("train")
+    teacher = f" from `{_plain(_named(metrics.teacher))}`" if metrics.teacher else ""
+    text = f"Distilled{teacher} on {f'{rows:,} training rows' if rows else 'the training rows'}"
+    text += f" of {_plain(_named(metrics.data.source))}" if metrics.data.source else ""
+    phases = [f"{name} ({max(point.step for point in points):,} steps)" for name, points in metrics.history.items() if points]
+    text += f"; phases: {', '.join(phases)}" if phases else ""
+    text += f"; seed {next(iter(metrics.seeds.values()))}" if metrics.seeds else ""
+    versions = {name: metrics.versions[name] for name in ("potstill", "torch", "transformers") if name in metrics.versions}
+    text += f"; {', '.join(f'{name} {version}' for name, version in versions.items())}" if versions else ""
+    return f"{text}."
 
 
 def _use(metrics: Metrics) -> str:

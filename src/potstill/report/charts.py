@@ -12,7 +12,7 @@ from potstill.report.numbers import SHARES, milliseconds, quality, seconds, sign
 from potstill.report.plots.bars import Bar, bars
 from potstill.report.plots.canvas import style_of
 from potstill.report.plots.classes import recall_per_class
-from potstill.report.plots.curves import calibration_curve, tradeoff, training_curve
+from potstill.report.plots.curves import calibration_curve, series_styles, tradeoff, training_curve
 from potstill.report.plots.maps import attention_maps, similarity_map
 from potstill.report.words import Said, in_order, model_name, same, say
 
@@ -94,14 +94,18 @@ def _latency_rows(metrics: Metrics, batch: str) -> list[Bar]:
 
 def training_charts(metrics: Metrics) -> list[Markup]:
     """Losses and validation quality of every stage that logged any."""
+    losses = {stage: _lines(points, lambda name: not _is_share(name)) for stage, points in metrics.history.items()}
+    checks = {stage: _lines(points, _is_share) for stage, points in metrics.history.items()}
+    colours = [series_styles(name for lines in group.values() for name in lines) for group in (losses, checks)]
     charts = []
-    for stage, points in metrics.history.items():
-        losses = _lines(points, lambda name: not _is_share(name))
-        checks = _lines(points, _is_share)
-        if losses:
-            charts.append(training_curve(losses, say("chart_loss", stage=stage), say("axis_loss")))
-        if checks:
-            charts.append(training_curve(checks, say("chart_quality", stage=stage), same("%"), scale=100.0))
+    for stage in metrics.history:
+        kept = metrics.kept_steps.get(stage)
+        if losses[stage]:
+            title = say("chart_loss", stage=stage)
+            charts.append(training_curve(losses[stage], title, say("axis_loss"), colours=colours[0], kept=kept))
+        if checks[stage]:
+            title = say("chart_quality", stage=stage)
+            charts.append(training_curve(checks[stage], title, same("%"), scale=100.0, colours=colours[1], kept=kept))
     return charts
 
 

@@ -311,6 +311,7 @@ class Metrics(Part):
     unrepeatable: list[str] = Field(
         default_factory=list, description="What of the run was in memory, so that `command` cannot repeat it, in words."
     )
+    languages: list[str] = Field(default_factory=list, description="Languages of the student, as the teacher's card names them.")
     license: str | None = Field(None, description="Licence of the student; unknown where null.")
     ratio: Ratio = Field(default_factory=Ratio, description="Ratio asked for and achieved.")
     retention: Figure = Field(None, description="Student's metric / teacher's metric.")
@@ -331,6 +332,9 @@ class Metrics(Part):
     per_class: list[ClassResult] = Field(default_factory=list, description="Results per class.")
     worst_examples: list[WorstExample] = Field(default_factory=list, description="Worst first.")
     history: dict[str, list[HistoryPoint]] = Field(default_factory=dict, description="Stage to what the trainer logged.")
+    kept_steps: dict[str, int] = Field(
+        default_factory=dict, description="Stage to the optimizer step whose weights were kept, where evaluations chose one."
+    )
     precision: dict[str, TrainingPrecision] = Field(
         default_factory=dict, description="Phase of training to what it computed in and what that cost."
     )

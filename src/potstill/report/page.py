@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -12,7 +13,9 @@ from markupsafe import Markup
 from potstill.report import charts, headline, numbers, onnx_snippets, snippets
 from potstill.report.loading import statement
 from potstill.report.metrics import Metrics
+from potstill.report.names import readable
 from potstill.report.plots.canvas import style_of
+from potstill.report.remarks import remark
 from potstill.report.words import Said, check_language, in_order, model_name, same, say
 from potstill.report.words_en import ENGLISH
 
@@ -47,6 +50,9 @@ def page(metrics: Metrics, *, lang: str = "en") -> str:
         title=_title(metrics),
         cards=_cards(metrics),
         doubts=headline.doubts(metrics),
+        columns=_columns(metrics, _model_rows(metrics)),
+        readable=readable,
+        remark=remark,
         speed_note=headline.speed_note(metrics),
         found_doubts={doubt.en for doubt in headline.doubts(metrics)},
         rows=_model_rows(metrics),
@@ -77,7 +83,16 @@ def _reference_runtime(metrics: Metrics) -> str:
 
 
 def _title(metrics: Metrics) -> Said:
-    return same(metrics.title) if metrics.title else say("title")
+    if metrics.title:
+        return same(metrics.title)
+    teacher, student = (metrics.models.get(name) for name in ("teacher", "student"))
+    if teacher is None or student is None or not metrics.teacher:
+        return say("title")
+    kind = "" if metrics.plan is None else str(metrics.plan.student.get("model_type", ""))
+    names = [one.strip().rstrip("/").replace("\\", "/").rpartition("/")[2] for one in metrics.teacher.split(" + ")]
+    large = f"{' + '.join(names)} ({numbers.count(teacher.parameters)})"
+    small = f"{kind} ({numbers.count(student.parameters)})".strip()
+    return say("title_models", teacher=large, student=small)
 
 
 def _cards(metrics: Metrics) -> list[Mapping[str, Said]]:
@@ -152,12 +167,9 @@ def _removed_card(metrics: Metrics) -> dict[str, Said] | None:
     student, teacher = metrics.models.get("student"), metrics.models.get("teacher")
     if metrics.ratio.achieved is None or student is None or teacher is None:
         return None
-    note = say(
-        "card_removed_note",
-        student=numbers.count(student.parameters),
-        teacher=numbers.count(teacher.parameters),
-        asked=numbers.percent(metrics.ratio.asked),
-    )
+    left = {"student": numbers.count(student.parameters), "teacher": numbers.count(teacher.parameters)}
+    asked = metrics.ratio.asked
+    note = say("card_removed_plain", **left) if asked is None else say("card_removed_note", asked=numbers.percent(asked), **left)
     return _card(numbers.percent(metrics.ratio.achieved), "card_removed", note)
 
 
@@ -165,7 +177,8 @@ def _agreement_card(metrics: Metrics, name: str) -> dict[str, Said] | None:
     agreement, wdsr = _of_model(metrics, name, "agreement"), _of_model(metrics, name, "wdsr")
     if agreement is None:
         return None
-    return _card(numbers.percent(agreement), "card_agreement", say("card_agreement_note", wdsr=numbers.percent(wdsr)))
+    note = same("") if wdsr is None else say("card_agreement_note", wdsr=numbers.percent(wdsr))
+    return _card(numbers.percent(agreement), "card_agreement", note)
 
 
 def _model_rows(metrics: Metrics) -> list[Mapping[str, object]]:
@@ -192,6 +205,16 @@ def _model_rows(metrics: Metrics) -> list[Mapping[str, object]]:
             }
         )
     return rows
+
+
+def _columns(metrics: Metrics, rows: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Columns of the table of models in which some model has a figure."""
+    found = {key for key in ("agreement", "wdsr", "kl") if any(row[key] is not None for row in rows)}
+    models = metrics.models.values()
+    found |= {key for key in ("ece", "parameters", "bytes", "flops") if any(getattr(model, key) is not None for model in models)}
+    found |= {"agreement"} if any(model.closeness for model in models) else set()
+    found |= {"retention"} if any(row["retention"] not in ("", numbers.NONE) for row in rows) else set()
+    return found | ({"fastest", "times_faster"} if any(row["best"] for row in rows) else set())
 
 
 def _of_model(metrics: Metrics, name: str, figure: str) -> float | None:

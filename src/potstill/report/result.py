@@ -68,6 +68,12 @@ class Result(Metrics):
         console.print(summary_table(self))
         return "\n".join(line.rstrip() for line in console.export_text().strip("\n").splitlines())
 
+    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
+        """Upload student, exports and card; returns the address of the commit. See `report.publish.push_to_hub`."""
+        from potstill.report.publish import push_to_hub
+
+        return push_to_hub(self._folder, repo_id, private=private, token=token)
+
     def to_frame(self) -> pd.DataFrame:
         """A `pandas.DataFrame` with a row for each model: quality, share of the teacher's kept, parameters, bytes, median times.
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 ENGLISH: dict[str, str] = {
     "title": "Distillation report",
+    "title_models": "{teacher} → {student}",
+    "kept_step": "kept",
     "switch": "中文",
     "teacher": "teacher",
     "baseline": "baseline",
@@ -25,6 +27,7 @@ ENGLISH: dict[str, str] = {
     "card_gap_note": "between the same student trained without a teacher ({baseline}) and the teacher",
     "card_removed": "of the parameters removed",
     "card_removed_note": "{student} of {teacher} remain; {asked} requested",
+    "card_removed_plain": "{student} of {teacher} remain",
     "card_agreement": "same answer as the teacher",
     "card_agreement_note": "weighted by the teacher's confidence (WDSR): {wdsr}",
     "served_as": "Figures of the model to serve: {name}.",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 CHINESE: dict[str, str] = {
     "title": "蒸馏报告",
+    "title_models": "{teacher} → {student}",
+    "kept_step": "保留的检查点",
     "switch": "English",
     "teacher": "教师",
     "baseline": "基线",
@@ -25,6 +27,7 @@ CHINESE: dict[str, str] = {
     "card_gap_note": "无教师训练的同结构学生（{baseline}）与教师之间的差距",
     "card_removed": "参数压缩率",
     "card_removed_note": "{teacher} → {student}；目标 {asked}",
+    "card_removed_plain": "{teacher} → {student}",
     "card_agreement": "与教师预测一致",
     "card_agreement_note": "按教师置信度加权（WDSR）：{wdsr}",
     "served_as": "以上为用于部署的模型的指标：{name}。",

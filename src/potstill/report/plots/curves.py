@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from markupsafe import Markup
 
+from potstill.report.names import plain, readable
 from potstill.report.numbers import SHARES
 from potstill.report.plots.canvas import Axis, Canvas, draw_axes, padded, padded_log, style_of, text_width
-from potstill.report.words import Said, model_name, same, say
+from potstill.report.words import Said, model_name, say
 
 WIDTH, HEIGHT, TALL = 520, 290, 320
 BOLD = 1.15
@@ -18,22 +19,36 @@ Box = tuple[float, float, float, float]
 Points = Sequence[tuple[float, float]]
 
 
-def training_curve(lines: Mapping[str, Points], title: Said, y_title: Said, *, scale: float = 1.0) -> Markup:
+def training_curve(
+    lines: Mapping[str, Points],
+    title: Said,
+    y_title: Said,
+    *,
+    scale: float = 1.0,
+    colours: Mapping[str, str] | None = None,
+    kept: int | None = None,
+) -> Markup:
     """Values over optimizer steps.
 
     Args:
         lines: Name to (step, value) points; at least one point in all.
         scale: Factor on the values (100 for shares shown in percent).
+        colours: Plain name of a series to its style, the same in every plot of a page; None for those of this plot.
+        kept: Step whose weights were kept, which is marked.
     """
     scaled = {name: [(step, value * scale) for step, value in points] for name, points in lines.items() if points}
     steps = [step for points in scaled.values() for step, _ in points]
     values = [value for points in scaled.values() for _, value in points]
     canvas = Canvas(WIDTH, HEIGHT)
-    styles = _styles(list(scaled))
+    styles = _styles(list(scaled), series_styles(scaled) if colours is None else colours)
     rows = _legend(canvas, styles)
     x = Axis(0, max([*steps, 1]), 62, WIDTH - 18)
     y = Axis(*_range(values, least=1e-3 if scale == 1 else 0.01 * scale), HEIGHT - 48, 12 + 18 * rows)
     draw_axes(canvas, x, y, say("axis_step"), y_title)
+    if kept is not None and x.low <= kept <= x.high:
+        canvas.line(x.at(kept), y.start, x.at(kept), y.end, "limit")
+        shift, anchor = (-6, "end") if kept > 0.7 * x.high else (6, "start")
+        canvas.text(x.at(kept) + shift, y.start - 6, say("kept_step"), anchor=anchor, style="faint")
     for name, points in scaled.items():
         _draw(canvas, points, x, y, styles[name])
     return canvas.finish(title)
@@ -78,33 +93,28 @@ def _draw(canvas: Canvas, points: Points, x: Axis, y: Axis, style: str, *, dots:
             canvas.dot(x.at(at), y.at(value), style, radius=3, hint=f"{at:.4g}: {value:.4g}")
 
 
-def _styles(names: Sequence[str]) -> dict[str, str]:
-    """A colour per name; the validation of a training loss has its colour, dashed."""
-    styles: dict[str, str] = {}
-    for name in names:
-        trained = _trained_name(name)
-        if trained in styles:
-            styles[name] = f"{styles[trained]} dashed"
-        else:
-            styles[name] = f"l{sum('dashed' not in style for style in styles.values()) % NUM_LINE_STYLES}"
-    return styles
+def series_styles(names: Iterable[str]) -> dict[str, str]:
+    """A colour for each series by its plain name, in the order in which they appear."""
+    plain_names = dict.fromkeys(plain(name) for name in names)
+    return {name: f"l{number % NUM_LINE_STYLES}" for number, name in enumerate(plain_names)}
 
 
-def _trained_name(name: str) -> str | None:
-    """``eval_loss`` → ``loss``, ``eval_loss_kl`` → ``loss/kl``; None for what is no validation loss."""
-    if not name.startswith("eval_loss"):
-        return None
-    return name.removeprefix("eval_").replace("loss_", "loss/", 1)
+def _styles(names: Sequence[str], colours: Mapping[str, str]) -> dict[str, str]:
+    """The style of each line; the validation of a training loss has its colour, dashed."""
+    trained = {plain(name) for name in names if not name.startswith("eval_")}
+    return {
+        name: colours[plain(name)] + (" dashed" if name.startswith("eval_") and plain(name) in trained else "") for name in names
+    }
 
 
 def _legend(canvas: Canvas, styles: Mapping[str, str]) -> int:
     """Names of the lines above the plot; returns how many rows they take."""
     x, row = 62.0, 0
-    entries: list[tuple[str, Said]] = [(style, same(name)) for name, style in styles.items() if "dashed" not in style]
+    entries: list[tuple[str, Said]] = [(style, readable(name)) for name, style in styles.items() if "dashed" not in style]
     if len(entries) < len(styles):
         entries.append(("", say("dashed")))
     for style, name in entries:
-        width = text_width(name.en) * 1.1 + 36
+        width = max(text_width(name.en), text_width(name.zh)) * 1.1 + 36
         if x > 62 and x + width > WIDTH:
             x, row = 62.0, row + 1
         if style:
@@ -127,7 +137,7 @@ def tradeoff(
     values = {name: (cost, quality * scale) for name, (cost, quality) in points.items()}
     x = Axis(*padded_log([cost for cost, _ in values.values()]), 62, WIDTH - 16, log=True)
     y = Axis(*padded([quality for _, quality in values.values()], 0.25, least=0.01 * scale), TALL - 48, 14)
-    draw_axes(canvas, x, y, x_title, same(metric + (", %" if scale == 100 else "")))
+    draw_axes(canvas, x, y, x_title, _of_metric(metric, scale))
     canvas.text(x.start + 8, y.end + 12, Said("↖ " + say("better_corner").en, "↖ " + say("better_corner").zh), style="faint")
     places = {name: (x.at(cost), y.at(quality)) for name, (cost, quality) in values.items()}
     taken = [(left - 7, top - 7, left + 7, top + 7) for left, top in places.values()]
@@ -136,6 +146,11 @@ def tradeoff(
         canvas.dot(left, top, style, radius=7, hint=hints.get(name, name))
         _label(canvas, left, top, model_name(name), taken)
     return canvas.finish(title)
+
+
+def _of_metric(metric: str, scale: float) -> Said:
+    name = readable(metric)
+    return Said(name.en + ", %", name.zh + "，%") if scale == 100 else name
 
 
 def _label(canvas: Canvas, x: float, y: float, name: Said, taken: list[Box]) -> None:
