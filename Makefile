@@ -7,7 +7,7 @@ export HF_HUB_OFFLINE ?= 1
 export HF_DATASETS_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test check laws docs rooms bench data-test gpu-test clean
+.PHONY: demo test check laws docs wheel rooms bench data-test gpu-test clean
 
 demo: $(VENV)/.installed  ## one whole distillation on scikit-learn's digits
 	$(BIN)/potstill demo -o out/demo
@@ -29,8 +29,18 @@ data-test: $(VENV)/.installed  ## tests on real data: needs POTSTILL_DATA
 gpu-test: $(VENV)/.installed  ## tests on an NVIDIA GPU; each skips where PyTorch sees none
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m gpu -n 8 --dist worksteal tests/gpu
 
-docs: $(VENV)/.installed  ## regenerate the reference pages from the code
+docs: $(VENV)/.installed .venv-docs/.installed  ## regenerate pages and notebooks from the code, and build the site, strictly
 	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/notebooks.py
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
+
+.venv-docs/.installed: requirements/docs.txt
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --no-deps -r requirements/docs.txt
+	touch $@
+
+wheel: $(VENV)/.installed  ## dist/potstill-….whl
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation -w dist .
 
 rooms: $(VENV)/.installed  ## draw docs/rooms.svg from the imports
 	$(BIN)/python docs/rooms.py
@@ -45,4 +55,4 @@ $(VENV)/.installed: requirements/lock.txt pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) out
+	rm -rf $(VENV) .venv-docs out site dist
