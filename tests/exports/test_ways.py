@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from exports.trained_model import accuracy, calibration, sentences
-from potstill.contracts.way import WAYS
+from potstill.contracts.way import INT8, WAYS, Way
 from potstill.errors import RecipeError
 from potstill.exports.catalogue import format_named, way_named
 from potstill.exports.onnx import ONNX, OnnxRunner, export_onnx, read_metadata
@@ -200,6 +200,22 @@ def check_way(name, trained, folder):
     assert runner.name == f"{written.runtime}-{way.precision.name}"
     assert accuracy(runner) >= accuracy(source.open(trained, threads=1)) - 0.02
     assert way.reached is None or way.reached(made) > 0.5
+
+
+def toy_way(source, target, calibration):
+    """Matrices in int8 by onnxruntime's own function, written here."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    quantize_dynamic(source, target, weight_type=QuantType.QInt8)
+    return target
+
+
+TOY = Way("toy-int8", "onnx", "onnx", INT8, "model.toy.onnx", toy_way)
+
+
+def test_the_law_holds_for_a_way_written_here(trained, tmp_path, monkeypatch):
+    monkeypatch.setitem(WAYS, "toy-int8", f"{__name__}:TOY")
+    check_way("toy-int8", trained, tmp_path)
 
 
 @pytest.mark.parametrize("name", WAYS)

@@ -53,6 +53,28 @@ def test_runs_that_differ_in_distill_alone_share_one_teacher(small_bert: Path, r
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")} == before
 
 
+@pytest.mark.slow
+def test_ten_runs_train_and_ask_one_teacher(small_bert: Path, reviews: Path, tmp_path: Path) -> None:
+    ten: list[dict[str, Any]] = [
+        {"method": "kd"},
+        {"method": "kd", "temperature": 3.0},
+        {"method": "kd", "alpha": 0.5},
+        {"method": "kd", "epochs": 2},
+        {"method": "kd", "learning_rate": 1e-3},
+        {"method": "augmented_kd"},
+        {"losses": ["reverse_kl", "ce"]},
+        {"losses": ["jsd"]},
+        {"losses": ["kl"]},
+        {"losses": ["kl", "ce"], "batch_size": 16},
+    ]
+    found = [
+        distilled((small_bert, reviews), tmp_path / f"out-{number}", tmp_path / "store", **one) for number, one in enumerate(ten)
+    ]
+    totals = {kind: [sum(metrics.store[kind][what] for metrics in found) for what in ("made", "found")] for kind in KINDS}
+    assert totals == {kind: [1, 9] for kind in KINDS}
+    assert len({json.dumps(metrics.models["teacher"].quality) for metrics in found}) == 1
+
+
 def test_a_store_changes_no_figure(small_bert: Path, reviews: Path, tmp_path: Path) -> None:
     shared = distilled((small_bert, reviews), tmp_path / "shared", tmp_path / "store")
     config = {**QUICK, "distill": {"epochs": 1, "cache": "always"}}

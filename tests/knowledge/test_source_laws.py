@@ -14,7 +14,7 @@ from torch import Tensor
 from potstill.contracts.signal import TeacherSignal
 from potstill.contracts.source import TeacherSource, require
 from potstill.data.collate import TASK_CLASSES
-from potstill.errors import NeedsError
+from potstill.errors import CacheError, NeedsError
 from potstill.knowledge.cache import CachedTeacher, estimate, write_cache
 from potstill.knowledge.ensemble import EACH, EnsembleTeacher
 from potstill.knowledge.live import LiveTeacher
@@ -22,6 +22,7 @@ from potstill.knowledge.noisy import NoisyTeacher
 from potstill.knowledge.per_task import PerTaskTeacher
 from potstill.knowledge.responses import RESPONSES, read_keep
 from potstill.knowledge.responses.dense import DenseLogits
+from potstill.knowledge.teachers import LayeredSource, RowsTeacher
 from potstill.models.taps import TapReader
 
 
@@ -107,6 +108,33 @@ def test_a_teacher_for_each_task(batch: dict[str, Any]) -> None:
 
 def test_noisy(batch: dict[str, Any]) -> None:
     check_source(NoisyTeacher(live()), batch, gives=("logits", "hidden:1"), refuses=("attention:1",))
+
+
+def test_answers_from_one_source_and_inner_values_from_another(rows: Rows, batch: dict[str, Any], tmp_path: Any) -> None:
+    write_cache(live(), rows, collate, tmp_path, needs=("logits",), batch_size=4, shard_rows=8)
+    layered = LayeredSource(CachedTeacher.open(tmp_path), live())
+    check_source(layered, batch, gives=("logits", "hidden:1", "embedding"), refuses=("attention:1",))
+
+
+@pytest.mark.parametrize("token_values", [True, False])
+def test_a_teacher_that_reads_the_rows_in_its_own_tokens(rows: Rows, batch: dict[str, Any], token_values: bool) -> None:
+    source = RowsTeacher(live(reader=TapReader()), Listed(rows), collate, token_values=token_values)
+    gives = ("logits", "mean:1", "head.in")
+    check_source(source, batch, gives=gives, refuses=() if token_values else ("hidden:1",))
+    assert source.can_provide("hidden:1") is token_values
+    torch.testing.assert_close(source.signal(batch).logits, live().signal(batch).logits)
+    with pytest.raises(CacheError, match="no row with the id 999"):
+        source.signal({**batch, "row_id": torch.tensor([999])})
+
+
+class Listed:
+    """Rows with their ids, several of which can be had at once."""
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows, self.row_ids = rows, np.array([int(rows[index]["row_id"]) for index in range(len(rows))])
+
+    def __getitems__(self, places: list[int]) -> list[Any]:
+        return [self.rows[place] for place in places]
 
 
 class Numbered:

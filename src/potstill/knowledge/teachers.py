@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from potstill.contracts.signal import TeacherSignal
-from potstill.contracts.source import TeacherSource, is_of_whole_row
+from potstill.contracts.source import TeacherSource, is_of_whole_row, require
 from potstill.data.encoded import EncodedRows
 from potstill.data.paired import PairedCollator, PairedRows
 from potstill.errors import CacheError
@@ -115,7 +115,12 @@ class RowsTeacher:
         return (is_of_whole_row(need) or self.token_values) and self.live.can_provide(need)
 
     def signal(self, batch: Mapping[str, Any], needs: Collection[str] = ("logits",)) -> TeacherSignal:
-        """The teacher's values for the rows with the batch's ids."""
+        """The teacher's values for the rows with the batch's ids.
+
+        Raises:
+            NeedsError: A value of single tokens is asked for, and the student has other tokens.
+        """
+        require(needs, self.can_provide, source="a teacher that reads its own tokens", remedy="take values of whole rows")
         wanted = batch["row_id"].cpu().numpy()
         found = np.searchsorted(self.rows.row_ids, wanted, sorter=self._order).clip(max=len(self._order) - 1)
         places = self._order[found]
