@@ -30,7 +30,7 @@ def test_a_notebook_is_whole(script: Path) -> None:
 
 @pytest.mark.parametrize(
     "script",
-    [pytest.param(one, marks=() if one.stem == "own_loss" else pytest.mark.slow) for one in SCRIPTS],
+    [pytest.param(one, marks=pytest.mark.timeout(280)) for one in SCRIPTS],
     ids=lambda one: one.stem,
 )
 def test_a_script_runs(script: Path, tmp_path: Path) -> None:

@@ -296,3 +296,21 @@ def test_a_loaded_student_answers_in_words(finished: tuple[Path, Metrics], tmp_p
         loaded.predict([{"text": "a"}, {"words": "b"}])
     with pytest.raises(DataError, match="rows of one kind"):
         loaded.predict(["a", ("b", "c")])
+
+
+def test_data_frames_and_lists_are_data(finished: tuple[Path, Metrics], small_bert: Path, reviews: Path, tmp_path: Path) -> None:
+    import pandas as pd
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    frame = pd.read_csv(reviews)
+    results = []
+    for number, data in enumerate((frame, frame.to_dict("records"))):
+        teacher, tokenizer = (
+            AutoModelForSequenceClassification.from_pretrained(small_bert),
+            AutoTokenizer.from_pretrained(small_bert),
+        )
+        settings = CONFIG | {"quantize": "none", "distill": {"epochs": 1, "learning_rate": 3e-3}}
+        pipeline = DistillationPipeline(teacher, data, settings, tmp_path / str(number), processor=tokenizer)
+        results.append(pipeline.run())
+        assert pipeline.run().models == results[-1].models  # found again
+    assert results[0].data.rows == results[1].data.rows == finished[1].data.rows

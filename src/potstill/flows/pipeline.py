@@ -39,7 +39,8 @@ class DistillationPipeline:
         teacher_model: Folder, hub id, a list of these, ``package.module:function``, or a model in memory: of transformers, of
             sentence-transformers, or any `torch.nn.Module` that gives the logits of images. One in another type than float32 is
             left alone, and a copy in float32 is used. For several tasks a mapping from each task's name to its teacher.
-        data: File, folder, hub id, or a `datasets.Dataset` or `DatasetDict` in memory; for several tasks a mapping likewise.
+        data: File, folder, hub id, or a `datasets.Dataset`, `DatasetDict`, DataFrame or list of mappings in memory; for several
+            tasks a mapping likewise.
         config: Recipe keys, nested or by their well-known names (``compression_ratio``, ``temperature`` …).
         output_dir: Folder that receives everything.
         processor: Tokenizer or image processor of a teacher in memory; for several tasks a mapping likewise.

@@ -10,6 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from datasets.fingerprint import Hasher
+
 from potstill import modalities
 from potstill.contracts.task import Task
 from potstill.data.sources import read_source
@@ -359,8 +361,10 @@ def content_of(name: str) -> Any:
 def _in_memory(data: Any) -> Any:
     if hasattr(data, "_fingerprint"):
         return str(data._fingerprint)
+    is_table = hasattr(data, "to_dict") and hasattr(data, "columns")  # a DataFrame
+    if is_table or (isinstance(data, list) and all(isinstance(row, Mapping) for row in data)):
+        return Hasher.hash(data)
     if hasattr(data, "items"):
         return {str(key): _in_memory(value) for key, value in data.items()}
-    raise PotstillError(
-        f"data in memory is {type(data).__name__}", "a datasets.Dataset or DatasetDict", "wrap it: datasets.Dataset.from_dict(…)"
-    )
+    accepted = "a Dataset, DatasetDict, DataFrame or list of mappings"
+    raise PotstillError(f"data in memory is {type(data).__name__}", accepted, "wrap it: datasets.Dataset.from_dict(…)")
