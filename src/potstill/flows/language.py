@@ -107,6 +107,7 @@ class LanguageFlow:
         start = Slot("student.start", open_student, "work/student", kind=None)
         student = Slot("student", open_student, "student")
         folder: Slot[Path] = Slot("student folder", lambda folder, given: folder, "student", {"student": student})
+        planned: Slot[Path] = Slot("start folder", lambda folder, given: folder, "work/student", {"start": start})
         answers = Slot("answers", open_answers, "work/cache", kind="answers")
         kept: Slot[Path] = Slot("cache folder", lambda folder, given: folder, "work/cache", {"answers": answers})
         measured = Slot("measurements", lambda folder, given: folder, "work/evaluate")
@@ -126,7 +127,7 @@ class LanguageFlow:
                 title="make the student",
                 writes=start,
                 reads={"teacher": self.teacher, "rows": self.rows},
-                options=StudentOptions(recipe.student, recipe.seed),
+                options=StudentOptions(recipe.student),
                 work=make_student,
             ),
             Stage(
@@ -156,6 +157,7 @@ class LanguageFlow:
                     "teacher": self.teacher,
                     "student": student,
                     "student_folder": folder,
+                    "start_folder": planned,
                     "cache_folder": kept,
                 },
                 options=MeasureOptions(

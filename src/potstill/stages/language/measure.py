@@ -50,7 +50,7 @@ def measure(given: Given, options: MeasureOptions, folder: Path, observer: Obser
     teacher, student = models["teacher"], models["student"]
     teacher.retention = 1.0
     student.retention = _share(student.quality[METRIC], teacher.quality[METRIC])
-    facts = read_facts(given.student_folder)
+    facts, plan = read_facts(given.student_folder), read_facts(given.start_folder)["plan"]
     metrics = Metrics(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         task="causal-lm",
@@ -64,7 +64,9 @@ def measure(given: Given, options: MeasureOptions, folder: Path, observer: Obser
         mean_kl_nats=student.mean_kl_nats,
         models=models,
         served="student",
-        plan=PlanSummary(teacher=_shape(given.teacher), student=_shape(given.student)),
+        plan=PlanSummary(
+            teacher=_shape(given.teacher), student=_shape(given.student), layers_kept=plan["layers_kept"], notes=plan["notes"]
+        ),
         history={one["name"]: history_points(one["history"]) for one in facts.get("stages", ())},
         cache=_cache(read_facts(given.cache_folder)),
         data=DataSummary(
