@@ -29,7 +29,7 @@ class Tracker(NamedTuple):
     package: str
 
 
-class WandbRun(WandbCallback):  # type: ignore[misc]
+class WandbRun(WandbCallback):
     """Weights & Biases with a run for each phase, where the user has not begun one."""
 
     _is_own = False
@@ -39,17 +39,19 @@ class WandbRun(WandbCallback):  # type: ignore[misc]
         self._is_own = self._wandb.run is None
         super().on_train_begin(args, state, control, model=model, **kwargs)
 
-    def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+    def on_train_end(
+        self, args: Any, state: Any, control: Any, model: Any = None, processing_class: Any = None, **kwargs: Any
+    ) -> None:
         """Ends the run, so that the next phase does not go on in it from step 0."""
-        super().on_train_end(args, state, control, model=model, **kwargs)
+        super().on_train_end(args, state, control, model=model, processing_class=processing_class, **kwargs)
         if self._is_own and state.is_world_process_zero:
             self._wandb.finish()
 
 
-class MlflowRun(MLflowCallback):  # type: ignore[misc]
+class MlflowRun(MLflowCallback):
     """MLflow with names that it can keep: its files hold ``loss`` or ``loss/kl``, not both."""
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any, model: Any = None, **kwargs: Any) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, model: Any = None, **kwargs: Any) -> None:
         """Logs ``loss/kl`` as ``loss_kl``."""
         super().on_log(args, state, control, {name.replace("/", "_"): value for name, value in logs.items()}, model, **kwargs)
 
