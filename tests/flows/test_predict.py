@@ -323,10 +323,9 @@ def test_data_frames_and_lists_are_data(finished: tuple[Path, Metrics], small_be
     frame = pd.read_csv(reviews)
     results = []
     for number, data in enumerate((frame, frame.to_dict("records"))):
-        teacher, tokenizer = (
-            AutoModelForSequenceClassification.from_pretrained(small_bert),
-            AutoTokenizer.from_pretrained(small_bert),
-        )
+        names = {"id2label": {0: "bad", 1: "good"}, "label2id": {"bad": 0, "good": 1}}
+        teacher = AutoModelForSequenceClassification.from_pretrained(small_bert, **names)
+        tokenizer = AutoTokenizer.from_pretrained(small_bert)
         settings = CONFIG | {"quantize": "none", "distill": {"epochs": 1, "learning_rate": 3e-3}}
         pipeline = DistillationPipeline(teacher, data, settings, tmp_path / str(number), processor=tokenizer)
         results.append(pipeline.run())

@@ -117,6 +117,7 @@ def demo(
     from potstill.demo import prepare_demo
     from potstill.recipe import make_recipe
 
+    quiet_libraries()
     settings = prepare_demo(output, seed=seed)
     run_recipe(make_recipe(settings), overwrite=overwrite, as_json=as_json)
 
