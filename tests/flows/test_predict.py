@@ -298,6 +298,24 @@ def test_a_loaded_student_answers_in_words(finished: tuple[Path, Metrics], tmp_p
         loaded.predict(["a", ("b", "c")])
 
 
+def test_columns_and_tables_of_pandas_are_answered(finished: tuple[Path, Metrics]) -> None:
+    import pandas as pd
+
+    loaded = potstill.load(finished[0])
+    frame = pd.DataFrame({"text": ["dull", "a good film", "bad", "a bad film"], "stars": [1, 5, 1, 2]}).iloc[1:]
+    wanted = [answer["prediction"] for answer in loaded.predict(["a good film", "bad", "a bad film"])]
+    for rows in (frame, frame["text"], frame["text"].to_numpy(), frame.to_dict("records")):
+        assert [answer["prediction"] for answer in loaded.predict(rows)] == wanted
+    empty = pd.Series(["a good film", None, float("nan")])
+    assert loaded.predict(empty) == loaded.predict(["a good film", None, None])
+    with pytest.raises(DataError, match="rows make no table"):
+        loaded.predict(["a good film", "\ud800"])
+    with pytest.raises(DataError, match="rows make no table"):
+        loaded.predict([{"text": "a good film"}, {"text": ["a", "film"]}])
+    with pytest.raises(RecipeError, match="batch_size is 0"):
+        loaded.predict(["a good film"], batch_size=0)
+
+
 def test_data_frames_and_lists_are_data(finished: tuple[Path, Metrics], small_bert: Path, reviews: Path, tmp_path: Path) -> None:
     import pandas as pd
     from transformers import AutoModelForSequenceClassification, AutoTokenizer

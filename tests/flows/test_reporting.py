@@ -46,7 +46,10 @@ def nothing():
 
 class Follows(TrainerCallback):
     def __init__(self, folder: Path) -> None:
-        self.folder, self.logs, self.files_while_training = folder, [], 0
+        self.folder, self.logs, self.files_while_training, self.runs = folder, [], 0, []
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.runs.append(args.run_name)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         self.logs.append(dict(logs))
@@ -67,6 +70,8 @@ def test_a_run_is_followed_live(small_bert: Path, reviews: Path, tmp_path: Path,
     config = CONFIG | {"report_to": ["tensorboard"], "callbacks": [f"{own_module}:Counts"], "trust_code": True}
     DistillationPipeline(small_bert, reviews, config, output).run(callbacks=[seen])
     assert seen.files_while_training >= 1
+    assert seen.runs[0].startswith("out: teacher, 20")
+    assert len(set(seen.runs)) == len(seen.runs) >= 3
     phases = {folder.name for folder in (output / "tensorboard").iterdir()}
     assert {name.partition("-")[0] for name in phases} >= {"teacher", "baseline"}
     assert len(phases) >= 3
@@ -82,6 +87,44 @@ def test_a_run_is_followed_live(small_bert: Path, reviews: Path, tmp_path: Path,
     quiet = {key: value for key, value in config.items() if key not in ("report_to", "callbacks")}
     DistillationPipeline(small_bert, reviews, quiet, output).run(overwrite=True)  # who follows decides no result
     assert sys.modules[own_module].Counts.steps == before
+
+
+def test_mlflow_has_a_run_for_each_phase(
+    small_bert: Path, reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    DistillationPipeline(small_bert, reviews, CONFIG | {"report_to": ["mlflow"]}, tmp_path / "out").run(False)
+    client = mlflow.MlflowClient()
+    runs = client.search_runs([each.experiment_id for each in client.search_experiments()])
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert {run.info.run_name.partition(",")[0] for run in runs} == {"out: teacher", "out: baseline: labels", "out: prediction"}
+    assert all({"loss", "eval_loss", "eval_accuracy"} <= set(run.data.metrics) for run in runs)
+    assert any("loss_kl" in run.data.metrics for run in runs)  # a folder of files cannot hold loss and loss/kl
+    assert not [record for record in caplog.records if record.name.startswith("mlflow") and record.levelname == "ERROR"]
+
+
+def test_wandb_has_a_run_for_each_phase(small_bert: Path, reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    DistillationPipeline(small_bert, reviews, CONFIG | {"report_to": ["wandb"]}, tmp_path / "out").run(False)
+    assert wandb.run is None
+    assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == 3
+    with wandb.init(project="own", dir=tmp_path / "own") as run:
+        DistillationPipeline(small_bert, reviews, CONFIG | {"report_to": ["wandb"]}, tmp_path / "again").run(False)
+        assert wandb.run is run  # which the user began, and ends
+
+
+def test_trackio_has_a_run_for_each_phase(
+    small_bert: Path, reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    trackio = pytest.importorskip("trackio")
+    DistillationPipeline(small_bert, reviews, CONFIG | {"report_to": ["trackio"]}, tmp_path / "out").run(False)
+    names = {run.name.partition(",")[0] for run in trackio.Api().runs("huggingface")}
+    assert names == {"out: teacher", "out: baseline: labels", "out: prediction"}
 
 
 @pytest.mark.parametrize(

@@ -181,6 +181,11 @@ def test_metrics_are_left_out_where_the_loss_alone_is_wanted(rows: Dataset, toke
     ("settings", "words"),
     [
         ({"batch_eval_metrics": True}, "batch_eval_metrics"),
+        ({"eval_do_concat_batches": False}, "eval_do_concat_batches"),
+        ({"bf16_full_eval": True}, "bf16=True"),
+        ({"fp16_full_eval": True}, "fp16=True"),
+        ({"accelerator_config": {"split_batches": True}}, "split_batches"),
+        ({"train_sampling_strategy": "sequential"}, "to_iterable_dataset"),
         ({"label_names": ["target"]}, "rename the column"),
         ({"include_for_metrics": ["logits"]}, "inputs and loss"),
     ],
@@ -194,6 +199,104 @@ def test_settings_that_would_be_ignored_are_refused(tmp_path: Path, settings: di
 def test_a_trainer_without_a_model_says_so(model: Any) -> None:
     with pytest.raises(TrainingError, match="student"):
         DistillationTrainer(model=model, teacher=bert(1))
+
+
+@pytest.mark.parametrize("teacher", ["bert-base-uncased", {}, BertForSequenceClassification, [], [None]])
+def test_a_teacher_that_is_no_model_is_refused(tmp_path: Path, teacher: Any) -> None:
+    with pytest.raises(TrainingError, match=r"the teacher is .*from_pretrained"):
+        DistillationTrainer(bert(), arguments(tmp_path), teacher=teacher)
+
+
+@pytest.mark.parametrize("args", [{"output_dir": "out"}, "out", TrainingArguments])
+def test_arguments_of_another_type_are_refused(args: Any) -> None:
+    with pytest.raises(TrainingError, match=r"args is .*TrainingArguments\(output_dir"):
+        DistillationTrainer(bert(), args, teacher=bert(1))
+
+
+def test_metrics_get_what_was_made_of_the_logits(rows: Dataset, tokenizer: Any, tmp_path: Path) -> None:
+    seen: list[Any] = []
+
+    def measure(prediction: Any) -> dict[str, float]:
+        seen.append(prediction.predictions)
+        return {"right": float((prediction.predictions == prediction.label_ids).mean())}
+
+    def trainer(prepare: Any) -> DistillationTrainer:
+        return DistillationTrainer(
+            bert(),
+            arguments(tmp_path, per_device_eval_batch_size=3),
+            teacher=bert(1),
+            eval_dataset=rows,
+            processing_class=tokenizer,
+            compute_metrics=measure,
+            preprocess_logits_for_metrics=prepare,
+        )
+
+    made = trainer(lambda logits, labels: logits.argmax(-1))
+    found = made.evaluate()
+    assert seen[0].shape == (len(rows),)
+    assert found["eval_right"] == 0.5
+    assert "eval_agreement" in found  # which is of the logits
+    assert made.predict(rows).predictions.tolist() == seen[0].tolist()
+    for wrong in (lambda logits, labels: logits.mean(), lambda logits, labels: (logits, labels)):
+        with pytest.raises(TrainingError, match="an entry for each row"):
+            trainer(wrong).evaluate()
+
+
+def test_rows_are_grouped_by_length_where_that_is_asked(rows: Dataset, tokenizer: Any, tmp_path: Path) -> None:
+    def batches(data: Any, **changes: Any) -> list[int]:
+        trainer = DistillationTrainer(
+            bert(),
+            arguments(tmp_path, **changes),
+            teacher=bert(1),
+            train_dataset=data,
+            processing_class=tokenizer,
+        )
+        return [int((~batch["attention_mask"].bool()).sum()) for batch in trainer.get_train_dataloader()]
+
+    grouped = {"train_sampling_strategy": "group_by_length"}
+    assert sum(batches(rows)) > sum(batches(rows, **grouped)) == 0
+    known = rows.add_column("size", [len(row) for row in rows["input_ids"]])
+    assert sum(batches(known, length_column_name="size", **grouped)) == 0
+    with pytest.raises(TrainingError, match="add the column length"):
+        batches(rows.select_columns(["text", "label"]), **grouped)
+
+
+@pytest.mark.parametrize(
+    ("kept", "tokenized", "words"),
+    [
+        (["text", "label"], True, r"tokenize them: dataset\.map"),
+        (["input_ids", "attention_mask", "name", "labels"], True, r"leave out name"),
+        (["input_ids", "attention_mask", "label"], False, "pass processing_class=tokenizer"),
+    ],
+)
+def test_rows_that_make_no_batch_say_what_to_do(
+    rows: Dataset, tokenizer: Any, tmp_path: Path, kept: list[str], tokenized: bool, words: str
+) -> None:
+    data = rows.add_column("name", TEXTS).add_column("labels", rows["label"])
+    trainer = DistillationTrainer(
+        bert(),
+        arguments(tmp_path, remove_unused_columns="name" not in kept),
+        teacher=bert(1),
+        train_dataset=data.select_columns(kept),
+        processing_class=tokenizer if tokenized else None,
+    )
+    with pytest.raises(TrainingError, match=rf"rows cannot be made into a batch.*{words}"):
+        trainer.train()
+
+
+def test_labels_that_are_texts_say_what_to_do(rows: Dataset, tokenizer: Any, tmp_path: Path) -> None:
+    data = rows.remove_columns("label").add_column("label", ["good", "bad"] * 8)
+    trainer = DistillationTrainer(bert(), arguments(tmp_path), teacher=bert(1), train_dataset=data, processing_class=tokenizer)
+    with pytest.raises(TrainingError, match=r"class_encode_column\('label'\)"):
+        trainer.train()
+    trainer = DistillationTrainer(
+        bert(),
+        arguments(tmp_path),
+        teacher=bert(1),
+        train_dataset=data.class_encode_column("label"),
+        processing_class=tokenizer,
+    )
+    trainer.train()
 
 
 LABELLED = [

@@ -14,13 +14,12 @@ from potstill.data.run_rows import Rows
 from potstill.evaluate.measured_model import MeasureOptions
 from potstill.flows.folder import unrepeatable_in
 from potstill.flows.run import Run
-from potstill.ground.code import fingerprint_of_code
 from potstill.knowledge.teachers import Combination
 from potstill.methods.catalogue import traits
 from potstill.models.load import LoadedTeacher
 from potstill.models.party import Student, Teacher
 from potstill.planning.block_means import has_states, wants_states
-from potstill.planning.check import check_answers, check_method, check_states, code_of
+from potstill.planning.check import check_answers, check_method, check_states, fingerprints_of_code
 from potstill.planning.forecast import Forecast, forecast, passes_of
 from potstill.planning.inputs import NOTHING, InMemory, content_of, errors_of_task, inputs_of, joint_task, trust_named
 from potstill.planning.learning import LearningOptions, reporting_of
@@ -356,7 +355,7 @@ class DistillFlow:
             seed=recipe.seed,
             precision=recipe.precision,
             route=[content_of(folder) for folder in recipe.distill.options.get("route", ())],
-            code=tuple(fingerprint_of_code(name) for name in code_of(recipe)),
+            code=fingerprints_of_code(recipe),
             reporting=self.reporting,
             load_teacher=self._load_state,
         )

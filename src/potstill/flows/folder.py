@@ -12,6 +12,7 @@ import yaml
 from potstill import __version__
 from potstill.contracts.task import TOKEN_TASKS
 from potstill.errors import OutputError
+from potstill.ground.code import is_in_memory
 from potstill.ground.disk import explained_os_errors, read_json
 from potstill.recipe import Recipe, make_recipe
 from potstill.recipe.located import located
@@ -146,6 +147,9 @@ def unrepeatable_in(recipe: Recipe) -> list[str]:
         if isinstance(value, str) and value.startswith(IN_MEMORY[:-1]):
             found.append(f"{path} was in memory; name a file or folder in its place, or run the Python program again")
         elif isinstance(value, str) and (path.endswith(OF_CODE) or path.startswith("distill.losses[")) and _CODE.fullmatch(value):
+            if is_in_memory(value):
+                found.append(f"{path} was in memory; save it in a file and name it package.module:name, or run the program again")
+                continue
             found.append(f"{path} is code, {value}, which this run imported from {Path.cwd()}; run the recipe there")
     return found
 

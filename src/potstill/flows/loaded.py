@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+import pyarrow as pa
 from datasets import Dataset
 
 from potstill.contracts.runner import Runner
-from potstill.errors import DataError, PotstillError, RecipeError
+from potstill.errors import DataError, PotstillError, RecipeError, first_line
 from potstill.exports.runtimes import TorchRunner
 from potstill.flows.answering import Answering
 from potstill.flows.finished import TORCH_NAMES, FinishedRun
@@ -51,8 +54,9 @@ class LoadedStudent(tuple[Any, Any]):
         """Answers to rows, in their order.
 
         Args:
-            rows: Texts; pairs of texts, or a question with its context; lists of words; images or their paths; or mappings from
-                the names of the run's columns, or from text, text_pair, tokens, question, context, image.
+            rows: A list, or a column or table of pandas: texts; pairs of texts, or a question with its context; lists of words;
+                images or their paths; or mappings from the names of the run's columns, or from text, text_pair, tokens, question,
+                context, image.
             runtime: torch, or a runtime, format or precision that the run exported (``"onnx"``, ``"int8"`` …); None: torch.
             batch_size: Rows of one call of the model.
 
@@ -66,6 +70,10 @@ class LoadedStudent(tuple[Any, Any]):
         """
         if isinstance(rows, str | bytes | Mapping) or not hasattr(rows, "__len__"):
             raise DataError(f"rows are {type(rows).__name__}", "a list of rows", "for one row write predict([row])")
+        if batch_size < 1:
+            raise RecipeError(f"batch_size is {batch_size}", "1 or more", "leave it out")
+        if isinstance(rows, pd.DataFrame | pd.Series):
+            rows = rows.to_dict("records") if isinstance(rows, pd.DataFrame) else rows.tolist()
         if len(rows) == 0:
             return []
         named = [self._answers(number, rows, runtime, batch_size) for number in self._numbers]
@@ -145,12 +153,21 @@ def _table(rows: Sequence[Any], task: Any, known: Mapping[str, str]) -> tuple[Da
             accepted = f"at most {len(content)}: {', '.join(content)}"
             raise DataError(f"row 0 has {len(parts[0])} parts", accepted, "leave the others out")
         columns = {role: [_plain(value) for value in values] for role, values in zip(content, zip(*parts))}
-        return Dataset.from_dict(columns), {role: role for role in columns}
-    dataset = Dataset.from_list([dict(row) for row in rows])
+        return _made(Dataset.from_dict, columns), {role: role for role in columns}
+    dataset = _made(Dataset.from_list, [{key: _plain(value) for key, value in row.items()} for row in rows])
     trained = {role: column for role, column in known.items() if role in content}
     if not trained or any(column not in dataset.features for column in trained.values()):
         trained = {role: role for role in content if role in dataset.features} or task.find_columns(dataset, None, labelled=False)
     return dataset, {role: column for role, column in trained.items() if role in content}
+
+
+def _made(make: Callable[[Any], Dataset], content: Any) -> Dataset:
+    try:
+        return make(content)
+    except (UnicodeEncodeError, pa.ArrowInvalid, pa.ArrowTypeError) as err:
+        raise DataError(
+            f"the rows make no table: {first_line(err)}", "columns of one type, of valid text", "correct the rows"
+        ) from err
 
 
 def _kind(row: Any) -> Any:
@@ -166,4 +183,7 @@ def _described(row: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
+    """A value as a table holds it; the NaN of a cell without content is none."""
+    if isinstance(value, float) and math.isnan(value):
+        return None
     return str(value) if isinstance(value, Path) else value

@@ -17,7 +17,7 @@ from potstill.flows.folder import as_asked, claim_folder, unrepeatable_in, write
 from potstill.flows.observer import LoggingObserver, silent_observer
 from potstill.flows.resolved import resolved
 from potstill.ground import ranks
-from potstill.ground.code import remember
+from potstill.ground.code import plain_name, remember
 from potstill.ground.disk import explained_full_disk, explained_os_errors
 from potstill.ground.lock import FolderLock
 from potstill.ground.quiet import quieted
@@ -165,17 +165,23 @@ def _watched(observer: Observer | bool | None, num_stages: int) -> Iterator[Obse
 
 
 def named_code(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration in which functions and classes of losses stand under their names, by which this process finds them."""
-    distill = config.get("distill")
-    if not isinstance(distill, Mapping) or not isinstance(distill.get("losses"), list | tuple):
-        return dict(config)
+    """A configuration in which code of losses and methods stands under its name, by which this process finds it."""
+    named = dict(config)
+    if isinstance(named.get("distill"), Mapping):
+        named["distill"] = named_code(named["distill"])
+    if callable(named.get("method")):
+        named["method"] = remember(named["method"])
+    losses = named.get("losses")
+    if isinstance(losses, list | tuple) or callable(losses):
+        named["losses"] = [_named_loss(entry) for entry in ([losses] if callable(losses) else losses)]
+    return named
 
-    def named(entry: Any) -> Any:
-        if isinstance(entry, Mapping) and callable(entry.get("name")):
-            return {**entry, "name": remember(entry["name"])}
-        return remember(entry) if callable(entry) else entry
 
-    return {**config, "distill": {**distill, "losses": [named(entry) for entry in distill["losses"]]}}
+def _named_loss(entry: Any) -> Any:
+    given = entry if isinstance(entry, Mapping) else {"name": entry}
+    if not callable(given.get("name")):
+        return entry
+    return {"as": plain_name(given["name"]), **given, "name": remember(given["name"])}
 
 
 @contextlib.contextmanager

@@ -6,8 +6,10 @@ import functools
 import hashlib
 import importlib
 import inspect
+import logging
 import re
 import sys
+import uuid
 from collections.abc import Callable, Collection
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any
 
 from potstill.errors import PotstillError, RecipeError
 
+logger = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _in_memory: dict[str, Any] = {}
 
@@ -66,11 +69,56 @@ def find_code(name: str, *, wanted: str = "a function or class", error: type[Pot
 
 
 def remember(found: Callable[..., Any]) -> str:
-    """The name of a function or class in memory, under which this process finds it again."""
-    name = f"{getattr(found, '__module__', None) or 'unnamed'}:{getattr(found, '__name__', type(found).__name__)}"
-    name = name if is_code(name) else re.sub(r"[^\w.:]", "_", name)
+    """The name of a function, class or object in memory, under which this process finds it again.
+
+    What can be imported has the name that imports it. Anything else (functions of a notebook, closures, lambdas, objects) has a
+    hash of its content in its name, so that two of one name stay apart, and one that is made again has its name again.
+    """
+    name = _importable(found)
+    if name is None:
+        module = re.sub(r"[^\w.]", "_", getattr(found, "__module__", None) or "unnamed")
+        name = f"{module}:{plain_name(found)}_{_content_of(found)[:8]}"
     _in_memory[name] = found
     return name
+
+
+def plain_name(found: Any) -> str:
+    """What a function, class or object is called, as a word.
+
+    Example:
+        >>> plain_name(len), plain_name(lambda x: x)
+        ('len', 'lambda')
+    """
+    name = getattr(found, "__name__", type(found).__name__)
+    return re.sub(r"\W+", "_", name).strip("_") or "unnamed"
+
+
+def is_in_memory(name: str) -> bool:
+    """Whether a name stands for something in memory that nothing imports."""
+    return name in _in_memory and _importable(_in_memory[name]) is None
+
+
+def may_run(name: str, *, is_allowed: bool) -> bool:
+    """Whether code may run: the user allows it, or passed it from memory."""
+    return is_allowed or name in _in_memory
+
+
+def _importable(found: Any) -> str | None:
+    """The name that imports a function or class; None where none does."""
+    module, name = getattr(found, "__module__", None) or "", getattr(found, "__qualname__", "")
+    is_there = module != "__main__" and getattr(sys.modules.get(module), name, None) is found
+    return f"{module}:{name}" if is_there and is_code(f"{module}:{name}") else None
+
+
+def _content_of(found: Any) -> str:
+    """A hash of the code of something in memory, with the values and functions that it uses."""
+    from datasets.fingerprint import Hasher
+
+    try:
+        return Hasher.hash(found)
+    except Exception as err:  # whatever an object raises that cannot be pickled
+        logger.warning("%s cannot be hashed (%s); what it makes is made again by every run", plain_name(found), err)
+        return uuid.uuid4().hex
 
 
 def require_consent(name: str, *, is_allowed: bool, key: str) -> None:
@@ -79,7 +127,7 @@ def require_consent(name: str, *, is_allowed: bool, key: str) -> None:
     Raises:
         RecipeError: It is not allowed; names what would run.
     """
-    if not is_allowed and name not in _in_memory:
+    if not may_run(name, is_allowed=is_allowed):
         path, _, attribute = name.partition(":")
         raise RecipeError(
             f"{name} is code: the module {path} would be imported, which runs it, and {attribute} called",
@@ -88,13 +136,25 @@ def require_consent(name: str, *, is_allowed: bool, key: str) -> None:
         )
 
 
-def fingerprint_of_code(name: str) -> str:
-    """Of the file that holds the code, so that a change of it is a change of what it makes."""
+def fingerprint_of_code(name: str, group: str = "") -> str:
+    """Of the file that holds the code, or of its content in memory, so that a change of it is a change of what it makes.
+
+    Args:
+        name: Of code, or of what an installed package brings for `group`.
+    """
+    if not is_code(name):
+        return _of_file(brought(group)[name].load())
     found = find_code(name)
+    if is_in_memory(name):
+        return name  # which holds a hash of the content
+    return _of_file(found)
+
+
+def _of_file(found: Any) -> str:
     try:
         text = Path(inspect.getfile(found)).read_bytes()
-    except (TypeError, OSError):  # written in a console
-        text = repr(getattr(getattr(found, "__code__", found), "co_code", name)).encode()
+    except (TypeError, OSError):  # no file holds it
+        return _content_of(found)
     return hashlib.blake2b(text, digest_size=16).hexdigest()
 
 

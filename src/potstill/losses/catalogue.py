@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import importlib
 import inspect
 import re
@@ -104,6 +105,7 @@ LOSSES: dict[str, str] = {name: place for group in GROUPS.values() for name, pla
 
 
 OWN = "potstill.losses.own"
+LOSS, MODULE = "potstill.losses.contract:Loss", "torch.nn:Module"
 GROUP = "potstill.losses"  # entry points of packages that bring losses
 OF_DEFAULT = ("kl", "ce")  # of the default method, on classes
 OF_TERMS = ("weight", "as")  # what a term says of a loss besides the loss's own options
@@ -131,6 +133,8 @@ def find(name: str) -> type[Loss]:
     found = _own(name)
     if isinstance(found, type):
         return found
+    if isinstance(found, at(LOSS)):
+        return type(found)
     function_loss: type[Loss] = at(f"{OWN}:FunctionLoss")
     return function_loss
 
@@ -155,6 +159,8 @@ def function(name: str) -> Callable[..., Tensor]:
 def defaults(name: str) -> dict[str, Any]:
     """The options of a loss and their defaults."""
     made = find(name) if name in LOSSES else _own(name)
+    if isinstance(made, at(LOSS)):
+        return {}
     if not isinstance(made, type):
         own: dict[str, Any] = at(f"{OWN}:options_of")(made)
         return own
@@ -188,6 +194,10 @@ def build(name: str, **options: Any) -> Loss:
     made = find(name) if name in LOSSES else _own(name)
     if isinstance(made, type):
         return made(**options)  # type: ignore[no-any-return]
+    if isinstance(made, at(MODULE)):  # in memory: each one built learns by itself
+        made = copy.deepcopy(made)
+        if isinstance(made, at(LOSS)):
+            return made  # type: ignore[no-any-return]
     made_of_function: Loss = at(f"{OWN}:FunctionLoss")(made, **(defaults(name) | options))
     return made_of_function
 

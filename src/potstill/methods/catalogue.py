@@ -250,7 +250,7 @@ def overview() -> list[dict[str, str]]:
     """One row per method: its group, its name, and what it does; no library of models is imported for it."""
     return [
         {"group": group, "name": name, "about": _documented(name)[0]} for group, methods in GROUPS.items() for name in methods
-    ]
+    ] + [{"group": "of installed packages", "name": name, "about": point.value} for name, point in brought(GROUP).items()]
 
 
 def describe(name: str) -> dict[str, Any]:

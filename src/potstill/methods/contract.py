@@ -103,12 +103,14 @@ class TermSpec:
     Args:
         weight: A number or a schedule as a recipe writes it.
         temperature: Likewise; None leaves the loss's own.
+        label: What it is logged as; None for its name.
     """
 
     name: str
     weight: Any = 1.0
     temperature: Any = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    label: str | None = None
 
     def pairs_blocks(self) -> bool:
         """Whether it compares blocks by number, which `layers` may choose, and not values that it names itself."""
@@ -116,8 +118,9 @@ class TermSpec:
 
     def as_loss(self) -> dict[str, Any]:
         """The mapping that `DistillationTrainer` and a recipe take."""
-        heat = {} if self.temperature is None else {"temperature": self.temperature}
-        return {"name": self.name, "weight": self.weight, **heat, **self.options}
+        others = {"temperature": self.temperature, "as": self.label}
+        given = {key: value for key, value in others.items() if value is not None}
+        return {"name": self.name, "weight": self.weight, **given, **self.options}
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -10,7 +11,8 @@ from typing import Any
 from potstill.contracts.task import Task
 from potstill.errors import NeedsError, PotstillError, RecipeError, raise_faults
 from potstill.exports.catalogue import check_ways
-from potstill.ground.code import is_code, require_consent
+from potstill.ground.code import brought, fingerprint_of_code, is_code, require_consent
+from potstill.losses import catalogue
 from potstill.losses.per_task import check as check_loss_of_tasks
 from potstill.methods import catalogue as methods
 from potstill.methods.contract import MethodOptions, ModelFacts, Phase, facts_of
@@ -71,11 +73,27 @@ def check_recipe(recipe: Recipe) -> None:
 
 def code_of(recipe: Recipe) -> tuple[str, ...]:
     """Code of the user's own that the method and the losses name, each once."""
+    return tuple(dict.fromkeys(name for name in (recipe.distill.method, *_losses_of(recipe)) if is_code(name)))
+
+
+def fingerprints_of_code(recipe: Recipe) -> tuple[str, ...]:
+    """Of all code by which a student learns that is not Potstill's own: methods, their losses, and losses of the recipe."""
+    method, losses = recipe.distill.method, _losses_of(recipe)
+    is_own = is_code(method) or method in brought(methods.GROUP)
+    own = [(method, methods.GROUP)] if is_own else []
+    if is_own and not losses:
+        with contextlib.suppress(NeedsError):  # it plans for no model of the examples
+            losses = [term.name for phase in methods.example_phases(method) for term in phase.terms]
+    own += [(name, catalogue.GROUP) for name in losses if is_code(name) or name in brought(catalogue.GROUP)]
+    return tuple(fingerprint_of_code(name, group) for name, group in dict.fromkeys(own))
+
+
+def _losses_of(recipe: Recipe) -> list[str]:
+    """What the recipe's losses are called."""
     losses = recipe.distill.losses
     entries = list(losses.values()) if isinstance(losses, dict) else losses or []
     keys = ("name", "type")
-    named = [next((entry[key] for key in keys if key in entry), "") if isinstance(entry, Mapping) else entry for entry in entries]
-    return tuple(dict.fromkeys(name for name in (recipe.distill.method, *named) if is_code(name)))
+    return [next((entry[key] for key in keys if key in entry), "") if isinstance(entry, Mapping) else entry for entry in entries]
 
 
 def check_reporting(recipe: Recipe) -> None:

@@ -213,7 +213,7 @@ class Learning:
             task=self.rows.task,
             settings=self.settings(phase, max_steps=max_steps, is_taught=is_taught),
             on_progress=progress(self.observer),
-            callbacks=self.options.reporting.of_phase(_told_as(phase, is_taught=is_taught)),
+            callbacks=self.options.reporting.of_phase(_shown_as(phase, is_taught=is_taught)),
         )
         note = rounding_note(outcome.precision)
         if note:
@@ -233,8 +233,8 @@ class Learning:
         return f"{who}:{found} {counted(outcome.steps, 'step')} in {outcome.seconds:.0f} s{_peers_line(name, outcome)}"
 
 
-def _told_as(phase: Phase, *, is_taught: bool) -> str:
-    """The name of a phase among those that trackers are told of."""
+def _shown_as(phase: Phase, *, is_taught: bool) -> str:
+    """The name of a phase as trackers show it."""
     if not is_taught:
         return f"baseline: {phase.name}"
     return phase.name if phase.learner == "student" else f"{phase.learner}: {phase.name}"

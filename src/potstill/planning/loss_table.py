@@ -94,11 +94,11 @@ def _term(entry: Any, student: ModelFacts, teacher: ModelFacts, layers: Any) -> 
         raise RecipeError(
             f"distill.losses holds {entry!r}", "a name, or a mapping with the key name", "for example {name: kl, weight: 0.7}"
         )
-    options = {key: value for key, value in entry.items() if key not in ("name", "weight", "temperature")}
+    options = {key: value for key, value in entry.items() if key not in ("name", "weight", "temperature", "as")}
     wanted = options.get("layers", layers)
     if _takes_layers(entry["name"]):
         options["layers"] = wanted if _are_needs(wanted) else pair_layers(wanted, student, teacher)
-    term = TermSpec(entry["name"], entry.get("weight", 1.0), entry.get("temperature"), options)
+    term = TermSpec(entry["name"], entry.get("weight", 1.0), entry.get("temperature"), options, entry.get("as"))
     return _routed(term, student, teacher) if "layers" in options and wanted == DYNAMIC else term
 
 

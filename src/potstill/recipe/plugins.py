@@ -7,7 +7,7 @@ from typing import Any
 
 from potstill.contracts.options import Options
 from potstill.errors import PotstillError, RecipeError
-from potstill.ground.code import is_code
+from potstill.ground.code import is_code, may_run
 from potstill.ground.tables import at, nearest, resolve
 from potstill.recipe.faults import read_options, unknown_key
 
@@ -57,7 +57,7 @@ def with_own_options(merged: dict[str, Any], faults: list[PotstillError]) -> dic
     if not isinstance(distill, Mapping) or not all(isinstance(distill.get(key, {}), Mapping) for key in ("options", *EARLIER)):
         return merged
     method = distill.get("method", "auto")
-    if not at(IS_METHOD)(method) or (is_code(method) and not merged.get("trust_code")):
+    if not at(IS_METHOD)(method) or (is_code(method) and not may_run(method, is_allowed=bool(merged.get("trust_code")))):
         return merged  # the check of the recipe names the nearest method, or asks for consent
     options_of = at(OPTIONS_OF)
     given = dict(distill.get("options", {}))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +65,7 @@ def push_to_hub(
     Args:
         output: The output folder.
         repo_id: ``owner/name``; made where it does not exist.
-        private: Whether a new repository is.
+        private: Whether a new repository is; else as is usual for its owner.
         token: Of the hub; None for the one that this machine is logged in with.
 
     Returns:
@@ -76,26 +75,28 @@ def push_to_hub(
         OutputError: No finished run, or the hub refuses.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
     api: Any = HfApi(token=token)
     with tempfile.TemporaryDirectory(prefix="potstill-push-") as place:
         repository(Path(output), Path(place), repo_id)
         try:
-            api.create_repo(repo_id, private=private, exist_ok=True)
+            api.create_repo(repo_id, private=private or None, exist_ok=True)  # None: as its owner decides
             found: Any = api.upload_folder(
                 repo_id=repo_id, folder_path=place, commit_message=message or "Student, exports and card of a Potstill run"
             )
-        except (HfHubHTTPError, OSError, ValueError) as err:
+        except Exception as err:  # of the client, and of the library below that connects
             raise OutputError(
-                f"{repo_id} could not be pushed ({first_line(err)[:200]})",
-                "a repository that you may write to",
-                "log in with hf auth login, or pass a token with write access",
+                f"{repo_id} could not be pushed ({first_line(err)[:200]})", "a repository that you may write to", _remedy(err)
             ) from err
-    return str(_address(found))
+    return str(found.commit_url)
 
 
-def _address(commit: Any) -> Any:
-    if isinstance(commit, Mapping):
-        return commit.get("commit_url", commit)
-    return getattr(commit, "commit_url", commit)
+def _remedy(err: Exception) -> str:
+    """What to do where the hub refuses, the name is none, or nothing answers."""
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    if isinstance(err, HfHubHTTPError):
+        return "log in with hf auth login, or pass a token with write access"
+    if isinstance(err, HFValidationError):
+        return "name it owner/name, of letters, digits, -, _ and ."
+    return "check the connection, HF_HUB_OFFLINE and HF_ENDPOINT, and push again: what was trained is kept"

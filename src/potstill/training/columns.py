@@ -9,14 +9,57 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import default_data_collator
 
 from potstill.data.collate import NOT_INPUTS
+from potstill.errors import PotstillError, TrainingError, first_line
 from potstill.models.inputs import InputNames
 from potstill.training.id_ranges import models_of
 from potstill.training.terms import Term
 
 LABELS = ("label", "labels", "label_ids")
 OF_TEACHER = "teacher_"
+
+
+class ExplainedCollator:
+    """A collator whose failures say what to do about them.
+
+    Args:
+        collator: Makes the batch.
+    """
+
+    def __init__(self, collator: Callable[[list[Any]], Any]) -> None:
+        self.collator = collator
+
+    def __call__(self, rows: list[Any]) -> Any:
+        """The batch of rows.
+
+        Raises:
+            TrainingError: The rows cannot be made into one.
+        """
+        try:
+            return self.collator(rows)
+        except PotstillError:
+            raise
+        except (ValueError, TypeError, KeyError) as err:
+            accepted, todo = self._remedy(rows)
+            raise TrainingError(f"rows cannot be made into a batch: {first_line(err)}", accepted, todo) from err
+
+    def _remedy(self, rows: list[Any]) -> tuple[str, str]:
+        first = rows[0] if rows and isinstance(rows[0], Mapping) else {}
+        texts = [name for name, value in first.items() if isinstance(value, str)]
+        if label := next((name for name in texts if name in LABELS), None):
+            return "labels that are numbers", f"number them: dataset.class_encode_column({label!r})"
+        if texts and not {"input_ids", "pixel_values"} & first.keys():
+            return (
+                "rows of numbers",
+                f"tokenize them: dataset.map(lambda row: tokenizer(row[{texts[0]!r}], truncation=True))",
+            )
+        if texts:
+            return "columns of numbers", f"leave out {', '.join(texts)}: dataset.remove_columns({texts})"
+        if self.collator is default_data_collator:
+            return "rows of one length, or a tokenizer that pads them", "pass processing_class=tokenizer"
+        return "rows that the data_collator can join", "look at dataset[0], or pass a data_collator of your own"
 
 
 class KnownColumns:

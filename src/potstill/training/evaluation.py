@@ -18,7 +18,7 @@ from transformers.trainer_utils import EvalPrediction
 from potstill.answers.units import FLOOR, pooled
 from potstill.answers.units import joined as joined_batches
 from potstill.contracts.signal import TeacherSignal
-from potstill.errors import CacheError
+from potstill.errors import CacheError, TrainingError
 from potstill.knowledge.responses.dense import DenseLogits
 from potstill.losses.contract import IGNORED_LABEL, StudentView
 from potstill.losses.response import logit_mask
@@ -34,10 +34,12 @@ class Wanted(NamedTuple):
     Args:
         main_input: Name of the batch's main input.
         include: "inputs" for that input, "loss" for the objective of each row's batch.
+        prepare: From the logits and labels of a batch to what is measured in place of the logits.
     """
 
     main_input: str = ""
     include: tuple[str, ...] = ()
+    prepare: Callable[[Tensor, Any], Tensor] | None = None
 
 
 Fetch = Callable[[Mapping[str, Any], tuple[str, ...]], TeacherSignal | None]
@@ -69,8 +71,9 @@ class Predictions:
         sums: Per term the sum of the loss.
         counts: Per term the units of the sum; 0 where the term could not be computed.
         mask: [N, U], true on the units that count; None where a row is one unit.
-        inputs: [N, ...] the main input, −100 where a row is shorter; None where nobody asked.
-        losses: [N] the objective of the batch that the row was in; None where nobody asked.
+        inputs: [N, ...] the main input, −100 where a row is shorter; None where they were not asked for.
+        losses: [N] the objective of the batch that the row was in; None where it was not asked for.
+        prepared: [N, ...] what was made of the logits to be measured; None where they are measured themselves.
     """
 
     logits: Any
@@ -82,6 +85,12 @@ class Predictions:
     mask: np.ndarray | None = None
     inputs: np.ndarray | None = None
     losses: np.ndarray | None = None
+    prepared: np.ndarray | None = None
+
+    @property
+    def predictions(self) -> Any:
+        """What `compute_metrics` is given: logits, or what was made of them."""
+        return self.logits if self.prepared is None else self.prepared
 
     def counted(self, *logits: Any) -> list[np.ndarray]:
         """Each of `logits` as one row for each unit that counts [M, C]; unchanged where a row is one unit."""
@@ -106,7 +115,7 @@ def predict(
     wanted: Wanted | None = None,
 ) -> Predictions:
     """Run the student, and the teacher where it knows the rows, over every batch."""
-    logits, labels, teacher, masks, inputs, losses = [], [], [], [], [], []
+    logits, labels, teacher, masks, inputs, losses, prepared = [], [], [], [], [], [], []
     include = () if wanted is None else wanted.include
     sums, counts = torch.zeros(len(objective.terms), dtype=torch.float64), torch.zeros(len(objective.terms), dtype=torch.float64)
     for number, batch in enumerate(map(placed, loader)):
@@ -117,6 +126,8 @@ def predict(
             sums[position] += total
             counts[position] += count
         logits.append(view.logits.float().cpu().numpy())
+        if wanted is not None and wanted.prepare is not None:
+            prepared.append(_prepared(wanted.prepare, view.logits, batch.get("labels")))
         mask = logit_mask(view)
         if mask is not None:
             masks.append(mask.bool().cpu().numpy())
@@ -141,7 +152,7 @@ def predict(
         else np.asarray([row for batch in batches for row in batch], dtype=np.int64)
     )
     found = joined, _join(labels, IGNORED_LABEL), _join(teacher), positions, sums.numpy(), counts.numpy()
-    return Predictions(*found, _join(masks, False), _join(inputs, IGNORED_LABEL), _join(losses))
+    return Predictions(*found, _join(masks, False), _join(inputs, IGNORED_LABEL), _join(losses), _join(prepared, IGNORED_LABEL))
 
 
 def gathered(found: Predictions, num_ranks: int) -> Predictions:
@@ -170,6 +181,7 @@ def gathered(found: Predictions, num_ranks: int) -> Predictions:
         joined("mask", False),
         joined("inputs", IGNORED_LABEL),
         joined("losses"),
+        joined("prepared", IGNORED_LABEL),
     )
 
 
@@ -212,7 +224,7 @@ def figures(
     if found.teacher_logits is not None:
         metrics |= closeness(*found.counted(found.logits, found.teacher_logits))
     if compute_metrics is not None and found.labels is not None:
-        logits, labels = (found.logits, found.labels) if groups is None else found.of_texts(groups)
+        logits, labels = (found.predictions, found.labels) if groups is None else found.of_texts(groups)
         metrics |= compute_metrics(EvalPrediction(predictions=logits, label_ids=labels, inputs=found.inputs, losses=found.losses))
     return metrics if selection is None else {**metrics, "selection": selection(metrics)}
 
@@ -249,6 +261,20 @@ def _terms(
         value = term.loss(view, signal, batch)
         values.append((float(value.sum), float(value.count)))
     return values
+
+
+def _prepared(prepare: Callable[[Tensor, Any], Tensor], logits: Tensor, labels: Tensor | None) -> np.ndarray:
+    """What `preprocess_logits_for_metrics` keeps of a batch."""
+    kept = prepare(logits, labels)
+    if not isinstance(kept, Tensor) or kept.dim() == 0 or len(kept) != len(logits):
+        shape = list(kept.shape) if isinstance(kept, Tensor) else type(kept).__name__
+        raise TrainingError(
+            f"preprocess_logits_for_metrics returned {shape} for a batch of {len(logits)} rows",
+            "one tensor with an entry for each row",
+            "return for example logits.argmax(-1)",
+        )
+    kept = kept.detach()
+    return (kept.float() if kept.is_floating_point() else kept).cpu().numpy()
 
 
 def _join(parts: list[np.ndarray], fill: float = FLOOR) -> Any:

@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from potstill.data.bucketing import BucketBatchSampler
+from potstill.errors import TrainingError
 from potstill.training.companions.contract import Companion
 from potstill.training.row_memory import RowMemory
 
@@ -168,7 +169,7 @@ def training_loader(
     companions: Sequence[Companion] = (),
 ) -> DataLoader[Any]:
     """Batches for training: of like length where the data set knows its `lengths`, else shuffled; or as a plan chooses them."""
-    lengths, seed = getattr(dataset, "lengths", None), args.seed if args.data_seed is None else args.data_seed
+    lengths, seed = _lengths_of(dataset, args), args.seed if args.data_seed is None else args.data_seed
     drop_last = args.dataloader_drop_last
     batches: Any
     if memory is not None and memory.plan.chooses_rows:
@@ -181,6 +182,23 @@ def training_loader(
     for companion in companions:
         batches = companion.batches(batches, dataset, seed)
     return _loader(dataset, RankBatches(batches, rank=args.process_index, num_ranks=args.world_size), collator, args)
+
+
+def _lengths_of(dataset: Any, args: Any) -> Sequence[int] | None:
+    """The lengths of rows that are batched by them: where the data set knows them, or the arguments ask for it."""
+    known: Sequence[int] | None = getattr(dataset, "lengths", None)
+    if known is not None or args.train_sampling_strategy != "group_by_length":
+        return known
+    column = args.length_column_name
+    if column in getattr(dataset, "column_names", ()):
+        return list(dataset[column])
+    if len(dataset) and "input_ids" not in dataset[0]:
+        raise TrainingError(
+            f"train_sampling_strategy is group_by_length, and the rows have neither input_ids nor the column {column!r}",
+            "rows whose lengths are known",
+            f"add the column {column}, or leave train_sampling_strategy out",
+        )
+    return [len(dataset[index]["input_ids"]) for index in range(len(dataset))]
 
 
 def _total_batches(num_rows: int, batch_size: int, args: Any) -> float:
@@ -213,5 +231,7 @@ def _loader(dataset: Any, batches: Sampler[list[int]], collator: Any, args: Any)
         pin_memory=args.dataloader_pin_memory and args.device.type != "cpu",
         persistent_workers=args.dataloader_persistent_workers and workers > 0,
         prefetch_factor=args.dataloader_prefetch_factor if workers > 0 else None,
+        multiprocessing_context=args.dataloader_multiprocessing_context if workers > 0 else None,
+        in_order=args.dataloader_in_order,
         generator=torch.Generator().manual_seed(args.seed),
     )

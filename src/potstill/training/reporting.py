@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from transformers import TrainerCallback
+from transformers.integrations.integration_utils import MLflowCallback, WandbCallback
 
 from potstill.errors import MissingExtra, PotstillError, RecipeError
 from potstill.ground.code import find_code
@@ -27,11 +29,54 @@ class Tracker(NamedTuple):
     package: str
 
 
+class WandbRun(WandbCallback):
+    """Weights & Biases with a run for each phase, where the user has not begun one."""
+
+    _is_own = False
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Begins the run."""
+        self._is_own = self._wandb.run is None
+        super().on_train_begin(args, state, control, model=model, **kwargs)
+
+    def on_train_end(
+        self, args: Any, state: Any, control: Any, model: Any = None, processing_class: Any = None, **kwargs: Any
+    ) -> None:
+        """Ends the run, so that the next phase does not go on in it from step 0."""
+        super().on_train_end(args, state, control, model=model, processing_class=processing_class, **kwargs)
+        if self._is_own and state.is_world_process_zero:
+            self._wandb.finish()
+
+
+class MlflowRun(MLflowCallback):
+    """MLflow with names that it can keep: its files hold ``loss`` or ``loss/kl``, not both."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, model: Any = None, **kwargs: Any) -> None:
+        """Logs ``loss/kl`` as ``loss_kl``."""
+        super().on_log(args, state, control, {name.replace("/", "_"): value for name, value in logs.items()}, model, **kwargs)
+
+
+class RunName(TrainerCallback):
+    """Names the run of the trackers that follow it.
+
+    Args:
+        name: Of the run; the time is added.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Sets the name before the trackers read it."""
+        args.run_name = f"{self.name}, {datetime.now():%Y-%m-%d %H:%M:%S}"
+
+
 INTEGRATIONS = "transformers.integrations.integration_utils"
+HERE = "potstill.training.reporting"
 TRACKERS = {
     "tensorboard": Tracker(f"{INTEGRATIONS}:TensorBoardCallback", "tensorboard"),
-    "wandb": Tracker(f"{INTEGRATIONS}:WandbCallback", "wandb"),
-    "mlflow": Tracker(f"{INTEGRATIONS}:MLflowCallback", "mlflow"),
+    "wandb": Tracker(f"{HERE}:WandbRun", "wandb"),
+    "mlflow": Tracker(f"{HERE}:MlflowRun", "mlflow"),
     "trackio": Tracker(f"{INTEGRATIONS}:TrackioCallback", "trackio"),
 }
 OF_FILES = "tensorboard"  # writes into a folder
@@ -39,7 +84,7 @@ OF_FILES = "tensorboard"  # writes into a folder
 
 @dataclass(frozen=True)
 class Reporting:
-    """What is told to whom while a run trains; none of it changes what is trained.
+    """Who follows a run while it trains; none of it changes what is trained.
 
     Args:
         trackers: Names in `TRACKERS`.
@@ -62,6 +107,7 @@ class Reporting:
         """
         check_trackers(self.trackers)
         return [
+            *([RunName(f"{self.folder.parent.name}: {name}")] if self.trackers else []),
             *(self._tracker(tracker, name) for tracker in self.trackers),
             *(_callback(code) for code in self.code),
             *self.callbacks,

@@ -6,9 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from potstill.errors import RecipeError
-from potstill.ground.code import remember
+from potstill.ground.code import plain_name, remember
 from potstill.losses.contract import Loss
+from potstill.losses.own import FunctionLoss
 from potstill.training.schedules import Constant, PerSample, Schedule, is_schedule, parse_temperature, parse_weight
 
 
@@ -72,10 +75,12 @@ def _read(entry: Any) -> Term:
         return entry
     if isinstance(entry, Loss):
         return Term(_name_of(entry), entry)
+    if isinstance(entry, torch.nn.Module):
+        return Term(plain_name(entry), FunctionLoss(entry))
     if isinstance(entry, str) or callable(entry):
         entry = {"name": entry}
     if isinstance(entry, Mapping) and callable(entry.get("name")):
-        entry = {**entry, "name": remember(entry["name"])}
+        entry = {"as": plain_name(entry["name"]), **entry, "name": remember(entry["name"])}
     if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str):
         raise RecipeError(
             f"a loss is {entry!r}",

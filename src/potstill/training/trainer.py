@@ -22,7 +22,7 @@ from potstill.tasks import answers_of
 from potstill.training import balance as balancing
 from potstill.training import checkpoints, evaluation, id_ranges, preparation
 from potstill.training import trainer_arguments as given
-from potstill.training.columns import KnownColumns
+from potstill.training.columns import ExplainedCollator, KnownColumns
 from potstill.training.companions.contract import Companion
 from potstill.training.companions.peers import Peers
 from potstill.training.objective import NonFiniteLoss, Objective
@@ -53,6 +53,7 @@ class DistillationTrainer(ObjectiveTrainer):
         data_collator: Returns tensors by name, with ``labels`` and ``row_id`` where there are any.
         processing_class: Tokenizer or image processor, saved with the student.
         compute_metrics: From an `EvalPrediction` to metrics by name.
+        preprocess_logits_for_metrics: From the logits and labels of a batch to what is kept of it for `compute_metrics`.
         average_decay: Evaluate and save the exponential moving average of the weights; None for the weights themselves.
         learning_rate_multiples: Pattern of parameter names (``"classifier.*"``, ``"_distill.*"``) → factor of the learning rate.
         selection: From the metrics of an evaluation to the figure that the best model has most of, logged as ``eval_selection``.
@@ -85,6 +86,7 @@ class DistillationTrainer(ObjectiveTrainer):
         data_collator: Callable[[list[Any]], dict[str, Any]] | None = None,
         processing_class: Any = None,
         compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
+        preprocess_logits_for_metrics: Callable[[Tensor, Any], Tensor] | None = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
         average_decay: float | None = None,
@@ -99,6 +101,7 @@ class DistillationTrainer(ObjectiveTrainer):
         answers: Answers | None = None,
     ) -> None:
         given.refuse_no_model(model)
+        given.refuse_other_types(args, teacher)
         removes_columns = args is None or args.remove_unused_columns
         args = given.own_arguments(args)
         given.refuse_one_model(model, teacher)
@@ -114,6 +117,7 @@ class DistillationTrainer(ObjectiveTrainer):
                 eval_dataset=eval_dataset,
                 processing_class=processing_class,
                 compute_metrics=compute_metrics,
+                preprocess_logits_for_metrics=preprocess_logits_for_metrics,
                 callbacks=callbacks,
                 optimizers=optimizers,
             )
@@ -123,7 +127,8 @@ class DistillationTrainer(ObjectiveTrainer):
         self.objective = Objective(read_terms(losses), args.device)
         self._compute: Any = self.objective
         self.source = given.as_source(teacher, args.device, self.answers)
-        training_collator = training_collator or self.data_collator
+        training_collator = ExplainedCollator(training_collator or self.data_collator)
+        self.data_collator = ExplainedCollator(self.data_collator)
         if removes_columns:
             known = self.model, self.source, self.objective.terms
             self.data_collator = KnownColumns(self.data_collator, *known)
@@ -307,7 +312,7 @@ class DistillationTrainer(ObjectiveTrainer):
             only_loss = self.args.prediction_loss_only if prediction_loss_only is None else prediction_loss_only
             found, metrics = self._measured(dataloader, only_loss=only_loss)
         named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
-        return EvalLoopOutput(found.logits, found.labels, named, len(found.positions))
+        return EvalLoopOutput(found.predictions, found.labels, named, len(found.positions))
 
     def _measured(self, dataloader: DataLoader[Any], *, only_loss: bool) -> tuple[evaluation.Predictions, dict[str, float]]:
         """The answers and figures of the student; of the best network where there are more, with the figures of each."""
@@ -317,7 +322,8 @@ class DistillationTrainer(ObjectiveTrainer):
         found, metrics, groups = [], [], getattr(dataloader.dataset, "groups", None)
         for network in (None, *self._networks()):
             view = partial(self._prepared_reader().view, network=network)
-            wanted = evaluation.Wanted(getattr(self.model, "main_input_name", "input_ids"), tuple(self.args.include_for_metrics))
+            main = getattr(self.model, "main_input_name", "input_ids")
+            wanted = evaluation.Wanted(main, tuple(self.args.include_for_metrics), self.preprocess_logits_for_metrics)
             one = evaluation.predict(dataloader, self._prepare_inputs, view, self.objective, fetch, memory, self._tick, wanted)
             found.append(evaluation.gathered(one, self.args.world_size))
             compute = None if only_loss else self.compute_metrics

@@ -39,6 +39,24 @@ def refuse_no_model(student: Any) -> None:
         )
 
 
+def refuse_other_types(args: Any, teacher: Any) -> None:
+    """Arguments and teachers of types that nothing can be made of."""
+    if args is not None and not isinstance(args, TrainingArguments):
+        raise TrainingError(
+            f"args is {type(args).__name__}",
+            "transformers.TrainingArguments",
+            "pass args=TrainingArguments(output_dir=..., num_train_epochs=...)",
+        )
+    for one in (teacher or [None]) if isinstance(teacher, list | tuple) else [teacher]:
+        is_none = one is None and teacher is None
+        if not (is_none or isinstance(one, (nn.Module, Companion)) or hasattr(one, "signal")):
+            raise TrainingError(
+                f"the teacher is {one!r}" if isinstance(one, str) else f"the teacher is {type(one).__name__}, and no model",
+                "a model in memory, a list of models, a source of knowledge, or None for losses that read labels alone",
+                "pass teacher=AutoModelForSequenceClassification.from_pretrained(...)",
+            )
+
+
 def refuse_one_model(student: nn.Module, teacher: Any) -> None:
     theirs = teacher if isinstance(teacher, nn.Module) else getattr(teacher, "model", None)
     if not isinstance(theirs, nn.Module):
@@ -101,12 +119,9 @@ def own_arguments(args: TrainingArguments | None) -> TrainingArguments:
 
 def _refuse_ignored(args: TrainingArguments) -> None:
     """Settings of transformers that would be passed over here without a word."""
-    if args.batch_eval_metrics:
-        raise TrainingError(
-            "batch_eval_metrics is set, and answers are measured over all rows at once",
-            "compute_metrics of all rows",
-            "leave batch_eval_metrics out",
-        )
+    for name, (is_set, accepted, todo) in _ignored(args).items():
+        if is_set:
+            raise TrainingError(f"{name} is set, and has no effect in a DistillationTrainer", accepted, todo)
     if args.label_names is not None and list(args.label_names) != ["labels"]:
         raise TrainingError(
             f"label_names is {args.label_names}, and the losses read the column labels",
@@ -116,6 +131,24 @@ def _refuse_ignored(args: TrainingArguments) -> None:
     others = [name for name in args.include_for_metrics if name not in ("inputs", "loss")]
     if others:
         raise TrainingError(f"include_for_metrics holds {others[0]!r}", "inputs and loss", "take these alone")
+
+
+def _ignored(args: TrainingArguments) -> dict[str, tuple[bool, str, str]]:
+    """Setting → whether it is set, what is done, and what to write."""
+    full = "evaluation in the type that is trained in"
+    split: bool = getattr(args.accelerator_config, "split_batches", False)
+    return {
+        "batch_eval_metrics": (args.batch_eval_metrics, "compute_metrics of all rows", "leave batch_eval_metrics out"),
+        "eval_do_concat_batches=False": (not args.eval_do_concat_batches, "compute_metrics of all rows", "leave it out"),
+        "fp16_full_eval": (args.fp16_full_eval, full, "leave it out, or set fp16=True for training and evaluation"),
+        "bf16_full_eval": (args.bf16_full_eval, full, "leave it out, or set bf16=True for training and evaluation"),
+        "accelerator_config.split_batches": (split, "batches of per_device_train_batch_size on each rank", "leave it out"),
+        f"train_sampling_strategy={args.train_sampling_strategy!r}": (
+            args.train_sampling_strategy not in ("random", "group_by_length"),
+            "random and group_by_length",
+            "for rows in their own order pass train_dataset.to_iterable_dataset()",
+        ),
+    }
 
 
 @contextlib.contextmanager
