@@ -100,8 +100,8 @@ def functional_page() -> str:
     lines = [
         "# Pure functions of losses",
         "",
-        "`from potstill.losses import functional`: each loss of the catalogue as a function of tensors, without state. Written by",
-        "`python docs/generate.py` from the code; [Losses](losses.md) says when to use which.",
+        "`from potstill.losses import functional`: each loss of the catalogue as a function of tensors, without state.",
+        "Written by `python docs/generate.py` from the code; [Losses](losses.md) says when to use which.",
         "",
     ]
     for group, losses in GROUPS.items():

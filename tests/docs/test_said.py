@@ -1,4 +1,4 @@
-"""What the pages say exists: commands and flags, recipe keys, names to import, links, figures; and nothing of the place where they were written."""
+"""What the pages name exists: commands and flags, recipe keys, names to import, links, figures."""
 
 from __future__ import annotations
 
