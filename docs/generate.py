@@ -1,4 +1,4 @@
-"""Write the reference pages that follow from the code: docs/recipe.md and docs/metrics.md.
+"""Write the reference pages that follow from the code: docs/recipe.md, docs/metrics.md and docs/functional.md.
 
 python docs/generate.py           # write them
 python docs/generate.py --check   # exit code 1 where they are out of date
@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from potstill.losses import functional
+from potstill.losses.catalogue import GROUPS, function
 from potstill.recipe import recipe_schema
 from potstill.recipe.plugins import methods_with_options
 from potstill.recipe.read import ALIASES, SHORTHANDS
@@ -21,7 +23,7 @@ HEAD = ("| key | accepts | default | meaning |", "|---|---|---|---|")
 
 def pages() -> dict[str, str]:
     """File name → content."""
-    return {"recipe.md": recipe_page(), "metrics.md": metrics_page()}
+    return {"recipe.md": recipe_page(), "metrics.md": metrics_page(), "functional.md": functional_page()}
 
 
 def recipe_page() -> str:
@@ -91,6 +93,30 @@ def metrics_page() -> str:
     for name, part in sorted(schema["$defs"].items()):
         lines += [f"## {name}", "", part.get("description", ""), "", *_table(schema, part["properties"], "", part), ""]
     return "\n".join(lines) + "\n"
+
+
+def functional_page() -> str:
+    """Every loss as a pure function, by group; the site fills in signatures and docstrings."""
+    lines = [
+        "# Pure functions of losses",
+        "",
+        "`from potstill.losses import functional`: each loss of the catalogue as a function of tensors, without state.",
+        "Written by `python docs/generate.py` from the code; [Losses](losses.md) says when to use which.",
+        "",
+    ]
+    for group, losses in GROUPS.items():
+        lines += [f"## {group.capitalize()}", ""]
+        for name in losses:
+            lines += [
+                f"::: {function(name).__module__}.{name}",
+                f"    options: {{heading: functional.{name}, heading_level: 3}}",
+                "",
+            ]
+    lines += ["## From hidden states", ""]
+    for name in functional.OF_HEADS:
+        place = f"{getattr(functional, name).__module__}.{name}"
+        lines += [f"::: {place}", f"    options: {{heading: functional.{name}, heading_level: 3}}", ""]
+    return "\n".join(lines)
 
 
 def _section(schema: dict[str, Any], value: dict[str, Any]) -> dict[str, Any] | None:

@@ -37,7 +37,8 @@ def review(label: str) -> str:
     return " and ".join(parts)
 
 
-rows = [(review(label), label if random.random() > 0.05 else "bad") for label in random.choices(["good", "bad"], k=900)]
+other = {"good": "bad", "bad": "good"}
+rows = [(review(label), label if random.random() > 0.05 else other[label]) for label in random.choices(["good", "bad"], k=900)]
 with (folder / "reviews.csv").open("w", newline="") as stream:
     csv.writer(stream).writerows([("text", "label"), *rows])
 

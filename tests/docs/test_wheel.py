@@ -16,6 +16,7 @@ SOURCE = ROOT / "src" / "potstill"
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_wheel_is_whole_and_runs(tmp_path: Path) -> None:
     copy = tmp_path / "source"
     copy.mkdir()
@@ -36,7 +37,7 @@ def test_the_wheel_is_whole_and_runs(tmp_path: Path) -> None:
 
     def run(*arguments: str) -> str:
         command = [sys.executable, "-m", "potstill", *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=empty, env=environment, timeout=250)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=empty, env=environment, timeout=600)
         assert done.returncode == 0, done.stderr[-2000:]
         return done.stdout
 
@@ -46,3 +47,5 @@ def test_the_wheel_is_whole_and_runs(tmp_path: Path) -> None:
     assert "tinybert" in run("methods")
     run("init", "text-classification")
     assert "teacher" in (empty / "recipe.yaml").read_text("utf-8")
+    run("demo", "-o", "out")
+    assert "<svg" in (empty / "out" / "report" / "index.html").read_text("utf-8")
