@@ -165,6 +165,11 @@ class TokenCache:
                 raise _damaged(self.folder, number)
 
     @property
+    def facts(self) -> dict[str, Any]:
+        """Figures of what is kept; see `write_token_cache`."""
+        return cache_facts(self.folder, self.scheme.name, len(self._shards))
+
+    @property
     def fingerprint(self) -> str:
         """Of the teacher."""
         return str(self.manifest["identity"]["teacher"])
