@@ -8,7 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import ResNetConfig, ResNetForImageClassification
+from torch import nn
+from transformers import PretrainedConfig, ResNetConfig, ResNetForImageClassification
 
 from exports.trained_model import accuracy, calibration, sentences
 from potstill.contracts.way import INT8, WAYS, Way
@@ -75,6 +76,65 @@ def test_fusing_changes_no_answer(trained, tmp_path):
         atol=1e-4,
         rtol=1e-4,
     )
+
+
+class Scaled(nn.Module):
+    """An encoder of one block whose attention divides its scores by a number of its own."""
+
+    def __init__(self, model_type, divisor):
+        super().__init__()
+        torch.manual_seed(0)
+        self.config = PretrainedConfig(num_labels=2, num_attention_heads=4, hidden_size=32)
+        self.config.model_type, self.divisor = model_type, divisor
+        self.table, self.first, self.second = nn.Embedding(400, 32), nn.LayerNorm(32), nn.LayerNorm(32)
+        self.query, self.key, self.value, self.out = (nn.Linear(32, 32) for _ in range(4))
+        self.head = nn.Linear(32, 2)
+        for matrix in (one for one in self.parameters() if one.dim() > 1):
+            nn.init.normal_(matrix, std=0.4)
+
+    def forward(self, input_ids, attention_mask):
+        mask = (1.0 - attention_mask[:, None, None, :].to(torch.float32)) * -10000.0
+        read = self.first(self.table(input_ids))
+        query, key, value = (
+            layer(read).view(*input_ids.shape, 4, 8).transpose(1, 2) for layer in (self.query, self.key, self.value)
+        )
+        weights = (query @ key.transpose(-1, -2) / self.divisor + mask).softmax(-1)
+        mixed = (weights @ value).transpose(1, 2).reshape(*input_ids.shape, 32)
+        return {"logits": self.head(self.second(read + self.out(mixed))[:, 0])}
+
+
+def scaled_file(folder, model_type, divisor):
+    examples = {name: torch.tensor(value) for name, value in plain_rows(2, 9, 0).items()}
+    path = folder / "model.onnx"
+    axes = {name: {0: "batch", 1: "tokens"} for name in examples}
+    export_onnx(Scaled(model_type, divisor).eval(), path, example_inputs=examples, dynamic_axes=axes)
+    return path
+
+
+def plain_rows(num_rows, tokens, seed):
+    return {name: value for name, value in sentences(num_rows, tokens, seed)[0].items() if name != "token_type_ids"}
+
+
+@pytest.mark.parametrize("model_type", ["a type of no family", "bert"])
+@pytest.mark.parametrize("way", ["fp32-fused", "dynamic", "dynamic-embeddings"])
+def test_a_fusion_that_would_change_the_answer_is_not_taken(way, model_type, tmp_path):
+    """Operators are recognised without their scale: √8 is that of the fused operator, 1.5 is another."""
+    rows = [plain_rows(4, tokens, seed=tokens) for tokens in (6, 9)]
+    rows[1]["attention_mask"][1, 4:] = 0
+    for divisor, is_fused in ((8**0.5, True), (1.5, False)):
+        source = scaled_file(tmp_path, model_type, divisor)
+        file = fuse(source, tmp_path / "fused.onnx", rows=rows)
+        attention = [node.op_type for node in onnx.load(str(file)).graph.node].count("Attention")
+        assert attention == int(is_fused)
+        made = way_named(way).make(source, tmp_path / "made.onnx", rows)
+        expected, found = (OnnxRunner(path, threads=1).run(rows[1])["logits"] for path in (source, made))
+        np.testing.assert_allclose(found, expected, atol=1e-4 if way == "fp32-fused" else 0.1 * np.abs(expected).max())
+
+
+def test_a_type_of_no_family_is_fused_only_where_rows_show_that_it_may_be(tmp_path):
+    source = scaled_file(tmp_path, "a type of no family", 8**0.5)
+    operators = [node.op_type for node in onnx.load(str(fuse(source, tmp_path / "fused.onnx"))).graph.node]
+    assert operators == [node.op_type for node in onnx.load(str(source)).graph.node]
 
 
 def test_only_the_token_that_the_head_reads_is_computed_behind_the_last_attention(trained, tmp_path):

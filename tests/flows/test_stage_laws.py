@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -200,46 +200,6 @@ def test_every_stage_of_a_run_declares_what_it_opens(small_bert: Path, reviews: 
             fewer = replace(stage, reads={name: slots for name, slots in stage.reads.items() if name != role})
             with pytest.raises(UndeclaredSlotError, match=f"opens '{role}'"):
                 stage.work(run._given(fewer), options_of(stage), tmp_path / "scratch", silent_observer())
-
-
-def test_laws_of_every_stage_of_a_run(small_bert: Path, reviews: Path, tmp_path: Path) -> None:
-    """One identity, one folder, done once, nothing under its name after a kill; each option counts or does not."""
-    flow = DistillFlow(make_recipe({**QUICK, "teacher_model": str(small_bert), "data": {"source": str(reviews), "augment": 1}}))
-    run, done = flow.start(tmp_path / "out", silent_observer()), set()
-    for stage in flow.stages:
-        check_identity(run, stage)
-        if not stage.is_needed(run._given(stage), options_of(stage)):
-            assert not run.perform(stage).is_needed
-            continue
-        with pytest.raises(KeyboardInterrupt):
-            run.perform(replace(stage, work=killed_half_way))
-        place = run.folder / stage.writes.folder
-        assert not place.exists(), f"{stage.name} left something half"
-        before = files_of(run.folder)
-        assert not run.perform(stage).skipped
-        new = {path for path in files_of(run.folder) - before if path.name != "README.md"}  # the card, which the report writes
-        assert new, stage.name
-        assert all(path.is_relative_to(place) for path in new), f"{stage.name} writes outside of its folder"
-        assert run.perform(stage).skipped
-        done.add(stage.name)
-    assert done >= {"data", "teach", "augment", "cache", "student", "baseline", "distill", "export", "evaluate", "report"}
-
-
-def killed_half_way(given: Given, options: Any, folder: Path, observer: Observer) -> Sequence[str]:
-    """Work that is stopped after it has written something."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "half.bin").write_bytes(b"half")
-    raise KeyboardInterrupt
-
-
-def check_identity(run: Run, stage: Stage) -> None:
-    """A stage's fingerprint is that of its options that count, its version and what it reads."""
-    mark, options = run.fingerprint_of(stage), options_of(stage)
-    assert run.fingerprint_of(stage) == mark
-    assert run.fingerprint_of(replace(stage, version=stage.version + 1)) != mark
-    for one in fields(options):
-        other = replace(stage, options=replace(options, **{one.name: "another value"}))
-        assert (run.fingerprint_of(other) != mark) is one.compare, f"{stage.name}: {one.name}"
 
 
 def options_of(stage: Stage) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,19 +13,33 @@ import torch
 from tiny_teacher import NUM_CLASSES, Rows, collate, make_bert
 from torch import Tensor
 
+import potstill
+from language.language_builders import VOCABULARY, tiny_decoder
 from potstill.contracts.signal import TeacherSignal
 from potstill.contracts.source import TeacherSource, require
 from potstill.data.collate import TASK_CLASSES
 from potstill.errors import CacheError, NeedsError
 from potstill.knowledge.cache import CachedTeacher, estimate, write_cache
 from potstill.knowledge.ensemble import EACH, EnsembleTeacher
+from potstill.knowledge.language import LanguageTeacher
 from potstill.knowledge.live import LiveTeacher
 from potstill.knowledge.noisy import NoisyTeacher
 from potstill.knowledge.per_task import PerTaskTeacher
 from potstill.knowledge.responses import RESPONSES, read_keep
 from potstill.knowledge.responses.dense import DenseLogits
 from potstill.knowledge.teachers import LayeredSource, RowsTeacher
+from potstill.knowledge.tokens.cache import Identity, TokenCache, write_token_cache
+from potstill.knowledge.tokens.schemes import Dense, Sampled, TopK
+from potstill.modalities.language.documents import Document, write_documents
+from potstill.modalities.language.packing import PackedRows, WindowCollator
+from potstill.models.decoder import Decoder
 from potstill.models.taps import TapReader
+from potstill.training.companions.average import SelfAverage
+from potstill.training.companions.peers import Peers
+from potstill.training.trainer import DistillationTrainer
+from training.small_models import Rows as SmallRows
+from training.small_models import arguments, encoder
+from training.small_models import collate as collate_small
 
 
 def check_source(source: TeacherSource, batch: Mapping[str, Any], *, gives: Collection[str], refuses: Collection[str]) -> None:
@@ -135,6 +151,76 @@ class Listed:
 
     def __getitems__(self, places: list[int]) -> list[Any]:
         return [self.rows[place] for place in places]
+
+
+@pytest.mark.parametrize("source", [Peers(2), Peers(3, mix="logits"), SelfAverage()])
+def test_what_learns_together_with_the_student(source: Any, tmp_path: Any) -> None:
+    given = {"peers": source} if isinstance(source, Peers) else {"teacher": source, "average_decay": 0.9}
+    run = DistillationTrainer(
+        encoder(seed=1),
+        arguments(tmp_path, max_steps=1),
+        losses=["kl", "ce"],
+        train_dataset=SmallRows(),
+        data_collator=collate_small,
+        **given,
+    )
+    run.prepare()
+    batch = collate_small([SmallRows()[index] for index in range(8)])
+    check_source(source, batch, gives=("logits",), refuses=("hidden:1", "head.in"))
+
+
+@pytest.fixture
+def windows(tmp_path: Any) -> Any:
+    """Documents of tokens, and all their windows as one batch."""
+    chance = np.random.default_rng(0)
+    made = []
+    for length in (30, 7, 21, 3, 12, 32, 2, 9, 25, 5, 31, 30):
+        learned = np.arange(length) > 0
+        made.append(Document(chance.integers(2, VOCABULARY, length), learned, length - 1))
+    documents = write_documents(made, tmp_path / "documents", {})
+    rows = PackedRows(documents, 32)
+    batch = WindowCollator(1)([rows[index] for index in range(len(rows))])
+    return documents, {**batch, "row_id": torch.arange(len(rows))}
+
+
+def test_a_teacher_of_tokens(windows: Any) -> None:
+    source = LanguageTeacher(Decoder(tiny_decoder()))
+    check_source(source, windows[1], gives=("head.in",), refuses=("hidden:1", "attention:1"))
+    assert source.can_provide("logits")
+    head = source.signal(windows[1], ("logits",)).head
+    assert head is not None
+    assert head.weight is source.decoder.layer.weight
+
+
+@pytest.mark.parametrize("scheme", [Sampled(20), TopK(8), Dense()])
+def test_kept_distributions_of_tokens(scheme: Any, windows: Any, tmp_path: Any) -> None:
+    documents, batch = windows
+    write_token_cache(
+        Decoder(tiny_decoder()),
+        documents,
+        tmp_path / "cache",
+        scheme=scheme,
+        identity=Identity("teacher", "tokenizer", "documents", VOCABULARY),
+        windows=lambda span: PackedRows(documents, 32, only=list(span)),
+        collator=WindowCollator(1),
+    )
+    check_source(TokenCache(tmp_path / "cache"), batch, gives=("logits",), refuses=("head.in", "hidden:1"))
+
+
+CHECKED = {
+    *(LiveTeacher, CachedTeacher, EnsembleTeacher, PerTaskTeacher, NoisyTeacher, LayeredSource, RowsTeacher),
+    *(Peers, SelfAverage, LanguageTeacher, TokenCache),
+}
+
+
+def test_every_source_there_is_keeps_the_laws_above() -> None:
+    """A class that gives signals and says what it can provide is a source, and belongs into `CHECKED` with a test of its own."""
+    members, found = {"fingerprint", "can_provide", "signal"}, set()
+    for file in Path(potstill.__file__).parent.rglob("*.py"):
+        for one in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(one, ast.ClassDef) and members <= {part.name for part in one.body if isinstance(part, ast.FunctionDef)}:
+                found.add(one.name)
+    assert found == {one.__name__ for one in CHECKED} | {"TeacherSource"}
 
 
 class Numbered:

@@ -126,6 +126,11 @@ def test_tasks_and_modalities(name: str, toys: None, tokenizer: Any, tmp_path: P
     check_task(tasks.build(name), rows, processor, model_of(name, len(held)), tmp_path, label_names=held)
 
 
+def test_every_modality_has_a_task() -> None:
+    """So that the laws above walk the whole table."""
+    assert {row.modality for row in tasks.TASKS.values()} == set(modalities.MODALITIES)
+
+
 def test_other_rows_and_answers_are_taught(toys: None, tmp_path: Path) -> None:
     torch.manual_seed(0)
     task = tasks.build("levels")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from potstill.knowledge.responses.dense import DenseLogits
 from potstill.losses import build as build_loss
 from potstill.losses.contract import StudentView
 from potstill.losses.functional import kl
+from potstill.recipe.model import DistillRecipe
 from potstill.training import balance
 from potstill.training.objective import BALANCE_KEY, Objective
 from potstill.training.schedules import PerSample, parse_temperature
@@ -22,7 +24,7 @@ from potstill.training.terms import Term, read_terms
 from potstill.training.trainer import DistillationTrainer
 
 THREE = [{"name": "kl", "weight": 0.7}, {"name": "ce", "weight": 0.3}, {"name": "hidden_mse", "weight": 100.0}]
-BALANCES = ["phases", "gradient_norm", "uncertainty"]
+BALANCES = list(balance.BALANCES)
 
 
 def trainer_for(folder, name, *, losses=THREE, **options):
@@ -47,18 +49,45 @@ def same(one, other):
     return all(torch.allclose(one[name], other[name], atol=1e-6) for name in one)
 
 
+class Doubled(balance.Balance):
+    """A balance that a test adds: the first term counts twice."""
+
+    def __init__(self, losses, parameters):
+        super().__init__(losses, parameters)
+        self.count = len(losses)
+
+    def factors(self, progress):
+        return [2.0] + [1.0] * (self.count - 1)
+
+
+def test_a_balance_is_one_class_and_one_line(tmp_path, monkeypatch):
+    monkeypatch.setitem(balance.BALANCES, "doubled", f"{__name__}:Doubled")
+    twice = [{**THREE[0], "weight": 2 * THREE[0]["weight"]}, *THREE[1:]]
+    found = []
+    for name, losses in (("doubled", THREE), ("none", twice)):
+        run = trainer_for(tmp_path / name, name, losses=losses, max_steps=3)
+        run.train()
+        found.append(weights(run.model))
+    assert same(*found)
+
+
+def test_a_recipe_knows_the_balances_of_the_table():
+    known = get_args(DistillRecipe.model_fields["balance"].annotation)
+    assert known == (balance.OFF, *balance.BALANCES)
+
+
 def test_phases_have_the_shares_of_the_literature():
-    phased = balance.Phases([build_loss("kl"), build_loss("ce"), build_loss("hidden_mse")])
+    phased = balance.Phases([build_loss("kl"), build_loss("ce"), build_loss("hidden_mse")], {})
     early, late = phased.factors(0.2), phased.factors(0.5)
     assert early == pytest.approx([0.6, 0.6, 1.4])
     assert late == pytest.approx([1.2, 1.2, 0.8])
     assert early[2] / (early[0] + early[2]) == pytest.approx(balance.EARLY_FEATURES)
     assert late[0] / (late[0] + late[2]) == pytest.approx(balance.LATE_TASK)
-    assert balance.Phases([build_loss("kl"), build_loss("ce")]).factors(0.2) == [1.0, 1.0]
+    assert balance.Phases([build_loss("kl"), build_loss("ce")], {}).factors(0.2) == [1.0, 1.0]
 
 
 def test_variances_learn_the_size_of_their_losses():
-    learned = balance.Uncertainty([build_loss("kl"), build_loss("ce")])
+    learned = balance.Uncertainty([build_loss("kl"), build_loss("ce")], {})
     optimizer = torch.optim.Adam(learned.parameters(), lr=0.05)
     sizes = [0.05, 8.0]
     for _ in range(800):
@@ -201,7 +230,7 @@ def test_losses_with_one_temperature_refuse_one_per_sample():
 
 
 def test_a_variance_at_its_bound_finds_back():
-    held = balance.Uncertainty([build_loss("kl"), build_loss("ce")])
+    held = balance.Uncertainty([build_loss("kl"), build_loss("ce")], {})
     optimizer = torch.optim.SGD(held.parameters(), lr=0.5)
     for value, num_steps in ((1e-4, 40), (10.0, 400)):
         for _ in range(num_steps):

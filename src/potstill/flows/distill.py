@@ -21,7 +21,7 @@ from potstill.models.party import Student, Teacher
 from potstill.planning.block_means import has_states, wants_states
 from potstill.planning.check import check_answers, check_method, check_states, fingerprints_of_code
 from potstill.planning.forecast import Forecast, forecast, passes_of
-from potstill.planning.inputs import NOTHING, InMemory, content_of, errors_of_task, inputs_of, joint_task, trust_named
+from potstill.planning.inputs import NOTHING, InMemory, content_of, errors_of_task, inputs_of, joint_task, of_student, trust_named
 from potstill.planning.learning import LearningOptions, reporting_of
 from potstill.planning.phases import RunFacts, asks_teacher
 from potstill.recipe import Recipe
@@ -313,8 +313,7 @@ class DistillFlow:
         )
 
     def _cut(self) -> Stage:
-        recipe = self.recipe
-        parties = self.parties if recipe.tasks else ()
+        recipe, parties = self.recipe, self.parties if self.recipe.tasks else ()
         start = Slot("student.start", open_student, "work/student", {"rows": self.augmented})
         self.student_versions.append(start)
         return Stage(
@@ -326,6 +325,7 @@ class DistillFlow:
                 "teacher": self.teacher,
                 "teachers": tuple(party.teacher for party in parties),
                 "scores": self.scores,
+                **of_student(recipe.student),
             },
             options=CutOptions(recipe.student, recipe.data.max_tokens, recipe.seed, tuple(recipe.tasks)),
             work=cut,

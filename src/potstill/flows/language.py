@@ -14,8 +14,9 @@ from potstill.flows.run import Run
 from potstill.ground.tables import nearest
 from potstill.knowledge.tokens.schemes import Sampled
 from potstill.methods.catalogue import DEFAULT, OF_TOKENS
+from potstill.modalities.language.rendering import read_template
 from potstill.models.language_model import LanguageModel, language_model
-from potstill.planning.inputs import NOTHING, InMemory
+from potstill.planning.inputs import NOTHING, InMemory, inputs_of, of_student
 from potstill.planning.learning import reporting_of
 from potstill.recipe import Recipe
 from potstill.recipe.language import LanguageOptions
@@ -39,10 +40,9 @@ class LanguageFlow:
         self.recipe, self.memory = recipe, memory
         self.language: LanguageOptions = recipe.language  # type: ignore[attr-defined]  # a section of its own
         self.run: Run | None = None
-        given = Slot("given", lambda folder, given: memory, content=lambda: [recipe.data.source])
-        self.teacher: Slot[LanguageModel] = Slot(
-            "teacher", lambda folder, given: self._teacher(), content=lambda: [recipe.teacher.model]
-        )
+        inputs = inputs_of(recipe, memory, {})[0]
+        given = Slot("given", lambda folder, given: memory, content=inputs.content)
+        self.teacher: Slot[LanguageModel] = Slot("teacher", lambda folder, given: self._teacher(), content=inputs.teacher_content)
         self.rows: Slot[TokenRows] = Slot("rows", open_rows, "work/data", kind="rows")
         self._given = given
         self.stages = tuple(self._stages())
@@ -103,13 +103,12 @@ class LanguageFlow:
         return asked == "always" or self.language.scheme != Sampled.name or self.language.divergence == "kl"
 
     def _stages(self) -> list[Stage]:
-        recipe, language = self.recipe, self.language
+        recipe, language, template = self.recipe, self.language, read_template(self.language.template)
         start = Slot("student.start", open_student, "work/student", kind=None)
         student = Slot("student", open_student, "student")
         folder: Slot[Path] = Slot("student folder", lambda folder, given: folder, "student", {"student": student})
         planned: Slot[Path] = Slot("start folder", lambda folder, given: folder, "work/student", {"start": start})
         answers = Slot("answers", open_answers, "work/cache", kind="answers")
-        kept: Slot[Path] = Slot("cache folder", lambda folder, given: folder, "work/cache", {"answers": answers})
         measured = Slot("measurements", lambda folder, given: folder, "work/evaluate")
         report = Slot("report", lambda folder, given: folder, "report")
         method = DEFAULT if recipe.distill.method == "auto" else recipe.distill.method
@@ -119,14 +118,14 @@ class LanguageFlow:
                 title="read the texts, split them and encode them",
                 writes=self.rows,
                 reads={"given": self._given, "teacher": self.teacher},
-                options=RowsOptions(recipe.data, self.window, language.packing, language.loss_on, language.template, recipe.seed),
+                options=RowsOptions(recipe.data, self.window, language.packing, language.loss_on, template, recipe.seed),
                 work=read_rows,
             ),
             Stage(
                 name="student",
                 title="make the student",
                 writes=start,
-                reads={"teacher": self.teacher, "rows": self.rows},
+                reads={"teacher": self.teacher, "rows": self.rows, **of_student(recipe.student)},
                 options=StudentOptions(recipe.student),
                 work=make_student,
             ),
@@ -158,7 +157,7 @@ class LanguageFlow:
                     "student": student,
                     "student_folder": folder,
                     "start_folder": planned,
-                    "cache_folder": kept,
+                    "answers": answers,
                 },
                 options=MeasureOptions(
                     self.asked.teacher.model,

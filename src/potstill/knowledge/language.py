@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from potstill.contracts.signal import TeacherSignal
+from potstill.contracts.source import require
 from potstill.ground.devices import device_of
 from potstill.models.decoder import Decoder
 from potstill.models.frozen import fingerprint_of, freeze
@@ -41,7 +42,12 @@ class LanguageTeacher:
         return need in ("logits", HIDDEN)
 
     def signal(self, batch: Mapping[str, Any], needs: Collection[str]) -> TeacherSignal:
-        """Hidden states [B, T, D] as the tap ``head.in``, and the head."""
+        """Hidden states [B, T, D] as the tap ``head.in``, and the head.
+
+        Raises:
+            NeedsError: Something else is asked for.
+        """
+        require(needs, self.can_provide, source="a teacher of tokens", remedy="take losses on the distributions of tokens")
         device = device_of(self.decoder.model)
         with torch.no_grad():
             hidden = self.decoder.hidden({name: batch[name].to(device) for name in ("input_ids", "position_ids")})

@@ -13,21 +13,23 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from datasets.fingerprint import Hasher
 
 from potstill import modalities
+from potstill.contracts.slot import Declared, Slot
 from potstill.contracts.task import Task
 from potstill.data.sources import read_source
 from potstill.data.splits import Splits, load
 from potstill.errors import ModelError, PotstillError, RecipeError
+from potstill.ground.code import fingerprint_of_code
 from potstill.ground.devices import seeded
 from potstill.models import checkpoint
 from potstill.models.factory import is_factory, make, trust, trust_module
-from potstill.models.frozen import fingerprint_of, freeze
+from potstill.models.frozen import fingerprint_of, fingerprint_of_processor, freeze
 from potstill.models.labels import teacher_labels
 from potstill.models.load import LoadedTeacher, load_teacher, new_model
 from potstill.models.module import register, wrap
 from potstill.models.sentence_model import is_sentence_transformer, unpacked
 from potstill.models.weights import in_float32
 from potstill.recipe import Recipe
-from potstill.recipe.model import IN_MEMORY, DataRecipe, OneTeacherRecipe
+from potstill.recipe.model import IN_MEMORY, DataRecipe, OneTeacherRecipe, StudentRecipe
 from potstill.tasks import build as build_task
 from potstill.tasks import infer as infer_task
 from potstill.tasks import of_several
@@ -209,8 +211,12 @@ class Inputs:
         return {"name": self.name, "task": self.task_name, "teacher": self.teacher_content(), "data": data}
 
     def teacher_content(self) -> Any:
-        """The same of the teacher alone."""
-        return content_of(self.teacher.model) if self.memory.teacher is None else fingerprint_of(self.memory.teacher)
+        """The same of the teacher alone, and of the processor where it is given apart."""
+        memory, processor = self.memory, self.teacher.processor
+        found = model_content(self.teacher) if memory.teacher is None else fingerprint_of(memory.teacher)
+        if memory.processor is not None:
+            return [found, fingerprint_of_processor(memory.processor)]
+        return found if processor is None else [found, content_of(processor)]
 
 
 def inputs_of(recipe: Recipe, memory: InMemory, tasks: Mapping[str, InMemory]) -> tuple[Inputs, ...]:
@@ -356,6 +362,21 @@ def content_of(name: str) -> Any:
     """What the fingerprint of a name is made from: the files where they are on this machine, else the name."""
     path = Path(name).expanduser()
     return path if path.exists() else name
+
+
+def model_content(asked: OneTeacherRecipe | StudentRecipe) -> Any:
+    """The same of the model that a part of the recipe names; of code that may run, its file."""
+    assert asked.model is not None
+    if is_factory(asked.model) and asked.trust_remote_code:
+        return [asked.model, fingerprint_of_code(asked.model)]
+    return content_of(asked.model)
+
+
+def of_student(asked: StudentRecipe) -> Declared:
+    """What making the student depends on where the recipe names one: the model there, under its role."""
+    if asked.model is None:
+        return {}
+    return {"named": Slot("named student", lambda folder, given: asked.model, content=lambda: model_content(asked))}
 
 
 def _in_memory(data: Any) -> Any:

@@ -13,13 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from potstill.errors import RecipeError
-from potstill.ground.tables import nearest
+from potstill.ground.tables import nearest, resolve
 from potstill.losses.contract import Loss
 from potstill.losses.layers import loss_name
 
 logger = logging.getLogger(__name__)
 
-CHOICES = ("none", "phases", "gradient_norm", "uncertainty")
+BALANCES = {
+    "phases": "potstill.training.balance:Phases",
+    "gradient_norm": "potstill.training.balance:GradientNorm",
+    "uncertainty": "potstill.training.balance:Uncertainty",
+}
+"""Name → class, made with the losses and the student's trained weights by name, in the order of the forward pass."""
+OFF = "none"
 EARLY_FEATURES, LATE_TASK, HALF = 0.7, 0.6, 0.5
 MEASURED_EVERY_STEPS = 20
 KEPT = 0.9  # of the running norms at each measurement
@@ -32,6 +38,9 @@ class Balance(nn.Module):
     """Factors of the terms' weights; this one leaves them as they are."""
 
     learning_rate_multiple = 1.0
+
+    def __init__(self, losses: Sequence[Loss], parameters: Mapping[str, nn.Parameter]) -> None:
+        super().__init__()
 
     def factors(self, progress: float) -> Sequence[float | Tensor]:
         """One factor per term for this step, at this share of training."""
@@ -56,8 +65,8 @@ class Phases(Balance):
     Source: the shares that guides to phased distillation give; no paper stands behind them.
     """
 
-    def __init__(self, losses: Sequence[Loss]) -> None:
-        super().__init__()
+    def __init__(self, losses: Sequence[Loss], parameters: Mapping[str, nn.Parameter]) -> None:
+        super().__init__(losses, parameters)
         self.is_feature = [not loss.compares_answers for loss in losses]
 
     def factors(self, progress: float) -> list[float]:
@@ -80,8 +89,8 @@ class Uncertainty(Balance):
 
     learning_rate_multiple = 100.0
 
-    def __init__(self, losses: Sequence[Loss]) -> None:
-        super().__init__()
+    def __init__(self, losses: Sequence[Loss], parameters: Mapping[str, nn.Parameter]) -> None:
+        super().__init__(losses, parameters)
         signed = [loss_name(loss) for loss in losses if loss.may_be_negative]
         if signed:
             raise RecipeError(
@@ -113,9 +122,6 @@ class GradientNorm(Balance):
     Every 20 steps the norm g_k of the gradient of w_k L_k by that matrix is measured over the whole global batch; the factor of
     a term is mean(g) / g_k over running means. So weights set the size of the whole, and zero leaves a term out.
     Source: Chen et al. 2018, GradNorm (arXiv 1711.02257), its target with α = 0, solved directly instead of by gradient.
-
-    Args:
-        parameters: The student's trained weights by name, in the order of the forward pass.
     """
 
     norms: Tensor
@@ -124,7 +130,7 @@ class GradientNorm(Balance):
     shared: Tensor
 
     def __init__(self, losses: Sequence[Loss], parameters: Mapping[str, nn.Parameter]) -> None:
-        super().__init__()
+        super().__init__(losses, parameters)
         self.register_buffer("norms", torch.zeros(len(losses)))
         self.register_buffer("current", torch.ones(len(losses)))
         self.register_buffer("steps", torch.tensor(0))
@@ -200,17 +206,17 @@ class GradientNorm(Balance):
 
 
 def known(name: str) -> str:
-    """The name, which must be one of `CHOICES`."""
-    if name not in CHOICES:
-        guess = nearest(str(name), CHOICES)
-        raise RecipeError(f"balance is {name!r}", ", ".join(CHOICES), f"write {guess!r}" if guess else "set balance: none")
+    """The name, which must be one of the table, or ``none``."""
+    if name != OFF and name not in BALANCES:
+        guess = nearest(str(name), (OFF, *BALANCES))
+        accepted = ", ".join((OFF, *BALANCES))
+        raise RecipeError(f"balance is {name!r}", accepted, f"write {guess!r}" if guess else f"set balance: {OFF}")
     return name
 
 
 def build(name: str, losses: Sequence[Loss], parameters: Mapping[str, nn.Parameter]) -> Balance | None:
     """The balance of that name; None for ``none`` and for a single term."""
-    if known(name) == "none" or len(losses) < 2:
+    if known(name) == OFF or len(losses) < 2:
         return None
-    if name == "phases":
-        return Phases(losses)
-    return Uncertainty(losses) if name == "uncertainty" else GradientNorm(losses, parameters)
+    made: Balance = resolve(BALANCES, name, kind="balance")(losses, parameters)
+    return made

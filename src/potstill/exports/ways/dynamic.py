@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import tempfile
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import onnx
 
-from potstill.contracts.way import INT8, Way
+from potstill.contracts.way import INT8, Calibration, Way
 from potstill.exports.onnx import ONNX, read_metadata, set_metadata
 from potstill.exports.quiet import quiet
 from potstill.exports.ways.embeddings import quantize_embeddings
@@ -20,13 +21,16 @@ from potstill.exports.ways.graph_rewrites import small_products
 DENSE_OPERATORS = ["MatMul", "Gemm", "Attention"]
 
 
-def quantize_dynamic(source: str | Path, target: str | Path, *, fused: bool = True, fuse_embeddings: bool = False) -> Path:
+def quantize_dynamic(
+    source: str | Path, target: str | Path, rows: Calibration = (), *, fused: bool = True, fuse_embeddings: bool = False
+) -> Path:
     """Write an INT8 version of an fp32 file.
 
     Dense layers get INT8 weights per output channel, but for those that are too small to gain (`small_products`); embedding
     tables get INT8 per row (`quantize_embeddings`).
 
     Args:
+        rows: Batches on which fused operators are checked; see `fuse`.
         fuse_embeddings: Fuse the embedding block too; its tables then have one scale each.
     """
     from onnxruntime.quantization import QuantType
@@ -34,7 +38,7 @@ def quantize_dynamic(source: str | Path, target: str | Path, *, fused: bool = Tr
 
     operators = [*DENSE_OPERATORS, "EmbedLayerNormalization"] if fuse_embeddings else DENSE_OPERATORS
     metadata = read_metadata(source)
-    with prepared(source, fused=fused, fuse_embeddings=fuse_embeddings) as ready, quiet():
+    with prepared(source, rows, fused=fused, fuse_embeddings=fuse_embeddings) as ready, quiet():
         quantize(
             ready,
             str(target),
@@ -49,12 +53,12 @@ def quantize_dynamic(source: str | Path, target: str | Path, *, fused: bool = Tr
 
 
 @contextlib.contextmanager
-def prepared(source: str | Path, *, fused: bool, fuse_embeddings: bool = False) -> Iterator[str]:
+def prepared(source: str | Path, rows: Calibration = (), *, fused: bool, fuse_embeddings: bool = False) -> Iterator[str]:
     """Path of a copy that is fused and whose embedding tables are quantized, while the block runs."""
     with tempfile.TemporaryDirectory(prefix="potstill-quantize-") as folder:
         ready = Path(folder) / "prepared.onnx"
         if fused:
-            fuse(source, ready, fuse_embeddings=fuse_embeddings)
+            fuse(source, ready, rows=rows, fuse_embeddings=fuse_embeddings)
             model = onnx.load(str(ready))
         else:
             model = onnx.load(str(source))
@@ -94,8 +98,8 @@ def int8_share(path: str | Path) -> float:
 DYNAMIC, DYNAMIC_PLAIN, DYNAMIC_EMBEDDINGS = (
     Way(name, ONNX.name, ONNX.name, INT8, f"model.int8.{file}.onnx", make, reached=int8_share)
     for name, file, make in (
-        ("dynamic", "dynamic", lambda source, target, _: quantize_dynamic(source, target)),
-        ("dynamic-plain", "plain", lambda source, target, _: quantize_dynamic(source, target, fused=False)),
-        ("dynamic-embeddings", "embeddings", lambda source, target, _: quantize_dynamic(source, target, fuse_embeddings=True)),
+        ("dynamic", "dynamic", quantize_dynamic),
+        ("dynamic-plain", "plain", functools.partial(quantize_dynamic, fused=False)),
+        ("dynamic-embeddings", "embeddings", functools.partial(quantize_dynamic, fuse_embeddings=True)),
     )
 )

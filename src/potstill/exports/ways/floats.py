@@ -25,6 +25,6 @@ def convert_fp16(source: str | Path, target: str | Path) -> Path:
 FP32_FILE = Way("fp32", ONNX.name, ONNX.name, FP32, "model.onnx", lambda source, _, __: source)
 FP32_FUSED = Way(
     "fp32-fused", ONNX.name, ONNX.name, FP32, "model.fused.onnx",
-    lambda source, target, _: fuse(source, target, fuse_embeddings=True),
+    lambda source, target, rows: fuse(source, target, rows=rows, fuse_embeddings=True),
 )  # fmt: skip
 FP16_FILE = Way("fp16", ONNX.name, ONNX.name, FP16, "model.fp16.onnx", lambda source, target, _: convert_fp16(source, target))

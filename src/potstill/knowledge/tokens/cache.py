@@ -20,6 +20,7 @@ from torch import Tensor
 
 from potstill.contracts.answers import NO_LABEL
 from potstill.contracts.signal import TeacherSignal
+from potstill.contracts.source import require
 from potstill.errors import CacheError
 from potstill.ground.devices import device_of
 from potstill.ground.disk import read_json, write_bytes_atomic, write_json_atomic
@@ -165,6 +166,11 @@ class TokenCache:
                 raise _damaged(self.folder, number)
 
     @property
+    def facts(self) -> dict[str, Any]:
+        """Figures of what is kept; see `write_token_cache`."""
+        return cache_facts(self.folder, self.scheme.name, len(self._shards))
+
+    @property
     def fingerprint(self) -> str:
         """Of the teacher."""
         return str(self.manifest["identity"]["teacher"])
@@ -178,7 +184,9 @@ class TokenCache:
 
         Raises:
             CacheError: A document of the batch has other places than were kept.
+            NeedsError: More than distributions is asked for.
         """
+        require(needs, self.can_provide, source="a cache of tokens", remedy="set distill.cache: never to ask the teacher live")
         targets, samples = batch["targets"].cpu(), batch["sample_ids"].cpu()
         is_learned = targets != NO_LABEL
         places = is_learned.flatten().nonzero().squeeze(-1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from potstill.contracts.stage import Observer
 from potstill.data.run_rows import read_facts
 from potstill.evaluate.language import measure_tokens
 from potstill.ground.hardware import package_versions
+from potstill.knowledge.tokens.cache import TokenCache
 from potstill.models.language_model import LanguageModel
 from potstill.report.assemble import machine_facts
 from potstill.report.metrics import DataSummary, Metrics, ModelFigures, PlanSummary, Ratio, TokenCacheFigures, history_points
@@ -68,7 +69,7 @@ def measure(given: Given, options: MeasureOptions, folder: Path, observer: Obser
             teacher=_shape(given.teacher), student=_shape(given.student), layers_kept=plan["layers_kept"], notes=plan["notes"]
         ),
         history={one["name"]: history_points(one["history"]) for one in facts.get("stages", ())},
-        cache=_cache(read_facts(given.cache_folder)),
+        cache=_cache(given.answers),
         data=DataSummary(
             source=options.source, rows=rows.facts["rows"], notes=rows.facts["notes"], documents=rows.facts["splits"]
         ),
@@ -94,9 +95,9 @@ def _figures(party: LanguageModel, found: dict[str, float]) -> ModelFigures:
     )
 
 
-def _cache(facts: Mapping[str, Any]) -> TokenCacheFigures | None:
-    names = TokenCacheFigures.model_fields
-    return TokenCacheFigures(**{name: facts[name] for name in names}) if facts else None
+def _cache(kept: TokenCache | None) -> TokenCacheFigures | None:
+    facts = {} if kept is None else kept.facts
+    return TokenCacheFigures(**{name: facts[name] for name in TokenCacheFigures.model_fields}) if facts else None
 
 
 def _share(value: float | None, of: float | None) -> float | None:

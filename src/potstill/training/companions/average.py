@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from potstill.contracts.signal import TeacherSignal
+from potstill.contracts.source import require
 from potstill.errors import TrainingError
 from potstill.ground.devices import frozen
 from potstill.knowledge.responses.dense import DenseLogits
@@ -169,8 +170,12 @@ class SelfAverage(Companion):
         self._host = host
 
     def signal(self, batch: Mapping[str, Any], needs: Collection[str] = ("logits",)) -> TeacherSignal:
-        """The student as it stands, in eval mode."""
-        del needs
+        """The student as it stands, in eval mode.
+
+        Raises:
+            NeedsError: More than logits is asked for.
+        """
+        require(needs, self.can_provide, source="the student's average", remedy="take losses on logits, or a teacher")
         return self._answer(batch, noise=False)
 
     def training_signal(self, batch: Mapping[str, Any], needs: Collection[str] = ("logits",)) -> TeacherSignal:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from potstill.contracts.signal import TeacherSignal
+from potstill.contracts.source import require
 from potstill.errors import NeedsError, RecipeError, TrainingError
 from potstill.ground.devices import frozen, seeded
 from potstill.knowledge.responses.dense import DenseLogits
@@ -121,8 +122,12 @@ class Peers(Companion):
         self._host = host
 
     def signal(self, batch: Mapping[str, Any], needs: Collection[str] = ("logits",)) -> TeacherSignal:
-        """The answers of the others for the first network, in eval mode and without gradients."""
-        del needs
+        """The answers of the others for the first network, in eval mode and without gradients.
+
+        Raises:
+            NeedsError: More than logits is asked for.
+        """
+        require(needs, self.can_provide, source="a peer", remedy="take losses on logits, or train without peers")
         with frozen(self.others):
             answers = [view.logits for view in self.views(batch)]
         return self.teaching([torch.empty(0), *answers], 0)
