@@ -25,6 +25,7 @@ PACKAGES: dict[str, str | None] = {
     "onnxruntime": None,
     "openvino": "openvino",
     "nncf": "openvino",
+    "peft": "llm",
     "tensorboard": "track",
     "scikit-learn": "demo",
 }

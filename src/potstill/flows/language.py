@@ -19,6 +19,7 @@ from potstill.models.language_model import LanguageModel, language_model
 from potstill.planning.inputs import NOTHING, InMemory, inputs_of, of_student
 from potstill.planning.learning import reporting_of
 from potstill.recipe import Recipe
+from potstill.recipe.adapter import LoraRecipe
 from potstill.recipe.language import LanguageOptions
 from potstill.recipe.located import located
 from potstill.stages.language.ask import AskOptions, ask, open_answers
@@ -102,6 +103,9 @@ class LanguageFlow:
             return False
         return asked == "always" or self.language.scheme != Sampled.name or self.language.divergence == "kl"
 
+    def _lora(self) -> LoraRecipe | None:
+        return self.recipe.student.lora if self.recipe.student.adapter != "none" else None
+
     def _stages(self) -> list[Stage]:
         recipe, language, template = self.recipe, self.language, read_template(self.language.template)
         start = Slot("student.start", open_student, "work/student", kind=None)
@@ -143,7 +147,9 @@ class LanguageFlow:
                 title="teach the student",
                 writes=student,
                 reads={"rows": self.rows, "teacher": self.teacher, "answers": answers, "student": start},
-                options=LearnOptions(method, language, self._settings(), reporting_of(recipe, self.memory.callbacks)),
+                options=LearnOptions(
+                    method, language, self._settings(), self._lora(), reporting_of(recipe, self.memory.callbacks)
+                ),
                 work=learn,
                 trains=True,
             ),

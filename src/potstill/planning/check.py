@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from potstill.contracts.task import Task
+from potstill.contracts.task import TOKEN_TASKS, Task
 from potstill.errors import NeedsError, PotstillError, RecipeError, raise_faults
 from potstill.exports.catalogue import check_ways
 from potstill.ground.code import brought, fingerprint_of_code, is_code, require_consent
@@ -57,6 +57,7 @@ def check_recipe(recipe: Recipe) -> None:
         lambda: check_modules(recipe),
         lambda: _check_student(recipe.student.model),
         lambda: check_tasks(recipe),
+        lambda: _check_adapter(recipe),
         lambda: check_choice(distill.layers),
         lambda: check_reporting(recipe),
     ]
@@ -200,6 +201,16 @@ def _check_target(recipe: Recipe) -> None:
             f"student.latency_ms is given and target is {target.name!r}, whose latency cannot be predicted",
             "a size, or the target cpu",
             "set student.ratio, student.params or student.bytes",
+        )
+
+
+def _check_adapter(recipe: Recipe) -> None:
+    """An adapter is for students that predict tokens; runs of those are checked elsewhere."""
+    if recipe.student.adapter != "none":
+        raise RecipeError(
+            f"student.adapter is {recipe.student.adapter!r}, and this run's student predicts no tokens",
+            f"student.adapter: none, or task: {', '.join(TOKEN_TASKS)}",
+            "set student.adapter: none",
         )
 
 

@@ -11,6 +11,7 @@ from potstill.contracts.target import TARGETS
 from potstill.contracts.task import TASKS, TOKEN_TASKS
 from potstill.contracts.way import AUTO, modes
 from potstill.ground.counted import counted
+from potstill.recipe.adapter import LoraRecipe
 
 if TYPE_CHECKING:
     QuantizeMode = str
@@ -183,6 +184,11 @@ class StudentRecipe(Options):
     plain: bool = Field(
         False, description="A student of a type that transformers has: attention and embeddings are cut to uniform shapes."
     )
+
+    adapter: Literal["none", "lora"] = Field(
+        "none", description="Language models: lora trains a small adapter instead of all weights, and merges it at the end."
+    )
+    lora: LoraRecipe = Field(default_factory=LoraRecipe, description="Shape of the LoRA adapter.")
 
     @field_validator("ratio")
     @classmethod

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 CHECKPOINTS = "checkpoints"  # folder of a phase that holds them
 STATE_FILE = "distill_state.safetensors"
 PREFIX = "_distill."
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
 _RESUME = ("optimizer.pt", "scheduler.pt", "trainer_state.json")
 
 

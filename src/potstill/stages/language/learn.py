@@ -15,14 +15,18 @@ from potstill.ground.disk import write_json_atomic
 from potstill.knowledge.language import LanguageTeacher
 from potstill.knowledge.tokens.cache import TokenCache
 from potstill.losses.tokens import TokenCE, TokenDivergence
+from potstill.models.adapters import with_lora
 from potstill.models.language_model import LanguageModel
 from potstill.planning.learning import progress
+from potstill.recipe.adapter import LoraRecipe
 from potstill.recipe.language import LanguageOptions
 from potstill.training.language_phase import train_language
 from potstill.training.phase_settings import PhaseSettings
 from potstill.training.reporting import Reporting
 from potstill.training.schedules import Constant
 from potstill.training.terms import Term
+
+ADAPTER = "adapter"  # folder of the adapter, in that of the student with the adapter merged
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class LearnOptions:
     method: str
     language: LanguageOptions
     settings: PhaseSettings
+    lora: LoraRecipe | None = None
     reporting: Reporting = field(default_factory=Reporting, compare=False)
 
 
@@ -61,6 +66,8 @@ def learn(given: Given, options: LearnOptions, folder: Path, observer: Observer)
     teacher: LanguageModel = given.teacher
     rows, has_teacher = given.rows, options.method != "sft"
     model, tokenizer = student.load_model(), student.tokenizer
+    if options.lora is not None:
+        model = with_lora(model, options.lora, seed=options.settings.seed)
     outcome = train_language(
         model,
         rows=rows.windows("train"),
@@ -73,6 +80,9 @@ def learn(given: Given, options: LearnOptions, folder: Path, observer: Observer)
         on_progress=progress(observer),
         callbacks=options.reporting.of_phase("student"),
     )
+    if options.lora is not None:
+        model.save_pretrained(folder / ADAPTER)
+        model = model.merge_and_unload()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     record: dict[str, Any] = {key: getattr(outcome, key) for key in ("history", "best", "steps", "seconds")}

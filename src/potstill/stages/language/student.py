@@ -11,6 +11,7 @@ from potstill.contracts.slot import Given
 from potstill.contracts.stage import Observer
 from potstill.errors import RecipeError
 from potstill.ground.disk import write_json_atomic
+from potstill.models.adapters import check_lora
 from potstill.models.language_model import LanguageModel, language_model, load_decoder, load_tokenizer
 from potstill.recipe.model import StudentRecipe
 from potstill.students.decoder import cut_decoder, measure_importance, plan_decoder
@@ -34,9 +35,12 @@ def make_student(given: Given, options: StudentOptions, folder: Path, observer: 
     if asked.model is not None:
         model = load_decoder(asked.model, trust_remote_code=asked.trust_remote_code)
         tokenizer, plan = load_tokenizer(asked.model), {"ratio_asked": None, "layers_kept": [], "notes": []}
+        _check_tokens(tokenizer, teacher.tokenizer, asked.model)
     else:
         model, plan = _cut(teacher, given.rows, asked)
         tokenizer = teacher.tokenizer
+    if asked.adapter != "none":
+        check_lora(model, asked.lora)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     write_json_atomic(folder / "facts.json", {"plan": plan})
@@ -64,6 +68,18 @@ def _cut(teacher: LanguageModel, rows: Any, asked: StudentRecipe) -> tuple[Any, 
         f"{shape.neurons} neurons and {shape.groups} key-value heads a layer"
     ]
     return model, {"ratio_asked": ratio, "layers_kept": [layer + 1 for layer in kept], "notes": notes}
+
+
+def _check_tokens(own: Any, teachers: Any, source: str) -> None:
+    """The rows hold numbers of the teacher's tokens: each has to be the same token for the student."""
+    known, theirs = own.get_vocab(), teachers.get_vocab()
+    others = [token for token, number in theirs.items() if known.get(token) != number]
+    if others:
+        raise RecipeError(
+            f"the student {source} numbers {len(others):,} of the teacher's {len(theirs):,} tokens otherwise, or lacks them",
+            "a student with the teacher's tokenizer; its head may be longer",
+            "set student.model to a model of the teacher's family",
+        )
 
 
 def open_student(folder: Path, given: Given) -> LanguageModel:
