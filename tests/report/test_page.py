@@ -171,7 +171,7 @@ def test_headline_counts_the_model_to_serve_against_pytorch(metrics) -> None:
     assert '<p class="value">20.0×</p>' in text  # 4.0 ms / 0.2 ms
     assert '<p class="value">40.0×</p>' in text  # 4,000,000 / 100,000 bytes
     assert '<p class="value">97.9 %</p>' in text
-    assert "10.0× against onnxruntime-fp32" in text  # 2.0 ms / 0.2 ms
+    assert "10.0× against the teacher in onnxruntime-fp32" in text  # 2.0 ms / 0.2 ms
 
 
 def test_many_classes_show_those_where_the_student_loses_most(metrics) -> None:

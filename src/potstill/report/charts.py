@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 from markupsafe import Markup
 
-from potstill.report.headline import fastest
 from potstill.report.metrics import ATTENTION_WARNING, HistoryPoint, Metrics
 from potstill.report.numbers import SHARES, milliseconds, quality, seconds, significant, size
 from potstill.report.plots.bars import Bar, bars
@@ -14,6 +13,7 @@ from potstill.report.plots.canvas import style_of
 from potstill.report.plots.classes import recall_per_class
 from potstill.report.plots.curves import calibration_curve, series_styles, tradeoff, training_curve
 from potstill.report.plots.maps import attention_maps, similarity_map
+from potstill.report.speedup import fastest
 from potstill.report.words import Said, in_order, model_name, same, say
 
 MOST_MAPS = 2
@@ -47,11 +47,13 @@ def tradeoff_charts(metrics: Metrics) -> list[Markup]:
         best = fastest(model)
         if value is None:
             continue
-        hints[name] = f"{name}: {quality(metrics.metric, value)}, {size(model.bytes)}, {milliseconds(best[1] if best else None)}"
+        hints[name] = (
+            f"{name}: {quality(metrics.metric, value)}, {size(model.bytes)}, {milliseconds(best.p50_ms if best else None)}"
+        )
         if model.bytes:
             sizes[name] = (model.bytes / 1e6, value)
-        if best and best[1] > 0:
-            speeds[name] = (best[1], value)
+        if best:
+            speeds[name] = (best.p50_ms, value)
     charts = []
     if len(sizes) > 1:
         charts.append(tradeoff(sizes, metrics.metric, say("axis_size"), say("chart_size", metric=metrics.metric), hints))

@@ -29,13 +29,17 @@ class Said(NamedTuple):
 
 
 def say(key: str, **values: object) -> Said:
-    """The text of `key` in both languages, with `{name}` filled from `values`.
+    """The text of `key` in both languages, with `{name}` filled from `values`; of one that is in both, with each.
 
     Example:
         >>> say("kept", value="98.1 %").en
         '98.1 % of the quality kept'
     """
-    return Said(ENGLISH[key].format(**values), CHINESE[key].format(**values))
+    return Said(ENGLISH[key].format(**_of(0, values)), CHINESE[key].format(**_of(1, values)))
+
+
+def _of(language: int, values: dict[str, object]) -> dict[str, object]:
+    return {name: value[language] if isinstance(value, Said) else value for name, value in values.items()}
 
 
 def same(text: object) -> Said:
