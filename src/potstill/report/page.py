@@ -11,10 +11,10 @@ import jinja2
 from markupsafe import Markup
 
 from potstill.report import charts, headline, numbers, onnx_snippets, snippets, speedup
-from potstill.report.doubts import doubts
+from potstill.report.doubts import apart, doubts
 from potstill.report.loading import statement
 from potstill.report.metrics import Metrics
-from potstill.report.names import readable
+from potstill.report.names import phase_name, readable, task_name
 from potstill.report.plots.canvas import style_of
 from potstill.report.remarks import remark
 from potstill.report.words import Said, check_language, in_order, model_name, same, say
@@ -54,12 +54,18 @@ def page(metrics: Metrics, *, lang: str = "en") -> str:
         columns=_columns(metrics, _model_rows(metrics)),
         readable=readable,
         remark=remark,
+        task=task_name(metrics.task),
+        metric=readable(metrics.metric),
+        phase_name=phase_name,
+        precision=_precision(metrics),
+        worst=_worst(metrics),
         speed_note=speedup.speed_note(metrics, headline.served_name(metrics)),
         found_doubts={doubt.en for doubt in doubts(metrics)},
         rows=_model_rows(metrics),
         plan_rows=_plan_rows(metrics),
         batches=charts.batches(metrics),
-        served=headline.served_name(metrics),
+        served=model_name(headline.served_name(metrics) or ""),
+        apart=functools.partial(apart, metrics),
         reference=_reference_runtime(metrics),
         loading=statement(metrics),
         torch_code=snippets.load_with_transformers(metrics),
@@ -121,11 +127,10 @@ def _kept_card(metrics: Metrics, name: str) -> dict[str, Said] | None:
     if kept is None:
         return None
     student, teacher = headline.shown_quality(metrics, name), headline.shown_quality(metrics, "teacher")
-    note = say("card_kept_note", metric=metrics.metric, student=student, teacher=teacher)
-    interval = metrics.confidence.get("retention")
-    if interval and interval.low is not None and interval.high is not None and name == "student":
-        extra = say("interval", low=numbers.percent(interval.low), high=numbers.percent(interval.high))
-        note = Said(f"{note.en}. {extra.en}", f"{note.zh}。{extra.zh}")
+    note = say("card_kept_note", metric=readable(metrics.metric), student=student, teacher=teacher)
+    further = apart(metrics, name, "teacher")
+    if further is not None:
+        note = Said(f"{note.en}; {further.en}", f"{note.zh}；{further.zh}")
     return _card(numbers.percent(kept), "card_kept", note)
 
 
@@ -196,6 +201,21 @@ def _model_rows(metrics: Metrics) -> list[Mapping[str, object]]:
             }
         )
     return rows
+
+
+def _precision(metrics: Metrics) -> list[Mapping[str, Any]]:
+    """Phases that did not compute in fp32, or whose rounding was measured: what a table can show."""
+    return [
+        {"phase": phase_name(stage), **one.model_dump()}
+        for stage, one in metrics.precision.items()
+        if any(value is not None for key, value in one.model_dump().items() if key != "computed_in")
+    ]
+
+
+def _worst(metrics: Metrics) -> dict[str, bool]:
+    """Which columns of the worst examples have anything in them."""
+    fields = ("label", "teacher_label", "student_label", "teacher_probability")
+    return {name: any(getattr(one, name) not in (None, "", numbers.NONE) for one in metrics.worst_examples) for name in fields}
 
 
 def _columns(metrics: Metrics, rows: Sequence[Mapping[str, Any]]) -> set[str]:

@@ -5,13 +5,19 @@ from __future__ import annotations
 ENGLISH: dict[str, str] = {
     "title": "Distillation report",
     "title_models": "{teacher} → {student}",
-    "kept_step": "kept",
+    "kept_step": "kept: step {step}",
     "switch": "中文",
     "teacher": "teacher",
     "baseline": "baseline",
     "student": "student",
     "student-int8": "student INT8",
     "student-onnxruntime": "student ONNX",
+    "student-openvino": "student OpenVINO",
+    "student-fp16": "student FP16",
+    "ensemble": "all teachers together",
+    "generation": "generation",
+    "generations": "all generations together",
+    "assistant": "assistant",
     "made": "made {when}",
     "on_data": "data",
     # headline
@@ -31,7 +37,6 @@ ENGLISH: dict[str, str] = {
     "card_agreement": "same answer as the teacher",
     "card_agreement_note": "weighted by the teacher's confidence (WDSR): {wdsr}",
     "served_as": "Figures of the model to serve: {name}.",
-    "interval": "95 % interval {low} to {high}",
     # warnings
     "warnings": "Before you use it",
     "warn_retention": "{name} keeps {value} of the teacher's {metric}; below 95 %. "
@@ -43,8 +48,8 @@ ENGLISH: dict[str, str] = {
     "warn_core": "a runtime with one thread had its core for {share} of the time",
     "warn_throttled": "a limit on cores held the run back for {share} of the time",
     "warn_heat": "heat lowered the clock of a core, times: {events}",
-    "warn_load_todo": "To measure again on an idle machine, delete the folder work/evaluate of the run and repeat its command: "
-    "only measuring is done anew.",
+    "warn_load_todo": "To measure again on an idle machine, delete the folders work/evaluate and report of the run and repeat "
+    "its command: only measuring is done anew.",
     "warn_together": "Retention, agreement, WDSR, mean KL and the gap are against all teachers together (ensemble); "
     "size, speed and ratio are against the first one.",
     "warn_tasks": "The teacher's quality is that of each row's own teacher; its size and speed, and the ratio, are those of the "
@@ -95,17 +100,16 @@ ENGLISH: dict[str, str] = {
     "times_faster": "faster",
     "models_note": "Measured on the test split ({rows} rows). Kept: share of the teacher's {metric}. "
     "Agreement: share of rows with the teacher's answer. WDSR: the same, each row weighted by the teacher's probability "
-    "of the true label. ECE: expected calibration error. p50: median time of one row in the fastest runtime measured. "
-    "Faster: against the teacher in {reference}; small: against the teacher in the form named.",
+    "of the true label. ECE: expected calibration error. p50: median time of one row in the fastest runtime measured.",
+    "models_note_faster": "Faster: against the teacher in {reference}; small: against the teacher in the form named.",
     "models_note_plain": "Kept: share of the teacher's {metric}. p50: median time of one row in the fastest runtime measured.",
     "note_tasks": "Each row is answered inside the classes of its own task. The metric is the plain mean over tasks; a name "
     "such as task/metric is of that task alone. The teacher's answers are those of each row's own teacher.",
     "note_labels": "Each label of a row is a decision of its own, at a probability of one half: agreement, WDSR, KL and ECE are "
     "over decisions. Subset accuracy: share of rows with every label right.",
-    "note_numbers": "Answers are numbers: concordance (1 only where order, scale and level are right) is compared; "
-    "teacher_pearson and teacher_rmse are against the teacher's numbers. Agreement, WDSR, KL and ECE do not apply.",
-    "note_embedding": "Answers are vectors of length one: teacher_cosine is the mean cosine to the teacher's vector "
-    "of the same text, same_neighbour the share of rows whose nearest row is the same. "
+    "note_numbers": "Answers are numbers: concordance (1 only where order, scale and level are right) is compared. "
+    "Agreement, WDSR, KL and ECE do not apply.",
+    "note_embedding": "Answers are vectors of length one: the cosine to the teacher is the mean over vectors of the same text. "
     "Agreement, WDSR, KL and ECE do not apply.",
     # charts
     "chart_size": "{metric} against size on disk",
@@ -143,6 +147,11 @@ ENGLISH: dict[str, str] = {
     "batch": "batch",
     "throughput": "rows per second",
     "all_latencies": "All latencies",
+    "cpu_share": "CPU time ÷ (time × threads)",
+    "load_average": "load average",
+    "all_fp32": "Everything was computed in fp32.",
+    "measured here": "measured here",
+    "converted": "converted, not measured",
     # training
     "stage": "stage",
     "computed_in": "computed in",
@@ -178,11 +187,8 @@ ENGLISH: dict[str, str] = {
     # data, machine
     "split": "split",
     "rows": "rows",
-    "source": "source",
     "tokens": "tokens per row",
-    "package": "package",
-    "version": "version",
-    "seeds": "seeds",
+    "seeds": "seed",
     "cpu": "processor",
     "system": "system",
     "cores": "cores",

@@ -5,13 +5,19 @@ from __future__ import annotations
 CHINESE: dict[str, str] = {
     "title": "蒸馏报告",
     "title_models": "{teacher} → {student}",
-    "kept_step": "保留的检查点",
+    "kept_step": "保留：第 {step} 步",
     "switch": "English",
     "teacher": "教师",
     "baseline": "基线",
     "student": "学生",
     "student-int8": "学生 INT8",
     "student-onnxruntime": "学生 ONNX",
+    "student-openvino": "学生 OpenVINO",
+    "student-fp16": "学生 FP16",
+    "ensemble": "全部教师的集成",
+    "generation": "世代",
+    "generations": "各代的集成",
+    "assistant": "助教",
     "made": "生成于 {when}",
     "on_data": "数据",
     # headline
@@ -31,17 +37,16 @@ CHINESE: dict[str, str] = {
     "card_agreement": "与教师预测一致",
     "card_agreement_note": "按教师置信度加权（WDSR）：{wdsr}",
     "served_as": "以上为用于部署的模型的指标：{name}。",
-    "interval": "95 % 置信区间 {low} 至 {high}",
     # warnings
     "warnings": "使用前须知",
-    "warn_retention": "{name} 保留了教师 {metric} 的 {value}，低于 95 %。可降低压缩率、增加训练轮数或加入无标注数据来改善。",
+    "warn_retention": "{name}保留了教师{metric}的 {value}，低于 95 %。可降低压缩率、增加训练轮数或加入无标注数据来改善。",
     "warn_attention": "教师第 {teacher} 层与学生第 {student} 层的注意力相差 {value} nats（超过 {limit} 则告警）。",
     "warn_load": "计时期间机器繁忙：{causes}。{todo}",
     "warn_crowded": "另有 {others} 个进程争用 {cores} 个核心",
     "warn_core": "单线程运行时只得到其核心 {share} 的时间",
     "warn_throttled": "核心数限制使运行在 {share} 的时间内受阻",
     "warn_heat": "过热使核心降频 {events} 次",
-    "warn_load_todo": "要在空闲的机器上重新测量，请删除该运行的 work/evaluate 文件夹并重复其命令：只会重做测量。",
+    "warn_load_todo": "要在空闲的机器上重新测量，请删除该运行的 work/evaluate 与 report 文件夹并重复其命令：只会重做测量。",
     "warn_together": "保留率、一致率、WDSR、平均 KL 和差距均相对于全部教师的集成（ensemble）；"
     "大小、速度和压缩率相对于第一个教师。",
     "warn_tasks": "教师的质量为每条样本所属任务的教师的质量；大小、速度和压缩率取第一个任务 {task} 的教师，层的比较也以它为准。",
@@ -53,7 +58,7 @@ CHINESE: dict[str, str] = {
     "speed_not_measured": "未测量 {form} 形式的教师。",
     "speed_not_measured_why": "未测量 {form} 形式的教师：{reason}。",
     "warn_target": "未在本机测量 {target} 上的速度：已为其生成文件，并在 CPU 上核对了输出。",
-    "warn_int8": "INT8 使 {metric} 下降 {drop} 个百分点。若不可接受，请设 quantization: none。",
+    "warn_int8": "INT8 使{metric}下降 {drop} 个百分点。若不可接受，请设 quantization: none。",
     "warn_rows": "测试集只有 {rows} 条样本；单个模型的指标有 ±{margin} 个百分点的不确定性。",
     "warn_rows_paired": "测试集只有 {rows} 条样本；其上{name}与教师相差 {difference}。",
     "difference_points": "{value} 个百分点（95 % 区间 {low} 至 {high}，配对）",
@@ -88,22 +93,20 @@ CHINESE: dict[str, str] = {
     "kl": "平均 KL（nats）",
     "fastest": "p50（batch size 1）",
     "times_faster": "加速",
-    "models_note": "在测试集（{rows} 条样本）上测得。保留率：占教师 {metric} 的比例。一致率：与教师预测相同的样本比例。"
+    "models_note": "在测试集（{rows} 条样本）上测得。保留率：占教师{metric}的比例。一致率：与教师预测相同的样本比例。"
     "WDSR：按教师对真实标签的预测概率加权的一致率。ECE：期望校准误差。"
-    "p50：所测最快的运行时处理单条样本的中位延迟。加速：以 {reference} 形式的教师为参照；小字：以所注形式的教师为参照。",
-    "models_note_plain": "保留率：占教师 {metric} 的比例。p50：所测最快的运行时处理单条样本的中位延迟。",
+    "p50：所测最快的运行时处理单条样本的中位延迟。",
+    "models_note_faster": "加速：以 {reference} 形式的教师为参照；小字：以所注形式的教师为参照。",
+    "models_note_plain": "保留率：占教师{metric}的比例。p50：所测最快的运行时处理单条样本的中位延迟。",
     "note_tasks": "每条样本只在其所属任务的类别内预测。总指标为各任务的算术平均；“任务名/指标名”为该任务单独的指标。"
     "对比所用的教师为各样本所属任务的教师。",
     "note_labels": "每个标签独立判定（概率大于 0.5 为正）：一致率、WDSR、KL 与 ECE 均按单个判定计算。"
-    "subset_accuracy：所有标签全部正确的样本比例。",
-    "note_numbers": "输出为数值：采用一致性相关系数（排序、尺度与均值都一致时才为 1）；"
-    "teacher_pearson 与 teacher_rmse 以教师的输出为参照。"
-    "一致率、WDSR、KL 与 ECE 不适用。",
-    "note_embedding": "输出为单位长度的向量：teacher_cosine 为与教师向量的平均余弦相似度，"
-    "same_neighbour 为最近邻相同的样本比例。一致率、WDSR、KL 与 ECE 不适用。",
+    "子集准确率：所有标签全部正确的样本比例。",
+    "note_numbers": "输出为数值：采用一致性相关系数（排序、尺度与均值都一致时才为 1）。一致率、WDSR、KL 与 ECE 不适用。",
+    "note_embedding": "输出为单位长度的向量：与教师的余弦为同一文本的两个向量的平均余弦相似度。一致率、WDSR、KL 与 ECE 不适用。",
     # charts
-    "chart_size": "{metric} 与磁盘体积",
-    "chart_latency": "{metric} 与单条样本延迟",
+    "chart_size": "{metric}与磁盘体积",
+    "chart_latency": "{metric}与单条样本延迟",
     "axis_size": "磁盘体积，MB（对数刻度）",
     "axis_latency": "batch size 1 的中位延迟，ms（对数刻度）",
     "axis_step": "训练步数",
@@ -137,6 +140,11 @@ CHINESE: dict[str, str] = {
     "batch": "batch size",
     "throughput": "吞吐量（样本/秒）",
     "all_latencies": "全部延迟",
+    "cpu_share": "CPU 时间 ÷（时间 × 线程数）",
+    "load_average": "平均负载",
+    "all_fp32": "全部以 fp32 计算。",
+    "measured here": "在本机测量",
+    "converted": "已转换，未测量",
     # training
     "stage": "阶段",
     "computed_in": "计算精度",
@@ -152,7 +160,7 @@ CHINESE: dict[str, str] = {
     "layers_kept": "学生由教师的以下层初始化：{layers}。",
     # quantization
     "candidate": "候选",
-    "metric_validation": "验证集 {metric}",
+    "metric_validation": "验证集{metric}",
     "drop": "下降",
     "verdict": "结论",
     "chosen": "选中",
@@ -170,10 +178,7 @@ CHINESE: dict[str, str] = {
     # data, machine
     "split": "划分",
     "rows": "样本数",
-    "source": "来源",
     "tokens": "每条样本 token 数",
-    "package": "软件包",
-    "version": "版本",
     "seeds": "随机种子",
     "cpu": "处理器",
     "system": "系统",
