@@ -51,6 +51,7 @@ OF_FASTEST = re.compile(r"^(chosen|reason|served|student-int8.*)$")
 OF_TIME = re.compile(r"runtime|per_second|seconds")  # names of figures in the history
 TIMES = re.compile(r"\d[\d,.]*\s*(?:µs|ms|s|min|h|seconds?|minutes?|hours?|rows/s|rows per second)\b")
 FASTEST = re.compile(r"\S+ is the fastest of")  # in a note; what follows it is about that candidate
+BUSY = re.compile(r"(warning: )?The machine was busy while times were taken")
 
 
 class Recorder:
@@ -105,7 +106,7 @@ def outcome(name: str, world: World, output: Path) -> dict[str, Any]:
         weights = hash_of_weights(output / "student")
     except Exception as error:  # a flow that breaks is a finding; the others go on
         return {"error": without_places(f"{type(error).__name__}: {error}", [output, world.folder])}
-    kept = {"figures": comparable(figures), "notes": recorder.notes, "stages": recorder.stages, "weights": weights}
+    kept = {"figures": comparable(figures), "notes": comparable(recorder.notes), "stages": recorder.stages, "weights": weights}
     return json.loads(without_places(json.dumps(kept), [output, world.folder]))
 
 
@@ -125,7 +126,7 @@ def comparable(value: Any) -> Any:
         kept = (key for key in value if key not in LEFT_OUT and not OF_TIME.search(key) and not OF_FASTEST.match(key))
         return {key: comparable(value[key]) for key in kept}
     if isinstance(value, list):
-        return [comparable(part) for part in value]
+        return [comparable(part) for part in value if not (isinstance(part, str) and BUSY.match(part))]
     return TIMES.sub("<time>", value) if isinstance(value, str) else value
 
 

@@ -93,9 +93,13 @@ class RowAnswers:
     def start_head(self, head: nn.Module, labels: np.ndarray) -> None:
         """Nothing to do: the head has no units."""
 
-    def text_quality(self, found: Predictions, rows: Dataset) -> dict[str, float]:
+    def text_scores(self, found: Predictions, rows: Dataset) -> dict[str, np.ndarray]:
         """Nothing: the encoded labels are all that is measured."""
         return {}
+
+    def text_quality(self, found: Predictions, rows: Dataset) -> dict[str, float]:
+        """The means of `text_scores`."""
+        return {name: float(scores.mean()) for name, scores in self.text_scores(found, rows).items()}
 
     def save_extras(self, model: Any, folder: Path) -> None:
         """Nothing: save_pretrained has written all there is."""

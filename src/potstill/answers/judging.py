@@ -5,6 +5,7 @@ Shapes: N rows, U units of a row, C classes, S sums.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -173,15 +174,23 @@ def furthest(behind: np.ndarray, count: int) -> list[int]:
 
 
 def intervals(
-    judges: Mapping[str, Judge], metric: str, *, confidence: float = 0.95, resamples: int = 1000, seed: int = 0
+    judges: Mapping[str, Judge],
+    metric: str,
+    *,
+    scores: Mapping[str, np.ndarray] | None = None,
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
 ) -> dict[str, Interval]:
-    """``<model>.<metric>``, ``<model> - teacher`` and ``retention`` with their bootstrap intervals.
+    """``<model>.<metric>``, ``<model> - teacher``, ``<model> - baseline`` and ``retention`` with their bootstrap intervals.
 
-    All models are resampled on the same rows, so that differences and ratios are paired.
+    All models are resampled on the same rows, so that differences and ratios are paired; there are none of models that did not
+    answer the same rows.
 
     Args:
         judges: Model → its judge, all of the same rows; "student" and "teacher" give the retention.
         metric: Its name.
+        scores: Model → the metric of each text [G], where it is a mean over texts and not over what judges keep.
         confidence: Share of resamples within an interval.
         resamples: How often rows are drawn anew.
         seed: Of the draws.
@@ -191,22 +200,31 @@ def intervals(
     """
     found: dict[str, Interval] = {}
     drawn, whole = {}, {}
+    num_rows = set()
     for name, judge in judges.items():
-        given = judge.row_sums(metric)
+        given = (scores[name][:, None], _only) if scores else judge.row_sums(metric)
         if given is None:
             return {}
         sums, value_of = given
+        num_rows.add(len(sums))
         drawn[name] = np.array([value_of(means) for means in resampled_means(sums, resamples, seed)])
         whole[name] = value_of(sums.mean(0))
         found[f"{name}.{metric}"] = interval_of(whole[name], drawn[name], confidence)
-    for name in whole.keys() - {"teacher"} if "teacher" in whole else ():
-        found[f"{name} - teacher"] = interval_of(whole[name] - whole["teacher"], drawn[name] - drawn["teacher"], confidence)
+    if len(num_rows) > 1:
+        return found
+    for name, other in itertools.product(whole, ("teacher", "baseline")):
+        if other in whole and name not in ("teacher", other):
+            found[f"{name} - {other}"] = interval_of(whole[name] - whole[other], drawn[name] - drawn[other], confidence)
     if whole.get("teacher", 0.0) > 0 and "student" in whole:
         ratios = drawn["student"] / np.where(drawn["teacher"] > 0, drawn["teacher"], np.nan)
         ratios = ratios[np.isfinite(ratios)]
         if len(ratios):
             found["retention"] = interval_of(whole["student"] / whole["teacher"], ratios, confidence)
     return found
+
+
+def _only(means: np.ndarray) -> float:
+    return float(means[0])
 
 
 def class_figures(counts: np.ndarray) -> list[dict[str, Any]]:

@@ -121,8 +121,8 @@ class Span(Classes):
         """See `SpanJudge`."""
         return SpanJudge(self)
 
-    def text_quality(self, found: Predictions, rows: Dataset) -> dict[str, float]:
-        """SQuAD's ``f1`` and ``exact_match`` over questions: of each, the best span of all windows, as text.
+    def text_scores(self, found: Predictions, rows: Dataset) -> dict[str, np.ndarray]:
+        """SQuAD's ``f1`` and ``exact_match`` of each question: of the best span of all its windows, as text.
 
         Args:
             found: Answers with ``logits`` [N, 2, U] and ``row_ids`` [N].
@@ -139,15 +139,15 @@ class Span(Classes):
             if group not in best or leads[number] > best[group]:
                 best[group], said[group] = float(leads[number]), _text(row["context"], spans[number], leads[number])
         return {
-            "f1": float(np.mean([text_f1(said[group], answers[group]) for group in said])),
-            "exact_match": float(np.mean([exact_match(said[group], answers[group]) for group in said])),
+            "f1": np.array([text_f1(said[group], answers[group]) for group in said]),
+            "exact_match": np.array([exact_match(said[group], answers[group]) for group in said]),
         }
 
 
 class SpanJudge(ClassJudge):
     """Judges the first and the last place of each span like classes, and whole spans window by window.
 
-    Training and quantization choose by the spans; `Span.text_quality` counts as SQuAD does, question by question.
+    Training and quantization choose by the spans; `Span.text_scores` counts as SQuAD does, question by question.
     """
 
     def keep(self, student: Predictions, teacher: Predictions | None) -> dict[str, np.ndarray]:
@@ -170,7 +170,7 @@ class SpanJudge(ClassJudge):
                 "labelled rows and finite logits",
                 "evaluate on a labelled split; train with a lower learning rate",
             )
-        return span_scores(self["named"], self["true"])
+        return {name: float(scores.mean()) for name, scores in span_scores(self["named"], self["true"]).items()}
 
     def per_class(self) -> list[dict[str, Any]]:
         """Nothing: places have no classes."""
@@ -181,8 +181,9 @@ class SpanJudge(ClassJudge):
         return str(index)
 
     def row_sums(self, metric: str) -> tuple[np.ndarray, Callable[[np.ndarray], float]] | None:
-        """None: F1 has no intervals here."""
-        return None
+        """Of F1 and exact match of each window with a label."""
+        scores = span_scores(self["named"], self["true"])
+        return (scores[metric][:, None], lambda means: float(means[0])) if metric in scores else None
 
 
 def _text(context: str, span: np.ndarray, lead: float) -> str:
@@ -229,15 +230,15 @@ def best_spans(logits: np.ndarray, *, longest: int = LONGEST_WORDS) -> tuple[np.
     return spans, best - logits[:, 0, 0] - logits[:, 1, 0]
 
 
-def span_scores(named: np.ndarray, true: np.ndarray) -> dict[str, float]:
-    """``exact_match`` and ``f1`` over words of spans [N, 2], where [0, 0] means no answer."""
+def span_scores(named: np.ndarray, true: np.ndarray) -> dict[str, np.ndarray]:
+    """``exact_match`` [N] and ``f1`` [N] over words of spans [N, 2], where [0, 0] means no answer."""
     named, true = np.asarray(named), np.asarray(true)
     exact = (named == true).all(1)
     shared = np.minimum(named[:, 1], true[:, 1]) - np.maximum(named[:, 0], true[:, 0]) + 1
     sizes = (named[:, 1] - named[:, 0] + 1) + (true[:, 1] - true[:, 0] + 1)
     both = (named[:, 0] > 0) & (true[:, 0] > 0)
     f1 = np.where(both, 2 * np.maximum(shared, 0) / np.maximum(sizes, 1), exact)
-    return {"f1": float(f1.mean()), "exact_match": float(exact.mean())}
+    return {"f1": f1.astype(np.float64), "exact_match": exact.astype(np.float64)}
 
 
 def normalised(text: str) -> str:

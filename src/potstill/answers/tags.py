@@ -6,8 +6,8 @@ Shapes: N rows, U words of the row with most, C tags.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -132,20 +132,29 @@ class Tags(Classes):
 
 
 class TagJudge(ClassJudge):
-    """Judges words like classes, and counts whole entities where tags mark them."""
+    """Judges words like classes, and counts whole entities where tags mark them.
 
-    def __init__(self, answers: Tags) -> None:
-        super().__init__(answers)
-        self.entities = EntityCounts()
+    Kept of each row too, with entity tags: ``entities`` [N, 3], how many there are, were named, and were named rightly.
+    """
 
     def keep(self, student: Predictions, teacher: Predictions | None) -> dict[str, np.ndarray]:
         """As for classes; the entities of each row are counted."""
-        names = np.array(self.answers.label_names)
-        if self.answers.metric == "f1" and len(names) == np.shape(student.logits)[-1]:
-            answered, labels = np.asarray(student.logits).argmax(-1), np.asarray(student.labels)
-            for row, true, known in zip(answered, np.maximum(labels, 0), labels >= 0):
-                self.entities.add(*(entities_of(names[side[known]].tolist()) for side in (true, row)))
-        return super().keep(student, teacher)
+        kept, names = super().keep(student, teacher), np.array(self.answers.label_names)
+        if self.answers.metric != "f1" or len(names) != np.shape(student.logits)[-1]:
+            return kept
+        answered, labels = np.asarray(student.logits).argmax(-1), np.asarray(student.labels)
+        counts = []
+        for row, true, known in zip(answered, np.maximum(labels, 0), labels >= 0):
+            one = EntityCounts()
+            one.add(*(entities_of(names[side[known]].tolist()) for side in (true, row)))
+            counts.append(astuple(one))
+        return kept | {"entities": np.array(counts, np.int64).reshape(-1, 3)}
+
+    def row_sums(self, metric: str) -> tuple[np.ndarray, Callable[[np.ndarray], float]] | None:
+        """Of F1 of entities: their counts in each row; else as for classes."""
+        if metric != "f1" or "entities" not in self:
+            return super().row_sums(metric)
+        return self["entities"].astype(np.float64), lambda means: EntityCounts(*means).scores()["f1"]
 
     def quality(self) -> dict[str, float]:
         """With entity tags: ``f1``, ``precision`` and ``recall`` of whole entities over all rows, and ``accuracy`` of words.
@@ -165,7 +174,7 @@ class TagJudge(ClassJudge):
                 "one name for each tag",
                 "make the task with the names: task.label_names = names",
             )
-        return self.entities.scores() | {"accuracy": words["accuracy"]}
+        return EntityCounts(*self["entities"].sum(0).tolist()).scores() | {"accuracy": words["accuracy"]}
 
 
 def roles_of_units(
@@ -209,9 +218,9 @@ def entities_of(tags: Sequence[str]) -> set[Entity]:
 class EntityCounts:
     """How many entities there are, were named, and were named rightly."""
 
-    true: int = 0
-    named: int = 0
-    right: int = 0
+    true: float = 0
+    named: float = 0
+    right: float = 0
 
     def add(self, true: set[Entity], named: set[Entity]) -> None:
         """Count the entities of one row."""

@@ -173,8 +173,11 @@ class Answers(Protocol):
     def judge(self) -> Judge:
         """A judge that has seen nothing yet."""
 
+    def text_scores(self, found: Predictions, rows: Dataset) -> dict[str, np.ndarray]:
+        """Measures that need the rows as a person reads them, of each text in the order in which texts first occur [G]."""
+
     def text_quality(self, found: Predictions, rows: Dataset) -> dict[str, float]:
-        """Measures that need the rows as a person reads them; empty where there are none."""
+        """Their means; empty where there are none."""
 
     def named(self, found: Predictions, content: pa.Table, rows: Dataset) -> pa.Table:
         """The answers in words: ``prediction`` and how sure it is, one line for each row of `content`.

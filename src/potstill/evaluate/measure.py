@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from potstill.contracts.answers import Predictions
+from potstill.contracts.format import Format
 from potstill.contracts.party import Party
 from potstill.contracts.runner import Runner
+from potstill.errors import first_line
 from potstill.evaluate.further_models import cost_of, example_of, further_subjects, joint_answers
 from potstill.evaluate.measured_model import Bench, Subject
 from potstill.evaluate.quality import predict, sample_batches
+from potstill.exports.catalogue import format_named, way_named
 from potstill.exports.delivery import Kept, kept_in, plain_in
 from potstill.exports.runtimes import TorchRunner, num_cores
 from potstill.exports.timing import latency, time_interleaved
 from potstill.ground.devices import compute_device, device_of, placed
-from potstill.ground.hardware import other_work
+from potstill.ground.load import Load, machine_load
 
+logger = logging.getLogger(__name__)
+
+AS_SERVED = "teacher-as-served"
 LATENCY_BATCHES = 16
 SECONDS_PER_SIZE = 12.0
+LARGEST_AS_SERVED = 2_000_000_000  # bytes of a teacher; quantizing a larger one takes minutes and several times its memory
 POWERCAP = Path("/sys/class/powercap")
 
 
@@ -38,13 +48,10 @@ def gather(bench: Bench, folder: Path, on_step: Callable[[str], None] = lambda t
     subjects = {"teacher": _subject(bench, teacher, known)}
     plain = plain_in(bench.export_facts)
     plain = replace(plain, file=f"teacher{plain.format.suffix}")
-    exported = plain.format.export(
-        teacher.model,
-        folder / plain.file,
-        example_inputs=example_of(teacher, teacher.model, batch=2),
-        dynamic_axes=bench.rows.task.dynamic_axes(teacher.model),
-    )
+    exported = _export(bench, plain.format, folder / plain.file)
     _add(bench, subjects["teacher"], plain, folder)
+    on_step("make the teacher as the student is served, to time it")
+    _add_as_served(bench, subjects["teacher"], exported, plain.format)
     if bench.baseline is not None:
         on_step("the baseline answers the test rows")
         subjects["baseline"] = _subject(bench, bench.baseline)
@@ -52,9 +59,40 @@ def gather(bench: Bench, folder: Path, on_step: Callable[[str], None] = lambda t
     subjects["student"] = _subject(bench, bench.student)
     _add_exports(bench, subjects)
     subjects |= further_subjects(bench, subjects["teacher"], subjects["student"])
-    for file in plain.format.files(exported.path):
+    for file in plain.format.files(exported):
         file.unlink()
     return subjects
+
+
+def _export(bench: Bench, form: Format, path: Path) -> Path:
+    """The teacher in a format."""
+    model = bench.teacher.model
+    example, axes = example_of(bench.teacher, model, batch=2), bench.rows.task.dynamic_axes(model)
+    return form.export(model, path, example_inputs=example, dynamic_axes=axes).path
+
+
+def _add_as_served(bench: Bench, teacher: Subject, exported: Path, form: Format) -> None:
+    """The teacher made in the way that was chosen for the student, for its times alone: few rows calibrate it."""
+    kept, target = kept_in(bench.export_facts).get("served"), bench.target
+    if kept is None or not target.is_here or f"{kept.format.runtime}-{kept.precision.name}" in teacher.runners:
+        return
+    way, party = way_named(kept.name), bench.teacher
+    if teacher.bytes > LARGEST_AS_SERVED:
+        teacher.not_as_served = f"a teacher of more than {LARGEST_AS_SERVED / 1e9:.0f} GB is not made as {way.name}"
+        return
+    source = exported if way.reads == form.name else _export(bench, format_named(way.reads), exported.with_suffix(".source"))
+    rows = sample_batches(party.encoded("train"), party.collator, sizes=(8,), num_batches=2, seed=bench.options.seed)[8]
+    try:
+        path = way.make(source, exported.with_name(f"teacher.{way.file}"), rows)
+    except Exception as error:
+        logger.info("the teacher cannot be made as %s: %s", way.name, error)
+        teacher.not_as_served = f"{way.name} failed on the teacher: {first_line(error)[:200]}"
+        return
+    precision = kept.precision.name
+    opened = partial(kept.format.open, path, precision=precision, device=target.device)
+    teacher.as_served = _best_threads(bench, party, lambda threads: opened(threads=threads))
+    for file in kept.format.files(path):
+        file.unlink()
 
 
 def _subject(bench: Bench, party: Party, answers: Predictions | None = None) -> Subject:
@@ -108,15 +146,15 @@ class Speed:
     Args:
         times: Model → runtime-precision → batch size → times.
         joules: Runner → joules per row; None with a reason.
-        other_work: Processes of others that wanted a core when timing began or ended; None where the system does not say.
-        cpu_share: The lowest CPU time ÷ wall time of a runner with one thread; None where all had more.
+        load: The machine: other work at its most, the load average before, and what was lost meanwhile.
+        seconds: How long timing took.
     """
 
     times: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     joules: Mapping[str, float] | None = None
     reason: str | None = None
-    other_work: int | None = None
-    cpu_share: float | None = None
+    load: Load = field(default_factory=Load)
+    seconds: float = 0.0
 
 
 def measure_speed(bench: Bench, subjects: Mapping[str, Subject]) -> Speed:
@@ -134,20 +172,35 @@ def measure_speed(bench: Bench, subjects: Mapping[str, Subject]) -> Speed:
     }
     runners: dict[str, Runner] = {}
     for name, subject in timed.items():
+        if subject.as_served is not None:
+            runners[f"{AS_SERVED} {subject.as_served.name}"] = _Fed(subject.as_served, inputs[id(subject.party)])
         runners |= {f"{name} {way}": _Fed(runner, inputs[id(subject.party)]) for way, runner in subject.runners.items()}
     numbered = {size: [{"size": size, "index": index} for index in range(LATENCY_BATCHES)] for size in sizes}
     repeats = max(1, round(options.evaluate.repeats / LATENCY_BATCHES))
-    queues = [other_work()]
+    before, started = machine_load(), time.perf_counter()
     times = latency(runners, numbered, repeats=repeats, warm_up=1, seconds=SECONDS_PER_SIZE)
-    queues.append(other_work())
+    seconds, after = time.perf_counter() - started, machine_load()
     table: dict[str, dict[str, Any]] = {}
     for key, by_size in times.items():
         name, way = key.split(" ", 1)
         table.setdefault(name, {})[way] = by_size
-    alone = [one.cpu_share for by_size in times.values() for one in by_size.values() if one.threads == 1]
     joules, reason = _energy(runners, numbered[sizes[0]])
-    known = [queue for queue in queues if queue is not None]
-    return Speed(table, joules, reason, max(known, default=None), min(alone, default=None))
+    return Speed(table, joules, reason, _between(before, after), seconds)
+
+
+def _between(before: Load, after: Load) -> Load:
+    """The larger queue, the average before, and what was lost from one moment to the other."""
+    queues = [one.other_work for one in (before, after) if one.other_work is not None]
+    return Load(
+        max(queues, default=None),
+        before.average,
+        _less(after.throttled_seconds, before.throttled_seconds),
+        _less(after.heat_events, before.heat_events),
+    )
+
+
+def _less(after: Any, before: Any) -> Any:
+    return None if after is None or before is None else after - before
 
 
 class _Fed:

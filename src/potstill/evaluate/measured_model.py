@@ -70,7 +70,12 @@ class Bench:
 
 @dataclass
 class Subject:
-    """How a model answers, and everything that serves it."""
+    """How a model answers, and everything that serves it.
+
+    Args:
+        as_served: Of the teacher, what serves it in the form that was chosen for the student, to time it.
+        not_as_served: Why there is none though the student's form is another than those in `runners`.
+    """
 
     answers: Predictions
     runners: dict[str, Runner]
@@ -79,6 +84,8 @@ class Subject:
     flops: int | None
     formats: dict[str, int]
     party: Party
+    as_served: Runner | None = None
+    not_as_served: str | None = None
 
 
 def reference(names: Collection[str]) -> str:

@@ -27,6 +27,7 @@ from potstill.ground.devices import placed
 from potstill.report import headline
 from potstill.report.comparison import ComparedRun, Comparison, Difference
 from potstill.report.metrics import Metrics
+from potstill.report.speedup import fastest
 
 RESAMPLES, SLOW_RESAMPLES, CONFIDENCE, SEED = 1_000, 200, 0.95, 0
 IDENTITY = ("row_id", "group")
@@ -133,9 +134,7 @@ def _by_row(
     """What each row is, and the metric of any of them: out of sums of rows, or measured anew where it is no such function."""
     keys = _keys(rows)
     if is_of_texts:
-        groups = np.asarray(rows["group"])
-        each = [rows.select(np.flatnonzero(groups == group)) for group in dict.fromkeys(groups.tolist())]
-        values = np.array([answers.text_quality(found, own)[metric] for own in each])
+        values = answers.text_scores(found, rows)[metric]
         return keys, (lambda places: float(values[places].mean()), RESAMPLES)
     given = judge.row_sums(metric)
     if given is not None and len(keys) in (len(given[0]), 2 * len(given[0])):
@@ -207,7 +206,7 @@ def _drawn(runs: Sequence[Answered], orders: Sequence[np.ndarray] | None) -> lis
 def _figures(name: str, run: Answered) -> ComparedRun:
     served = headline.served_name(run.metrics)
     model = run.metrics.models[served] if served is not None else None
-    best = headline.fastest(model) if model is not None else None
+    best = fastest(model) if model is not None else None
     return ComparedRun(
         name,
         run.served_as,
@@ -215,8 +214,8 @@ def _figures(name: str, run: Answered) -> ComparedRun:
         dict(run.quality),
         model.parameters if model else None,
         model.bytes if model else None,
-        best[1] if best else None,
-        best[0] if best else None,
+        best.p50_ms if best else None,
+        best.form if best else None,
     )
 
 

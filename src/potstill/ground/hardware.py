@@ -137,19 +137,6 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
-def other_work(path: Path = Path("/proc/loadavg"), *, looks: int = 5, pause_seconds: float = 0.02) -> int | None:
-    """Processes and threads of others that want a core now: the median of a few looks; None where the system does not say."""
-    found = []
-    for _ in range(looks):
-        try:
-            running = int(path.read_text("ascii").split()[3].partition("/")[0])
-        except (OSError, ValueError, IndexError):
-            return None
-        found.append(max(0, running - 1))  # this process is one of them
-        time.sleep(pause_seconds)
-    return sorted(found)[len(found) // 2]
-
-
 def choose_threads() -> int:
     """Threads worth using: the cores this process may use, hyper-threads counted once, container limits obeyed."""
     import psutil

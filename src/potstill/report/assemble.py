@@ -16,6 +16,7 @@ from potstill.contracts.answers import Judge, Predictions
 from potstill.contracts.target import Target
 from potstill.data.run_rows import Rows, read_facts
 from potstill.data.task_rows import blocks_of
+from potstill.evaluate.measure import AS_SERVED, Speed
 from potstill.evaluate.measured_model import Bench, Subject, reference
 from potstill.exports.delivery import kept_in, plain_in
 from potstill.exports.timing import Timing
@@ -38,6 +39,7 @@ from potstill.report.metrics import (
     Ratio,
     ReliabilityBin,
     TargetSummary,
+    TeacherAsServed,
     TrainingPrecision,
     WorstExample,
     history_points,
@@ -84,7 +86,7 @@ def assemble(
         mean_kl_nats=student.mean_kl_nats,
         models=dict(models),
         served=served,
-        confidence=_confidence(judges, metric),
+        confidence=_confidence(rows, judges, answers),
         answers=rows.answers.reported,
         tasks=_tasks(bench),
         quantization=_quantization(bench),
@@ -135,8 +137,12 @@ def _judges(rows: Rows, answers: Mapping[str, Predictions]) -> dict[str, Judge]:
     return found
 
 
-def _confidence(judges: Mapping[str, Judge], metric: str) -> dict[str, Interval]:
-    found = intervals({**judges, "teacher": judges[reference(judges)]}, metric)
+def _confidence(rows: Rows, judges: Mapping[str, Judge], answers: Mapping[str, Predictions]) -> dict[str, Interval]:
+    """Of every model; a teacher among others stands for the model that students are compared with."""
+    compared = {**answers, "teacher": answers[reference(answers)]}
+    texts = {name: rows.answers.text_scores(one, rows.split("test")).get(rows.metric) for name, one in compared.items()}
+    scores = {name: one for name, one in texts.items() if one is not None}
+    found = intervals({**judges, "teacher": judges[reference(judges)]}, rows.metric, scores=scores)
     return {name: Interval(low=one.low, high=one.high, level=one.confidence) for name, one in found.items()}
 
 
@@ -271,6 +277,7 @@ def machine_facts() -> Machine:
         system=found.system,
         cpu=found.processor,
         cores=found.usable_cores,
+        all_cores=found.physical_cores or found.logical_cores,
         threads=choose_threads(),
         memory_bytes=found.ram_bytes,
         accelerator=", ".join(found.gpus) or None,
@@ -316,5 +323,23 @@ def figures_of(rows: Rows, subject: Subject, teacher: Predictions, speeds: Mappi
     )
 
 
+def note_speed(metrics: Metrics, speed: Speed, teacher: Subject) -> None:
+    """What timing found of the machine, and of the teacher in the form of the student that is served."""
+    machine, load = metrics.machine, speed.load
+    alone = [
+        one.cpu_share for ways in speed.times.values() for times in ways.values() for one in times.values() if one.threads == 1
+    ]
+    machine.other_work, machine.load_average, machine.heat_events = load.other_work, load.average, load.heat_events
+    machine.cpu_share = min(alone, default=None)
+    if load.throttled_seconds is not None and speed.seconds:
+        machine.throttled_share = load.throttled_seconds / speed.seconds
+    if teacher.as_served is not None:
+        times = speed.times[AS_SERVED][teacher.as_served.name]
+        latencies = {str(size): _percentiles(one) for size, one in times.items()}
+        metrics.teacher_as_served = TeacherAsServed(runtime=teacher.as_served.name, latency_ms=latencies)
+    elif teacher.not_as_served is not None:
+        metrics.teacher_as_served = TeacherAsServed(reason=teacher.not_as_served)
+
+
 def _percentiles(one: Timing) -> Latency:
-    return Latency(p50=one.p50, p95=one.percentile(95), p99=one.percentile(99))
+    return Latency(p50=one.p50, p95=one.percentile(95), p99=one.percentile(99), cpu_share=one.cpu_share, threads=one.threads)

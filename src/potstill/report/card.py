@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 
 from potstill.ground.counted import counted
-from potstill.report import headline, numbers, onnx_snippets, snippets
+from potstill.report import headline, numbers, onnx_snippets, snippets, speedup
+from potstill.report.doubts import doubts
 from potstill.report.loading import statement
 from potstill.report.metrics import Metrics
 from potstill.report.words import in_order
@@ -82,9 +83,12 @@ def _opening(metrics: Metrics) -> str:
     kept = headline.retention_of(metrics, name) if name else None
     if name and kept is not None:
         text += f" `{name}` keeps {numbers.percent(kept)} of the teacher's {metrics.metric}"
-        smaller, faster = headline.times_smaller(metrics, name), headline.times_faster(metrics, name)
+        smaller, faster = headline.times_smaller(metrics, name), speedup.against_reference(metrics, name)
         text += f", is {numbers.times(smaller)} smaller on disk" if smaller else ""
-        text += f" and {numbers.times(faster)} faster at batch 1 than the teacher in PyTorch" if faster else ""
+        if faster is not None:
+            text += f" and {numbers.times(faster.factor)} faster at batch 1 than the teacher in {faster.teacher.form}"
+            also = speedup.short_note(metrics, name)
+            text += "" if also is None else f" ({also.en})"
         text += "."
     if student and metrics.ratio.achieved is not None:
         text += f" It has {numbers.count(student.parameters)} parameters; {numbers.percent(metrics.ratio.achieved)} were removed."
@@ -97,8 +101,8 @@ def _figures(metrics: Metrics) -> str:
         "|---|---:|---:|---:|---:|---:|",
     ]
     for name in in_order(metrics.models):
-        model, best = metrics.models[name], headline.fastest(metrics.models[name])
-        speed = f"{numbers.milliseconds(best[1])} ({best[0]})" if best else numbers.NONE
+        model, best = metrics.models[name], speedup.fastest(metrics.models[name])
+        speed = str(best) if best else numbers.NONE
         kept = "" if name == "teacher" else numbers.percent(headline.retention_of(metrics, name))
         cells = [
             name,
@@ -140,7 +144,7 @@ def _conditions(metrics: Metrics) -> str:
     if metrics.timed_hardware:
         text += f"; speed on {_plain(metrics.timed_hardware)}"
         text += f", {counted(metrics.machine.threads, 'thread')}" if metrics.machine.threads else ""
-    note = headline.speed_note(metrics)
+    note = speedup.speed_note(metrics, headline.served_name(metrics))
     text += "" if note is None else f". {note.en[0].upper()}{note.en[1:-1]}"
     return text + ". Every figure and plot: `report/index.html` and `report/metrics.json`."
 
@@ -176,7 +180,7 @@ def _limits(metrics: Metrics) -> str:
         "It repeats what the teacher gets wrong, and knows only inputs like those it was trained on.",
         "Speeds hold for the machine named above.",
     ]
-    found = [doubt.en for doubt in headline.doubts(metrics)]
+    found = [doubt.en for doubt in doubts(metrics)]
     lines += found + [warning for warning in metrics.warnings if warning not in found]
     if not metrics.license:
         lines.append("The licence follows from the teacher's and the data's; it was not given, so it is unknown.")

@@ -6,33 +6,21 @@ from collections.abc import Callable
 
 from markupsafe import Markup
 
-from potstill.report.headline import fastest
 from potstill.report.metrics import ATTENTION_WARNING, HistoryPoint, Metrics
+from potstill.report.names import measure_of, phase_name, readable
 from potstill.report.numbers import SHARES, milliseconds, quality, seconds, significant, size
 from potstill.report.plots.bars import Bar, bars
 from potstill.report.plots.canvas import style_of
 from potstill.report.plots.classes import recall_per_class
 from potstill.report.plots.curves import calibration_curve, series_styles, tradeoff, training_curve
 from potstill.report.plots.maps import attention_maps, similarity_map
+from potstill.report.speedup import fastest
 from potstill.report.words import Said, in_order, model_name, same, say
 
 MOST_MAPS = 2
 FEWEST_IN_BIN = 8
 Lines = dict[str, list[tuple[float, float]]]
-_TECHNICAL = (
-    "runtime",
-    "per_second",
-    "learning_rate",
-    "grad_norm",
-    "flos",
-    "weight",
-    "temperature",
-    "_seconds",
-    "selection",
-    "mcc",
-)
-_OTHER_UNITS = frozenset({"eval_mse", "eval_mae", "eval_r2", "eval_teacher_rmse"})
-
+_TECHNICAL = ("weight", "temperature", "_seconds", "selection")
 _CORRELATIONS = {"concordance", "pearson", "spearman", "teacher_cosine", "teacher_pearson"}
 _VALIDATION_SHARES = SHARES | _CORRELATIONS | {"agreement", "same_neighbour"}
 
@@ -47,16 +35,22 @@ def tradeoff_charts(metrics: Metrics) -> list[Markup]:
         best = fastest(model)
         if value is None:
             continue
-        hints[name] = f"{name}: {quality(metrics.metric, value)}, {size(model.bytes)}, {milliseconds(best[1] if best else None)}"
+        hints[name] = (
+            f"{name}: {quality(metrics.metric, value)}, {size(model.bytes)}, {milliseconds(best.p50_ms if best else None)}"
+        )
         if model.bytes:
             sizes[name] = (model.bytes / 1e6, value)
-        if best and best[1] > 0:
-            speeds[name] = (best[1], value)
+        if best:
+            speeds[name] = (best.p50_ms, value)
     charts = []
     if len(sizes) > 1:
-        charts.append(tradeoff(sizes, metrics.metric, say("axis_size"), say("chart_size", metric=metrics.metric), hints))
+        charts.append(
+            tradeoff(sizes, metrics.metric, say("axis_size"), say("chart_size", metric=readable(metrics.metric)), hints)
+        )
     if len(speeds) > 1:
-        charts.append(tradeoff(speeds, metrics.metric, say("axis_latency"), say("chart_latency", metric=metrics.metric), hints))
+        charts.append(
+            tradeoff(speeds, metrics.metric, say("axis_latency"), say("chart_latency", metric=readable(metrics.metric)), hints)
+        )
     return charts
 
 
@@ -94,23 +88,27 @@ def _latency_rows(metrics: Metrics, batch: str) -> list[Bar]:
 
 def training_charts(metrics: Metrics) -> list[Markup]:
     """Losses and validation quality of every stage that logged any."""
-    losses = {stage: _lines(points, lambda name: not _is_share(name)) for stage, points in metrics.history.items()}
+    losses = {stage: _lines(points, _is_loss) for stage, points in metrics.history.items()}
     checks = {stage: _lines(points, _is_share) for stage, points in metrics.history.items()}
-    colours = [series_styles(name for lines in group.values() for name in lines) for group in (losses, checks)]
+    colours = series_styles(name for group in (losses, checks) for lines in group.values() for name in lines)
     charts = []
     for stage in metrics.history:
         kept = metrics.kept_steps.get(stage)
         if losses[stage]:
-            title = say("chart_loss", stage=stage)
-            charts.append(training_curve(losses[stage], title, say("axis_loss"), colours=colours[0], kept=kept))
+            title = say("chart_loss", stage=phase_name(stage))
+            charts.append(training_curve(losses[stage], title, say("axis_loss"), colours=colours, kept=kept))
         if checks[stage]:
-            title = say("chart_quality", stage=stage)
-            charts.append(training_curve(checks[stage], title, same("%"), scale=100.0, colours=colours[1], kept=kept))
+            title = say("chart_quality", stage=phase_name(stage))
+            charts.append(training_curve(checks[stage], title, same("%"), scale=100.0, colours=colours, kept=kept))
     return charts
 
 
 def _is_share(name: str) -> bool:
-    return name.removeprefix("eval_") in _VALIDATION_SHARES
+    return measure_of(name) in _VALIDATION_SHARES
+
+
+def _is_loss(name: str) -> bool:
+    return ("loss" in name or name.endswith("_kl")) and not _is_share(name)
 
 
 def _lines(points: list[HistoryPoint], wanted: Callable[[str], bool]) -> Lines:
@@ -122,7 +120,6 @@ def _lines(points: list[HistoryPoint], wanted: Callable[[str], bool]) -> Lines:
                 value is not None
                 and wanted(name)
                 and not name.startswith("train_")
-                and name not in _OTHER_UNITS
                 and not any(word in name for word in _TECHNICAL)
             ):
                 lines.setdefault(name, []).append((point.step, value))
@@ -182,5 +179,7 @@ def attention_charts(metrics: Metrics) -> list[Markup]:
 
 def stage_chart(metrics: Metrics) -> Markup | None:
     """Wall time of every stage."""
-    rows = [Bar(same(stage), value, seconds(value), "m-teacher") for stage, value in metrics.stages.items() if value is not None]
+    rows = [
+        Bar(phase_name(stage), value, seconds(value), "m-teacher") for stage, value in metrics.stages.items() if value is not None
+    ]
     return bars(rows, say("chart_stages")) if rows else None

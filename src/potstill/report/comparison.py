@@ -149,11 +149,10 @@ WORDS = {
 
 def shown_difference(metric: str, one: Difference) -> str:
     """A difference with its interval; points of per cent where the metric is a share."""
-    factor, places = (100.0, 1) if metric.rpartition("/")[2] in numbers.SHARES else (1.0, 3)
-    text = f"{factor * one.value:+.{places}f}"
+    text = numbers.signed(metric, one.value)
     if one.low is None or one.high is None:
-        return text.replace("-", "−")
-    return f"{text} [{factor * one.low:+.{places}f}, {factor * one.high:+.{places}f}]".replace("-", "−")
+        return text
+    return f"{text} [{numbers.signed(metric, one.low)}, {numbers.signed(metric, one.high)}]"
 
 
 def comparison_page(found: Comparison, *, lang: str = "en") -> str:

@@ -58,6 +58,10 @@ class Latency(Part):
     p50: Figure = Field(None, description="Median, milliseconds.")
     p95: Figure = Field(None, description="95th percentile, milliseconds.")
     p99: Figure = Field(None, description="99th percentile, milliseconds.")
+    threads: Count = Field(None, description="Threads that the runtime used.")
+    cpu_share: Figure = Field(
+        None, description="Median CPU time / (wall time x threads): near 1 for one thread that had a core to itself."
+    )
 
 
 class ModelFigures(Part):
@@ -90,17 +94,33 @@ class Machine(Part):
     name: str | None = Field(None, description="Host name or a name given by the user.")
     system: str | None = Field(None, description="Operating system and architecture.")
     cpu: str | None = Field(None, description="Processor model and the instruction sets that matter.")
-    cores: Count = Field(None, description="Logical cores that this process may use.")
+    cores: Count = Field(None, description="Cores that this process may use.")
+    all_cores: Count = Field(None, description="Cores of the whole machine, hyper-threads counted once where that is known.")
     threads: Count = Field(None, description="Threads that the measurements used.")
     memory_bytes: Count = Field(None, description="Main memory, bytes.")
     other_work: Count = Field(
         None, description="Processes of others that wanted a core when timing began or ended; null where the system does not say."
     )
+    load_average: Figure = Field(
+        None, description="Processes that ran or waited, mean of the minute before timing, this one included."
+    )
     cpu_share: Figure = Field(
         None, description="Lowest CPU time / wall time of a timed runner with one thread; near 1 on an idle machine."
     )
+    throttled_share: Figure = Field(
+        None, description="Time for which a limit on the container's cores held it back / time that timing took."
+    )
+    heat_events: Count = Field(None, description="How often heat lowered the clock of a core meanwhile.")
     accelerator: str | None = Field(None, description="GPU or other accelerator; null where there is none.")
     notes: list[str] = Field(default_factory=list, description="Anything that may have disturbed the measurements.")
+
+
+class TeacherAsServed(Part):
+    """The teacher in the runtime and precision of the student that is served: its times; its answers there were not measured."""
+
+    runtime: str | None = Field(None, description="Runtime-precision, onnxruntime-int8 …; null where nothing was timed.")
+    latency_ms: dict[Key, Latency] = Field(default_factory=dict, description="Batch size to percentiles, milliseconds.")
+    reason: str | None = Field(None, description="Why nothing was timed, in words.")
 
 
 class TargetSummary(Part):
@@ -323,8 +343,12 @@ class Metrics(Part):
     mean_kl_nats: Figure = Field(None, description="Mean KL(teacher || student), nats.")
     models: dict[str, ModelFigures] = Field(default_factory=dict, description="teacher, baseline, student, student-int8 …")
     served: str | None = Field(None, description="Which of `models` is the one to serve; student-int8 or student where null.")
+    teacher_as_served: TeacherAsServed | None = Field(
+        None, description="The teacher timed in the served student's form; null where `models` has that, or none is served."
+    )
     confidence: dict[str, Interval] = Field(
-        default_factory=dict, description="Paired bootstrap intervals of retention, <model>.<metric> and <model> - teacher."
+        default_factory=dict,
+        description="Paired bootstrap intervals of retention, <model>.<metric>, <model> - teacher and <model> - baseline.",
     )
     quantization: Quantization | None = Field(None, description="What `quantize` tried and kept.")
     plan: PlanSummary | None = Field(None, description="What was cut.")

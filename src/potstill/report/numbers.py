@@ -44,6 +44,17 @@ def quality(name: str, value: float | None) -> str:
     return f"{value:.3f}"
 
 
+def signed(name: str, value: float) -> str:
+    """A difference of a task metric with its sign: in points of per cent where the metric is a share, else three decimals.
+
+    Example:
+        >>> signed("accuracy", -0.0123), signed("concordance", 0.0123)
+        ('−1.2', '+0.012')
+    """
+    is_share = name.rpartition("/")[2] in SHARES
+    return (f"{100 * value:+.1f}" if is_share else f"{value:+.3f}").replace("-", "−")
+
+
 def count(value: float | None) -> str:
     """A count with K, M, G or T."""
     return _scaled(value, 1000, ("", " K", " M", " G", " T", " P"))

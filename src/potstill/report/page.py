@@ -10,10 +10,11 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from potstill.report import charts, headline, numbers, onnx_snippets, snippets
+from potstill.report import charts, headline, numbers, onnx_snippets, snippets, speedup
+from potstill.report.doubts import apart, doubts
 from potstill.report.loading import statement
 from potstill.report.metrics import Metrics
-from potstill.report.names import readable
+from potstill.report.names import phase_name, readable, task_name
 from potstill.report.plots.canvas import style_of
 from potstill.report.remarks import remark
 from potstill.report.words import Said, check_language, in_order, model_name, same, say
@@ -49,16 +50,22 @@ def page(metrics: Metrics, *, lang: str = "en") -> str:
         style=Markup((here / "page.css").read_text("utf-8")),
         title=_title(metrics),
         cards=_cards(metrics),
-        doubts=headline.doubts(metrics),
+        doubts=doubts(metrics),
         columns=_columns(metrics, _model_rows(metrics)),
         readable=readable,
         remark=remark,
-        speed_note=headline.speed_note(metrics),
-        found_doubts={doubt.en for doubt in headline.doubts(metrics)},
+        task=task_name(metrics.task),
+        metric=readable(metrics.metric),
+        phase_name=phase_name,
+        precision=_precision(metrics),
+        worst=_worst(metrics),
+        speed_note=speedup.speed_note(metrics, headline.served_name(metrics)),
+        found_doubts={doubt.en for doubt in doubts(metrics)},
         rows=_model_rows(metrics),
         plan_rows=_plan_rows(metrics),
         batches=charts.batches(metrics),
-        served=headline.served_name(metrics),
+        served=model_name(headline.served_name(metrics) or ""),
+        apart=functools.partial(apart, metrics),
         reference=_reference_runtime(metrics),
         loading=statement(metrics),
         torch_code=snippets.load_with_transformers(metrics),
@@ -78,8 +85,8 @@ def _template() -> jinja2.Template:
 
 
 def _reference_runtime(metrics: Metrics) -> str:
-    found = headline.teacher_reference(metrics)
-    return found[0] if found else numbers.NONE
+    found = speedup.teacher_reference(metrics)
+    return found.form if found else numbers.NONE
 
 
 def _title(metrics: Metrics) -> Said:
@@ -120,11 +127,10 @@ def _kept_card(metrics: Metrics, name: str) -> dict[str, Said] | None:
     if kept is None:
         return None
     student, teacher = headline.shown_quality(metrics, name), headline.shown_quality(metrics, "teacher")
-    note = say("card_kept_note", metric=metrics.metric, student=student, teacher=teacher)
-    interval = metrics.confidence.get("retention")
-    if interval and interval.low is not None and interval.high is not None and name == "student":
-        extra = say("interval", low=numbers.percent(interval.low), high=numbers.percent(interval.high))
-        note = Said(f"{note.en}. {extra.en}", f"{note.zh}。{extra.zh}")
+    note = say("card_kept_note", metric=readable(metrics.metric), student=student, teacher=teacher)
+    further = apart(metrics, name, "teacher")
+    if further is not None:
+        note = Said(f"{note.en}; {further.en}", f"{note.zh}；{further.zh}")
     return _card(numbers.percent(kept), "card_kept", note)
 
 
@@ -137,23 +143,12 @@ def _smaller_card(metrics: Metrics, name: str) -> dict[str, Said] | None:
 
 
 def _faster_card(metrics: Metrics, name: str) -> dict[str, Said] | None:
-    factor = headline.times_faster(metrics, name)
-    best = headline.fastest(metrics.models[name])
-    teacher = headline.teacher_reference(metrics)
-    if factor is None or best is None or teacher is None:
+    found, also = speedup.against_reference(metrics, name), speedup.short_note(metrics, name)
+    if found is None:
         return None
-    note = say(
-        "card_faster_note",
-        student=numbers.milliseconds(best[1]),
-        teacher=numbers.milliseconds(teacher[1]),
-        runtime=best[0],
-        teacher_runtime=teacher[0],
-    )
-    quickest = headline.fastest(metrics.models["teacher"])
-    if quickest is not None and quickest[0] != teacher[0] and best[1] > 0:
-        also = say("card_faster_also", factor=numbers.times(quickest[1] / best[1]), runtime=quickest[0])
-        note = Said(f"{note.en}; {also.en}", f"{note.zh}；{also.zh}")
-    return _card(numbers.times(factor), "card_faster", note)
+    note = say("card_faster_note", own=found.own.said, teacher=found.teacher.said)
+    note = note if also is None else Said(f"{note.en}; {also.en}", f"{note.zh}；{also.zh}")
+    return _card(numbers.times(found.factor), "card_faster", note)
 
 
 def _gap_card(metrics: Metrics) -> dict[str, Said] | None:
@@ -200,11 +195,27 @@ def _model_rows(metrics: Metrics) -> list[Mapping[str, object]]:
                 "wdsr": None if is_teacher else _of_model(metrics, name, "wdsr"),
                 "kl": None if is_teacher else _of_model(metrics, name, "mean_kl_nats"),
                 "model": model,
-                "best": headline.fastest(model),
-                "faster": "" if is_teacher else numbers.times(headline.times_faster(metrics, name)),
+                "best": speedup.fastest(model),
+                "faster": None if is_teacher else speedup.against_reference(metrics, name),
+                "faster_also": None if is_teacher else speedup.short_note(metrics, name),
             }
         )
     return rows
+
+
+def _precision(metrics: Metrics) -> list[Mapping[str, Any]]:
+    """Phases that did not compute in fp32, or whose rounding was measured: what a table can show."""
+    return [
+        {"phase": phase_name(stage), **one.model_dump()}
+        for stage, one in metrics.precision.items()
+        if any(value is not None for key, value in one.model_dump().items() if key != "computed_in")
+    ]
+
+
+def _worst(metrics: Metrics) -> dict[str, bool]:
+    """Which columns of the worst examples have anything in them."""
+    fields = ("label", "teacher_label", "student_label", "teacher_probability")
+    return {name: any(getattr(one, name) not in (None, "", numbers.NONE) for one in metrics.worst_examples) for name in fields}
 
 
 def _columns(metrics: Metrics, rows: Sequence[Mapping[str, Any]]) -> set[str]:

@@ -169,7 +169,8 @@ def inputs_of(metrics: Metrics) -> tuple[str, ...]:
     """What a row has, in order."""
     if metrics.loading is not None and metrics.loading.inputs:
         return tuple(metrics.loading.inputs)
-    return tuple(modalities.build(TASKS[metrics.task].modality).roles[:1])
+    modality = modalities.build(TASKS[metrics.task].modality)
+    return tuple(modality.roles[: 2 if modality.is_windowed else 1])
 
 
 def token_limit(metrics: Metrics) -> int:

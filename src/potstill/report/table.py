@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from potstill.report import headline, numbers
+from potstill.report import headline, numbers, speedup
+from potstill.report.doubts import doubts
 from potstill.report.loading import statement
 from potstill.report.metrics import Metrics
 from potstill.report.words import in_order
@@ -30,7 +31,7 @@ def summary_table(metrics: Metrics) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for name in in_order(metrics.models):
         model = metrics.models[name]
-        medians = {runtime: sizes["1"].p50 for runtime, sizes in model.latency_ms.items() if "1" in sizes}
+        medians = {form: one.p50_ms for form, one in speedup.timed_forms(model).items()}
         table.add_row(
             name if len(name) <= MODEL_WIDTH else name.replace("-", "-\n", 1),
             headline.shown_quality(metrics, name),
@@ -45,10 +46,10 @@ def summary_table(metrics: Metrics) -> Table:
     return table
 
 
-def _factors(metrics: Metrics, medians: Sequence[float | None]) -> str:
+def _factors(metrics: Metrics, medians: Sequence[float]) -> str:
     """How many times faster than the teacher's reference each median is, one per line."""
-    teacher = headline.teacher_reference(metrics)
-    return "\n".join(numbers.times(teacher[1] / median if teacher and median else None) for median in medians)
+    teacher = speedup.teacher_reference(metrics)
+    return "\n".join(numbers.times(teacher.p50_ms / median if teacher else None) for median in medians)
 
 
 def _caption(metrics: Metrics) -> str:
@@ -62,9 +63,9 @@ def _caption(metrics: Metrics) -> str:
         parts.append(f"agreement {numbers.percent(metrics.agreement)}")
     if metrics.wdsr is not None:
         parts.append(f"WDSR {numbers.percent(metrics.wdsr)}")
-    said, note = statement(metrics), headline.speed_note(metrics)
+    said, note = statement(metrics), speedup.speed_note(metrics, headline.served_name(metrics))
     lines = [one.en for one in (note, said) if one is not None]
-    lines += [f"! {doubt.en}" for doubt in headline.doubts(metrics)]
+    lines += [f"! {doubt.en}" for doubt in doubts(metrics)]
     return "\n".join([", ".join(parts[:2]), ", ".join(parts[2:]), *_of_tasks(metrics), *lines]).strip()
 
 

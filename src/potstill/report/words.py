@@ -13,6 +13,7 @@ from potstill.report.words_zh import CHINESE
 
 LANGUAGES = ("en", "zh")
 ORDER = ("teacher", "baseline", "student", "student-int8")
+MODELS = ("teacher", "baseline", "student", "ensemble", "generation", "generations", "assistant")
 
 
 class Said(NamedTuple):
@@ -29,13 +30,17 @@ class Said(NamedTuple):
 
 
 def say(key: str, **values: object) -> Said:
-    """The text of `key` in both languages, with `{name}` filled from `values`.
+    """The text of `key` in both languages, with `{name}` filled from `values`; of one that is in both, with each.
 
     Example:
         >>> say("kept", value="98.1 %").en
         '98.1 % of the quality kept'
     """
-    return Said(ENGLISH[key].format(**values), CHINESE[key].format(**values))
+    return Said(ENGLISH[key].format(**_of(0, values)), CHINESE[key].format(**_of(1, values)))
+
+
+def _of(language: int, values: dict[str, object]) -> dict[str, object]:
+    return {name: value[language] if isinstance(value, Said) else value for name, value in values.items()}
 
 
 def same(text: object) -> Said:
@@ -55,8 +60,17 @@ def check_language(lang: str) -> str:
 
 
 def model_name(name: str) -> Said:
-    """A model's name in both languages; names that the page does not know stay as they are."""
-    return say(name) if name in (*ORDER, "student-onnxruntime") else same(name)
+    """A model's name in both languages; what the page does not know of a name stays as it is.
+
+    Example:
+        >>> model_name("student-int8").en, model_name("teacher-2").zh, model_name("student-openvino-int8").zh
+        ('student INT8', '教师 2', '学生 openvino-int8')
+    """
+    if name in ENGLISH:
+        return say(name)
+    kind, _, which = name.partition("-")
+    found = say(kind) if kind in MODELS else same(kind)
+    return Said(f"{found.en} {which}".strip(), f"{found.zh} {which}".strip())
 
 
 def in_order(names: Iterable[str]) -> list[str]:

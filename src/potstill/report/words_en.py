@@ -5,13 +5,19 @@ from __future__ import annotations
 ENGLISH: dict[str, str] = {
     "title": "Distillation report",
     "title_models": "{teacher} → {student}",
-    "kept_step": "kept",
+    "kept_step": "kept: step {step}",
     "switch": "中文",
     "teacher": "teacher",
     "baseline": "baseline",
     "student": "student",
     "student-int8": "student INT8",
     "student-onnxruntime": "student ONNX",
+    "student-openvino": "student OpenVINO",
+    "student-fp16": "student FP16",
+    "ensemble": "all teachers together",
+    "generation": "generation",
+    "generations": "all generations together",
+    "assistant": "assistant",
     "made": "made {when}",
     "on_data": "data",
     # headline
@@ -21,8 +27,8 @@ ENGLISH: dict[str, str] = {
     "card_smaller": "smaller on disk",
     "card_smaller_note": "{student} from {teacher}",
     "card_faster": "faster",
-    "card_faster_note": "{student} from {teacher}; batch 1, median, {runtime} against {teacher_runtime}",
-    "card_faster_also": "{factor} against {runtime}",
+    "card_faster_note": "{own} against the teacher's {teacher}; one row, median",
+    "faster_also": "{factor} against the teacher in {form}",
     "card_gap": "of the gap closed",
     "card_gap_note": "between the same student trained without a teacher ({baseline}) and the teacher",
     "card_removed": "of the parameters removed",
@@ -31,29 +37,40 @@ ENGLISH: dict[str, str] = {
     "card_agreement": "same answer as the teacher",
     "card_agreement_note": "weighted by the teacher's confidence (WDSR): {wdsr}",
     "served_as": "Figures of the model to serve: {name}.",
-    "interval": "95 % interval {low} to {high}",
     # warnings
     "warnings": "Before you use it",
     "warn_retention": "{name} keeps {value} of the teacher's {metric}; below 95 %. "
     "A lower ratio, more epochs or unlabelled text raise it.",
     "warn_attention": "Attention of teacher layer {teacher} and student layer {student} "
     "differs by {value} nats (warning above {limit}).",
-    "warn_load": "The machine was busy while times were taken (other processes that wanted one of {cores} cores: {others}; a "
-    "single thread had {share} of its time): repeat the measurement on an idle machine with potstill evaluate.",
+    "warn_load": "The machine was busy while times were taken: {causes}. {todo}",
+    "warn_crowded": "other processes that wanted one of {cores} cores: {others}",
+    "warn_core": "a runtime with one thread had its core for {share} of the time",
+    "warn_throttled": "a limit on cores held the run back for {share} of the time",
+    "warn_heat": "heat lowered the clock of a core, times: {events}",
+    "warn_load_todo": "To measure again on an idle machine, delete the folders work/evaluate and report of the run and repeat "
+    "its command: only measuring is done anew.",
     "warn_together": "Retention, agreement, WDSR, mean KL and the gap are against all teachers together (ensemble); "
     "size, speed and ratio are against the first one.",
     "warn_tasks": "The teacher's quality is that of each row's own teacher; its size and speed, and the ratio, are those of the "
     "first, of {task}; layers are compared with that one.",
     "warn_no_baseline": "No baseline was trained, so this report cannot say what distillation gained; set baseline: true.",
-    "speed_reference": "faster: {student} ({own}) against the teacher's {teacher} ({runtime}), {factor}; batch 1, median, "
-    "threads: {threads}, same CPU.",
-    "speed_reference_also": "Against the teacher in its fastest form, {teacher} ({runtime}): {factor}.",
+    "speed_reference": "Faster: against the teacher in {teacher}; medians at batch 1 on the same machine.",
+    "speed_first": "{name}: {own} against {teacher}, {factor}.",
+    "speed_same_form": "Against the teacher in the same form, {teacher}: {factor}.",
+    "speed_other_form": "Against the teacher in its fastest form, {teacher}: {factor}.",
+    "speed_not_measured": "The teacher in {form} was not measured.",
+    "speed_not_measured_why": "The teacher in {form} was not measured: {reason}.",
     "warn_target": "Speeds on {target} were not measured here: files were made for it, and their answers checked on the CPU.",
     "warn_int8": "INT8 costs {drop} points of {metric}. Set quantization: none where that is too much.",
-    "warn_rows": "The test split has only {rows} rows; differences below {margin} points are noise.",
+    "warn_rows": "The test split has only {rows} rows; the figure of one model is uncertain by ±{margin} points.",
+    "warn_rows_paired": "The test split has only {rows} rows; on them {name} differs from the teacher by {difference}.",
+    "difference_points": "{value} points (95 % interval {low} to {high}, paired)",
+    "difference_plain": "{value} (95 % interval {low} to {high}, paired)",
     "warn_ratio": "{achieved} of the parameters were removed; {asked} were requested.",
     "warn_baseline": "The student trained without a teacher is as good as the distilled one: "
     "on this data, distillation gained nothing.",
+    "warn_gain": "What distillation gained over the student trained without a teacher may be chance: {difference}.",
     # sections
     "models": "Models",
     "tradeoff": "Quality against size and speed",
@@ -83,17 +100,16 @@ ENGLISH: dict[str, str] = {
     "times_faster": "faster",
     "models_note": "Measured on the test split ({rows} rows). Kept: share of the teacher's {metric}. "
     "Agreement: share of rows with the teacher's answer. WDSR: the same, each row weighted by the teacher's probability "
-    "of the true label. ECE: expected calibration error. p50: median time of one row in the fastest runtime measured. "
-    "Faster: against the teacher in {reference}.",
+    "of the true label. ECE: expected calibration error. p50: median time of one row in the fastest runtime measured.",
+    "models_note_faster": "Faster: against the teacher in {reference}; small: against the teacher in the form named.",
     "models_note_plain": "Kept: share of the teacher's {metric}. p50: median time of one row in the fastest runtime measured.",
     "note_tasks": "Each row is answered inside the classes of its own task. The metric is the plain mean over tasks; a name "
     "such as task/metric is of that task alone. The teacher's answers are those of each row's own teacher.",
     "note_labels": "Each label of a row is a decision of its own, at a probability of one half: agreement, WDSR, KL and ECE are "
     "over decisions. Subset accuracy: share of rows with every label right.",
-    "note_numbers": "Answers are numbers: concordance (1 only where order, scale and level are right) is compared; "
-    "teacher_pearson and teacher_rmse are against the teacher's numbers. Agreement, WDSR, KL and ECE do not apply.",
-    "note_embedding": "Answers are vectors of length one: teacher_cosine is the mean cosine to the teacher's vector "
-    "of the same text, same_neighbour the share of rows whose nearest row is the same. "
+    "note_numbers": "Answers are numbers: concordance (1 only where order, scale and level are right) is compared. "
+    "Agreement, WDSR, KL and ECE do not apply.",
+    "note_embedding": "Answers are vectors of length one: the cosine to the teacher is the mean over vectors of the same text. "
     "Agreement, WDSR, KL and ECE do not apply.",
     # charts
     "chart_size": "{metric} against size on disk",
@@ -131,6 +147,11 @@ ENGLISH: dict[str, str] = {
     "batch": "batch",
     "throughput": "rows per second",
     "all_latencies": "All latencies",
+    "cpu_share": "CPU time ÷ (time × threads)",
+    "load_average": "load average",
+    "all_fp32": "Everything was computed in fp32.",
+    "measured here": "measured here",
+    "converted": "converted, not measured",
     # training
     "stage": "stage",
     "computed_in": "computed in",
@@ -166,11 +187,8 @@ ENGLISH: dict[str, str] = {
     # data, machine
     "split": "split",
     "rows": "rows",
-    "source": "source",
     "tokens": "tokens per row",
-    "package": "package",
-    "version": "version",
-    "seeds": "seeds",
+    "seeds": "seed",
     "cpu": "processor",
     "system": "system",
     "cores": "cores",

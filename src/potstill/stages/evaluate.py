@@ -10,8 +10,8 @@ from potstill.contracts.stage import Observer
 from potstill.data.run_rows import read_facts
 from potstill.evaluate.measure import gather, measure_speed
 from potstill.evaluate.measured_model import Bench, MeasureOptions, reference
-from potstill.report.assemble import assemble, figures_of
-from potstill.report.headline import doubts
+from potstill.report.assemble import assemble, figures_of, note_speed
+from potstill.report.doubts import doubts
 from potstill.report.layer_comparison import compare_layers
 from potstill.report.metrics import Energy
 
@@ -28,7 +28,7 @@ def evaluate(given: Given, options: MeasureOptions, folder: Path, observer: Obse
     models = {name: figures_of(bench.rows, subject, teacher, speed.times.get(name, {})) for name, subject in subjects.items()}
     layers = compare_layers(bench.student, bench.teacher, options.evaluate.similarity_rows, options.seed)
     metrics = assemble(bench, models, {name: subject.answers for name, subject in subjects.items()}, layers, energy)
-    metrics.machine.other_work, metrics.machine.cpu_share = speed.other_work, speed.cpu_share
+    note_speed(metrics, speed, subjects["teacher"])
     metrics.warnings += [doubt.en for doubt in doubts(metrics)]
     metrics.write(folder / "metrics.json")
     return []

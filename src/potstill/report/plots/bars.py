@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from potstill.report.plots.canvas import Canvas, shorten, text_width
+from potstill.report.plots.canvas import BOLD, WIDTH, Canvas, shorten, text_width
 from potstill.report.words import Said
 
-WIDTH, ROW, TOP = 520, 27, 8
-LONGEST_NAME = 210
+ROW, TOP = 27, 8
+LONGEST_NAME = 220
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ def bars(rows: Sequence[Bar], title: Said, *, limit: float | None = None, limit_
     """Bars from zero, one below the other."""
     foot = 18 if limit is not None else 0
     canvas = Canvas(WIDTH, TOP + ROW * len(rows) + 4 + foot)
-    left = min(LONGEST_NAME, max(text_width(row.name.en) for row in rows)) + 12
-    right = WIDTH - max(text_width(row.shown) for row in rows) - 14
+    left = min(LONGEST_NAME, max(text_width(name) for row in rows for name in row.name)) + 12
+    right = WIDTH - BOLD * max(text_width(row.shown) for row in rows) - 12
     highest = max([row.value for row in rows] + [row.mark or 0 for row in rows] + [limit or 0]) or 1
     for at, row in enumerate(rows):
         _draw(canvas, row, TOP + at * ROW, left, (right - left) / highest)

@@ -13,7 +13,10 @@ from potstill.report.words import Said, same
 
 STYLED_MODELS = ("teacher", "baseline", "student", "student-int8")
 NUM_OTHER_STYLES = 4
-FONT_SIZE = 12
+WIDTH = 440  # of a plot: on a phone it is drawn at three quarters of that
+BOLD = 1.12  # a bold text is this much wider
+FONT_SIZE = 13  # the largest that the style sheet uses
+LEGEND_ROW = 19
 
 
 def style_of(model: str, models: Sequence[str]) -> str:
@@ -149,7 +152,28 @@ class Canvas:
         return Markup(
             '<figure><figcaption>{}</figcaption><div class="plot"><svg viewBox="0 0 {} {}" style="max-width:{}px" role="img" '
             'aria-label="{}">{}</svg></div></figure>'
-        ).format(title, round(self.width), round(self.height), round(self.width * 1.35), title.en, Markup("".join(self._parts)))
+        ).format(title, round(self.width), round(self.height), round(self.width * 1.2), title.en, Markup("".join(self._parts)))
+
+
+def legend(canvas: Canvas, entries: Sequence[tuple[str, Said]], *, left: float = 8) -> float:
+    """Names of series above a plot, as many in a row as have room; returns the height that they take.
+
+    Args:
+        entries: Style of a series, or nothing for a remark, and its name.
+    """
+    x, row = left, 0
+    for style, name in entries:
+        width = max(text_width(name.en), text_width(name.zh)) * BOLD + 34
+        if x > left and x + width > canvas.width:
+            x, row = left, row + 1
+        top = LEGEND_ROW * row
+        if style == "limit":
+            canvas.line(x + 7, top + 2, x + 7, top + 15, style)
+        elif style:
+            canvas.bar(x, top + 6, 14, 5, style)
+        canvas.text(x + 20 if style else x, top + 13, name, style="label" if style else "faint")
+        x += width
+    return LEGEND_ROW * (row + 1)
 
 
 def draw_axes(canvas: Canvas, x: Axis, y: Axis, x_title: Said, y_title: Said) -> None:

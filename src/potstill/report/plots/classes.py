@@ -8,10 +8,10 @@ from markupsafe import Markup
 
 from potstill.report.metrics import ClassResult
 from potstill.report.numbers import percent
-from potstill.report.plots.canvas import Axis, Canvas, shorten, style_of, text_width, tick_text
+from potstill.report.plots.canvas import WIDTH, Axis, Canvas, legend, shorten, style_of, text_width, tick_text
 from potstill.report.words import in_order, model_name, say
 
-WIDTH, ROW, TOP, LEGEND_ROW = 520, 22, 30, 18
+ROW = 22
 MOST_CLASSES = 30
 
 
@@ -22,12 +22,10 @@ def recall_per_class(results: Sequence[ClassResult]) -> Markup:
     left = min(170, max(text_width(_name(result)) for result in shown)) + 14
     lowest = min([value for result in shown for value in result.recall.values() if value is not None] or [0.0])
     x = Axis(100 * max(0.0, lowest - 0.05), 100, left, WIDTH - 14)
-    places = _legend_places(models, left)
-    top = TOP + LEGEND_ROW * max((row for _, row in places), default=0)
+    canvas = Canvas(WIDTH, 0)
+    top = 12 + legend(canvas, [(style_of(name, models), model_name(name)) for name in models])
     bottom = top + ROW * len(shown)
-    canvas = Canvas(WIDTH, bottom + 44)
-    for name, place in zip(models, places, strict=True):
-        _name_model(canvas, name, models, *place)
+    canvas.height = bottom + 44
     for tick in x.ticks():
         canvas.line(x.at(tick), top - 6, x.at(tick), bottom, "grid")
         canvas.text(x.at(tick), bottom + 16, tick_text(tick), anchor="middle", style="tick")
@@ -49,23 +47,6 @@ def _draw(canvas: Canvas, result: ClassResult, models: Sequence[str], x: Axis, y
         value = known[name] or 0.0
         radius = max(7.5 - 1.6 * at, 2.5)
         canvas.dot(x.at(100 * value), y, style_of(name, models), radius=radius, hint=f"{result.label}: {name} {percent(value)}")
-
-
-def _legend_places(models: Sequence[str], left: float) -> list[tuple[float, int]]:
-    """Pixel and row of every model's name: as many in a row as have room."""
-    places, x, row = [], left, 0
-    for name in models:
-        width = text_width(model_name(name).en) * 1.1 + 20
-        if x > left and x + width > WIDTH:
-            x, row = left, row + 1
-        places.append((x, row))
-        x += width + 8
-    return places
-
-
-def _name_model(canvas: Canvas, name: str, models: Sequence[str], x: float, row: int) -> None:
-    canvas.dot(x + 5, 9 + LEGEND_ROW * row, style_of(name, models), hint=name)
-    canvas.text(x + 15, 13 + LEGEND_ROW * row, model_name(name), style="label")
 
 
 def _name(result: ClassResult) -> str:

@@ -8,12 +8,11 @@ from markupsafe import Markup
 
 from potstill.report.names import plain, readable
 from potstill.report.numbers import SHARES
-from potstill.report.plots.canvas import Axis, Canvas, draw_axes, padded, padded_log, style_of, text_width
+from potstill.report.plots.canvas import BOLD, WIDTH, Axis, Canvas, draw_axes, legend, padded, padded_log, style_of, text_width
 from potstill.report.words import Said, model_name, say
 
-WIDTH, HEIGHT, TALL = 520, 290, 320
-BOLD = 1.15
-NUM_LINE_STYLES = 6
+HEIGHT, TALL, LEFT = 230, 290, 60
+NUM_LINE_STYLES = 10
 
 Box = tuple[float, float, float, float]
 Points = Sequence[tuple[float, float]]
@@ -39,16 +38,19 @@ def training_curve(
     scaled = {name: [(step, value * scale) for step, value in points] for name, points in lines.items() if points}
     steps = [step for points in scaled.values() for step, _ in points]
     values = [value for points in scaled.values() for _, value in points]
-    canvas = Canvas(WIDTH, HEIGHT)
     styles = _styles(list(scaled), series_styles(scaled) if colours is None else colours)
-    rows = _legend(canvas, styles)
-    x = Axis(0, max([*steps, 1]), 62, WIDTH - 18)
-    y = Axis(*_range(values, least=1e-3 if scale == 1 else 0.01 * scale), HEIGHT - 48, 12 + 18 * rows)
+    last = max([*steps, 1])
+    entries = [(style, readable(name)) for name, style in styles.items() if "dashed" not in style]
+    entries += [("limit", say("kept_step", step=f"{kept:,}"))] if kept is not None and kept <= last else []
+    entries += [("", say("dashed"))] if any("dashed" in style for style in styles.values()) else []
+    canvas = Canvas(WIDTH, HEIGHT)
+    top = legend(canvas, entries)
+    canvas.height += top
+    x = Axis(0, last, LEFT, WIDTH - 14)
+    y = Axis(*_range(values, least=1e-3 if scale == 1 else 0.01 * scale), canvas.height - 48, top + 8)
     draw_axes(canvas, x, y, say("axis_step"), y_title)
-    if kept is not None and x.low <= kept <= x.high:
+    if kept is not None and kept <= last:
         canvas.line(x.at(kept), y.start, x.at(kept), y.end, "limit")
-        shift, anchor = (-6, "end") if kept > 0.7 * x.high else (6, "start")
-        canvas.text(x.at(kept) + shift, y.start - 6, say("kept_step"), anchor=anchor, style="faint")
     for name, points in scaled.items():
         _draw(canvas, points, x, y, styles[name])
     return canvas.finish(title)
@@ -60,17 +62,16 @@ def calibration_curve(lines: Mapping[str, Points], styles: Mapping[str, str], na
     Args:
         lines: Model to (confidence, accuracy) of its bins that are not empty.
     """
-    canvas = Canvas(WIDTH, 330)
+    canvas = Canvas(WIDTH, TALL)
+    top = legend(canvas, [*((styles[name], names[name]) for name in lines), ("limit", say("perfect"))])
+    canvas.height += top
     low = 100 * min([0.9, *(value for points in lines.values() for point in points for value in point)])
-    x = Axis(low, 100, 62, WIDTH - 18)
-    y = Axis(low, 100, 330 - 48, 12)
+    x = Axis(low, 100, LEFT, WIDTH - 18)
+    y = Axis(low, 100, canvas.height - 48, top + 8)
     draw_axes(canvas, x, y, _in_percent("axis_confidence"), _in_percent("axis_accuracy"))
     canvas.line(x.at(low), y.at(low), x.at(100), y.at(100), "limit")
-    for at, (name, points) in enumerate(lines.items()):
+    for name, points in lines.items():
         _draw(canvas, [(100 * confidence, 100 * right) for confidence, right in points], x, y, styles[name], dots=True)
-        canvas.bar(x.start + 12, 20 + 18 * at, 12, 10, styles[name])
-        canvas.text(x.start + 30, 29 + 18 * at, names[name], style="label")
-    canvas.text(x.start + 12, 29 + 18 * len(lines), Said("┄ " + say("perfect").en, "┄ " + say("perfect").zh), style="faint")
     return canvas.finish(title)
 
 
@@ -82,7 +83,7 @@ def _in_percent(key: str) -> Said:
 def _range(values: Sequence[float], least: float) -> tuple[float, float]:
     """From zero where the values come near it, else with room around them, `least` or more."""
     low, high = padded(values, 0.08, least=least)
-    near_zero = min(values) >= 0 and min(values) < 0.5 * max(values)
+    near_zero = 0 <= min(values) <= 0.5 * max(values)
     return (0.0, high) if near_zero else (low, high)
 
 
@@ -107,23 +108,6 @@ def _styles(names: Sequence[str], colours: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _legend(canvas: Canvas, styles: Mapping[str, str]) -> int:
-    """Names of the lines above the plot; returns how many rows they take."""
-    x, row = 62.0, 0
-    entries: list[tuple[str, Said]] = [(style, readable(name)) for name, style in styles.items() if "dashed" not in style]
-    if len(entries) < len(styles):
-        entries.append(("", say("dashed")))
-    for style, name in entries:
-        width = max(text_width(name.en), text_width(name.zh)) * 1.1 + 36
-        if x > 62 and x + width > WIDTH:
-            x, row = 62.0, row + 1
-        if style:
-            canvas.bar(x, 6 + 18 * row, 14, 4, style)
-        canvas.text(x + 20 if style else x, 13 + 18 * row, name, style="label" if style else "faint")
-        x += width
-    return row + 1
-
-
 def tradeoff(
     points: Mapping[str, tuple[float, float]], metric: str, x_title: Said, title: Said, hints: Mapping[str, str]
 ) -> Markup:
@@ -135,8 +119,9 @@ def tradeoff(
     canvas = Canvas(WIDTH, TALL)
     scale = 100 if metric in SHARES else 1
     values = {name: (cost, quality * scale) for name, (cost, quality) in points.items()}
-    x = Axis(*padded_log([cost for cost, _ in values.values()]), 62, WIDTH - 16, log=True)
-    y = Axis(*padded([quality for _, quality in values.values()], 0.25, least=0.01 * scale), TALL - 48, 14)
+    x = Axis(*padded_log([cost for cost, _ in values.values()]), LEFT, WIDTH - 16, log=True)
+    low, high = padded([quality for _, quality in values.values()], 0.25, least=0.01 * scale)
+    y = Axis(max(low, 0.0) if min(quality for _, quality in values.values()) >= 0 else low, high, TALL - 48, 14)
     draw_axes(canvas, x, y, x_title, _of_metric(metric, scale))
     canvas.text(x.start + 8, y.end + 12, Said("↖ " + say("better_corner").en, "↖ " + say("better_corner").zh), style="faint")
     places = {name: (x.at(cost), y.at(quality)) for name, (cost, quality) in values.items()}
@@ -155,7 +140,7 @@ def _of_metric(metric: str, scale: float) -> Said:
 
 def _label(canvas: Canvas, x: float, y: float, name: Said, taken: list[Box]) -> None:
     """Name a point on the first side that is free: right, left, below, above, then further below and above."""
-    width = text_width(name.en) * BOLD
+    width = max(text_width(name.en), text_width(name.zh)) * BOLD
     choices = [(x + 11, y + 4), (x - 11 - width, y + 4)]
     choices += [(x - width / 2, y + offset) for offset in (22, -13, 38, -29, 54, -45)]
     free = [
@@ -167,7 +152,7 @@ def _label(canvas: Canvas, x: float, y: float, name: Said, taken: list[Box]) -> 
 
 
 def _is_free(box: Box, canvas: Canvas, taken: list[Box]) -> bool:
-    inside = box[0] >= 60 and box[2] <= canvas.width and box[1] >= 0
+    inside = box[0] >= LEFT and box[2] <= canvas.width and box[1] >= 0
     return inside and not any(
         box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3] for other in taken
     )

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from potstill.report.metrics import AttentionDifference, LayerSimilarity
-from potstill.report.plots.canvas import Canvas, shorten, text_width
-from potstill.report.words import Said, say
+from potstill.report.names import layer_name
+from potstill.report.plots.canvas import WIDTH, Canvas, shorten, text_width
+from potstill.report.words import Said, same, say
 
 Matrix = Sequence[Sequence[float | None]]
 MOST_TOKENS = 40
@@ -17,10 +18,10 @@ MOST_TOKENS = 40
 def similarity_map(layers: LayerSimilarity) -> Markup:
     """CKA [teacher layers, student layers] with the value in every cell; the first teacher layer is on top."""
     rows, columns = len(layers.cka), len(layers.cka[0])
-    left = 40 + min(120, max(text_width(name) for name in layers.teacher_layers or ["00"]))
-    cell_width = min(74.0, (520 - left - 10) / columns)
+    left = 40 + min(120, max(text_width(layer_name(name).en) for name in layers.teacher_layers or ["00"]))
+    cell_width = min(74.0, (WIDTH - left - 10) / columns)
     cell_height = 26 if rows > 8 else 32
-    canvas = Canvas(520, rows * cell_height + 62)
+    canvas = Canvas(WIDTH, rows * cell_height + 62)
     for row, values in enumerate(layers.cka):
         canvas.text(
             left - 8, 8 + (row + 0.5) * cell_height + 4, _name(layers.teacher_layers, row, 110), anchor="end", style="name"
@@ -38,7 +39,7 @@ def similarity_map(layers: LayerSimilarity) -> Markup:
 
 def attention_maps(pair: AttentionDifference) -> Markup:
     """Teacher's map, student's map and their absolute difference, side by side, on one scale."""
-    side, gap = 158, 20
+    side, gap = 138, 10
     canvas = Canvas(3 * side + 2 * gap + 6, side + 26)
     teacher, student = _cropped(pair.teacher_map), _cropped(pair.student_map)
     gaps = [[abs((a or 0) - (b or 0)) for a, b in zip(*rows)] for rows in zip(teacher, student)]
@@ -71,8 +72,9 @@ def _cell(canvas: Canvas, x: float, y: float, width: float, height: float, value
         canvas.text(x + width / 2, y + height / 2 + 4, Said(shown, shown), anchor="middle", style=f"cell{strong}")
 
 
-def _name(names: Sequence[str], at: int, width: float) -> str:
-    return shorten(names[at], width) if at < len(names) else str(at + 1)
+def _name(names: Sequence[str], at: int, width: float) -> Said:
+    found = layer_name(names[at]) if at < len(names) else same(at + 1)
+    return Said(*(shorten(text, width) for text in found))
 
 
 def _cropped(matrix: Matrix) -> list[list[float | None]]:
