@@ -73,7 +73,9 @@ def test_a_classifier_is_published(teacher: Path, reviews: Path, tmp_path: Path)
     (output / "student" / ".cache").mkdir()
     (output / "student" / ".cache" / "upload.json").write_text(str(tmp_path), "utf-8")
     head = published(output, tmp_path / "repository")
-    assert head["license"] == "mit"
+    assert (head["license"], head["language"]) == ("mit", ["en"])
+    assert "base_model" not in head
+    assert "datasets" not in head
     torch_code = codes(tmp_path / "repository")[0]
     run_without(["potstill"], torch_code.replace("me/small", "."), tmp_path / "repository")
 

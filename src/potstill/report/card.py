@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,6 @@ from potstill.report import headline, numbers, onnx_snippets, snippets
 from potstill.report.loading import statement
 from potstill.report.metrics import Metrics
 from potstill.report.words import in_order
-
-_HUB_ID = re.compile(r"^[\w-][\w.-]*(/[\w.-]+)?$")
 
 
 def write_card(metrics: Metrics, folder: str | Path) -> Path:
@@ -41,7 +39,7 @@ def _front_matter(metrics: Metrics) -> dict[str, Any]:
     results = [
         {"type": name, "value": value} for name, value in (student.quality if student else {}).items() if value is not None
     ]
-    source = _named(metrics.data.source or "unknown")
+    source = _named(metrics.data.source or "unknown", metrics.datasets)
     entry = {
         "task": {"type": metrics.task},
         "dataset": {"name": source, "type": source, "split": "test"},
@@ -54,29 +52,28 @@ def _front_matter(metrics: Metrics) -> dict[str, Any]:
     }
     if metrics.languages:
         head["language"] = metrics.languages
-    if _public(metrics.data.source):
-        head["datasets"] = [metrics.data.source]
-    if _public(metrics.teacher):
-        head["base_model"] = metrics.teacher
+    if metrics.datasets:
+        head["datasets"] = metrics.datasets
+    if metrics.base_models:
+        head["base_model"] = metrics.base_models[0] if len(metrics.base_models) == 1 else metrics.base_models
     head["tags"] = ["knowledge-distillation", "potstill"]
     head["metrics"] = [result["type"] for result in results]
     head["model-index"] = [{"name": "student", "results": [entry]}]
     return head
 
 
-def _public(name: str | None) -> str | None:
-    """`name` where it may be a hub id; None where it is a path of this machine or nothing."""
-    return name if name and _HUB_ID.match(name) and not Path(name).exists() else None
-
-
-def _named(names: str) -> str:
+def _named(names: str, hub_ids: Sequence[str]) -> str:
     """Models or data as a reader elsewhere may know them: hub ids, and of paths of this machine the last part."""
-    return " + ".join(_public(name) or Path(name).name for name in names.split(" + "))
+    return " + ".join(name if name.partition(":")[0] in hub_ids else Path(name).name for name in names.split(" + "))
 
 
 def _opening(metrics: Metrics) -> str:
     name, student = headline.served_name(metrics), metrics.models.get("student")
-    whose = f" distilled from `{_plain(_named(metrics.teacher))}`" if metrics.teacher else " distilled from a larger model"
+    whose = (
+        f" distilled from `{_plain(_named(metrics.teacher, metrics.base_models))}`"
+        if metrics.teacher
+        else " distilled from a larger model"
+    )
     what = f"{len(metrics.tasks)} tasks of {metrics.task}" if metrics.tasks else metrics.task
     text = f"A model for {what}{whose} with Potstill."
     kept = headline.retention_of(metrics, name) if name else None
@@ -148,9 +145,9 @@ def _conditions(metrics: Metrics) -> str:
 def _training(metrics: Metrics) -> str:
     """What the student learned from, and how."""
     rows = metrics.data.rows.get("train")
-    teacher = f" from `{_plain(_named(metrics.teacher))}`" if metrics.teacher else ""
+    teacher = f" from `{_plain(_named(metrics.teacher, metrics.base_models))}`" if metrics.teacher else ""
     text = f"Distilled{teacher} on {f'{rows:,} training rows' if rows else 'the training rows'}"
-    text += f" of {_plain(_named(metrics.data.source))}" if metrics.data.source else ""
+    text += f" of {_plain(_named(metrics.data.source, metrics.datasets))}" if metrics.data.source else ""
     phases = [f"{name} ({max(point.step for point in points):,} steps)" for name, points in metrics.history.items() if points]
     text += f"; phases: {', '.join(phases)}" if phases else ""
     text += f"; seed {next(iter(metrics.seeds.values()))}" if metrics.seeds else ""
