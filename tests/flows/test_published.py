@@ -59,6 +59,8 @@ def published(output: Path, folder: Path) -> dict[str, Any]:
         assert str(output.parent).encode() not in content, name
         assert not {"stage.json", "facts.json", "optimizer.pt"} & set(Path(name).parts)
     text = (folder / "README.md").read_text("utf-8")
+    assert "report/" not in text
+    assert "student/" not in text
     return dict(yaml.safe_load(text.split("---\n")[1]))
 
 
@@ -76,7 +78,12 @@ def test_a_classifier_is_published(teacher: Path, reviews: Path, tmp_path: Path)
     assert (head["license"], head["language"]) == ("mit", ["en"])
     assert "base_model" not in head
     assert "datasets" not in head
-    torch_code = codes(tmp_path / "repository")[0]
+    assert head["model-index"][0]["name"] == "small"
+    torch_code, onnx_code = codes(tmp_path / "repository")
+    assert 'model="me/small"' in torch_code
+    lines = run_without(["potstill", "torch", "transformers"], onnx_code, tmp_path / "repository").strip().splitlines()
+    assert len(lines) == 2
+    assert {line.split()[-2] for line in lines} <= {"good", "bad"}
     run_without(["potstill"], torch_code.replace("me/small", "."), tmp_path / "repository")
 
 

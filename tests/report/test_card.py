@@ -41,6 +41,18 @@ def test_a_name_of_the_form_of_a_hub_id_is_no_hub_id_by_itself(metrics) -> None:
     assert "data/reviews" not in text
 
 
+def test_the_published_card_names_nothing_of_the_output_folder(metrics) -> None:
+    text = card(metrics, repository="me/small")
+    assert 'model="me/small"' in text
+    assert "hf download me/small --local-dir ." in text
+    assert 'Tokenizer.from_file("./tokenizer.json")' in text
+    for word in ("In this folder", "report/", '"student', "me/small/"):
+        assert word not in text
+    head = _front_matter(text)
+    assert head["model-index"][0]["name"] == "small"
+    assert "\n# small\n" in text
+
+
 def test_a_given_licence_is_passed_on(metrics) -> None:
     metrics.license = "apache-2.0"
     text = card(metrics)

@@ -24,17 +24,30 @@ def write_card(metrics: Metrics, folder: str | Path) -> Path:
     return partial.replace(path)
 
 
-def card(metrics: Metrics) -> str:
-    """The model card as Markdown with a YAML head."""
-    head = yaml.safe_dump(_front_matter(metrics), sort_keys=False, allow_unicode=True)
-    parts = [f"---\n{head}---", f"# {_plain(metrics.title) or 'A distilled student'}", _opening(metrics)]
+def card(metrics: Metrics, *, repository: str | None = None) -> str:
+    """The model card as Markdown with a YAML head.
+
+    Args:
+        repository: Where the student is published, ``owner/name``: its code loads from there, and what lies in the output
+            folder only is not named.
+    """
+    head = yaml.safe_dump(_front_matter(metrics, repository), sort_keys=False, allow_unicode=True)
+    title = _plain(metrics.title) or _plain((repository or "").rpartition("/")[2]) or "A distilled student"
+    parts = [f"---\n{head}---", f"# {title}", _opening(metrics)]
     parts += ["## Tasks", _tasks(metrics)] if metrics.tasks else []
-    parts += ["## Figures", _figures(metrics), _conditions(metrics), "## Training", _training(metrics)]
-    parts += ["## Use", _use(metrics), "## Limits", _limits(metrics)]
+    parts += [
+        "## Figures",
+        _figures(metrics),
+        _conditions(metrics),
+        _REPORT if repository is None else "",
+        "## Training",
+        _training(metrics),
+    ]
+    parts += ["## Use", _use(metrics, repository), "## Limits", _limits(metrics)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _front_matter(metrics: Metrics) -> dict[str, Any]:
+def _front_matter(metrics: Metrics, repository: str | None) -> dict[str, Any]:
     student = metrics.models.get("student")
     results = [
         {"type": name, "value": value} for name, value in (student.quality if student else {}).items() if value is not None
@@ -58,7 +71,7 @@ def _front_matter(metrics: Metrics) -> dict[str, Any]:
         head["base_model"] = metrics.base_models[0] if len(metrics.base_models) == 1 else metrics.base_models
     head["tags"] = ["knowledge-distillation", "potstill"]
     head["metrics"] = [result["type"] for result in results]
-    head["model-index"] = [{"name": "student", "results": [entry]}]
+    head["model-index"] = [{"name": (repository or "student").rpartition("/")[2], "results": [entry]}]
     return head
 
 
@@ -139,7 +152,10 @@ def _conditions(metrics: Metrics) -> str:
         text += f", {counted(metrics.machine.threads, 'thread')}" if metrics.machine.threads else ""
     note = headline.speed_note(metrics)
     text += "" if note is None else f". {note.en[0].upper()}{note.en[1:-1]}"
-    return text + ". Every figure and plot: `report/index.html` and `report/metrics.json`."
+    return f"{text}."
+
+
+_REPORT = "Every figure and plot: `report/index.html` and `report/metrics.json`."
 
 
 def _training(metrics: Metrics) -> str:
@@ -156,16 +172,22 @@ def _training(metrics: Metrics) -> str:
     return f"{text}."
 
 
-def _use(metrics: Metrics) -> str:
+def _use(metrics: Metrics, repository: str | None) -> str:
     said = statement(metrics)
-    parts = ([] if said is None else [_plain(said.en)]) + [
-        "In this folder:",
-        f"```python\n{snippets.load_with_transformers(metrics)}\n```",
-    ]
-    onnx = onnx_snippets.load_with_onnxruntime(metrics)
+    torch_code = snippets.load_with_transformers(_with_student(metrics, repository))
+    onnx = onnx_snippets.load_with_onnxruntime(_with_student(metrics, repository and "."))
+    parts = [] if said is None else [_plain(said.en)]
+    parts += ["In this folder:"] if repository is None else []
+    parts.append(f"```python\n{torch_code}\n```")
     if onnx:
-        parts += ["Without transformers and PyTorch:", f"```python\n{onnx}\n```"]
+        where = "" if repository is None else f", in the folder that `hf download {repository} --local-dir .` fills"
+        parts += [f"Without transformers and PyTorch{where}:", f"```python\n{onnx}\n```"]
     return "\n\n".join(parts)
+
+
+def _with_student(metrics: Metrics, place: str | None) -> Metrics:
+    """The figures with the student in another place."""
+    return metrics if place is None else metrics.model_copy(update={"files": {**metrics.files, "student": place}})
 
 
 def _limits(metrics: Metrics) -> str:

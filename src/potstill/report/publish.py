@@ -68,8 +68,7 @@ def repository(output: Path, folder: Path, repo_id: str) -> list[str]:
     for place, file in files.items():
         (folder / place).parent.mkdir(parents=True, exist_ok=True)
         _copy(file, folder / place)
-    shown = metrics.model_copy(update={"files": {**metrics.files, "student": repo_id}, "command": None})
-    (folder / CARD).write_text(card(shown), "utf-8")
+    (folder / CARD).write_text(card(metrics, repository=repo_id), "utf-8")
     return sorted([*files, CARD])
 
 
