@@ -21,11 +21,36 @@ def _front_matter(text: str) -> dict:
 
 
 def test_the_front_matter_says_what_the_hub_reads(metrics) -> None:
+    metrics.teacher, metrics.base_models, metrics.datasets = "org/teacher", ["org/teacher"], ["org/reviews"]
     head = _front_matter(card(metrics))
     assert head["license"] == "unknown"
-    assert head["base_model"] == "models/teacher"
+    assert head["base_model"] == "org/teacher"
+    assert head["datasets"] == ["org/reviews"]
+    metrics.base_models.append("org/second")
+    assert _front_matter(card(metrics))["base_model"] == ["org/teacher", "org/second"]
     assert head["pipeline_tag"] == "text-classification"
     assert head["model-index"][0]["results"][0]["metrics"] == [{"type": "accuracy", "value": 0.931}]
+
+
+def test_a_name_of_the_form_of_a_hub_id_is_no_hub_id_by_itself(metrics) -> None:
+    """A relative path looks like one, and is not where the card is written or read."""
+    metrics.teacher, metrics.data.source = "models/teacher", "data/reviews"
+    text = card(metrics)
+    assert not {"base_model", "datasets"} & _front_matter(text).keys()
+    assert "models/teacher" not in text
+    assert "data/reviews" not in text
+
+
+def test_the_published_card_names_nothing_of_the_output_folder(metrics) -> None:
+    text = card(metrics, repository="me/small")
+    assert 'model="me/small"' in text
+    assert "hf download me/small --local-dir ." in text
+    assert 'Tokenizer.from_file("./tokenizer.json")' in text
+    for word in ("In this folder", "report/", '"student', "me/small/"):
+        assert word not in text
+    head = _front_matter(text)
+    assert head["model-index"][0]["name"] == "small"
+    assert "\n# small\n" in text
 
 
 def test_a_given_licence_is_passed_on(metrics) -> None:

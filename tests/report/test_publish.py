@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 
 from potstill.cli import app
 from potstill.errors import OutputError
-from potstill.report.assemble import of_teacher_card
 from potstill.report.metrics import Metrics
+from potstill.report.origin import origin_of
 from potstill.report.publish import files_to_push, push_to_hub
 from potstill.report.result import Result
 
@@ -200,9 +200,45 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
         files_to_push(tmp_path)
 
 
-def test_licence_and_language_come_from_the_teachers_card(tmp_path: Path) -> None:
-    assert of_teacher_card(str(tmp_path)) == {}
-    (tmp_path / "README.md").write_text("---\nlicense: mit\nlanguage: [en, zh]\n---\n# A teacher\n", "utf-8")
-    assert of_teacher_card(str(tmp_path)) == {"license": "mit", "languages": ["en", "zh"]}
-    (tmp_path / "README.md").write_text("---\n: {broken\n---\n", "utf-8")
-    assert of_teacher_card(str(tmp_path)) == {}
+def write_card(folder: Path, head: str) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "README.md").write_text(f"---\n{head}\n---\n# A teacher\n", "utf-8")
+    return str(folder)
+
+
+UNKNOWN = {"base_models": [], "datasets": [], "license": None, "languages": []}
+
+
+@pytest.mark.parametrize("head", [": {broken", "just words", "license: [mit]\nlanguage: no", ""])
+def test_what_a_card_does_not_say_is_unknown(head: str, tmp_path: Path) -> None:
+    assert origin_of([str(tmp_path)], []) == UNKNOWN
+    assert origin_of([write_card(tmp_path, head)], [str(tmp_path)]) == UNKNOWN
+
+
+def test_licence_and_languages_are_what_the_cards_of_all_teachers_say(tmp_path: Path) -> None:
+    one = write_card(tmp_path / "one", "license: mit\nlanguage: [en, zh, de]")
+    two = write_card(tmp_path / "two", "license: mit\nlanguage:\n- de\n- en")
+    other = write_card(tmp_path / "other", "license: apache-2.0\nlanguage: en")
+    assert origin_of([one, one], []) == {**UNKNOWN, "license": "mit", "languages": ["en", "zh", "de"]}
+    assert origin_of([one, two], []) == {**UNKNOWN, "license": "mit", "languages": ["en", "de"]}
+    assert origin_of([one, other], []) == {**UNKNOWN, "languages": ["en"]}
+    assert origin_of([one, str(tmp_path)], []) == UNKNOWN
+
+
+def test_hub_ids_are_names_of_that_form_that_are_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "teacher").mkdir(parents=True)
+    (tmp_path / "rows.csv").touch()
+    teachers = ["org/bert", "models/teacher", "<in memory>", "package.module:teacher", str(tmp_path), "tiny-bert", "org/bert"]
+    found = origin_of(teachers, ["rows.csv", "org/reviews:small", "<in memory>", str(tmp_path / "rows.csv")])
+    assert found == {**UNKNOWN, "base_models": ["org/bert", "tiny-bert"], "datasets": ["org/reviews"]}
+
+
+def test_the_card_of_a_teacher_of_the_hub_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "models--org--bert"
+    write_card(folder / "snapshots" / "abc", "license: apache-2.0\nlanguage: zh")
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("abc", "utf-8")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    found = origin_of(["org/bert"], [])
+    assert found == {"base_models": ["org/bert"], "datasets": [], "license": "apache-2.0", "languages": ["zh"]}

@@ -12,7 +12,7 @@ from potstill.contracts.slot import Declared, Slot
 from potstill.contracts.stage import Observer, Stage
 from potstill.data.run_rows import Rows
 from potstill.evaluate.measured_model import MeasureOptions
-from potstill.flows.folder import unrepeatable_in
+from potstill.flows.folder import facts_of_recipe
 from potstill.flows.run import Run
 from potstill.knowledge.teachers import Combination
 from potstill.methods.catalogue import traits
@@ -385,12 +385,12 @@ class DistillFlow:
         )
 
     def _about_run(self) -> dict[str, Any]:
-        """Wall seconds of every stage, and what was found in a store."""
+        """Wall seconds of every stage, what was found in a store, and where teachers and data come from."""
         assert self.run is not None
         seconds = {name: result.seconds for name, result in self.run.results.items() if result.seconds > 0}
         return {
             "stages": seconds,
-            "unrepeatable": unrepeatable_in(self.asked),
+            **facts_of_recipe(self.asked),
             "store": {kind: dict(count) for kind, count in self.run.counts.items()},
         }
 

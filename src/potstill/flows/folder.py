@@ -17,6 +17,7 @@ from potstill.ground.disk import explained_os_errors, read_json
 from potstill.recipe import Recipe, make_recipe
 from potstill.recipe.located import located
 from potstill.recipe.model import IN_MEMORY
+from potstill.report.origin import origin_of
 
 FILE = "recipe.yaml"
 FINISHED = (FILE, "student/config.json")  # files of a run whose student is there
@@ -138,6 +139,14 @@ def write_recipe(folder: Path, recipe: Recipe, resolved: Mapping[str, Any], unre
     ]
     with explained_os_errors(folder / FILE):
         (folder / FILE).write_text("\n".join([*head, *lines, ""]), "utf-8")
+
+
+def facts_of_recipe(recipe: Recipe) -> dict[str, Any]:
+    """What a report says of a recipe, by the names of fields of `report.metrics.Metrics`."""
+    named = located(recipe)
+    sources = [task.data.source for task in named.tasks.values()] or [named.data.source]
+    teachers = [task.teacher.model for task in named.tasks.values()] or [one.model for one in named.teacher.all]
+    return {"unrepeatable": unrepeatable_in(recipe), **origin_of(teachers, sources)}
 
 
 def unrepeatable_in(recipe: Recipe) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 from potstill.contracts.slot import Slot
 from potstill.contracts.stage import Observer, Stage
 from potstill.errors import RecipeError
-from potstill.flows.folder import unrepeatable_in
+from potstill.flows.folder import facts_of_recipe
 from potstill.flows.run import Run
 from potstill.ground.tables import nearest
 from potstill.knowledge.tokens.schemes import Sampled
@@ -190,6 +190,6 @@ class LanguageFlow:
         seconds = {name: result.seconds for name, result in results.items() if result.seconds > 0}
         return {
             "stages": seconds,
-            "unrepeatable": unrepeatable_in(self.asked),
+            **facts_of_recipe(self.asked),
             "store": {kind: dict(count) for kind, count in self.run.counts.items()},
         }

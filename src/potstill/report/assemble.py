@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from potstill.answers.fidelity import gap_closed, retention
 from potstill.answers.judging import intervals, judged
@@ -103,7 +101,6 @@ def assemble(
         machine=machine_facts(),
         target=_target(bench.target),
         versions=package_versions(),
-        **of_teacher_card(options.teachers[0] if options.teachers else ""),
         seeds={"run": options.seed},
         loading=loading_of(bench),
         files=_files(bench),
@@ -250,24 +247,6 @@ def _target(target: Target) -> TargetSummary:
         hardware=None if reason else target.describe(),
         note=reason or None,
     )
-
-
-def of_teacher_card(name: str) -> dict[str, Any]:
-    """Licence and languages, where the card in the teacher's folder names them."""
-    file = Path(name) / "README.md"
-    if not name or not file.is_file():
-        return {}
-    text = file.read_text("utf-8", "replace")
-    head = text.split("---", 2)[1] if text.startswith("---") and text.count("---") >= 2 else ""
-    try:
-        found = yaml.safe_load(head)
-    except yaml.YAMLError:
-        return {}
-    if not isinstance(found, Mapping):
-        return {}
-    languages = found.get("language") or []
-    facts: dict[str, Any] = {"languages": [str(one) for one in (languages if isinstance(languages, list) else [languages])]}
-    return facts | ({"license": str(found["license"])} if found.get("license") else {})
 
 
 def machine_facts() -> Machine:

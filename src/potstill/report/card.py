@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,6 @@ from potstill.report.loading import statement
 from potstill.report.metrics import Metrics
 from potstill.report.words import in_order
 
-_HUB_ID = re.compile(r"^[\w-][\w.-]*(/[\w.-]+)?$")
-
 
 def write_card(metrics: Metrics, folder: str | Path) -> Path:
     """Write the model card of a run as ``README.md``."""
@@ -27,22 +25,35 @@ def write_card(metrics: Metrics, folder: str | Path) -> Path:
     return partial.replace(path)
 
 
-def card(metrics: Metrics) -> str:
-    """The model card as Markdown with a YAML head."""
-    head = yaml.safe_dump(_front_matter(metrics), sort_keys=False, allow_unicode=True)
-    parts = [f"---\n{head}---", f"# {_plain(metrics.title) or 'A distilled student'}", _opening(metrics)]
+def card(metrics: Metrics, *, repository: str | None = None) -> str:
+    """The model card as Markdown with a YAML head.
+
+    Args:
+        repository: Where the student is published, ``owner/name``: its code loads from there, and what lies in the output
+            folder only is not named.
+    """
+    head = yaml.safe_dump(_front_matter(metrics, repository), sort_keys=False, allow_unicode=True)
+    title = _plain(metrics.title) or _plain((repository or "").rpartition("/")[2]) or "A distilled student"
+    parts = [f"---\n{head}---", f"# {title}", _opening(metrics)]
     parts += ["## Tasks", _tasks(metrics)] if metrics.tasks else []
-    parts += ["## Figures", _figures(metrics), _conditions(metrics), "## Training", _training(metrics)]
-    parts += ["## Use", _use(metrics), "## Limits", _limits(metrics)]
+    parts += [
+        "## Figures",
+        _figures(metrics),
+        _conditions(metrics),
+        _REPORT if repository is None else "",
+        "## Training",
+        _training(metrics),
+    ]
+    parts += ["## Use", _use(metrics, repository), "## Limits", _limits(metrics)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _front_matter(metrics: Metrics) -> dict[str, Any]:
+def _front_matter(metrics: Metrics, repository: str | None) -> dict[str, Any]:
     student = metrics.models.get("student")
     results = [
         {"type": name, "value": value} for name, value in (student.quality if student else {}).items() if value is not None
     ]
-    source = _named(metrics.data.source or "unknown")
+    source = _named(metrics.data.source or "unknown", metrics.datasets)
     entry = {
         "task": {"type": metrics.task},
         "dataset": {"name": source, "type": source, "split": "test"},
@@ -55,29 +66,28 @@ def _front_matter(metrics: Metrics) -> dict[str, Any]:
     }
     if metrics.languages:
         head["language"] = metrics.languages
-    if _public(metrics.data.source):
-        head["datasets"] = [metrics.data.source]
-    if _public(metrics.teacher):
-        head["base_model"] = metrics.teacher
+    if metrics.datasets:
+        head["datasets"] = metrics.datasets
+    if metrics.base_models:
+        head["base_model"] = metrics.base_models[0] if len(metrics.base_models) == 1 else metrics.base_models
     head["tags"] = ["knowledge-distillation", "potstill"]
     head["metrics"] = [result["type"] for result in results]
-    head["model-index"] = [{"name": "student", "results": [entry]}]
+    head["model-index"] = [{"name": (repository or "student").rpartition("/")[2], "results": [entry]}]
     return head
 
 
-def _public(name: str | None) -> str | None:
-    """`name` where it may be a hub id; None where it is a path of this machine or nothing."""
-    return name if name and _HUB_ID.match(name) and not Path(name).exists() else None
-
-
-def _named(names: str) -> str:
+def _named(names: str, hub_ids: Sequence[str]) -> str:
     """Models or data as a reader elsewhere may know them: hub ids, and of paths of this machine the last part."""
-    return " + ".join(_public(name) or Path(name).name for name in names.split(" + "))
+    return " + ".join(name if name.partition(":")[0] in hub_ids else Path(name).name for name in names.split(" + "))
 
 
 def _opening(metrics: Metrics) -> str:
     name, student = headline.served_name(metrics), metrics.models.get("student")
-    whose = f" distilled from `{_plain(_named(metrics.teacher))}`" if metrics.teacher else " distilled from a larger model"
+    whose = (
+        f" distilled from `{_plain(_named(metrics.teacher, metrics.base_models))}`"
+        if metrics.teacher
+        else " distilled from a larger model"
+    )
     what = f"{len(metrics.tasks)} tasks of {metrics.task}" if metrics.tasks else metrics.task
     text = f"A model for {what}{whose} with Potstill."
     kept = headline.retention_of(metrics, name) if name else None
@@ -146,15 +156,18 @@ def _conditions(metrics: Metrics) -> str:
         text += f", {counted(metrics.machine.threads, 'thread')}" if metrics.machine.threads else ""
     note = speedup.speed_note(metrics, headline.served_name(metrics))
     text += "" if note is None else f". {note.en[0].upper()}{note.en[1:-1]}"
-    return text + ". Every figure and plot: `report/index.html` and `report/metrics.json`."
+    return f"{text}."
+
+
+_REPORT = "Every figure and plot: `report/index.html` and `report/metrics.json`."
 
 
 def _training(metrics: Metrics) -> str:
     """What the student learned from, and how."""
     rows = metrics.data.rows.get("train")
-    teacher = f" from `{_plain(_named(metrics.teacher))}`" if metrics.teacher else ""
+    teacher = f" from `{_plain(_named(metrics.teacher, metrics.base_models))}`" if metrics.teacher else ""
     text = f"Distilled{teacher} on {f'{rows:,} training rows' if rows else 'the training rows'}"
-    text += f" of {_plain(_named(metrics.data.source))}" if metrics.data.source else ""
+    text += f" of {_plain(_named(metrics.data.source, metrics.datasets))}" if metrics.data.source else ""
     phases = [f"{name} ({max(point.step for point in points):,} steps)" for name, points in metrics.history.items() if points]
     text += f"; phases: {', '.join(phases)}" if phases else ""
     text += f"; seed {next(iter(metrics.seeds.values()))}" if metrics.seeds else ""
@@ -163,16 +176,22 @@ def _training(metrics: Metrics) -> str:
     return f"{text}."
 
 
-def _use(metrics: Metrics) -> str:
+def _use(metrics: Metrics, repository: str | None) -> str:
     said = statement(metrics)
-    parts = ([] if said is None else [_plain(said.en)]) + [
-        "In this folder:",
-        f"```python\n{snippets.load_with_transformers(metrics)}\n```",
-    ]
-    onnx = onnx_snippets.load_with_onnxruntime(metrics)
+    torch_code = snippets.load_with_transformers(_with_student(metrics, repository))
+    onnx = onnx_snippets.load_with_onnxruntime(_with_student(metrics, repository and "."))
+    parts = [] if said is None else [_plain(said.en)]
+    parts += ["In this folder:"] if repository is None else []
+    parts.append(f"```python\n{torch_code}\n```")
     if onnx:
-        parts += ["Without transformers and PyTorch:", f"```python\n{onnx}\n```"]
+        where = "" if repository is None else f", in the folder that `hf download {repository} --local-dir .` fills"
+        parts += [f"Without transformers and PyTorch{where}:", f"```python\n{onnx}\n```"]
     return "\n\n".join(parts)
+
+
+def _with_student(metrics: Metrics, place: str | None) -> Metrics:
+    """The figures with the student in another place."""
+    return metrics if place is None else metrics.model_copy(update={"files": {**metrics.files, "student": place}})
 
 
 def _limits(metrics: Metrics) -> str:

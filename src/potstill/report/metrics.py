@@ -331,6 +331,8 @@ class Metrics(Part):
     unrepeatable: list[str] = Field(
         default_factory=list, description="What of the run was in memory, so that `command` cannot repeat it, in words."
     )
+    base_models: list[str] = Field(default_factory=list, description="Hub ids of the teachers; empty where they are local.")
+    datasets: list[str] = Field(default_factory=list, description="Hub ids of the data; empty where they are local.")
     languages: list[str] = Field(default_factory=list, description="Languages of the student, as the teacher's card names them.")
     license: str | None = Field(None, description="Licence of the student; unknown where null.")
     ratio: Ratio = Field(default_factory=Ratio, description="Ratio asked for and achieved.")

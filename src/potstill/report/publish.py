@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
-from pathlib import Path
+from collections.abc import Mapping
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from potstill.contracts.format import FORMATS
 from potstill.errors import OutputError, first_line
+from potstill.exports.catalogue import format_named
+from potstill.ground.disk import read_json
 from potstill.report.card import card
 from potstill.report.metrics import Metrics
 
-INTERNAL = frozenset({"stage.json", "facts.json", "trainer_state.json", "training_args.bin", "optimizer.pt", "scheduler.pt"})
 CARD, EXPORTS = "README.md", "export"
+# Of a stage, of the trainer, of Python, of another program: nothing that a model is loaded from.
+INTERNAL = (
+    "stage.json", "facts.json", "trainer_state.json", "training_args.bin", "optimizer*", "scheduler.pt", "scaler.pt",
+    "rng_state*", "checkpoint-*", "events.out.*", "__pycache__", "*.partial", ".*", CARD,
+)  # fmt: skip
 
 
 def files_to_push(output: Path) -> dict[str, Path]:
@@ -25,20 +35,26 @@ def files_to_push(output: Path) -> dict[str, Path]:
     if not (student / "config.json").is_file() or not (output / "report" / "metrics.json").is_file():
         raise OutputError(f"{output} holds no finished run", "the output folder of potstill distill", "finish the run first")
     found = {file.relative_to(student).as_posix(): file for file in _files(student)}
-    exported = set(Metrics.read(output / "report" / "metrics.json").files.values())
+    exported = [path for path in Metrics.read(output / "report" / "metrics.json").files.values() if path != student.name]
+    main = {output / path for path in exported}
     for file in _files(output / EXPORTS):
-        place = file.relative_to(output).as_posix()
-        if any(place == path or place.startswith(f"{Path(path).with_suffix('').as_posix()}.") for path in exported):
-            found[place] = file
+        if file in main or main.intersection(file.parents) or any(file in _parts(path) for path in main):
+            found[file.relative_to(output).as_posix()] = file
     return found
 
 
+def _parts(path: Path) -> tuple[Path, ...]:
+    """All files of an exported model."""
+    made = {format_named(name).suffix: format_named(name) for name in FORMATS}
+    return made[path.suffix].files(path) if path.suffix in made else (path,)
+
+
 def _files(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(
-        file for file in folder.rglob("*") if file.is_file() and file.name not in INTERNAL and not file.name.startswith(".")
-    )
+    return sorted(file for file in folder.rglob("*") if file.is_file() and not _is_internal(file.relative_to(folder)))
+
+
+def _is_internal(place: Path) -> bool:
+    return any(fnmatch(part, pattern) for part in place.parts for pattern in INTERNAL)
 
 
 def repository(output: Path, folder: Path, repo_id: str) -> list[str]:
@@ -51,10 +67,30 @@ def repository(output: Path, folder: Path, repo_id: str) -> list[str]:
     files = files_to_push(output)
     for place, file in files.items():
         (folder / place).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, folder / place)
-    shown = metrics.model_copy(update={"files": {**metrics.files, "student": repo_id}, "command": None})
-    (folder / CARD).write_text(card(shown), "utf-8")
+        _copy(file, folder / place)
+    (folder / CARD).write_text(card(metrics, repository=repo_id), "utf-8")
     return sorted([*files, CARD])
+
+
+def _copy(file: Path, target: Path) -> None:
+    """Copy a file; of a configuration all but paths of this machine, which some programs leave there."""
+    shutil.copyfile(file, target)
+    if file.name.endswith("config.json"):
+        given = read_json(file)
+        kept = _without_paths(given)
+        if kept != given:
+            target.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def _without_paths(values: Any) -> Any:
+    if not isinstance(values, Mapping):
+        return values
+    return {name: _without_paths(value) for name, value in values.items() if not (isinstance(value, str) and _is_whole(value))}
+
+
+def _is_whole(text: str) -> bool:
+    """Whether this is a path from the root of a file system that goes through a folder."""
+    return any(kind(text).is_absolute() and len(kind(text).parts) > 2 for kind in (PurePosixPath, PureWindowsPath))
 
 
 def push_to_hub(

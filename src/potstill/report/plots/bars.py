@@ -11,7 +11,7 @@ from potstill.report.plots.canvas import BOLD, WIDTH, Canvas, shorten, text_widt
 from potstill.report.words import Said
 
 ROW, TOP = 27, 8
-LONGEST_NAME = 220
+LONGEST_NAME = 236
 
 
 @dataclass(frozen=True)
