@@ -140,9 +140,9 @@ def readable(key: str) -> Said:
     if match := _PEER.fullmatch(name):
         rest = readable(match["rest"])
         return Said(f"network {match['number']}: {rest.en}", f"网络 {match['number']}：{rest.zh}")
-    whose, is_of_task, rest = name.rpartition("/")
+    whose, is_of_task, last = name.rpartition("/")
     if is_of_task:
-        own = readable(rest)
+        own = readable(last)
         return Said(f"{whose}: {own.en}", f"{whose}：{own.zh}")
     return same(name.replace("_", " "))
 
