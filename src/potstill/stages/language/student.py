@@ -3,36 +3,99 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
 
 from potstill.contracts.slot import Given
 from potstill.contracts.stage import Observer
 from potstill.ground.disk import write_json_atomic
-from potstill.models.language_model import LanguageModel, language_model, load_decoder, load_tokenizer
+from potstill.modalities.language.rows import RowsOptions, TokenRows, encode_splits, rows_in
+from potstill.models.language_model import LanguageModel, RenumberedModel, language_model, load_decoder, load_tokenizer
 from potstill.recipe.model import StudentRecipe
+from potstill.students.decoders.make import cut_student
+
+TOKENS, ROWS = "kept_ids.npy", "encoded"
 
 
 @dataclass(frozen=True)
 class StudentOptions:
-    """What the student's start depends on."""
+    """What the student's start depends on.
+
+    Args:
+        rows: How texts are encoded, in the student's tokens where it has others.
+    """
 
     student: StudentRecipe
+    rows: RowsOptions
     seed: int
 
 
 def make_student(given: Given, options: StudentOptions, folder: Path, observer: Observer) -> Sequence[str]:
-    """Load the student that the recipe names."""
+    """Load the student that the recipe names, or cut one out of the teacher."""
     asked = options.student
-    teacher: LanguageModel = given.teacher
-    source = asked.model if asked.model is not None else teacher.source
-    model = load_decoder(source, trust_remote_code=asked.trust_remote_code)
+    if asked.model is None:
+        return _cut(given, options, folder, observer)
+    model = load_decoder(asked.model, trust_remote_code=asked.trust_remote_code)
     model.save_pretrained(folder)
-    load_tokenizer(source).save_pretrained(folder)
+    load_tokenizer(asked.model).save_pretrained(folder)
     write_json_atomic(folder / "facts.json", {"plan": {"ratio_asked": asked.ratio, "layers_kept": [], "notes": []}})
     return []
+
+
+def _cut(given: Given, options: StudentOptions, folder: Path, observer: Observer) -> Sequence[str]:
+    observer.stage_step("cut it out of the teacher")
+    made = cut_student(options.student, given.teacher, given.rows)
+    made.model.save_pretrained(folder)
+    made.tokenizer.save_pretrained(folder)
+    notes, vocabulary, plan = list(made.plan.notes), None, asdict(made.plan)
+    if made.vocabulary is not None:
+        observer.stage_step("encode the texts in its tokens")
+        source = given.given.data if given.given.data is not None else options.rows.data.source
+        encode_splits(source, options.rows, made.tokenizer, folder / ROWS)
+        np.save(folder / TOKENS, made.vocabulary.kept_ids)
+        vocabulary = {name: float(getattr(made.vocabulary, name)) for name in ("coverage", "unseen_inflation")}
+        vocabulary["tokens"] = len(made.vocabulary.kept_ids)
+        notes.append(
+            f"texts unlike the training texts become about {vocabulary['unseen_inflation']:.2f} times as long in its tokens"
+        )
+    facts: dict[str, Any] = plan | {"achieved": plan["ratio"], "layers_kept": list(plan["layers"]), "notes": notes}
+    write_json_atomic(folder / "facts.json", {"plan": facts, "vocabulary": vocabulary})
+    achieved = f"{made.plan.parameters:,} of {made.plan.teacher_parameters:,} parameters (ratio {made.plan.ratio:.3f})"
+    return [achieved, *notes]
 
 
 def open_student(folder: Path, given: Given) -> LanguageModel:
     """The student in this folder."""
     return language_model("student", folder)
+
+
+def open_student_rows(folder: Path, given: Given) -> TokenRows:
+    """The rows in the student's tokens: those of the teacher unless its vocabulary is smaller."""
+    rows: TokenRows = rows_in(folder / ROWS) if (folder / TOKENS).is_file() else given.rows
+    return rows
+
+
+def open_asked_teacher(folder: Path, given: Given) -> LanguageModel:
+    """The teacher as the student's rows are read to it: by the student's numbers where its vocabulary is smaller."""
+    teacher: LanguageModel = given.teacher
+    if not (folder / TOKENS).is_file():
+        return teacher
+    student: LanguageModel = given.student
+    return RenumberedModel(
+        teacher.name,
+        teacher.source,
+        teacher.load_model,
+        lambda: student.tokenizer,
+        original=teacher,
+        ids=torch.from_numpy(np.load(folder / TOKENS)),
+    )
+
+
+def tokens_of(folder: Path) -> list[int] | None:
+    """Numbers of the teacher's tokens that the student in a folder has; None where it has all of them."""
+    file = folder / TOKENS
+    return np.load(file).tolist() if file.is_file() else None
