@@ -15,6 +15,7 @@ from potstill.ground.tables import nearest
 from potstill.knowledge.tokens.schemes import Sampled
 from potstill.methods.catalogue import DEFAULT, OF_TOKENS
 from potstill.modalities.language.rendering import read_template
+from potstill.modalities.language.rows import RowsOptions, TokenRows
 from potstill.models.language_model import LanguageModel, language_model
 from potstill.planning.inputs import NOTHING, InMemory, inputs_of, of_student
 from potstill.planning.learning import reporting_of
@@ -25,12 +26,20 @@ from potstill.recipe.located import located
 from potstill.stages.language.ask import AskOptions, ask, open_answers
 from potstill.stages.language.learn import LearnOptions, learn
 from potstill.stages.language.measure import MeasureOptions, measure
-from potstill.stages.language.rows import RowsOptions, TokenRows, open_rows, read_rows
-from potstill.stages.language.student import StudentOptions, make_student, open_student
+from potstill.stages.language.rows import open_rows, read_rows
+from potstill.stages.language.student import (
+    StudentOptions,
+    make_student,
+    open_asked_teacher,
+    open_student,
+    open_student_rows,
+    tokens_of,
+)
 from potstill.stages.report import ReportOptions, write_report
 from potstill.training.phase_settings import PhaseSettings
 
 EPOCHS, LEARNING_RATE = 1.0, 1e-4
+START = "work/student"  # the student before it learns
 
 
 class LanguageFlow:
@@ -62,6 +71,13 @@ class LanguageFlow:
                 f"method {method!r} is not one of language models",
                 ", ".join(OF_TOKENS),
                 f"did you mean {guess!r}?" if guess else "leave distill.method out",
+            )
+
+        if self.recipe.student.architecture is not None:
+            raise RecipeError(
+                f"student.architecture: {self.recipe.student.architecture} is no network that predicts tokens",
+                "a student cut out of the teacher (--ratio, student.params, student.bytes), or a named one",
+                "leave student.architecture out, or give --student FOLDER_OR_HUB_ID",
             )
 
     def check_models(self) -> None:
@@ -96,10 +112,17 @@ class LanguageFlow:
         rates = {"epochs": settings.epochs, "learning_rate": settings.learning_rate}
         return found | {f"distill.{key}": value for key, value in rates.items() if getattr(self.recipe.distill, key) is None}
 
-    def _keeps_answers(self, method: str) -> bool:
+    @property
+    def method(self) -> str:
+        """How the student learns."""
+        asked = self.recipe.distill.method
+        return DEFAULT if asked == "auto" else asked
+
+    @property
+    def keeps_answers(self) -> bool:
         """Whether the student learns from kept distributions: as asked, else where the scheme holds enough for the divergence."""
         asked = self.recipe.distill.cache
-        if method == "sft" or asked == "never":
+        if self.method == "sft" or asked == "never":
             return False
         return asked == "always" or self.language.scheme != Sampled.name or self.language.divergence == "kl"
 
@@ -108,37 +131,47 @@ class LanguageFlow:
 
     def _stages(self) -> list[Stage]:
         recipe, language, template = self.recipe, self.language, read_template(self.language.template)
-        start = Slot("student.start", open_student, "work/student", kind=None)
+        start = Slot("student.start", open_student, START, kind=None)
+        started: Slot[Path] = Slot("start folder", lambda folder, given: folder, START, {"student": start})
+        own_rows: Slot[TokenRows] = Slot(
+            "student.rows", open_student_rows, START, {"student": start, "rows": self.rows}, lambda: self._tokens(self.rows)
+        )
+        asked_teacher: Slot[LanguageModel] = Slot(
+            "asked teacher",
+            open_asked_teacher,
+            START,
+            {"student": start, "teacher": self.teacher},
+            lambda: self._tokens(self.teacher),
+        )
+        encoding = RowsOptions(recipe.data, self.window, language.packing, language.loss_on, template, recipe.seed)
         student = Slot("student", open_student, "student")
         folder: Slot[Path] = Slot("student folder", lambda folder, given: folder, "student", {"student": student})
-        planned: Slot[Path] = Slot("start folder", lambda folder, given: folder, "work/student", {"start": start})
         answers = Slot("answers", open_answers, "work/cache", kind="answers")
         measured = Slot("measurements", lambda folder, given: folder, "work/evaluate")
         report = Slot("report", lambda folder, given: folder, "report")
-        method = DEFAULT if recipe.distill.method == "auto" else recipe.distill.method
         return [
             Stage(
                 name="data",
                 title="read the texts, split them and encode them",
                 writes=self.rows,
                 reads={"given": self._given, "teacher": self.teacher},
-                options=RowsOptions(recipe.data, self.window, language.packing, language.loss_on, template, recipe.seed),
+                options=encoding,
                 work=read_rows,
             ),
             Stage(
                 name="student",
                 title="make the student",
                 writes=start,
-                reads={"teacher": self.teacher, "rows": self.rows, **of_student(recipe.student)},
-                options=StudentOptions(recipe.student),
+                reads={"teacher": self.teacher, "rows": self.rows, "given": self._given, **of_student(recipe.student)},
+                options=StudentOptions(recipe.student, encoding),
                 work=make_student,
             ),
             Stage(
                 name="cache",
                 title="keep the teacher's distributions",
                 writes=answers,
-                reads={"rows": self.rows, "teacher": self.teacher},
-                options=AskOptions(language, recipe.seed, self._keeps_answers(method)),
+                reads={"rows": own_rows, "teacher": asked_teacher},
+                options=AskOptions(language, recipe.seed, self.keeps_answers),
                 work=ask,
                 is_needed=lambda given, asked: asked.is_wanted,
             ),
@@ -146,9 +179,9 @@ class LanguageFlow:
                 name="distill",
                 title="teach the student",
                 writes=student,
-                reads={"rows": self.rows, "teacher": self.teacher, "answers": answers, "student": start},
+                reads={"rows": own_rows, "teacher": asked_teacher, "answers": answers, "student": start},
                 options=LearnOptions(
-                    method, language, self._settings(), self._lora(), reporting_of(recipe, self.memory.callbacks)
+                    self.method, language, self._settings(), self._lora(), reporting_of(recipe, self.memory.callbacks)
                 ),
                 work=learn,
                 trains=True,
@@ -160,16 +193,17 @@ class LanguageFlow:
                 reads={
                     "rows": self.rows,
                     "teacher": self.teacher,
+                    "student_rows": own_rows,
+                    "asked_teacher": asked_teacher,
+                    "start_folder": started,
                     "student": student,
                     "student_folder": folder,
-                    "start_folder": planned,
                     "answers": answers,
                 },
                 options=MeasureOptions(
                     self.asked.teacher.model,
                     self.asked.data.source,
                     recipe.seed,
-                    recipe.student.ratio,
                     Path(self.asked.output) / "recipe.yaml",
                 ),
                 work=measure,
@@ -183,6 +217,11 @@ class LanguageFlow:
                 work=write_report,
             ),
         ]
+
+    def _tokens(self, slot: Slot[Any]) -> Any:
+        """What a view in the student's tokens is: the result that it shows, and which tokens there are unless all are there."""
+        assert self.run is not None
+        return [self.run.mark(slot), tokens_of(self.run.folder / START)]
 
     def _about_run(self) -> Mapping[str, Any]:
         assert self.run is not None

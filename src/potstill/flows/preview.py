@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from potstill.flows.choice import predicts_tokens
 from potstill.flows.distill import DistillFlow
+from potstill.flows.language_preview import LanguagePreview, preview_language
 from potstill.flows.observer import LoggingObserver
 from potstill.ground.devices import compute_device
 from potstill.knowledge.cache import estimate, measure_seconds_per_row
@@ -16,6 +18,7 @@ from potstill.models.party import Teacher
 from potstill.models.size import flops
 from potstill.planning.block_means import bytes_of_states
 from potstill.planning.check import check_all
+from potstill.planning.inputs import NOTHING
 from potstill.recipe import Recipe
 from potstill.report.assemble import shape_of
 from potstill.report.numbers import size
@@ -78,12 +81,14 @@ class Preview:
         return table
 
 
-def preview(recipe: Recipe) -> Preview:
+def preview(recipe: Recipe) -> Preview | LanguagePreview:
     """Plan the student for the recipe's teacher and data, and say what the run would cost.
 
     Raises:
         PotstillError: What the run itself would refuse.
     """
+    if predicts_tokens(recipe, NOTHING):
+        return preview_language(recipe)
     check_all(recipe)
     flow = DistillFlow(recipe)
     with tempfile.TemporaryDirectory(prefix="potstill-plan-") as folder:

@@ -66,6 +66,14 @@ class Decoder:
         inputs = {name: batch[name] for name in INPUTS if isinstance(batch.get(name), Tensor)}
         return self.body(**inputs, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
 
+    def renumbered(self, ids: Tensor) -> Decoder:
+        """The same model over a part of its vocabulary, numbered anew; the weights stay its own.
+
+        Args:
+            ids: [V'] its number of each entry.
+        """
+        return _Renumbered(self, ids)
+
     def check(self) -> None:
         """Make sure that head and hidden states give the model's own logits.
 
@@ -83,6 +91,30 @@ class Decoder:
                 f"a linear head with the factors {', '.join(SCALES)} or a soft cap",
                 "take another model, or report this type of model",
             )
+
+
+class _Renumbered(Decoder):
+    """A decoder that reads tokens, and gives distributions over them, by the numbers of another vocabulary."""
+
+    def __init__(self, decoder: Decoder, ids: Tensor) -> None:
+        vars(self).update(vars(decoder))
+        self._ids, self._full = ids, decoder
+        self._head: VocabularyHead | None = None
+
+    @property
+    def head(self) -> VocabularyHead:
+        """Of the entries alone; the weights do not change, so that they are gathered once for each place."""
+        full = self._full.head
+        if self._head is None or self._head.weight.device != full.weight.device:
+            ids = self._ids.to(full.weight.device)
+            bias = None if full.bias is None else full.bias[ids]
+            self._head = VocabularyHead(full.weight[ids].detach(), bias, full.scale, full.softcap)
+        return self._head
+
+    def hidden(self, batch: Mapping[str, Any]) -> Tensor:
+        """As of the whole model."""
+        tokens = batch["input_ids"]
+        return self._full.hidden({**batch, "input_ids": self._ids.to(tokens.device)[tokens]})
 
 
 def whole(weight: Tensor) -> Tensor:

@@ -48,6 +48,24 @@ class LanguageModel:
         return decoder
 
 
+@dataclass(frozen=True)
+class RenumberedModel(LanguageModel):
+    """A language model that reads the tokens of a smaller vocabulary; its weights are loaded once with the whole model.
+
+    Args:
+        original: The whole model.
+        ids: [V'] its number of each token.
+    """
+
+    original: LanguageModel = field(kw_only=True)
+    ids: torch.Tensor = field(kw_only=True, compare=False)
+
+    @cached_property
+    def decoder(self) -> Decoder:
+        """The whole model, read and asked by the numbers of the smaller vocabulary."""
+        return self.original.decoder.renumbered(self.ids)
+
+
 def load_decoder(name_or_path: str, *, dtype: str = "fp32", trust_remote_code: bool = False) -> Any:
     """A causal language model in eval mode.
 

@@ -48,13 +48,19 @@ class VocabularyCut:
         return table
 
     def renumber(self, config: Any, old_size: int) -> None:
-        """Give a configuration of a model of `old_size` tokens the size and the special ids of the cut vocabulary, in place."""
-        config.vocab_size = len(self.kept_ids)
+        """Give a configuration of a model of `old_size` tokens the size and the special ids of the cut vocabulary, in place.
+
+        Of settings of generation the special ids.
+        """
+        if hasattr(config, "vocab_size"):
+            config.vocab_size = len(self.kept_ids)
         table = self.new_ids(max(int(self.kept_ids.max()) + 1, old_size))
         for key in TOKEN_ID_KEYS:
-            old_id = getattr(config, key, None)
-            if isinstance(old_id, int) and 0 <= old_id < len(table):
-                setattr(config, key, int(table[old_id]) if table[old_id] >= 0 else None)
+            old = getattr(config, key, None)
+            if isinstance(old, int) and 0 <= old < len(table):
+                setattr(config, key, int(table[old]) if table[old] >= 0 else None)
+            elif isinstance(old, list):  # several tokens end a text
+                setattr(config, key, [int(table[i]) for i in old if 0 <= i < len(table) and table[i] >= 0])
 
 
 def count_tokens(encoded: Iterable[Sequence[int] | np.ndarray], vocab_size: int) -> np.ndarray:
@@ -81,6 +87,7 @@ def cut_vocabulary(
     size: int | None = None,
     *,
     unseen_texts: Sequence[str] | None = None,
+    also: Iterable[int] = (),
 ) -> VocabularyCut:
     """Keep the `size` most useful tokens and write a tokenizer that knows only them.
 
@@ -89,6 +96,7 @@ def cut_vocabulary(
         token_counts: Token id → occurrences in the data.
         size: Tokens to keep; None keeps what the data uses and what must stay.
         unseen_texts: Texts that were not counted, to measure how much longer they become.
+        also: Ids of tokens that must stay too.
 
     Raises:
         ModelError: The tokenizer cannot be cut, or `size` is below what must stay.
@@ -96,7 +104,7 @@ def cut_vocabulary(
     definition = file.read(tokenizer)
     tokens = file.token_ids(definition)
     counts = _own_counts(token_counts, max(tokens.values()) + 1)
-    kept = np.array(sorted(_choose(definition, tokens, counts, size)), dtype=np.int64)
+    kept = np.array(sorted(_choose(definition, tokens, counts, size, also)), dtype=np.int64)
     smaller = copy.deepcopy(tokenizer)
     file.write(smaller, definition, kept)
     share = float(counts[kept].sum() / max(counts.sum(), 1))
@@ -121,18 +129,42 @@ def required_ids(tokenizer: PreTrainedTokenizerBase, token_counts: Mapping[int, 
     """
     definition = file.read(tokenizer)
     tokens = file.token_ids(definition)
-    found = _required(definition, tokens, _own_counts(token_counts, max(tokens.values()) + 1))
+    found = _required(definition, tokens, _own_counts(token_counts, max(tokens.values()) + 1), ())
     return np.array(sorted(found), dtype=np.int64)
 
 
-def _required(definition: dict[str, Any], tokens: dict[str, int], counts: np.ndarray) -> set[int]:
-    needs = file.ancestors(definition, tokens)
-    return set().union(*(_closure(token_id, needs) for token_id in file.required_ids(definition, tokens, counts)))
+def use_order(
+    tokenizer: PreTrainedTokenizerBase, token_counts: Mapping[int, int] | np.ndarray, *, also: Iterable[int] = ()
+) -> tuple[np.ndarray, int]:
+    """The ids [n] of what must stay and of what the data uses, in the order in which room is given to them; how many must stay.
+
+    A token comes right after all that merges need to form it, so that the first k of them are a whole vocabulary's tokens.
+
+    Raises:
+        ModelError: The tokenizer cannot be cut.
+    """
+    definition = file.read(tokenizer)
+    tokens, needs = file.token_ids(definition), file.ancestors(definition, file.token_ids(definition))
+    counts = _own_counts(token_counts, max(tokens.values()) + 1)
+    found = dict.fromkeys(sorted(_required(definition, tokens, counts, also)))
+    required = len(found)
+    for token_id in _by_use(tokens, counts, only_seen=True):
+        if token_id not in found:
+            found |= dict.fromkeys([*sorted(_closure(token_id, needs) - found.keys() - {token_id}), token_id])
+    return np.array(list(found), dtype=np.int64), required
 
 
-def _choose(definition: dict[str, Any], tokens: dict[str, int], counts: np.ndarray, size: int | None) -> set[int]:
+def _required(definition: dict[str, Any], tokens: dict[str, int], counts: np.ndarray, also: Iterable[int]) -> set[int]:
     needs = file.ancestors(definition, tokens)
-    kept = _required(definition, tokens, counts)
+    stay = file.required_ids(definition, tokens, counts).union(also)
+    return set().union(*(_closure(token_id, needs) for token_id in stay))
+
+
+def _choose(
+    definition: dict[str, Any], tokens: dict[str, int], counts: np.ndarray, size: int | None, also: Iterable[int]
+) -> set[int]:
+    needs = file.ancestors(definition, tokens)
+    kept = _required(definition, tokens, counts, also)
     if size is not None and len(kept) > size:
         raise ModelError(
             f"a vocabulary of {size} tokens is asked; special tokens, bytes and characters alone take {len(kept)}",
@@ -143,9 +175,9 @@ def _choose(definition: dict[str, Any], tokens: dict[str, int], counts: np.ndarr
     for token_id in _by_use(tokens, counts, only_seen=size is None):
         if len(kept) >= room:
             break
-        closure = _closure(token_id, needs)
-        if len(kept | closure) <= room:
-            kept |= closure
+        fresh = _closure(token_id, needs) - kept
+        if len(kept) + len(fresh) <= room:
+            kept |= fresh
     return kept
 
 

@@ -14,6 +14,7 @@ from potstill.data.run_rows import read_facts
 from potstill.evaluate.language import measure_tokens
 from potstill.ground.hardware import package_versions
 from potstill.knowledge.tokens.cache import TokenCache
+from potstill.modalities.language.rows import TokenRows
 from potstill.models.language_model import LanguageModel
 from potstill.report.assemble import machine_facts
 from potstill.report.metrics import DataSummary, Metrics, ModelFigures, PlanSummary, Ratio, TokenCacheFigures, history_points
@@ -28,26 +29,26 @@ class MeasureOptions:
     teacher: str = field(compare=False)
     source: str = field(compare=False)
     seed: int
-    ratio: float | None
     recipe_file: Path = field(compare=False)
 
 
 def measure(given: Given, options: MeasureOptions, folder: Path, observer: Observer) -> Sequence[str]:
     """Measure teacher, baseline and student, and write the figures."""
-    rows = given.rows
-    windows, num_bytes = rows.windows("test"), int(rows.documents("test").num_bytes.sum())
-    parties: dict[str, LanguageModel] = {"teacher": given.teacher, "student": given.student}
+    parties: dict[str, tuple[LanguageModel, TokenRows, LanguageModel | None]] = {
+        "teacher": (given.teacher, given.rows, None),
+        "student": (given.student, given.student_rows, given.asked_teacher),
+    }
     models: dict[str, ModelFigures] = {}
-    for name, party in parties.items():
-        other = given.teacher.decoder if name != "teacher" else None
+    for name, (party, rows, other) in parties.items():
         found = measure_tokens(
             party.decoder,
-            windows,
+            rows.windows("test"),
             rows.collator,
-            teacher=other,
+            teacher=None if other is None else other.decoder,
             on_progress=lambda done, total: observer.stage_advanced(done, total, {}),
-        ).figures(num_bytes=num_bytes)
+        ).figures(num_bytes=int(rows.documents("test").num_bytes.sum()))
         models[name] = _figures(party, found)
+    rows = given.rows
     teacher, student = models["teacher"], models["student"]
     teacher.retention = 1.0
     student.retention = _share(student.quality[METRIC], teacher.quality[METRIC])
@@ -59,7 +60,7 @@ def measure(given: Given, options: MeasureOptions, folder: Path, observer: Obser
         answers="tokens",
         teacher=options.teacher,
         command=f"potstill distill {options.recipe_file}",
-        ratio=Ratio(asked=options.ratio, achieved=1 - (student.parameters or 0) / (teacher.parameters or 1)),
+        ratio=Ratio(asked=plan["ratio_asked"], achieved=1 - (student.parameters or 0) / (teacher.parameters or 1)),
         retention=student.retention,
         agreement=student.agreement,
         mean_kl_nats=student.mean_kl_nats,

@@ -1,0 +1,1 @@
+"""Students cut out of decoders: planned, measured, copied."""
