@@ -160,7 +160,7 @@ class LanguageFlow:
                 title="make the student",
                 writes=start,
                 reads={"teacher": self.teacher, "rows": self.rows, "given": self._given},
-                options=StudentOptions(recipe.student, encoding, recipe.seed),
+                options=StudentOptions(recipe.student, encoding),
                 work=make_student,
             ),
             Stage(

@@ -38,8 +38,8 @@ ENGLISH: dict[str, str] = {
     "A lower ratio, more epochs or unlabelled text raise it.",
     "warn_attention": "Attention of teacher layer {teacher} and student layer {student} "
     "differs by {value} nats (warning above {limit}).",
-    "warn_load": "The machine was busy while times were taken (other processes that wanted one of {cores} cores: {others}; a single "
-    "thread had {share} of its time): repeat the measurement on an idle machine with potstill evaluate.",
+    "warn_load": "The machine was busy while times were taken (other processes that wanted one of {cores} cores: {others}; "
+    "a single thread had {share} of its time): repeat the measurement on an idle machine with potstill evaluate.",
     "warn_together": "Retention, agreement, WDSR, mean KL and the gap are against all teachers together (ensemble); "
     "size, speed and ratio are against the first one.",
     "warn_tasks": "The teacher's quality is that of each row's own teacher; its size and speed, and the ratio, are those of the "

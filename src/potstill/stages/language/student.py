@@ -31,7 +31,6 @@ class StudentOptions:
 
     student: StudentRecipe
     rows: RowsOptions
-    seed: int
 
 
 def make_student(given: Given, options: StudentOptions, folder: Path, observer: Observer) -> Sequence[str]:
@@ -42,7 +41,7 @@ def make_student(given: Given, options: StudentOptions, folder: Path, observer: 
     model = load_decoder(asked.model, trust_remote_code=asked.trust_remote_code)
     model.save_pretrained(folder)
     load_tokenizer(asked.model).save_pretrained(folder)
-    write_json_atomic(folder / "facts.json", {"plan": {"ratio_asked": asked.ratio, "layers_kept": [], "notes": []}})
+    write_json_atomic(folder / "facts.json", {"plan": {"ratio_asked": None, "layers_kept": [], "notes": []}})
     return []
 
 

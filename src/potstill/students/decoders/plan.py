@@ -20,11 +20,11 @@ from potstill.students.search import TOLERANCE, VocabularyCounts
 
 # What a cut costs, as in `students/search.py`; in the order of perplexities right after cuts of SmolLM2-135M at equal sizes.
 PENALTY_WEIGHTS = {
-    "depth": 1.6,  # × log2(L0 / L) ** 1.3
-    "width": 1.3,  # × log2(H0 / H)
-    "narrowed": 0.2,  # once, where the width is cut at all
-    "groups": 0.25,  # × log2(G0 / G) ** 1.5
-    "ffn": 0.3,  # × log2(F0 / F) ** 1.5
+    "depth": 1.8,  # × log2(L0 / L) ** 1.3
+    "width": 2.2,  # × log2(H0 / H) ** 1.5
+    "narrowed": 0.1,  # once, where the width is cut at all
+    "groups": 0.35,  # × log2(G0 / G) ** 2
+    "ffn": 0.35,  # × log2(F0 / F) ** 1.5
     "coverage": 0.1,  # × percent of the texts' token occurrences that the kept vocabulary lacks
     "vocabulary": 0.05,  # × log2(V0 / V): tokens that other texts may bring
 }
@@ -40,13 +40,13 @@ class DecoderSpace:
     Args:
         layout: The teacher.
         words: What the data say of the vocabulary.
-        tokens: Tokens of its tokenizer; the model may have more entries.
+        tokens: Tokens of its tokenizer, where the model may have more entries.
         vocabulary: Size of the student's vocabulary, where the recipe names one.
     """
 
     layout: Layout
     words: VocabularyCounts = field(default_factory=VocabularyCounts)
-    tokens: int = 0
+    tokens: int | None = None
     vocabulary: int | None = None
 
     @property
@@ -56,7 +56,7 @@ class DecoderSpace:
 
     def possible(self, size: Any) -> Any:
         """Sizes of a vocabulary, cut to those that there are: all entries of the teacher, or at most the tokenizer's tokens."""
-        return np.where(size >= self.teacher.vocabulary, self.teacher.vocabulary, np.minimum(size, self.tokens))
+        return np.where(size >= self.teacher.vocabulary, self.teacher.vocabulary, np.minimum(size, self.tokens or size))
 
 
 def plan_decoder(space: DecoderSpace, budget: Mapping[str, float]) -> StudentPlan:
@@ -183,12 +183,12 @@ def _fill_vocabulary(space: DecoderSpace, grid: DecoderShape, budget: int) -> np
 def _penalty(space: DecoderSpace, grid: DecoderShape) -> np.ndarray:
     weights, teacher = PENALTY_WEIGHTS, space.teacher
     total: np.ndarray = weights["depth"] * np.log2(teacher.layers / grid.layers) ** 1.3
-    total = total + weights["width"] * np.log2(teacher.hidden / grid.hidden)
+    total = total + weights["width"] * np.log2(teacher.hidden / grid.hidden) ** 1.5
     total += weights["narrowed"] * (grid.hidden < teacher.hidden)
     if not space.layout.family.has_free_heads:
         total += LAST_RESORT * (grid.groups < teacher.groups)
     if not space.layout.family.is_square:
-        total += weights["groups"] * np.log2(teacher.groups / grid.groups) ** 1.5
+        total += weights["groups"] * np.log2(teacher.groups / grid.groups) ** 2
     total += weights["ffn"] * np.log2(teacher.ffn / grid.ffn) ** 1.5
     total += weights["vocabulary"] * np.log2(teacher.vocabulary / grid.vocabulary)
     if space.words.counts is not None:
