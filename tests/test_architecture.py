@@ -100,6 +100,7 @@ OWNED = {
     "potstill.answers:ANSWERS": "answers",
     "potstill.contracts.task:TASKS": "tasks",
     "potstill.models.families:FAMILIES": "models",
+    "potstill.models.families.decoders:DECODERS": "models",
     "potstill.knowledge.responses:RESPONSES": "knowledge",
     "potstill.methods.catalogue:METHODS": "methods",
     "potstill.contracts.format:FORMATS": "exports",

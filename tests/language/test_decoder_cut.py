@@ -236,6 +236,18 @@ def test_importance_sees_what_matters() -> None:
     assert scores.tokens == TOKENS.numel()
 
 
+def test_padding_has_no_say_in_importance() -> None:
+    model = model_of("llama")
+    scores, padding = scores_of(model), torch.full((2, 5), 1)
+    positions = torch.cat([torch.arange(20).expand(2, 20), torch.arange(5).expand(2, 5)], 1)
+    samples = torch.cat([torch.zeros(2, 20, dtype=torch.long), torch.full((2, 5), -1)], 1)
+    batch = {"input_ids": torch.cat([TOKENS, padding], 1), "position_ids": positions, "sample_ids": samples}
+    found = measure_decoder(Decoder(model), layout_of(model), [batch])
+    for name in ("layers", "groups", "neurons", "hidden"):
+        torch.testing.assert_close(getattr(found, name), getattr(scores, name), rtol=1e-4, atol=1e-6)
+    assert found.tokens == scores.tokens
+
+
 # --- the planner
 
 
@@ -294,6 +306,20 @@ def test_a_ratio_that_cannot_be_reached_names_the_nearest(tmp_path: Path) -> Non
         plan_cut(StudentRecipe(ratio=0.95), teacher, rows)
     with pytest.raises(RecipeError, match=r"student\.vocabulary: auto"):
         plan_cut(StudentRecipe(ratio=0.95, vocabulary="keep"), teacher, rows)
+
+
+def test_a_vocabulary_below_what_must_stay_is_refused(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path, tiny_tokenizer())
+    with pytest.raises(ModelError, match="a vocabulary of 100 tokens is asked"):
+        plan_cut(StudentRecipe(ratio=0.6, vocabulary=100), party(model_of("llama")), rows)
+    plan = plan_cut(StudentRecipe(ratio=0.6, vocabulary=285), party(model_of("llama")), rows)[0]
+    assert plan.vocabulary == 285
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_keeps_them(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path, tiny_tokenizer())
+    with pytest.raises(ModelError, match=r"student\.vocabulary=keep"):
+        plan_cut(StudentRecipe(ratio=0.6), party(model_of("llama", vocab_size=288)), rows)
 
 
 def test_other_types_are_refused_with_the_remedy() -> None:

@@ -215,12 +215,12 @@ class StudentRecipe(Options):
 
     @property
     def budget(self) -> dict[str, float]:
-        """The one budget that was asked for, as keyword arguments of `plan`."""
+        """The one budget that was asked for, as keyword arguments of `plan`; an adapter alone is one on the teacher's own shape."""
         for name in ("ratio", "params", "bytes", "latency_ms"):
             value = getattr(self, name)
             if value is not None:
                 return {name: value}
-        return {"ratio": 0.9}
+        return {"ratio": 0.9 if self.adapter == "none" else 0.0}
 
 
 class RowsRecipe(Options):

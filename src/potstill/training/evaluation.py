@@ -269,7 +269,7 @@ def _prepared(prepare: Callable[[Tensor, Any], Tensor], logits: Tensor, labels: 
     if not isinstance(kept, Tensor) or kept.dim() == 0 or len(kept) != len(logits):
         shape = list(kept.shape) if isinstance(kept, Tensor) else type(kept).__name__
         raise TrainingError(
-            f"preprocess_logits_for_metrics returned {shape} for a batch of {len(logits)} rows",
+            f"preprocess_logits_for_metrics returned {shape} where the batch size is {len(logits)}",
             "one tensor with an entry for each row",
             "return for example logits.argmax(-1)",
         )

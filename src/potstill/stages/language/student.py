@@ -46,7 +46,7 @@ def make_student(given: Given, options: StudentOptions, folder: Path, observer: 
         check_lora(model, asked.lora)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    write_json_atomic(folder / "facts.json", {"plan": {"ratio_asked": asked.ratio, "layers_kept": [], "notes": []}})
+    write_json_atomic(folder / "facts.json", {"plan": {"ratio_asked": None, "layers_kept": [], "notes": []}})
     return []
 
 

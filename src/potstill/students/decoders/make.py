@@ -58,6 +58,8 @@ def plan_cut(asked: StudentRecipe, teacher: LanguageModel, rows: TokenRows) -> t
     if asked.vocabulary != "keep" and asked.ratio != 0:
         words = _words(teacher, rows.documents("train"), layout)
     size = asked.vocabulary if isinstance(asked.vocabulary, int) else None
+    if size is not None and words is not None:
+        _cut_words(teacher, rows.documents("train"), layout, size)  # which refuses a size below what must stay
     space = DecoderSpace(layout, words or VocabularyCounts(), len(teacher.tokenizer), size)
     return plan_decoder(space, asked.budget), layout
 
@@ -104,9 +106,9 @@ def _counts(documents: Documents, layout: Layout) -> np.ndarray:
 
 def _words(teacher: LanguageModel, documents: Documents, layout: Layout) -> VocabularyCounts:
     """What the training texts say of the vocabulary."""
+    _check_numbers(teacher.tokenizer, layout)
     counts = _counts(documents, layout)
     order, required = use_order(teacher.tokenizer, counts, also=template_ids(teacher.tokenizer))
-    _check_numbers(order, layout)
     return VocabularyCounts(counts[order], required, 0, may_be_coded=False)
 
 
@@ -115,10 +117,11 @@ def _cut_words(teacher: LanguageModel, documents: Documents, layout: Layout, siz
     return cut_vocabulary(teacher.tokenizer, counts, size, also=also)
 
 
-def _check_numbers(ids: np.ndarray, layout: Layout) -> None:
-    if int(ids.max()) >= layout.shape.vocabulary:
+def _check_numbers(tokenizer: Any, layout: Layout) -> None:
+    last = max(tokenizer.get_vocab().values())
+    if last >= layout.shape.vocabulary:
         raise ModelError(
-            f"the tokenizer numbers tokens up to {int(ids.max())}, and the model has {layout.shape.vocabulary} entries",
+            f"the tokenizer numbers tokens up to {last}, and the model has {layout.shape.vocabulary} entries",
             "a model with an entry for each token",
             "keep the vocabulary as it is: --set student.vocabulary=keep",
         )

@@ -1,7 +1,7 @@
 """Plans of students of decoders: the depth, width, heads, neurons and vocabulary that a budget allows.
 
 The grid spans depth, width, groups of heads and vocabulary; the FFN is solved for, so that every point of the grid lands on the
-budget, and the point of the lowest penalty wins. The penalty has the weights of encoders of texts (`students/search.py`).
+budget, and the point of the lowest penalty wins.
 """
 
 from __future__ import annotations
@@ -16,8 +16,18 @@ import numpy as np
 from potstill.errors import RecipeError
 from potstill.models.families.decoders.base import DecoderShape, Layout
 from potstill.students.plan import MAX_RATIO, StudentPlan, finished, plan_for_budget, spaced_layers
-from potstill.students.search import PENALTY_WEIGHTS, TOLERANCE, VocabularyCounts
+from potstill.students.search import TOLERANCE, VocabularyCounts
 
+# What a cut costs, as in `students/search.py`; in the order of perplexities right after cuts of SmolLM2-135M at equal sizes.
+PENALTY_WEIGHTS = {
+    "depth": 1.8,  # × log2(L0 / L) ** 1.3
+    "width": 2.2,  # × log2(H0 / H) ** 1.5
+    "narrowed": 0.1,  # once, where the width is cut at all
+    "groups": 0.35,  # × log2(G0 / G) ** 2
+    "ffn": 0.35,  # × log2(F0 / F) ** 1.5
+    "coverage": 0.1,  # × percent of the texts' token occurrences that the kept vocabulary lacks
+    "vocabulary": 0.05,  # × log2(V0 / V): tokens that other texts may bring
+}
 REACHED = 0.01  # a plan lands within this share of the teacher's parameters
 LAST_RESORT = 100.0  # penalty of what is done only where nothing else lands
 WIDTH_STEPS, NEURON_STEPS = 64, 192  # into which width and FFN are divided, as powers of two allow
@@ -30,13 +40,13 @@ class DecoderSpace:
     Args:
         layout: The teacher.
         words: What the data say of the vocabulary.
-        tokens: Tokens of its tokenizer; the model may have more entries.
+        tokens: Tokens of its tokenizer, where the model may have more entries.
         vocabulary: Size of the student's vocabulary, where the recipe names one.
     """
 
     layout: Layout
     words: VocabularyCounts = field(default_factory=VocabularyCounts)
-    tokens: int = 0
+    tokens: int | None = None
     vocabulary: int | None = None
 
     @property
@@ -46,7 +56,7 @@ class DecoderSpace:
 
     def possible(self, size: Any) -> Any:
         """Sizes of a vocabulary, cut to those that there are: all entries of the teacher, or at most the tokenizer's tokens."""
-        return np.where(size >= self.teacher.vocabulary, self.teacher.vocabulary, np.minimum(size, self.tokens))
+        return np.where(size >= self.teacher.vocabulary, self.teacher.vocabulary, np.minimum(size, self.tokens or size))
 
 
 def plan_decoder(space: DecoderSpace, budget: Mapping[str, float]) -> StudentPlan:
@@ -173,12 +183,12 @@ def _fill_vocabulary(space: DecoderSpace, grid: DecoderShape, budget: int) -> np
 def _penalty(space: DecoderSpace, grid: DecoderShape) -> np.ndarray:
     weights, teacher = PENALTY_WEIGHTS, space.teacher
     total: np.ndarray = weights["depth"] * np.log2(teacher.layers / grid.layers) ** 1.3
-    total = total + weights["text_width"] * np.log2(teacher.hidden / grid.hidden)
-    total += weights["text_narrowed"] * (grid.hidden < teacher.hidden)
+    total = total + weights["width"] * np.log2(teacher.hidden / grid.hidden) ** 1.5
+    total += weights["narrowed"] * (grid.hidden < teacher.hidden)
     if not space.layout.family.has_free_heads:
         total += LAST_RESORT * (grid.groups < teacher.groups)
     if not space.layout.family.is_square:
-        total += weights["heads"] * np.log2(teacher.groups / grid.groups) ** 1.5
+        total += weights["groups"] * np.log2(teacher.groups / grid.groups) ** 2
     total += weights["ffn"] * np.log2(teacher.ffn / grid.ffn) ** 1.5
     total += weights["vocabulary"] * np.log2(teacher.vocabulary / grid.vocabulary)
     if space.words.counts is not None:
