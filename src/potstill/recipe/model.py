@@ -215,7 +215,7 @@ class StudentRecipe(Options):
 
     @property
     def budget(self) -> dict[str, float]:
-        """The one budget that was asked for, as keyword arguments of `plan`; an adapter alone is one on the teacher's own shape."""
+        """The one budget that was asked for, as keyword arguments of `plan`; an adapter alone keeps the shape."""
         for name in ("ratio", "params", "bytes", "latency_ms"):
             value = getattr(self, name)
             if value is not None:
