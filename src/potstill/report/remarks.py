@@ -45,6 +45,14 @@ REMARKS: dict[str, str] = {
     "the teacher has no head for this task yet; it is trained on the data first": "教师还没有此任务的输出层，先在数据上训练",
     "config.json promises a head, but the weights have none": "config.json 声明有输出层，但权重中没有",
     "the teacher starts from random weights": "教师从随机权重开始",
+    "texts unlike the training texts become about {times} times as long in its tokens":
+        "与训练文本不同的文本，用学生的词元表示时长度约为 {times} 倍",
+    "vocabulary {before} → {after}, {share} of the token occurrences in the training texts":
+        "词表 {before} → {after}，覆盖训练文本中 {share} 的词元",
+    "layers {before} → {after}": "层 {before} → {after}",
+    "width {before} → {after}": "宽度 {before} → {after}",
+    "key-value heads {before} → {after}": "键值头 {before} → {after}",
+    "FFN neurons {before} → {after}": "前馈神经元 {before} → {after}",
     "classes {start} to {stop}": "类别 {start} 至 {stop}",
     "{count} of {all} texts of the {split} split {are} empty; {they} {are_again} kept":
         "{split} {all} 条文本中有 {count} 条为空，保留",
